@@ -1,0 +1,326 @@
+"""The command line: `python -m crackutils COMMAND`; every make target is a thin call of it.
+
+Only the standard library is imported up here, so that `setup` works before anything is installed; and the lines down to
+the check of the version stay readable for old ones.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - older ones cannot read the rest
+    sys.exit(
+        f"error: crackutils needs Python 3.11, 3.12 or 3.13, this is {sys.version.split()[0]};"
+        " name another with make ... PYTHON=python3.12."
+    )
+
+import argparse
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from crackutils import config
+from crackutils.config import CrackutilsError, choose
+
+_VENV = config.ROOT / ".venv"
+_VENV_PYTHON = _VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+_FROM_ENVIRONMENT = ("PROFILE", "FORCE", "FROM", "SOURCE")  # taken from the environment too, when make calls
+
+
+# ---------------------------------------------------------------- NAME=VALUE
+
+
+def _make_variables() -> dict[str, str]:
+    """Return the variables on make's own command line.
+
+    make lists them in MAKEFLAGS behind ` -- ` and puts their values into the environment, where no shell has to quote
+    them: paths with spaces and apostrophes arrive whole.
+    """
+    words = re.findall(r"(?:\\.|[^\s\\])+", os.environ.get("MAKEFLAGS", ""), re.S)
+    words = words[words.index("--") + 1 :] if "--" in words else []
+    names = [re.split(r"[:?+!]*=", word, maxsplit=1)[0] for word in words if "=" in word]
+    return {name: os.environ.get(name, "") for name in names if name not in ("PYTHON", "MAKEFLAGS")}
+
+
+def _values(args: argparse.Namespace, known: Sequence[str] | None) -> dict[str, str]:
+    """Return NAME=VALUE settings of the command; an empty value counts as not given.
+
+    Args:
+        args: the parsed command line.
+        known: the names that the command takes; None leaves the check to the command.
+    """
+    values: dict[str, str] = {}
+    if args.make:
+        wanted = ("PROFILE", "FORCE") if known is None else known
+        values |= {n: os.environ[n] for n in _FROM_ENVIRONMENT if n in wanted and n in os.environ}
+        values |= _make_variables()
+    for word in getattr(args, "values", []):
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise CrackutilsError(f"{word} is not of the form NAME=VALUE; see python -m crackutils help.")
+        values[name] = value
+    values = {name: value for name, value in values.items() if value}
+    for name in values if known is not None else ():
+        if not known:
+            raise CrackutilsError(
+                f"{args.command} takes no variable, but {name}={values[name]} is given; leave it out."
+            )
+        choose("variable", name, known)
+    return values
+
+
+def _profile(args: argparse.Namespace) -> config.Profile:
+    return config.profile(_values(args, ("PROFILE",)).get("PROFILE", "sample"))
+
+
+def _yes(name: str, value: str) -> bool:
+    try:
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+    except KeyError:
+        raise CrackutilsError(f"{name}={value} must be 1 or 0.") from None
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _help(args: argparse.Namespace) -> int:
+    print("python -m crackutils COMMAND\n")
+    for name, (_, summary) in COMMANDS.items():
+        print(f"  {name:<12} {summary}")
+    print(f"\nProfiles (PROFILE=name): {', '.join(config.PROFILES)}")
+    return 0
+
+
+def _stamp() -> str:
+    """Text that is equal as long as the environment need not be made again; an editable install holds our path."""
+    version = ".".join(str(part) for part in sys.version_info[:2])
+    return f"lock {config.sha256(config.LOCK)}\npython {version}\nproject {config.ROOT}\n"
+
+
+def _setup(args: argparse.Namespace) -> int:
+    if args.python:
+        return _call([args.python, "-m", "crackutils", "setup"])
+    if sys.version_info >= (3, 14):
+        raise CrackutilsError(
+            f"crackutils needs Python 3.11, 3.12 or 3.13, this is {sys.version.split()[0]};"
+            " name another with make ... PYTHON=python3.12."
+        )
+    stamp = _VENV / "crackutils-stamp"
+    if stamp.is_file() and _VENV_PYTHON.exists() and stamp.read_text("utf-8") == _stamp():
+        return 0
+    print(f"Setting up {config.shown(_VENV)} with the exact versions of {config.LOCK.name}: a few minutes.", flush=True)
+    stamp.unlink(missing_ok=True)  # from here on a killed set-up is done again
+    # the interpreter below, where we run in the very environment that is to be replaced
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    pip = [str(_VENV_PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    again = "see the lines above, then run the same command again"
+    steps = (
+        (
+            "make .venv; on Debian and Ubuntu install the package python3-venv",
+            [base, "-m", "venv", "--clear", str(_VENV)],
+        ),
+        (f"install {config.LOCK.name}; {again}", [*pip, "--require-hashes", "-r", str(config.LOCK)]),
+        (f"install the project itself; {again}", [*pip, "--no-deps", "--no-build-isolation", "-e", str(config.ROOT)]),
+    )
+    for what, command in steps:
+        if _call(command):
+            raise CrackutilsError(f"Set-up could not {what}.")
+    config.write_atomically(stamp, _stamp())
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    which = [word for word in args.values if "=" not in word]
+    args.values = [word for word in args.values if "=" in word]
+    values = _values(args, None)
+    if not which:
+        raise CrackutilsError("run needs the number of a notebook or all, for example python -m crackutils run 03.")
+    force = _yes("FORCE", values.pop("FORCE", "0"))
+    from crackutils import runner
+
+    runner.run(which, values, force)
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    values = _values(args, ("FROM", "SOURCE"))
+    from crackutils import datasets
+
+    datasets.fetch(args.source or values.get("SOURCE", "metu"), args.origin or values.get("FROM"))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    profile = _profile(args)
+    from crackutils import results
+
+    return results.verify(profile.name)
+
+
+def _reference(args: argparse.Namespace) -> int:
+    profile = _profile(args)
+    from crackutils import results
+
+    results.make_reference(profile.name)
+    return 0
+
+
+def _readme(args: argparse.Namespace) -> int:
+    _values(args, ())
+    from crackutils import results
+
+    results.update_readme()
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    profile = _profile(args)
+    from crackutils import runner
+
+    print(config.shown(runner.report(profile)))
+    return 0
+
+
+def _badges(args: argparse.Namespace) -> int:
+    _values(args, ())
+    from crackutils import runner
+
+    changed = runner.badges(args.check)
+    for name in changed:
+        print(f"{'to be rewritten' if args.check else 'rewritten'}: {name}")
+    return 1 if changed and args.check else 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    _values(args, ())
+    from crackutils import training
+
+    training.score(args.folder, args.out, args.model)
+    return 0
+
+
+def _lab(args: argparse.Namespace) -> int:
+    _values(args, ())
+    return _call([sys.executable, "-m", "jupyterlab", str(config.NOTEBOOKS)], JUPYTER_PREFER_ENV_PATH="1")
+
+
+def _tensorboard(args: argparse.Namespace) -> int:
+    profile = _profile(args)
+    logs = config.results_dir() / profile.name
+    if not logs.is_dir():
+        raise CrackutilsError(f"{config.shown(logs)} does not exist; run make run-all PROFILE={profile.name} first.")
+    return _call([sys.executable, "-m", "tensorboard.main", "--logdir", str(logs)])
+
+
+def _lint(args: argparse.Namespace) -> int:
+    _values(args, ())
+    own = ["--config", 'extend-exclude=["results", "data"]', "."]  # .gitignore counts in a git checkout only
+    checked = _call([sys.executable, "-m", "ruff", "check", *own])
+    formatted = _call([sys.executable, "-m", "ruff", "format", "--check", *own])
+    return 1 if checked or formatted else 0
+
+
+def _test(args: argparse.Namespace) -> int:
+    return _lint(args) or _call([sys.executable, "-m", "pytest"])
+
+
+def _clean(args: argparse.Namespace) -> int:
+    """Remove what can be computed again; images and downloads stay."""
+    _values(args, ())
+    root = config.ROOT
+    doomed = [root / name for name in ("results", "data/cache", "data/index", "data/splits")]
+    doomed += [root / name for name in (".pytest_cache", ".ruff_cache")]
+    for folder in ("crackutils", "tests", "notebooks", "benchmarks"):
+        doomed += [p for name in ("__pycache__", ".ipynb_checkpoints") for p in sorted((root / folder).rglob(name))]
+    for path in doomed:
+        if path.is_symlink():
+            path.unlink()  # what it points to is not ours
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            continue
+        print(f"removed {config.shown(path)}")
+    return 0
+
+
+def _lock(args: argparse.Namespace) -> int:
+    _values(args, ())
+    command = "uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev"
+    return _call([sys.executable, "-m", *command.split(), "pyproject.toml", "-o", config.LOCK.name])
+
+
+def _call(command: list[str], **variables: str) -> int:
+    """Run a program in the project's folder and return its exit status; it must not inherit make's variables."""
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    try:
+        return subprocess.call(command, cwd=config.ROOT, env=env | variables)
+    except FileNotFoundError:
+        raise CrackutilsError(
+            f"{command[0]} is not on this machine; name a Python that is, or run make setup."
+        ) from None
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+    "help": (_help, "show this list"),
+    "setup": (_setup, "make .venv with the exact versions of requirements.lock; does nothing where that is done"),
+    "run": (_run, "run notebooks: run all, run 03 [PROFILE=metu-half] [FORCE=1] [any parameter=value]"),
+    "data": (_data, "fetch the images; FROM=archive-or-folder takes a copy that you have, SOURCE=own your own"),
+    "verify": (_verify, "compare the results of a profile with the reference results"),
+    "reference": (_reference, "make the results of a profile the reference"),
+    "readme": (_readme, "write the result tables of README.md"),
+    "report": (_report, "make the browsable report of a profile again"),
+    "score": (_score, "score a folder of images with a trained model into a CSV file"),
+    "lab": (_lab, "open JupyterLab on the notebooks"),
+    "tensorboard": (_tensorboard, "open TensorBoard on the results of a profile"),
+    "test": (_test, "lint, then run the tests"),
+    "lint": (_lint, "check style and format"),
+    "badges": (_badges, "write the repository's name into the Colab badges and set-up cells"),
+    "lock": (_lock, "make requirements.lock again"),
+    "clean": (_clean, "remove results and caches; images stay"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m crackutils", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (_, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        sub.add_argument("--make", action="store_true", help=argparse.SUPPRESS)  # read make's variables too
+        if name in ("run", "data", "verify", "reference", "report", "tensorboard"):
+            sub.add_argument("values", nargs="*", metavar="[03] NAME=VALUE" if name == "run" else "NAME=VALUE")
+        if name == "setup":
+            sub.add_argument("--python", metavar="PYTHON", help="interpreter to make it with, e.g. python3.12")
+        elif name == "data":
+            sub.add_argument(
+                "--from", dest="origin", metavar="PATH", type=Path, help="RAR, ZIP or folder that you have"
+            )
+            sub.add_argument("--source", metavar="NAME", help="entry of data/sources.toml (metu)")
+        elif name == "badges":
+            sub.add_argument("--check", action="store_true", help="change nothing; exit status 1 if something would")
+        elif name == "score":
+            sub.add_argument("folder", type=Path, metavar="FOLDER", help="folder of images")
+            sub.add_argument("--out", type=Path, required=True, metavar="CSV", help="file to write")
+            sub.add_argument("--model", type=Path, required=True, metavar="RUN_FOLDER", help="run whose model scores")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 a mistake told in one sentence, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="replace")  # a console without Unicode must not stop a run
+    try:
+        return COMMANDS[args.command or "help"][0](args)
+    except CrackutilsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it stopped.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Paths, profiles, threads and the one kind of error that users see.
+
+Everything that a profile fixes (data, split, weights, threads, budgets) stands in `PROFILES`.
+This module imports the standard library only, so that it can set thread counts before NumPy and TensorFlow start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+REFERENCE = ROOT / "reference"
+LOCK = ROOT / "requirements.lock"
+CLASSES = ("Negative", "Positive")  # label 0: no crack, label 1: crack, everywhere
+DEFAULT_SEED = 1337
+WEIGHTS = ("imagenet", "random")  # what a backbone may start from
+
+
+class CrackutilsError(Exception):
+    """Bad input or a missing piece, told in one sentence with the remedy; notebooks show it without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a run works on and may spend.
+
+    Attributes:
+        name: what the user writes after `PROFILE=`.
+        title: one line for people.
+        source: the entry of `data/sources.toml` that the images come from.
+        per_class: number of images of each class that the source must hold; 0 means whatever is there.
+        numbers: first and last file number taken of each class, None for all.
+        split: default split method.
+        weights: default backbone weights, "imagenet" or "random".
+        epochs: factor on the epochs of a recipe's stages: a small set needs more of them for as many steps.
+        max_epochs: upper bound on the epochs of each training stage; 0 for none.
+        threads: TensorFlow intra-op and inter-op threads and BLAS threads; fixed, because results depend on them.
+    """
+
+    name: str
+    title: str
+    source: str
+    per_class: int = 0
+    numbers: tuple[int, int] | None = None
+    split: str = "copy-safe"
+    weights: str = "imagenet"
+    epochs: int = 1
+    max_epochs: int = 0
+    threads: int = 2
+
+
+PROFILES: dict[str, Profile] = {
+    p.name: p
+    for p in (
+        Profile("sample", "small drawn pictures, no download", "sample", weights="random", epochs=3),
+        Profile(
+            "smoke", "the sample cut down for tests: numbers mean nothing", "smoke", weights="random", max_epochs=1
+        ),
+        Profile("metu-mini", "METU, files 00001-01000 of each class", "metu", 1000, (1, 1000), epochs=2),
+        Profile("metu-half", "METU, files 00001-10000 of each class", "metu", 10000, (1, 10000)),
+        Profile("metu", "METU, all 40,000 images", "metu", 20000),
+        Profile("own", "your own folder with Negative/ and Positive/", "own", epochs=2),
+    )
+}
+
+
+def choose(kind: str, name: str, names: Iterable[str]) -> str:
+    """Return `name` if it is one of `names`, else raise one sentence that lists them and the nearest."""
+    names = list(names)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise CrackutilsError(f"{kind}={name} is unknown{hint}; choose one of: {', '.join(names)}.")
+
+
+def profile(name: str) -> Profile:
+    """Return the profile called `name`; an unknown name raises CrackutilsError with the names that exist."""
+    return PROFILES[choose("PROFILE", name, PROFILES)]
+
+
+def data_dir() -> Path:
+    """Folder of the images and caches: `data/`, or `CRACKUTILS_DATA_DIR`."""
+    return Path(os.environ.get("CRACKUTILS_DATA_DIR", ROOT / "data")).resolve()
+
+
+def results_dir() -> Path:
+    """Folder of all results: `results/`, or `CRACKUTILS_RESULTS_DIR`."""
+    return Path(os.environ.get("CRACKUTILS_RESULTS_DIR", ROOT / "results")).resolve()
+
+
+def shown(path: Path) -> str:
+    """Return `path` relative to the project where it lies inside, so that outputs do not depend on the machine."""
+    path = Path(path)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def project() -> dict[str, Any]:
+    """Return the `[tool.crackutils]` table of pyproject.toml: repository slug and branch."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["crackutils"]
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text so that a reader, or a kill, sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, "utf-8", newline="\n")
+    os.replace(part, path)
+
+
+def progress(items: Iterable[Any], what: str, total: int | None = None, unit: str = "image") -> Iterator[Any]:
+    """Iterate over `items` with a progress bar on standard output, sparse where that is no terminal."""
+    from tqdm import tqdm
+
+    slow = not sys.stdout.isatty()
+    return iter(
+        tqdm(items, what, total, file=sys.stdout, unit=unit, mininterval=5 if slow else 0.1, ncols=90, leave=True)
+    )
+
+
+def start(name: str) -> Profile:
+    """Begin a notebook: fix thread counts for NumPy and TensorFlow, and return the profile called `name`.
+
+    Call it before anything imports NumPy or TensorFlow; where NumPy is already there its pools are limited afterwards.
+    """
+    chosen = profile(name)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CRACKUTILS_THREADS"):
+        os.environ[variable] = str(chosen.threads)
+    if "numpy" in sys.modules:
+        with contextlib.suppress(ImportError):
+            from threadpoolctl import threadpool_limits
+
+            threadpool_limits(chosen.threads)
+    return chosen
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere: TensorFlow's C++ start-up lines cannot be silenced by its own settings."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def tensorflow() -> Any:
+    """Import TensorFlow quietly, with fixed thread counts and deterministic operations, and return the module."""
+    if "tensorflow" in sys.modules:
+        return sys.modules["tensorflow"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _silent_stderr():
+        import tensorflow as tf
+
+        threads = int(os.environ.get("CRACKUTILS_THREADS", "2"))
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        tf.config.experimental.enable_op_determinism()
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)  # an open notebook must not hold the whole card
+        tf.constant(0)  # starts the runtime, whose lines would otherwise appear in the first cell that computes
+    return tf

@@ -1,0 +1,196 @@
+"""Backbones with their preprocessing exactly once, heads, and the simple CNN. Models take raw RGB values 0-255."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crackutils import config
+from crackutils.config import WEIGHTS, CrackutilsError, choose
+from crackutils.recipes import Recipe
+
+tf = config.tensorflow()
+import keras
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without top, and how its input is scaled.
+
+    Attributes:
+        build: function of keras.applications.
+        files: names under which its ImageNet weights may lie in `CRACKUTILS_WEIGHTS_DIR`; {size} is filled in.
+        rescaling: (scale, offset) applied to 0-255 input; None where the network rescales by itself.
+        arguments: further arguments of `build`.
+    """
+
+    build: Callable[..., Any]
+    files: tuple[str, ...]
+    rescaling: tuple[float, float] | None
+    arguments: dict[str, Any]
+
+
+BACKBONES: dict[str, Backbone] = {
+    "mobilenetv2": Backbone(
+        keras.applications.MobileNetV2,
+        (
+            "mobilenet_v2_1.0_no_top.weights.h5",
+            "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5",
+            "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+        ),
+        (1 / 127.5, -1.0),
+        {"alpha": 1.0},
+    ),
+    "mobilenetv3small": Backbone(
+        keras.applications.MobileNetV3Small,
+        ("mobilenet_v3_small_1.0_no_top.weights.h5", "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5"),
+        None,
+        {"alpha": 1.0, "include_preprocessing": True},
+    ),
+}
+
+
+def find_weights(backbone: str, size: int) -> Path | None:
+    """Return the file with ImageNet weights in `CRACKUTILS_WEIGHTS_DIR`, or None where that is not set.
+
+    Raises:
+        CrackutilsError: the variable names a folder that does not hold the weights.
+    """
+    folder = os.environ.get("CRACKUTILS_WEIGHTS_DIR")
+    if not folder:
+        return None
+    names = [name.format(size=size) for name in BACKBONES[backbone].files]
+    # notebooks run in their own folder, so a relative path is also tried from the project's
+    for base in (Path(folder).expanduser(), config.ROOT / folder):
+        for name in names:
+            if (base / name).is_file():
+                return (base / name).resolve()
+    raise CrackutilsError(
+        f"CRACKUTILS_WEIGHTS_DIR={folder} holds no weights for {backbone}; it needs {' or '.join(names)}."
+    )
+
+
+def build_backbone(name: str, size: int, weights: str) -> tuple[Any, dict[str, str]]:
+    """Build a backbone without top.
+
+    Args:
+        name: a key of `BACKBONES`.
+        size: side of the input, pixels.
+        weights: "imagenet" (from `CRACKUTILS_WEIGHTS_DIR`, else Keras's cache or download) or "random".
+
+    Returns:
+        The model, and what was loaded: {"weights", "file", "sha256"}.
+
+    Raises:
+        CrackutilsError: weights that are nowhere to be had; they are never replaced by random ones.
+    """
+    choose("WEIGHTS", weights, WEIGHTS)
+    entry = BACKBONES[name]
+    shape = {"include_top": False, "input_shape": (size, size, 3), "name": name} | entry.arguments
+    if weights == "random":
+        return entry.build(weights=None, **shape), {"weights": "random", "file": "", "sha256": ""}
+    file = find_weights(name, size)
+    try:
+        base = entry.build(weights=str(file) if file else "imagenet", **shape)
+    except Exception as error:  # Keras raises bare Exception when a download fails
+        where = f"could not be read from {file}" if file else "could not be downloaded"
+        raise CrackutilsError(
+            f"The ImageNet weights of {name} {where} ({type(error).__name__}); put one of {', '.join(entry.files)}"
+            " in a folder and set CRACKUTILS_WEIGHTS_DIR to it, or choose WEIGHTS=random."
+        ) from error
+    file = file or _cached_by_keras(entry, size)
+    return base, {
+        "weights": "imagenet",
+        "file": file.name if file else "",
+        "sha256": config.sha256(file) if file else "",
+    }
+
+
+def _cached_by_keras(entry: Backbone, size: int) -> Path | None:
+    folder = (
+        Path(keras.config.keras_home() if hasattr(keras.config, "keras_home") else Path.home() / ".keras") / "models"
+    )
+    found = [folder / name.format(size=size) for name in entry.files]
+    return next((f for f in found if f.is_file()), None)
+
+
+def unfreeze_top(base: Any, layers: int) -> None:
+    """Train the last `layers` layers of a backbone, BatchNorm excepted; 0 freezes it whole.
+
+    Calling the backbone with training=False does not keep BatchNorm's statistics in Keras 3 under fit;
+    `trainable=False` on each of its layers does. Compile the model after this.
+    """
+    base.trainable = layers > 0
+    first = len(base.layers) - layers
+    for i, layer in enumerate(base.layers if layers else ()):
+        layer.trainable = i >= first and not isinstance(layer, keras.layers.BatchNormalization)
+
+
+def settle(base: Any, images: Any) -> None:
+    """Set the BatchNorm statistics of a random backbone to those of one batch of training images.
+
+    Without it the signal of an untrained MobileNetV2 dies out on its way through 50 layers. The batch is float32
+    (n, size, size, 3), scaled as the backbone wants it. After Mishkin and Matas (2016), All you need is a good init.
+    """
+    norms = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta, was_trainable = [norm.momentum for norm in norms], base.trainable
+    base.trainable = True
+    for norm in norms:
+        norm.momentum = 0.0
+    base(images, training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    base.trainable = was_trainable
+
+
+def build(recipe: Recipe, weights: str, seed: int) -> tuple[Any, dict[str, str]]:
+    """Build the model of a recipe; the same seed gives the same initial weights.
+
+    Returns:
+        A model from float32 (n, size, size, 3) RGB 0-255 to the probability of a crack, float32 (n, 1), and
+        what weights were loaded.
+    """
+    from crackutils.pipelines import augmentation
+
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((recipe.size, recipe.size, 3), name="rgb_0_255")
+    x = inputs
+    for layer in augmentation(recipe, seed):
+        x = layer(x)
+    if recipe.backbone:
+        base, loaded = build_backbone(recipe.backbone, recipe.size, weights)
+        base.trainable = False
+        if BACKBONES[recipe.backbone].rescaling:
+            scale, offset = BACKBONES[recipe.backbone].rescaling
+            x = keras.layers.Rescaling(scale, offset, name="rescaling")(x)
+        x = base(x)
+    else:
+        loaded = {"weights": "random", "file": "", "sha256": ""}
+        x = keras.layers.Rescaling(1 / 255, name="rescaling")(x)
+        for i, filters in enumerate(recipe.blocks, 1):
+            x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{i}")(x)
+            # a moving average of about ten batches: short runs end with statistics that fit the weights
+            x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{i}")(x)
+            x = keras.layers.ReLU(name=f"relu_{i}")(x)
+            x = keras.layers.MaxPooling2D(name=f"pool_{i}")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="global_pool")(x)
+    x = keras.layers.Dropout(recipe.dropout, seed=seed, name="dropout")(x)
+    outputs = keras.layers.Dense(1, "sigmoid", name="p_crack")(x)
+    return keras.Model(inputs, outputs, name=recipe.name.replace("-", "_")), loaded
+
+
+def backbone_of(model: Any) -> Any | None:
+    """Return the backbone inside a model made by `build`, None for the simple CNN."""
+    return next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
+
+
+def describe(model: Any) -> dict[str, int]:
+    """Return the number of parameters, in all and trainable, and of layers, the backbone's included."""
+    base = backbone_of(model)
+    count = len(model.layers) + (len(base.layers) - 1 if base else 0)
+    trainable = sum(math.prod(w.shape) for w in model.trainable_weights)
+    return {"parameters": model.count_params(), "trainable": trainable, "layers": count}

@@ -1,0 +1,73 @@
+"""Batches of images for TensorFlow, augmentation layers, and predictions in file order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crackutils import config
+from crackutils.recipes import Recipe
+
+tf = config.tensorflow()
+import keras
+
+
+def batches(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, batch: int, seed: int | None = None) -> Any:
+    """Return a tf.data set of (float32 (n, size, size, 3) RGB 0-255, float32 (n, 1) labels).
+
+    Args:
+        images: uint8 (all, size, size, 3), as `Dataset.pixels` gives them.
+        labels: int (all,), 0 or 1.
+        rows: which images.
+        batch: images per batch.
+        seed: shuffles, differently in each epoch; None keeps the order of `rows`, as evaluation needs.
+    """
+    order = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64))
+    if seed is not None:
+        order = order.shuffle(
+            len(rows), seed=seed, reshuffle_each_iteration=True
+        )  # indices only: a whole shuffle is cheap
+
+    def take(i: Any) -> Any:
+        x, y = tf.numpy_function(lambda k: (images[k], labels[k].astype(np.float32)), [i], (tf.uint8, tf.float32))
+        x.set_shape((None, *images.shape[1:]))
+        y.set_shape((None,))
+        return tf.cast(x, tf.float32), y[:, None]
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 2  # whatever the number of visible cores
+    return order.batch(batch).map(take).prefetch(2).with_options(options)
+
+
+def augmentation(recipe: Recipe, seed: int) -> list[Any]:
+    """Return the augmentation layers of a recipe; inside a model they act during training only."""
+    return [getattr(keras.layers, name)(seed=seed + i, **options) for i, (name, options) in enumerate(recipe.augment)]
+
+
+def predict(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels int (n,) and crack probabilities float32 (n,) of unshuffled batches, from one pass over them."""
+    labels, chances = [], []
+    for x, y in data:
+        chances.append(np.asarray(model.predict_on_batch(x)).reshape(-1))
+        labels.append(np.asarray(y).reshape(-1))
+    return np.concatenate(labels).astype(int), np.concatenate(chances).astype(np.float32)
+
+
+def augmented(layer: Any, image: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return `count` random draws of an augmentation layer on one uint8 (height, width, 3) image."""
+    x = image[None].astype(np.float32)
+    return [np.clip(np.asarray(layer(x, training=True))[0], 0, 255).astype(np.uint8) for _ in range(count)]
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Return a uint8 (height, width, 3) image with a Gaussian blur of `sigma` pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(image, (sigma, sigma, 0))
+
+
+def fade(image: np.ndarray, contrast: float) -> np.ndarray:
+    """Return a uint8 image with its differences from the mean colour multiplied by `contrast`."""
+    mean = image.mean((0, 1), keepdims=True)
+    return np.clip(np.rint(mean + contrast * (image - mean)), 0, 255).astype(np.uint8)

@@ -1,0 +1,311 @@
+"""Figures. Every function returns a matplotlib Figure; the caller saves and shows it with `Run.show`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from crackutils import evaluation
+from crackutils.config import CLASSES
+
+_CB = sns.color_palette("colorblind")  # made to be told apart by colour-blind readers
+COLOURS = {CLASSES[0]: _CB[0], CLASSES[1]: _CB[1]}
+WRONG, RIGHT = _CB[3], _CB[0]
+sns.set_theme(style="whitegrid", palette="colorblind")
+plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True, "axes.titlesize": 11})
+
+
+def image_grid(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str] | None = None,
+    columns: int = 3,
+    title: str = "",
+    wrong: Sequence[bool] | None = None,
+    side: float = 1.9,
+) -> Figure:
+    """Show images in a grid.
+
+    Args:
+        images: uint8 (height, width, 3) or (height, width) arrays.
+        titles: one per image.
+        columns: images per row.
+        title: of the figure.
+        wrong: marks images with a thick frame and a title in another colour.
+        side: of one image, inches.
+    """
+    if not images:
+        figure = plt.figure(figsize=(6, 0.5))
+        figure.suptitle(f"{title} - nothing to show", fontsize=12)
+        return figure
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (side + 0.35) + 0.4), squeeze=False)
+    for k, ax in enumerate(axes.ravel()):
+        ax.set_xticks([])
+        ax.set_yticks([])
+        if k >= len(images):
+            ax.axis("off")
+            continue
+        ax.imshow(images[k], cmap="gray", vmin=0, vmax=255)
+        bad = bool(wrong[k]) if wrong is not None else False
+        if titles is not None:
+            ax.set_title(titles[k], fontsize=9, color=WRONG if bad else "black")
+        for spine in ax.spines.values():
+            spine.set(edgecolor=WRONG if bad else "0.8", linewidth=3 if bad else 1)
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def split_counts(manifest: pd.DataFrame) -> Figure:
+    """Show how many images of each class are in train, val and test."""
+    counts = manifest.groupby(["split", "label"]).size().reset_index(name="images")
+    counts["class"] = counts["label"].map(dict(enumerate(CLASSES)))
+    figure, ax = plt.subplots(figsize=(6, 3.4))
+    sns.barplot(counts, x="split", y="images", hue="class", order=["train", "val", "test"], palette=COLOURS, ax=ax)
+    for bars in ax.containers:
+        ax.bar_label(bars, fmt="{:,.0f}", fontsize=9)
+    ax.set(xlabel="part of the split", ylabel="number of images", title="Images per part and class")
+    ax.legend(title="")
+    return figure
+
+
+def sizes(index: pd.DataFrame) -> Figure:
+    """Show the ten most frequent image sizes, and the distribution of file sizes by class."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    shape = (index["width"].astype(str) + "x" + index["height"].astype(str)).value_counts().head(10)
+    bars = left.barh(shape.index[::-1], shape.to_numpy()[::-1], 0.6, color=_CB[7])
+    left.set_ylim(-1, max(len(shape), 2))
+    left.margins(x=0.15)
+    left.bar_label(bars, fmt="{:,.0f}", fontsize=9)
+    left.set(xlabel="number of images", ylabel="width x height (pixels)", title="Image sizes")
+    table = pd.DataFrame({"kB": index["bytes"] / 1000, "class": index["label"].map(dict(enumerate(CLASSES)))})
+    sns.histplot(table, x="kB", hue="class", hue_order=CLASSES, palette=COLOURS, element="step", bins=60, ax=right)
+    right.get_legend().set_title("")
+    right.set(xlabel="file size (kB)", ylabel="number of images", title="File sizes")
+    return figure
+
+
+def brightness_contrast(grey: np.ndarray, labels: np.ndarray) -> Figure:
+    """Show mean and standard deviation of the grey levels by class; grey is uint8 (n, height, width)."""
+    flat = grey.reshape(len(grey), -1)
+    table = pd.DataFrame({"mean": flat.mean(1), "std": flat.std(1), "class": np.array(CLASSES)[labels]})
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    names = (("mean", "brightness: mean grey level (0-255)"), ("std", "contrast: deviation of grey levels (0-255)"))
+    for ax, (column, text) in zip(axes, names, strict=True):
+        sns.histplot(
+            table, x=column, hue="class", hue_order=CLASSES, palette=COLOURS, element="step", bins=60, ax=ax, alpha=0.3
+        )
+        ax.get_legend().set_title("")
+        ax.set(xlabel=text, ylabel="number of images")
+    figure.suptitle("Brightness and contrast by class")
+    return figure
+
+
+def mean_images(grey: np.ndarray, labels: np.ndarray) -> Figure:
+    """Show the mean grey image of each class and their difference; grey is uint8 (n, height, width)."""
+    means = [grey[labels == k].mean(0) for k in (0, 1)]
+    low, high = min(m.min() for m in means), max(m.max() for m in means)
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.1))
+    for ax, mean, name in zip(axes, means, CLASSES, strict=False):
+        shown = ax.imshow(mean, cmap="gray", vmin=low, vmax=high)
+        ax.set_title(f"mean {name} image")
+    figure.colorbar(shown, ax=axes[:2], label="grey level (0-255)", shrink=0.8)
+    gap = means[1] - means[0]
+    shown = axes[2].imshow(gap, cmap="vlag", vmin=-abs(gap).max(), vmax=abs(gap).max())
+    axes[2].set_title("Positive minus Negative")
+    figure.colorbar(shown, ax=axes[2], label="grey levels", shrink=0.8)
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+    return figure
+
+
+def pairs(
+    left: Sequence[np.ndarray], right: Sequence[np.ndarray], titles: Sequence[tuple[str, str]], title: str
+) -> Figure:
+    """Show pairs of images, one above the other; each pair has a title for its upper and its lower image."""
+    n = len(left)
+    if not n:
+        return image_grid([], title=title)
+    figure, axes = plt.subplots(2, n, figsize=(n * 1.9, 4.7), squeeze=False)
+    for k in range(n):
+        for ax, image, text in zip(axes[:, k], (left[k], right[k]), titles[k], strict=True):
+            ax.imshow(image)
+            ax.set_title(text, fontsize=8)
+    for ax in axes.ravel():
+        ax.axis("off")
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def architecture(model: Any) -> Figure:
+    """Draw a model's layers from input to output with their output shapes and parameters; a backbone is one box."""
+    boxes = []
+    for layer in model.layers:
+        shape = " x ".join(str(s) for s in layer.output.shape[1:])
+        inner = f", {len(layer.layers)} layers" if hasattr(layer, "layers") else ""
+        kind = "Backbone" if inner else type(layer).__name__.replace("InputLayer", "Input")
+        boxes.append((kind, layer.name, shape, layer.count_params(), inner, bool(layer.trainable_weights)))
+    figure, ax = plt.subplots(figsize=(8.4, 0.52 * len(boxes) + 0.7))
+    for k, (kind, name, shape, count, inner, trained) in enumerate(boxes):
+        y = len(boxes) - k
+        colour = _CB[2] if trained else (_CB[9] if count else "0.93")
+        ax.add_patch(
+            plt.Rectangle((0, y - 0.36), 10, 0.72, facecolor=(*matplotlib.colors.to_rgb(colour), 0.35), edgecolor="0.4")
+        )
+        ax.text(0.2, y, kind, va="center", weight="bold", fontsize=10)
+        ax.text(3.6, y, f"{name}{inner}", va="center", fontsize=9)
+        ax.text(7.9, y, shape, va="center", ha="right", fontsize=9)
+        ax.text(9.8, y, f"{count:,}" if count else "-", va="center", ha="right", fontsize=9)
+        if k:
+            ax.annotate("", (5, y + 0.36), (5, y + 0.64), arrowprops={"arrowstyle": "->", "color": "0.4"})
+    for x, text, side in (
+        (0.2, "layer", "left"),
+        (3.6, "name", "left"),
+        (7.9, "output", "right"),
+        (9.8, "parameters", "right"),
+    ):
+        ax.text(x, len(boxes) + 0.75, text, fontsize=9, color="0.35", ha=side)
+    ax.set(xlim=(-0.1, 10.1), ylim=(0.4, len(boxes) + 1.1))
+    ax.axis("off")
+    ax.set_title(f"{model.name}: {model.count_params():,} parameters (green: trained, blue: frozen)")
+    return figure
+
+
+def curves(history: pd.DataFrame) -> Figure:
+    """Show loss and accuracy of train and val by epoch; a dotted line begins each further stage."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
+    x = np.arange(1, len(history) + 1)
+    for ax, column, text in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy (fraction)"), strict=True):
+        ax.plot(x, history[column], "o-", color=_CB[0], label="train (augmented)")
+        ax.plot(x, history[f"val_{column}"], "s--", color=_CB[1], label="val")
+        begins = np.flatnonzero(history["stage"].to_numpy()[1:] != history["stage"].to_numpy()[:-1]) + 1
+        for start, name in zip([0, *begins], pd.unique(history["stage"]), strict=True):
+            if start:
+                ax.axvline(start + 0.5, color="0.5", linestyle=":")
+            ax.text(start + 0.6, 1.01, name, transform=ax.get_xaxis_transform(), fontsize=9, color="0.35")
+        ax.set(xlabel="epoch", ylabel=text, xlim=(0.5, len(history) + 0.5))
+        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes[0].set_yscale("log")
+    axes[0].legend()
+    return figure
+
+
+def confusion(scores: dict[str, Any]) -> Figure:
+    """Show a confusion matrix, rows true and columns predicted, with counts and shares of the true class."""
+    counts = np.array([[scores["tn"], scores["fp"]], [scores["fn"], scores["tp"]]])
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    text = np.array(
+        [[f"{c:,}\n{s:.2%}" for c, s in zip(*rows, strict=True)] for rows in zip(counts, share, strict=True)]
+    )
+    figure, ax = plt.subplots(figsize=(4.6, 3.8))
+    ticks = {"xticklabels": CLASSES, "yticklabels": CLASSES, "cbar_kws": {"label": "share of the true class"}}
+    sns.heatmap(share, annot=text, fmt="", cmap="Blues", vmin=0, vmax=1, ax=ax, **ticks)
+    ax.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {scores['n']:,} test images")
+    return figure
+
+
+def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
+    """Show the receiver operating characteristic and precision against recall, with the area under each."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9))
+    scores = evaluation.metrics(labels, p_crack)
+    fpr, tpr, _ = roc_curve(labels, p_crack)
+    precision, recall, _ = precision_recall_curve(labels, p_crack)
+    left.plot([0, 1], [0, 1], ":", color="0.6")
+    left.plot(fpr, tpr, color=_CB[0], linewidth=2)
+    left.set(
+        xlabel="false positive rate", ylabel="true positive rate (recall)", title=f"ROC, area {scores['auroc']:.5f}"
+    )
+    right.axhline(np.mean(labels), linestyle=":", color="0.6")
+    right.plot(recall, precision, color=_CB[0], linewidth=2)
+    text = f"Precision-recall, average precision {scores['average_precision']:.5f}"
+    right.set(xlabel="recall", ylabel="precision", title=text)
+    for ax in (left, right):
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        ax.plot([], [], ":", color="0.6", label="chance")
+        ax.legend(loc="lower center")
+    return figure
+
+
+def probabilities(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> Figure:
+    """Show the distribution of the predicted probabilities by class, counts on a logarithmic scale."""
+    table = pd.DataFrame({"p": p_crack, "class": np.array(CLASSES)[labels]})
+    figure, ax = plt.subplots(figsize=(7, 3.2))
+    sns.histplot(
+        table, x="p", hue="class", hue_order=CLASSES, palette=COLOURS, bins=40, binrange=(0, 1), element="step", ax=ax
+    )
+    ax.axvline(threshold, color="0.3", linestyle="--")
+    ax.get_legend().set_title("")
+    ax.set(yscale="log", ylim=(0.7, None), xlabel="predicted probability of a crack", ylabel="number of images (log)")
+    return figure
+
+
+def predicted_against_true(
+    images: Sequence[np.ndarray], table: pd.DataFrame, title: str, threshold: float = 0.5, columns: int = 6
+) -> Figure:
+    """Show images with what was predicted, how surely, and what is true; wrong ones are framed.
+
+    Args:
+        images: one per row of `table`.
+        table: predictions with columns file, label, p_crack.
+        title: of the figure.
+        threshold: a crack is called at or above it.
+        columns: images per row.
+    """
+    called = (table["p_crack"] >= threshold).astype(int).to_numpy()
+    titles = [
+        f"{file[0]}/{file.split('/')[-1]}\ntrue {CLASSES[y]}\npredicted {CLASSES[c]}, p {p:.3f}"
+        for file, y, c, p in zip(table["file"], table["label"], called, table["p_crack"], strict=True)
+    ]
+    return image_grid(images, titles, columns, title, list(called != table["label"].to_numpy()), side=2.0)
+
+
+def worst(table: pd.DataFrame, count: int = 12) -> pd.DataFrame:
+    """Return the `count` predictions that are farthest from the truth, the worst first."""
+    off = (table["p_crack"] - table["label"]).abs()
+    return table.assign(off=off).sort_values(["off", "file"], ascending=[False, True], kind="stable").head(count)
+
+
+def error_rates(table: pd.DataFrame) -> Figure:
+    """Show error rates with 95 % Wilson intervals.
+
+    Args:
+        table: columns name, errors, n, kind ("ours" or "published"), in the order of drawing.
+    """
+    figure, ax = plt.subplots(figsize=(10.5, 0.42 * len(table) + 1.3))
+    floor = 0.2 / table["n"].max()
+    for y, row in enumerate(table.itertuples()):
+        low, high = (1 - v for v in evaluation.wilson(row.n - row.errors, row.n)[::-1])
+        colour, marker = (_CB[0], "o") if row.kind == "ours" else (_CB[1], "s")
+        ax.plot([max(low, floor), high], [y, y], color=colour, linewidth=2)
+        # no error at all has no place on a log scale: an arrow points to it
+        ax.plot(max(row.errors / row.n, floor), y, marker if row.errors else "<", color=colour, markersize=7)
+        ax.annotate(f"  {row.errors} of {row.n:,}", (high, y), va="center", fontsize=9)
+    ax.set_yticks(range(len(table)), table["name"])
+    ax.invert_yaxis()
+    ax.margins(x=0.18)
+    ax.set(xscale="log", xlabel="share of test images that are wrong (log scale), with 95 % Wilson interval")
+    for kind, colour, marker in (("ours", _CB[0], "o"), ("published", _CB[1], "s")):
+        if (table["kind"] == kind).any():
+            ax.plot([], [], marker, color=colour, label=kind)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
+    return figure
+
+
+def time_against_accuracy(table: pd.DataFrame) -> Figure:
+    """Show test accuracy against training time; columns name, minutes, accuracy."""
+    figure, ax = plt.subplots(figsize=(6.5, 3.6))
+    for k, row in enumerate(table.itertuples()):
+        ax.plot(row.minutes, row.accuracy, "osD^v"[k % 5], color=_CB[k % 10], markersize=10, label=row.name)
+    ax.margins(0.2)
+    ax.legend()
+    ax.set(xlabel="training time on this machine (minutes)", ylabel="test accuracy (fraction)")
+    return figure

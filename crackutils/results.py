@@ -1,0 +1,469 @@
+"""Run folders, what is written into them, and how they are compared, kept as reference and shown in the README."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from crackutils import config, evaluation
+from crackutils.config import WEIGHTS, CrackutilsError, Profile, choose
+from crackutils.datasets import Dataset
+from crackutils.splits import METHODS
+
+SCHEMA = 1
+TIMED = "timing_"  # figures whose names begin so show timings: they differ from run to run
+README_PROFILE = "metu-half"  # whose reference the README shows
+_PICTURES = ("error_rates.png", "predicted_against_true.png")  # kept with the reference, for the README
+_TOLERANCE = 0.005  # of fractions, between types of CPU
+
+
+@dataclass
+class Run:
+    """One run of a notebook under one set of settings, and its folder."""
+
+    notebook: str
+    name: str
+    settings: dict[str, Any]
+    folder: Path
+    began: float = field(default_factory=time.time)
+
+    def show(self, figure: Any, name: str) -> None:
+        """Save a figure as `figures/<name>.png` and show it below the cell."""
+        import matplotlib.pyplot as plt
+        from IPython.display import display
+
+        file = self.folder / "figures" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
+        plt.close(figure)
+        display(figure)
+
+    def finish(
+        self, ds: Dataset, manifest: pd.DataFrame, found: dict[str, Any], timings: dict[str, float]
+    ) -> dict[str, Any]:
+        """Write `metrics.json` (nothing in it changes between equal runs) and `run.json`, and return the former."""
+        split = manifest.assign(positive=manifest["label"] == 1).groupby("split")["positive"].agg(["size", "sum"])
+        data = {
+            "source": ds.profile.source,
+            "sha256": ds.sha256,
+            "images": len(ds.index),
+            "positive": int(ds.index["label"].sum()),
+            "left_out": len(ds.left_out),
+        }
+        data |= {
+            part: {"images": int(split.loc[part, "size"]), "positive": int(split.loc[part, "sum"])}
+            for part in split.index
+        }
+        content = {
+            "schema": SCHEMA,
+            "notebook": self.notebook,
+            "run": self.name,
+            "settings": self.settings,
+            "data": data,
+        }
+        content |= found
+        spent = {k: round(v, 2) for k, v in timings.items()} | {"notebook_seconds": round(time.time() - self.began, 2)}
+        facts = {"versions": versions(), "machine": machine(), "timings": spent}
+        config.write_atomically(self.folder / "run.json", json.dumps(facts, indent=1) + "\n")
+        config.write_atomically(self.folder / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        note = os.environ.get("CRACKUTILS_RUN_NOTE")
+        if note:
+            with open(note, "a", encoding="utf-8") as handle:
+                handle.write(f"{self.folder}\n")
+        return content
+
+    def write_predictions(self, table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+        """Write `predictions.csv` and return the metrics of `val` and `test`, computed from the file just written."""
+        # the shortest text that reads back as the same float32
+        lines = table.assign(p_crack=[str(p) for p in table["p_crack"].to_numpy(np.float32)])
+        config.write_atomically(self.folder / "predictions.csv", lines.to_csv(index=False, lineterminator="\n"))
+        return score(predictions(self.folder))
+
+    def write_history(self, history: pd.DataFrame) -> None:
+        """Write `history.csv`, a row per epoch."""
+        config.write_atomically(self.folder / "history.csv", history.to_csv(index=False, lineterminator="\n"))
+
+
+def open_run(
+    notebook: str,
+    profile: Profile,
+    *,
+    recipe: Any = None,
+    split: str = "",
+    split_seed: int = config.DEFAULT_SEED,
+    seed: int = config.DEFAULT_SEED,
+    weights: str = "",
+    epochs: int = 0,
+) -> Run:
+    """Name the run by its recipe and by every setting that is not the default, and make its folder.
+
+    Args:
+        notebook: stem of the notebook's file name.
+        profile: as `config.start` returned it.
+        recipe: a `recipes.Recipe`, None for notebooks that train nothing.
+        split: split method; empty takes the profile's.
+        split_seed: seed of the split.
+        seed: seed of the training.
+        weights: weights of the backbone; empty takes the profile's.
+        epochs: bound on epochs per stage that the user gave, 0 for none.
+
+    Raises:
+        CrackutilsError: unknown split or weights.
+    """
+    choose("SPLIT", split or profile.split, METHODS)
+    choose("WEIGHTS", weights or profile.weights, WEIGHTS)
+    chosen = {"split": split or profile.split, "split_seed": split_seed, "seed": seed}
+    usual = {"split": profile.split, "split_seed": config.DEFAULT_SEED, "seed": config.DEFAULT_SEED}
+    if recipe is not None:
+        chosen |= {"weights": weights or profile.weights, "epochs": epochs}
+        usual |= {"weights": profile.weights, "epochs": 0}
+    parts = [recipe.name if recipe is not None else "default"]
+    parts += [f"{name.replace('_', '-')}-{value}" for name, value in chosen.items() if value != usual[name]]
+    settings = {"profile": profile.name, "threads": profile.threads, "threshold": 0.5} | chosen
+    if recipe is not None:
+        settings["recipe"] = recipe.as_dict()
+    folder = config.results_dir() / profile.name / notebook / "--".join(parts)
+    return Run(notebook, "--".join(parts), settings, folder)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def predictions(folder: Path) -> pd.DataFrame:
+    """Read `predictions.csv` of a run: file, split, label, p_crack (float32, bit for bit as written)."""
+    table = pd.read_csv(folder / "predictions.csv", float_precision="round_trip")
+    return table.astype({"p_crack": np.float32})
+
+
+def score(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the metrics of the `val` and `test` rows of predictions."""
+    return {
+        part: evaluation.metrics(rows["label"], rows["p_crack"])
+        for part in ("val", "test")
+        if len(rows := table[table["split"] == part])
+    }
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read `metrics.json` of a run, with the timings of `run.json` under "run_json"."""
+    found = json.loads((folder / "metrics.json").read_text("utf-8"))
+    return found | {"run_json": json.loads((folder / "run.json").read_text("utf-8")), "folder": folder}
+
+
+def collect(profile: str, trained: bool = True, base: Path | None = None) -> list[dict[str, Any]]:
+    """Return the finished runs of a profile in the order of notebooks and names.
+
+    Args:
+        profile: name of the profile.
+        trained: whether runs without test metrics are left out.
+        base: folder of the profile's runs; None for the results.
+
+    Raises:
+        CrackutilsError: there is none.
+    """
+    base = base or config.results_dir() / profile
+    found = [read(file.parent) for file in sorted(base.glob("[0-9][0-9]_*/*/metrics.json"))]
+    found = [run for run in found if "test" in run or not trained]
+    if not found:
+        raise CrackutilsError(
+            f"PROFILE={profile} has no finished training run in {config.shown(base)}; run notebooks 03 and 04 first."
+        )
+    return found
+
+
+def comparable(runs: list[dict[str, Any]], split: str, split_seed: int) -> list[dict[str, Any]]:
+    """Return the runs that were tested on the same images: those of one split."""
+    chosen = [r for r in runs if (r["settings"]["split"], r["settings"]["split_seed"]) == (split, split_seed)]
+    if not chosen:
+        raise CrackutilsError(
+            f"No finished run used SPLIT={split} SPLIT_SEED={split_seed}; run notebooks 03 and 04 with it."
+        )
+    return chosen
+
+
+def summary(runs: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row per run: what the test images say, with the 95 % Wilson interval of the accuracy, and the size."""
+    rows = []
+    for run in runs:
+        test, model = run["test"], run["model"]
+        low, high = evaluation.wilson(test["n"] - test["errors"], test["n"])
+        row = {k: test[k] for k in ("errors", "n", "accuracy")} | {"low": round(low, 6), "high": round(high, 6)}
+        row |= {k: test[k] for k in ("precision", "recall", "f1", "auroc", "loss")}
+        rows.append({"run": run["run"]} | row | {"parameters": model["parameters"], "megabytes": model["bytes"] / 1e6})
+    return pd.DataFrame(rows).set_index("run")
+
+
+def costs(runs: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row per run with its training minutes and images scored per second (both change between runs)."""
+    rows = []
+    for run in runs:
+        timings = run["run_json"]["timings"]
+        minutes = sum(v for k, v in timings.items() if k.startswith("train ")) / 60
+        row = {"minutes": minutes, "images_per_second": timings["images_per_second"]}
+        rows.append({"run": run["run"]} | row | {"accuracy": run["test"]["accuracy"]})
+    return pd.DataFrame(rows).set_index("run")
+
+
+def against_each_other(runs: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the exact McNemar test of each pair of runs on their common test images, with a verdict in words."""
+    tables = {r["run"]: predictions(r["folder"]).query("split == 'test'").set_index("file") for r in runs}
+    rows = []
+    for a, b in combinations(tables, 2):
+        both = tables[a].join(tables[b]["p_crack"].rename("other"), how="inner")
+        found = evaluation.mcnemar(both["label"], both["p_crack"], both["other"])
+        better = a if found["only_a_wrong"] < found["only_b_wrong"] else b
+        verdict = f"{better} makes fewer errors" if found["p_value"] < 0.05 else "not distinguishable"
+        rows.append({"a": a, "b": b} | found | {"verdict": verdict})
+    columns = ["a", "b", "only_a_wrong", "only_b_wrong", "both_wrong", "p_value", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def mistakes(runs: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the test images that any run gets wrong: file, label, mean p_crack, in how many and in which runs."""
+    rows = []
+    for run in runs:
+        table = predictions(run["folder"]).query("split == 'test'")
+        rows.append(table.assign(run=run["run"], bad=(table["p_crack"] >= 0.5) != table["label"]))
+    table = pd.concat(rows)
+    grouped = table.groupby("file")
+    found = pd.DataFrame(
+        {"label": grouped["label"].first(), "p_crack": grouped["p_crack"].mean(), "wrong": grouped["bad"].sum()}
+    )
+    by = table[table["bad"]].groupby("file")["run"].agg(", ".join)
+    found = found[found["wrong"] > 0].assign(by=by).reset_index()
+    return found.sort_values(["wrong", "file"], ascending=[False, True], ignore_index=True)
+
+
+# ---------------------------------------------------------------- what a result depends on
+
+
+def code_hash() -> str:
+    """Return a hash of the package's source."""
+    files = sorted((config.ROOT / "crackutils").glob("*.py"))
+    return hashlib.sha256("".join(config.sha256(f) for f in files).encode()).hexdigest()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    names = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "pillow", "matplotlib", "split-folders")
+    return (
+        {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in names}
+        | {"crackutils": _own_version()}
+    )
+
+
+def _own_version() -> str:
+    from crackutils import __version__
+
+    return __version__
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Return the type of CPU as far as results depend on it (instruction sets), the cores and the system."""
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
+    info = Path("/proc/cpuinfo")
+    flags = set()
+    if info.exists():
+        line = next((x for x in info.read_text().splitlines() if x.startswith(("flags", "Features"))), "")
+        flags = set(line.partition(":")[2].split())
+    cpu = " ".join([platform.machine(), *(f for f in wanted if f in flags)])
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system()}
+
+
+# ---------------------------------------------------------------- reference
+
+
+def _fingerprints(folder: Path) -> dict[str, str]:
+    """Return the hashes that equal runs share: of the CSV files, and of the pixels of figures without timings."""
+    from PIL import Image
+
+    found = {
+        name: config.sha256(folder / name) for name in ("predictions.csv", "history.csv") if (folder / name).exists()
+    }
+    for file in sorted((folder / "figures").glob("*.png")):
+        if not file.name.startswith(TIMED):
+            with Image.open(file) as image:
+                found[f"figures/{file.name}"] = hashlib.sha256(
+                    repr(image.size).encode() + image.convert("RGB").tobytes()
+                ).hexdigest()
+    return found
+
+
+def make_reference(profile: str) -> None:
+    """Replace `reference/<profile>/` by the present results: metrics.json, run.json and fingerprints of each run."""
+    runs = collect(profile, trained=False)
+    target = config.REFERENCE / profile
+    shutil.rmtree(target, ignore_errors=True)
+    for run in runs:
+        home = target / run["notebook"] / run["run"]
+        home.mkdir(parents=True)
+        for name in ("metrics.json", "run.json"):
+            shutil.copyfile(run["folder"] / name, home / name)
+        config.write_atomically(home / "fingerprints.json", json.dumps(_fingerprints(run["folder"]), indent=1) + "\n")
+        for name in _PICTURES:
+            if (run["folder"] / "figures" / name).exists():
+                shutil.copyfile(run["folder"] / "figures" / name, home / name)
+    print(f"reference/{profile}: {len(runs)} runs kept")
+
+
+def _differences(want: Any, have: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(want, dict) and isinstance(have, dict):
+        keys = list(want) + [k for k in have if k not in want]
+        return [d for k in keys for d in _differences(want.get(k), have.get(k), f"{path}.{k}" if path else str(k))]
+    if isinstance(want, list) and isinstance(have, list) and len(want) == len(have):
+        return [d for i, (w, h) in enumerate(zip(want, have, strict=True)) for d in _differences(w, h, f"{path}[{i}]")]
+    return [] if want == have else [(path, want, have)]
+
+
+def verify(profile: str) -> int:
+    """Compare the results of a profile with `reference/<profile>/`, print a table, and return 0 if all is well, else 1.
+
+    On the type of CPU that made the reference everything must be equal. On another one low digits move, so there the
+    fractions of val and test may differ by 0.005 and fingerprints are not compared. Everywhere the metrics must follow
+    from the run's own predictions.csv.
+
+    Raises:
+        CrackutilsError: there is no reference for this profile.
+    """
+    config.profile(profile)
+    base = config.REFERENCE / profile
+    kept = sorted(base.glob("*/*/metrics.json"))
+    if not kept:
+        raise CrackutilsError(
+            f"reference/{profile} is empty; fill it with make run-all and make reference, PROFILE={profile}."
+        )
+    table = []
+    for file in kept:
+        here = config.results_dir() / profile / file.parent.relative_to(base)
+        run = "/".join(file.parts[-3:-1])
+        if not (here / "metrics.json").exists():
+            table.append((run, "metrics.json", "present", "not run", "DIFFERENT"))
+            continue
+        same_cpu = json.loads((file.parent / "run.json").read_text("utf-8"))["machine"]["cpu"] == machine()["cpu"]
+        want, have = json.loads(file.read_text("utf-8")), json.loads((here / "metrics.json").read_text("utf-8"))
+        found = _differences(want, have)
+        if not same_cpu:
+            found = [d for d in found if d[0].split(".")[0] in ("data", "settings") or not _close(d)]
+        for path, w, h in found:
+            table.append((run, path, w, h, "DIFFERENT"))
+        if not found:
+            table.append(
+                (run, "metrics.json", "", "", "equal" if same_cpu else f"within {_TOLERANCE} (another type of CPU)")
+            )
+        if (here / "predictions.csv").exists():
+            own = _differences({k: have[k] for k in ("val", "test")}, score(predictions(here)))
+            for path, w, h in own:
+                table.append((run, f"{path} from predictions.csv", w, h, "DIFFERENT"))
+        marks, mine = json.loads((file.parent / "fingerprints.json").read_text("utf-8")), _fingerprints(here)
+        off = [name for name in marks if marks[name] != mine.get(name)] if same_cpu else []
+        for name in off:
+            table.append((run, name, marks[name][:8], (mine.get(name) or "missing")[:8], "DIFFERENT"))
+        if same_cpu and not off:
+            table.append((run, f"{len(marks)} CSV files and figures", "", "", "equal"))
+    print(pd.DataFrame(table, columns=["run", "item", "reference", "here", "verdict"]).to_string(index=False))
+    bad = sum(row[-1] == "DIFFERENT" for row in table)
+    print(f"\n{'RED' if bad else 'GREEN'}: {bad} differences in {len(kept)} runs")
+    return int(bad > 0)
+
+
+def _close(difference: tuple[str, Any, Any]) -> bool:
+    path, want, have = difference
+    if not isinstance(want, int | float) or not isinstance(have, int | float):
+        return False
+    scale = 1 if isinstance(want, float) else 1000  # counts: 5 in 1,000
+    return path.split(".")[0] in ("val", "test", "before", "training") and abs(want - have) <= _TOLERANCE * scale
+
+
+# ---------------------------------------------------------------- README
+
+_BEGIN, _END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def update_readme(check: bool = False) -> bool:
+    """Write the tables of results, from `reference/metu-half/` alone, between README's marks.
+
+    Args:
+        check: change nothing, only tell.
+
+    Returns:
+        Whether the README was up to date.
+
+    Raises:
+        CrackutilsError: no reference, or the marks are missing.
+    """
+    readme = config.ROOT / "README.md"
+    text = readme.read_text("utf-8")
+    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
+        raise CrackutilsError(f"README.md must hold the lines {_BEGIN} and {_END} once each; put them back.")
+    wanted = text[: text.index(_BEGIN)] + f"{_BEGIN}\n{_readme_tables()}\n" + text[text.index(_END) :]
+    if wanted != text and not check:
+        config.write_atomically(readme, wanted)
+    return wanted == text
+
+
+def _readme_tables() -> str:
+    from crackutils.recipes import PUBLISHED, RECIPES
+
+    base = config.REFERENCE / README_PROFILE
+    runs = collect(README_PROFILE, base=base)
+    table, cost = summary(runs), costs(runs)
+    data = runs[0]["data"]
+    lines = [
+        f"{config.PROFILES[README_PROFILE].title}: {data['images']:,} images, split {runs[0]['settings']['split']}; "
+        f"{data['train']['images']:,} for training, {data['val']['images']:,} for validation, "
+        f"{data['test']['images']:,} for the test; on {runs[0]['run_json']['machine']['cores']} cores without GPU.",
+        "",
+        "| Recipe | Errors | Accuracy (95 % interval) | Recall | AUROC | Parameters | Training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run, row in table.iterrows():
+        title = RECIPES[run].title if run in RECIPES else run
+        lines.append(
+            f"| `{run}`: {title} | {row.errors:.0f} of {row.n:,.0f} |"
+            f" {row.accuracy:.4f} ({row.low:.4f}-{row.high:.4f}) |"
+            f" {row.recall:.4f} | {row.auroc:.5f} | {row.parameters:,.0f} | {cost.loc[run, 'minutes']:.1f} min |"
+        )
+    compared = json.loads((base / "05_comparison" / "default" / "metrics.json").read_text("utf-8"))
+    for test in compared["mcnemar"]:
+        lines += [
+            "",
+            f"`{test['a']}` against `{test['b']}` on the same images (exact McNemar test, p = {test['p_value']:.3g}):"
+            f" {test['verdict']}.",
+        ]
+    lines += [
+        "",
+        "Published on METU by others, on other test images and mostly with copies of training images among them:",
+        "",
+    ]
+    lines += ["| Project | Model | Errors | Accuracy | Caveat |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {p.source} | {p.model} | {p.errors:,} of {p.test_images:,} | {p.accuracy:.4f} | {p.caveat} |"
+        for p in PUBLISHED
+    ]
+    eda = json.loads((base / "01_eda" / "default" / "metrics.json").read_text("utf-8"))
+    leaked, tests = eda["test_images_with_copy_in_train"], eda["data"]["test"]["images"]
+    lines += [
+        "",
+        f"Of these images {eda['share_with_copy']:.1%} have an exact, re-encoded or shifted copy. A random split puts"
+        f" {leaked['random']:,} images into a test set of about {tests:,} whose copy is in training; the copy-safe"
+        f" split {leaked['copy-safe']:,}. A check by another means finds {eda['check']['images_with_copy']} of"
+        f" {eda['check']['images_asked']:,} validation and test images with a copy on another side.",
+    ]
+    return "\n".join(lines)

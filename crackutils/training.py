@@ -1,0 +1,298 @@
+"""Train a recipe stage by stage, go on after a kill, save, load and score."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from crackutils import config, evaluation, models, pipelines, results
+from crackutils.config import CLASSES, CrackutilsError
+from crackutils.datasets import Dataset, ImageError, read_image
+from crackutils.models import keras
+from crackutils.recipes import Recipe, Stage
+
+
+@dataclass
+class Trained:
+    """What training leaves.
+
+    Attributes:
+        model: the keras.Model with the best weights.
+        loaded: which weights it started from.
+        history: a row per epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate.
+        stages: per stage name, epochs run, best_epoch, best_val_loss, kept (whether validation got better by it).
+        before: metrics on the test images before any training.
+        seconds: wall time per stage (of the run that trained it).
+    """
+
+    model: Any
+    loaded: dict[str, str]
+    history: pd.DataFrame
+    stages: list[dict[str, Any]]
+    before: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run, seed: int, weights: str) -> Trained:
+    """Train a recipe on the train part, watching the val part; the test part is only scored before training.
+
+    Each finished stage is kept in `run.folder/checkpoints`; after a kill the same call goes on from the last one. A
+    stage always starts from a newly built model and the weights file of the stage before, so that an interrupted run
+    and an uninterrupted one end with the same bytes. A stage that does not lower the validation loss is dropped.
+
+    Args:
+        recipe: what to train.
+        ds: the images.
+        manifest: as `splits.make` returns it.
+        run: where checkpoints and TensorBoard logs go.
+        seed: of initial weights, dropout, augmentation and shuffling.
+        weights: "imagenet" or "random", for the backbone.
+    """
+    images, labels = ds.pixels(recipe.size), ds.index["label"].to_numpy()
+    part = {name: np.flatnonzero(manifest["split"] == name) for name in ("train", "val", "test")}
+    model, loaded = models.build(recipe, weights, seed)
+    base = models.backbone_of(model)
+    if base is not None and weights == "random":
+        few = np.random.default_rng(seed).permutation(part["train"])[:128]
+        scale, offset = models.BACKBONES[recipe.backbone].rescaling or (1, 0)
+        models.settle(base, images[np.sort(few)].astype(np.float32) * scale + offset)
+    before = evaluation.metrics(*pipelines.predict(model, pipelines.batches(images, labels, part["test"], 64)))
+    folder = run.folder / "checkpoints"
+    key = _key(recipe, ds, manifest, seed, loaded)
+    if os.environ.get("CRACKUTILS_FORCE"):
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = _save(model, folder / f"start-{key[:12]}.weights.h5")
+    rows: list[dict[str, Any]] = []
+    done: list[dict[str, Any]] = []
+    seconds: dict[str, float] = {}
+    best = math.inf
+    for number, stage in enumerate(recipe.stages, 1):
+        record = folder / f"stage-{number}.json"
+        kept = json.loads(record.read_text("utf-8")) if record.exists() else {}
+        if kept.get("key") == key:
+            print(f"stage {stage.name}: finished before, taken from its checkpoint")
+        else:
+            print(f"stage {stage.name}: up to {stage.epochs} epochs, {len(part['train']):,} images each")
+            began = time.perf_counter()
+            model, kept = _stage(recipe, stage, number, start, images, labels, part, run, seed)
+            kept["better"] = kept["best_val_loss"] < best
+            _save(model, folder / f"stage-{number}.weights.h5")
+            kept |= {"key": key, "seconds": time.perf_counter() - began}
+            config.write_atomically(record, json.dumps(kept))
+        rows += kept["history"]
+        seconds[stage.name] = kept["seconds"]
+        done.append(
+            {"name": stage.name, "epochs": len(kept["history"])}
+            | {k: kept[k] for k in ("best_epoch", "best_val_loss")}
+            | {"kept": kept["better"]}
+        )
+        if kept["better"]:
+            best, start = kept["best_val_loss"], folder / f"stage-{number}.weights.h5"
+        else:
+            print(f"stage {stage.name}: validation loss did not get better; its weights are dropped")
+    model, _ = models.build(recipe, "random", seed)
+    model.load_weights(start)
+    _trainable_as_trained(model, recipe)
+    return Trained(model, loaded, pd.DataFrame(rows), done, before, seconds)
+
+
+def _trainable_as_trained(model: Any, recipe: Recipe) -> None:
+    """Set `trainable` as it was in the last stage, so that parameter counts speak of what was trained."""
+    base = models.backbone_of(model)
+    if base is not None:
+        models.unfreeze_top(base, max(stage.unfreeze for stage in recipe.stages))
+
+
+def _stage(
+    recipe: Recipe,
+    stage: Stage,
+    number: int,
+    start: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    part: dict[str, np.ndarray],
+    run: results.Run,
+    seed: int,
+) -> tuple[Any, dict[str, Any]]:
+    model, _ = models.build(recipe, "random", seed + number)
+    model.load_weights(start)
+    base = models.backbone_of(model)
+    if base is not None:
+        models.unfreeze_top(base, stage.unfreeze)
+    steps = math.ceil(len(part["train"]) / recipe.batch) * stage.epochs
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps)),
+        keras.losses.BinaryCrossentropy(),
+        metrics=[keras.metrics.BinaryAccuracy(name="accuracy")],
+    )
+    log = run.folder / "tensorboard" / f"{number}-{stage.name}"
+    shutil.rmtree(log, ignore_errors=True)  # of a run that was killed
+    fitted = model.fit(
+        pipelines.batches(images, labels, part["train"], recipe.batch, seed + number),
+        validation_data=pipelines.batches(images, labels, part["val"], 64),
+        epochs=stage.epochs,
+        shuffle=False,  # the batches are shuffled already; Keras warns otherwise
+        verbose=2,
+        callbacks=[
+            keras.callbacks.EarlyStopping("val_loss", patience=recipe.patience, restore_best_weights=True),
+            keras.callbacks.TensorBoard(log, write_graph=False),
+        ],
+    )
+    epochs = range(len(fitted.epoch))
+    per_epoch = steps / stage.epochs
+    history = [
+        {"stage": stage.name, "epoch": e + 1}
+        | {name: round(float(fitted.history[name][e]), 6) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+        | {"learning_rate": round(stage.learning_rate * (1 + math.cos(math.pi * per_epoch * (e + 1) / steps)) / 2, 9)}
+        for e in epochs
+    ]
+    best = min(epochs, key=lambda e: fitted.history["val_loss"][e])
+    return model, {
+        "history": history,
+        "best_epoch": best + 1,
+        "best_val_loss": history[best]["val_loss"],
+    }
+
+
+def _save(model: Any, file: Path) -> Path:
+    """Save weights so that a kill leaves the old file or the whole new one; a start file is written once."""
+    part = file.with_name(f"part-{file.name}")
+    model.save_weights(part)
+    os.replace(part, file)
+    return file
+
+
+def _key(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, seed: int, loaded: dict[str, str]) -> str:
+    """Everything that the bytes of a checkpoint depend on."""
+    parts = [recipe.as_dict(), ds.sha256, "".join(manifest["split"]), seed, loaded["sha256"], results.code_hash()]
+    parts.append(results.versions())
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def evaluate(trained: Trained, recipe: Recipe, ds: Dataset, manifest: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """Predict every val and test image once, in file order.
+
+    Returns:
+        The predictions (file, split, label, p_crack float32), and images per second, decoding not counted.
+    """
+    images, labels = ds.pixels(recipe.size), ds.index["label"].to_numpy()
+    rows = np.flatnonzero(manifest["split"].isin(["val", "test"]))
+    began = time.perf_counter()
+    truth, chance = pipelines.predict(trained.model, pipelines.batches(images, labels, rows, 64))
+    rate = len(rows) / (time.perf_counter() - began)
+    table = manifest.loc[rows, ["file", "split"]].reset_index(drop=True)
+    return table.assign(label=truth, p_crack=chance), rate
+
+
+def save(trained: Trained, run: results.Run, card: str) -> dict[str, int]:
+    """Save the model into `run.folder/model`: weights, a .keras file and a model card; return the sizes in bytes.
+
+    The weights load in any Keras 3 through `load`; a .keras file loads only in the Keras that wrote it, or a later one.
+    """
+    folder = run.folder / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(trained.model, folder / "model.weights.h5")
+    trained.model.save(folder / "model.keras")
+    config.write_atomically(folder / "README.md", card)
+    return {name: (folder / name).stat().st_size for name in ("model.weights.h5", "model.keras")}
+
+
+def load(folder: str | Path) -> tuple[Any, Recipe]:
+    """Build the model of a finished run and load its weights.
+
+    Args:
+        folder: a run folder, for example results/metu-half/03_transfer_learning/mobilenetv2.
+
+    Raises:
+        CrackutilsError: the folder holds no finished run.
+    """
+    folder = Path(folder)
+    try:
+        settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]["recipe"]
+    except (OSError, KeyError, ValueError) as error:
+        raise CrackutilsError(
+            f"{folder} holds no finished training run; give a folder with metrics.json and model/."
+        ) from error
+    stages = tuple(Stage(**s) for s in settings.pop("stages"))
+    augment = tuple((name, options) for name, options in settings.pop("augment"))
+    settings["blocks"] = tuple(settings["blocks"])
+    recipe = Recipe(stages=stages, augment=augment, **settings)
+    model, _ = models.build(recipe, "random", config.DEFAULT_SEED)
+    try:
+        model.load_weights(folder / "model" / "model.weights.h5")
+    except (OSError, ValueError) as error:
+        raise CrackutilsError(f"{folder / 'model'} holds no usable model.weights.h5 ({error}).") from error
+    return model, recipe
+
+
+def score(folder: str | Path, out: str | Path, model: str | Path) -> None:
+    """Write the crack probability of every image below a folder to a CSV file: file, p_crack, problem.
+
+    Files that are no images are listed with the reason. Each image counts as one patch: it is squeezed to the model's
+    square input, so cut large photos into patches first.
+
+    Raises:
+        CrackutilsError: no such folder, no images in it, or no model.
+    """
+    folder, out = Path(folder), Path(out)
+    if not folder.is_dir():
+        raise CrackutilsError(f"{folder} is not a folder; give one that holds images.")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    if not files:
+        raise CrackutilsError(f"{folder} holds no files.")
+    net, recipe = load(model)
+    part = out.with_name(f".{out.name}.part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cracks = 0
+    with open(part, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["file", "p_crack", "problem"])
+        starts = range(0, len(files), 64)
+        for s in config.progress(starts, f"scoring {len(files):,} files", unit="batch"):
+            names, good, problems = files[s : s + 64], [], {}
+            for path in names:
+                try:
+                    good.append(read_image(path, recipe.size))
+                except ImageError as error:
+                    problems[path] = str(error)
+            chances = iter(net.predict_on_batch(np.stack(good).astype(np.float32)).reshape(-1) if good else ())
+            for path in names:
+                p = None if path in problems else next(chances)
+                cracks += p is not None and p >= 0.5
+                writer.writerow([path.relative_to(folder), "" if p is None else str(p), problems.get(path, "")])
+    os.replace(part, out)
+    print(f"{cracks:,} of {len(files):,} files show a crack at the threshold 0.5 -> {out}")
+
+
+def card(recipe: Recipe, run: results.Run, test: dict[str, Any], trained: Trained) -> str:
+    """Return the model card: what the model is, how it was trained, how it did, where it should not be used."""
+    low, high = evaluation.wilson(test["n"] - test["errors"], test["n"])
+    stages = "; ".join(f"{s['name']} {s['epochs']} epochs{'' if s['kept'] else ' (dropped)'}" for s in trained.stages)
+    size = models.describe(trained.model)
+    setting = run.settings
+    return f"""# {recipe.title}
+
+- Task: does a square concrete patch show a crack?
+- Input: RGB {recipe.size}x{recipe.size}, values 0-255. Output: probability of `{CLASSES[1]}`.
+- Recipe `{recipe.name}`, profile `{setting["profile"]}`, split `{setting["split"]}` (seed {setting["split_seed"]}),
+  training seed {setting["seed"]}, {size["parameters"]:,} parameters.
+- Started from {trained.loaded["weights"]} weights; {stages}.
+- Test: {test["errors"]} errors in {test["n"]:,} images, accuracy {test["accuracy"]:.4f}
+  (95 % Wilson interval {low:.4f} to {high:.4f}).
+- Load: `crackutils.training.load("<this run's folder>")` builds the network and reads `model.weights.h5`.
+- Limits: trained on close, sharp patches with the crack in the middle. On other people's concrete, thin cracks, whole
+  photos or other cameras expect far more errors: published transfers of METU-trained models to SDNET2018 reach an AUROC
+  of about 0.70.
+"""
