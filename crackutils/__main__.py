@@ -20,6 +20,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from crackutils import config
 from crackutils.config import CrackutilsError, choose
@@ -282,8 +283,15 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are told in one sentence, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CrackutilsError(f"{message.rstrip('.')}; see python -m crackutils help.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m crackutils", allow_abbrev=False)
+    parser = _Parser(prog="python -m crackutils", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (_, summary) in COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
@@ -308,11 +316,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 a mistake told in one sentence, 130 interrupted."""
-    args = _parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # a console without Unicode must not stop a run
     try:
+        args = _parser().parse_args(argv)
         return COMMANDS[args.command or "help"][0](args)
     except CrackutilsError as error:
         print(f"error: {error}", file=sys.stderr)

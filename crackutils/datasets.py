@@ -659,7 +659,7 @@ def _describe(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | str
     if min(height, width) < SMALLEST:
         return f"is too small ({width}x{height}, at least {SMALLEST} each way)"
     image = Image.fromarray(pixels)
-    small = image.convert("L").resize((GREY, GREY), Image.Resampling.BOX)
+    small = image.convert("L").resize((GREY, GREY), Image.Resampling.BILINEAR)  # BOX averages unevenly here
     steps = np.asarray(small.resize((9, 8), Image.Resampling.BOX)).astype(int)
     row = {
         "bytes": len(data),

@@ -27,7 +27,7 @@ def metrics(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> 
     labels, p = np.asarray(labels, int), np.asarray(p_crack, np.float64)
     tn, fp, fn, tp = (int(v) for v in confusion_matrix(labels, p >= threshold, labels=[0, 1]).ravel())
     both = 0 < labels.sum() < len(labels)
-    q = np.clip(np.where(labels == 1, p, 1 - p), EPS, 1)
+    q = np.clip(np.where(labels == 1, p, 1 - p), EPS, 1 - EPS)
     return {
         "n": len(labels),
         "tn": tn,

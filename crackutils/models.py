@@ -63,7 +63,7 @@ def find_weights(backbone: str, size: int) -> Path | None:
     folder = os.environ.get("CRACKUTILS_WEIGHTS_DIR")
     if not folder:
         return None
-    names = [name.format(size=size) for name in BACKBONES[backbone].files]
+    names = _file_names(backbone, size)
     # notebooks run in their own folder, so a relative path is also tried from the project's
     for base in (Path(folder).expanduser(), config.ROOT / folder):
         for name in names:
@@ -72,6 +72,10 @@ def find_weights(backbone: str, size: int) -> Path | None:
     raise CrackutilsError(
         f"CRACKUTILS_WEIGHTS_DIR={folder} holds no weights for {backbone}; it needs {' or '.join(names)}."
     )
+
+
+def _file_names(backbone: str, size: int) -> list[str]:
+    return list(dict.fromkeys(name.format(size=size) for name in BACKBONES[backbone].files))
 
 
 def build_backbone(name: str, size: int, weights: str) -> tuple[Any, dict[str, str]]:
@@ -98,11 +102,12 @@ def build_backbone(name: str, size: int, weights: str) -> tuple[Any, dict[str, s
         base = entry.build(weights=str(file) if file else "imagenet", **shape)
     except Exception as error:  # Keras raises bare Exception when a download fails
         where = f"could not be read from {file}" if file else "could not be downloaded"
+        one_of = ", ".join(_file_names(name, size))
         raise CrackutilsError(
-            f"The ImageNet weights of {name} {where} ({type(error).__name__}); put one of {', '.join(entry.files)}"
-            " in a folder and set CRACKUTILS_WEIGHTS_DIR to it, or choose WEIGHTS=random."
+            f"The ImageNet weights of {name} {where} ({type(error).__name__}); put one of {one_of} in a folder"
+            " and set CRACKUTILS_WEIGHTS_DIR to it, or choose WEIGHTS=random."
         ) from error
-    file = file or _cached_by_keras(entry, size)
+    file = file or _cached_by_keras(name, size)
     return base, {
         "weights": "imagenet",
         "file": file.name if file else "",
@@ -110,11 +115,10 @@ def build_backbone(name: str, size: int, weights: str) -> tuple[Any, dict[str, s
     }
 
 
-def _cached_by_keras(entry: Backbone, size: int) -> Path | None:
-    folder = (
-        Path(keras.config.keras_home() if hasattr(keras.config, "keras_home") else Path.home() / ".keras") / "models"
-    )
-    found = [folder / name.format(size=size) for name in entry.files]
+def _cached_by_keras(backbone: str, size: int) -> Path | None:
+    # Keras has no public name for its folder; where that cannot be written to it takes the second
+    homes = (Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras"), Path("/tmp/.keras"))
+    found = [home / "models" / name for home in homes for name in _file_names(backbone, size)]
     return next((f for f in found if f.is_file()), None)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import nbformat
 
-from crackutils import config
+from crackutils import config, recipes
 from crackutils.config import CrackutilsError, Profile, choose
 
 DEFAULT_PROFILE = "sample"
@@ -165,6 +165,8 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     if "RECIPE" in overrides and len(chosen) > 1:
         use = " or ".join(f"make run-{number} RECIPE={overrides['RECIPE']}" for number in with_recipe)
         raise CrackutilsError(f"RECIPE={overrides['RECIPE']} names a recipe of one notebook; use {use}.")
+    if "RECIPE" in overrides and (own := recipes.RECIPES.get(defaults[chosen[0]]["RECIPE"])):
+        recipes.recipe(overrides["RECIPE"], own.family, profile)  # refused here rather than after the search for copies
 
     jobs: dict[str, Job] = {}
 

@@ -199,8 +199,9 @@ class Groups:
 def group(ds: Dataset) -> Groups:
     """Join copies and runs of neighbouring Positive numbers, which METU cut along the same crack of one photo.
 
-    Copies are joined first, then neighbours from the most alike on. A join that would exceed the cap (an eighth of a
-    bundle) is cut: without it the whole of Positive would chain into one group.
+    Exact copies and copies of the same crop are always joined; then shifted ones and neighbours, each from the most
+    alike on, unless the group would exceed the cap (an eighth of a bundle): without it the whole of Positive would
+    chain into one group.
     """
     n = len(ds.index)
     cap = max(4, n // (8 * BUNDLES))
@@ -214,21 +215,21 @@ def group(ds: Dataset) -> Groups:
 
     report = {"files": n, "cap": cap}
     found = copies(ds)
-    order = found.assign(rank=found["kind"].map({"exact": 0, "same": 1, "shifted": 2})).sort_values(
-        ["rank", "ncc"], ascending=[True, False], kind="stable"
-    )
+    found = found.sort_values("ncc", ascending=False, kind="stable")
+    shifted = found["kind"] == "shifted"
     positive = ds.index[(ds.index["label"] == 1) & (ds.index["number"] >= 0)].sort_values("number", kind="stable")
     rows = positive.index.to_numpy()
     x = appearance(ds)
     distance = np.sqrt(((x[rows[1:]] - x[rows[:-1]]) ** 2).sum(1)).round(3)
     runs = np.column_stack([rows[:-1], rows[1:]])[np.argsort(distance, kind="stable")]
-    for name, links in (("copy", order[["a", "b"]].to_numpy()), ("run", runs)):
+    ends = found[["a", "b"]].to_numpy()
+    for name, links in (("copy", ends[~shifted]), ("shifted", ends[shifted]), ("run", runs)):
         joined = cut = 0
         for a, b in links:
             ra, rb = sorted((root(int(a)), root(int(b))))
             if ra == rb:
                 continue
-            if size[ra] + size[rb] > cap:
+            if name != "copy" and size[ra] + size[rb] > cap:
                 cut += 1
                 continue
             parent[rb], size[ra] = ra, size[ra] + size[rb]
@@ -475,4 +476,4 @@ def _window(ds: Dataset, row: int, x: float, y: float, quality: int | None, gain
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality)
         image = Image.open(buffer)
-    return np.asarray(image.convert("L").resize((GREY, GREY), Image.Resampling.BOX))
+    return np.asarray(image.convert("L").resize((GREY, GREY), Image.Resampling.BILINEAR))

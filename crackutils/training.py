@@ -86,6 +86,7 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
         else:
             print(f"stage {stage.name}: up to {stage.epochs} epochs, {len(part['train']):,} images each")
             began = time.perf_counter()
+            record.unlink(missing_ok=True)  # of other settings: a kill must not leave it beside the new weights
             model, kept = _stage(recipe, stage, number, start, images, labels, part, run, seed)
             kept["better"] = kept["best_val_loss"] < best
             _save(model, folder / f"stage-{number}.weights.h5")
@@ -176,8 +177,8 @@ def _save(model: Any, file: Path) -> Path:
 
 def _key(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, seed: int, loaded: dict[str, str]) -> str:
     """Everything that the bytes of a checkpoint depend on."""
-    parts = [recipe.as_dict(), ds.sha256, "".join(manifest["split"]), seed, loaded["sha256"], results.code_hash()]
-    parts.append(results.versions())
+    parts = [recipe.as_dict(), ds.sha256, "".join(manifest["split"]), seed, loaded["weights"], loaded["sha256"]]
+    parts += [results.code_hash(), results.versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -271,7 +272,9 @@ def score(folder: str | Path, out: str | Path, model: str | Path) -> None:
             for path in names:
                 p = None if path in problems else next(chances)
                 cracks += p is not None and p >= 0.5
-                writer.writerow([path.relative_to(folder), "" if p is None else str(p), problems.get(path, "")])
+                writer.writerow(
+                    [path.relative_to(folder).as_posix(), "" if p is None else str(p), problems.get(path, "")]
+                )
     os.replace(part, out)
     print(f"{cracks:,} of {len(files):,} files show a crack at the threshold 0.5 -> {out}")
 

@@ -1,0 +1,50 @@
+"""Fixtures for all tests: folders of their own, and the smoke profile's images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crackutils import config, datasets
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test an empty data folder and results folder, so that none touches data/ or results/."""
+    monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("CRACKUTILS_RESULTS_DIR", str(tmp_path / "results"))
+    return (tmp_path / "data").resolve()
+
+
+@pytest.fixture(scope="session")
+def smoke_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data folder that holds the smoke profile's images for the whole session."""
+    return tmp_path_factory.mktemp("smoke")
+
+
+@pytest.fixture(scope="session")
+def smoke(smoke_home: Path) -> Iterator[datasets.Dataset]:
+    """The images of the smoke profile; what a test computes from them is cached in that test's own data folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRACKUTILS_DATA_DIR", str(smoke_home))
+        loaded = datasets.load(config.profile("smoke"))
+    yield loaded
+
+
+@pytest.fixture
+def tree() -> Callable[..., Path]:
+    """Return a function that writes `count` different small pictures per class, named like METU's."""
+
+    def write(folder: Path, count: int = 3, side: int = 40) -> Path:
+        for label, name in enumerate(config.CLASSES):
+            (folder / name).mkdir(parents=True)
+            for number in range(1, count + 1):
+                noise = np.random.default_rng([label, number]).integers(0, 256, (side, side, 3), np.uint8)
+                Image.fromarray(noise).save(folder / name / f"{number:05d}.jpg", quality=60)
+        return folder
+
+    return write
