@@ -42,7 +42,11 @@ def batches(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, batch: int
 
 def augmentation(recipe: Recipe, seed: int) -> list[Any]:
     """Return the augmentation layers of a recipe; inside a model they act during training only."""
-    return [getattr(keras.layers, name)(seed=seed + i, **options) for i, (name, options) in enumerate(recipe.augment)]
+    return [
+        # without a name Keras would count on from the models built before
+        getattr(keras.layers, name)(seed=seed + i, name=f"augment_{i + 1}", **options)
+        for i, (name, options) in enumerate(recipe.augment)
+    ]
 
 
 def predict(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:

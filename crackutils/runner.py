@@ -163,10 +163,8 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
         choose("parameter", name, known)
     with_recipe = [number for number in chosen if "RECIPE" in defaults[number]]
     if "RECIPE" in overrides and len(chosen) > 1:
-        use = " or ".join(f"make run-{number} RECIPE={overrides['RECIPE']}" for number in with_recipe)
-        raise CrackutilsError(f"RECIPE={overrides['RECIPE']} names a recipe of one notebook; use {use}.")
-    if "RECIPE" in overrides and (own := recipes.RECIPES.get(defaults[chosen[0]]["RECIPE"])):
-        recipes.recipe(overrides["RECIPE"], own.family, profile)  # refused here rather than after the search for copies
+        use = " or ".join(f"make run-{number} RECIPE=..." for number in with_recipe)
+        raise CrackutilsError(f"RECIPE={overrides['RECIPE']} belongs to one notebook; give it to that one alone: {use}.")
 
     jobs: dict[str, Job] = {}
 
