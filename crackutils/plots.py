@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from crackutils import evaluation
-from crackutils.config import CLASSES
+from crackutils.config import CLASSES, CrackutilsError
 
 _CB = sns.color_palette("colorblind")  # made to be told apart by colour-blind readers
 COLOURS = {CLASSES[0]: _CB[0], CLASSES[1]: _CB[1]}
@@ -217,6 +217,10 @@ def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9))
     scores = evaluation.metrics(labels, p_crack)
+    if scores["auroc"] is None:
+        raise CrackutilsError(
+            "The test images are all of one class, so there is no ROC curve; add images of the other."
+        )
     fpr, tpr, _ = roc_curve(labels, p_crack)
     precision, recall, _ = precision_recall_curve(labels, p_crack)
     left.plot([0, 1], [0, 1], ":", color="0.6")
@@ -226,8 +230,8 @@ def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
     )
     right.axhline(np.mean(labels), linestyle=":", color="0.6")
     right.plot(recall, precision, color=_CB[0], linewidth=2)
-    text = f"Precision-recall, average precision {scores['average_precision']:.5f}"
-    right.set(xlabel="recall", ylabel="precision", title=text)
+    right.set(xlabel="recall", ylabel="precision")
+    right.set_title(f"Precision-recall, average precision {scores['average_precision']:.5f}")
     for ax in (left, right):
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         ax.plot([], [], ":", color="0.6", label="chance")

@@ -164,7 +164,11 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     with_recipe = [number for number in chosen if "RECIPE" in defaults[number]]
     if "RECIPE" in overrides and len(chosen) > 1:
         use = " or ".join(f"make run-{number} RECIPE=..." for number in with_recipe)
-        raise CrackutilsError(f"RECIPE={overrides['RECIPE']} belongs to one notebook; give it to that one alone: {use}.")
+        raise CrackutilsError(
+            f"RECIPE={overrides['RECIPE']} belongs to one notebook; give it to that one alone: {use}."
+        )
+    if "RECIPE" in overrides and (own := recipes.RECIPES.get(defaults[chosen[0]]["RECIPE"])):
+        recipes.recipe(overrides["RECIPE"], own.family, profile)  # refused here, not after minutes of indexing
 
     jobs: dict[str, Job] = {}
 

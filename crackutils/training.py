@@ -61,6 +61,8 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
     """
     images, labels = ds.pixels(recipe.size), ds.index["label"].to_numpy()
     part = {name: np.flatnonzero(manifest["split"] == name) for name in ("train", "val", "test")}
+    if empty := [name for name, rows in part.items() if not len(rows)]:
+        raise CrackutilsError(f"The split leaves no image for {' and '.join(empty)}: {len(labels)} images are too few.")
     model, loaded = models.build(recipe, weights, seed)
     base = models.backbone_of(model)
     if base is not None and weights == "random":

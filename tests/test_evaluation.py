@@ -1,0 +1,149 @@
+"""Metrics, intervals and tests against numbers worked out by hand or published."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from crackutils import evaluation
+from crackutils.evaluation import darkness, mcnemar, metrics, wilson
+
+LABELS = np.array([0, 0, 0, 1, 1, 1, 1])
+P = np.array([0.1, 0.6, 0.5, 0.9, 0.4, 0.5, 0.8], np.float32)
+
+
+def test_metrics_worked_out_by_hand() -> None:
+    found = metrics(LABELS, P)
+    # called a crack: 0.6 and 0.5 of the three without, 0.9, 0.5 and 0.8 of the four with one
+    assert [found[k] for k in ("n", "tn", "fp", "fn", "tp", "errors")] == [7, 1, 2, 1, 3, 3]
+    assert found["accuracy"] == round(4 / 7, 6)
+    assert found["precision"] == 0.6
+    assert found["recall"] == 0.75
+    assert found["f1"] == round(2 * 0.6 * 0.75 / (0.6 + 0.75), 6)
+    # of 12 pairs 0.9 and 0.8 win 3 each, 0.4 wins 1, 0.5 wins 1 and draws 1
+    assert found["auroc"] == round(8.5 / 12, 6)
+    # steps of recall 1/4 at 0.9, 0.8, 0.5 (3 of 5 right) and 0.4 (4 of 6 right)
+    assert found["average_precision"] == round((1 + 1 + 3 / 5 + 4 / 6) / 4, 6)
+    right = (0.9, 0.4, 0.5, 0.9, 0.4, 0.5, 0.8)  # probability given to what is true
+    assert found["loss"] == pytest.approx(-sum(map(math.log, right)) / 7, abs=1e-6)
+    assert list(found)[:6] == ["n", "tn", "fp", "fn", "tp", "errors"]
+
+
+def test_metrics_are_plain_numbers_of_any_input_type() -> None:
+    found = metrics(LABELS.astype(np.float32), P)
+    assert found == metrics(LABELS.tolist(), P.tolist())
+    assert all(type(v) in (int, float) for v in found.values())
+
+
+@pytest.mark.parametrize(("threshold", "called"), [(0.5, 1), (0.5000001, 0)])
+def test_a_probability_at_the_threshold_is_a_crack(threshold: float, called: int) -> None:
+    p = np.array([0.5], np.float32)
+    assert metrics([1], p, threshold)["tp"] == called
+    assert metrics([0], p, threshold)["fp"] == called
+    assert mcnemar([0], p, np.zeros(1), threshold)["only_a_wrong"] == called
+    assert evaluation.report([1], p, threshold).loc["Positive", "recall"] == called
+
+
+def test_another_threshold_moves_counts_but_not_areas() -> None:
+    found, usual = metrics(LABELS, P, 0.7), metrics(LABELS, P)
+    assert [found[k] for k in ("tn", "fp", "fn", "tp")] == [3, 0, 2, 2]
+    assert [found[k] for k in ("auroc", "average_precision", "loss")] == [
+        usual[k] for k in ("auroc", "average_precision", "loss")
+    ]
+
+
+def test_perfect_predictions() -> None:
+    found = metrics([0, 1, 0, 1, 1], [0.0, 1.0, 0.0, 1.0, 1.0])
+    names = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision")
+    assert [found[k] for k in names] == [1.0] * 6
+    assert found["errors"] == 0
+    assert str(found["loss"]) == "0.0"  # and not -0.0
+
+
+def test_certain_and_wrong_is_a_finite_loss() -> None:
+    assert metrics([0, 1], [1.0, 0.0])["loss"] == pytest.approx(-math.log(1e-7), abs=1e-6)
+
+
+def test_one_class_only_leaves_the_undefined_out() -> None:
+    none = metrics([0, 0, 0], [0.1, 0.2, 0.3])
+    assert [none[k] for k in ("tn", "fp", "fn", "tp")] == [3, 0, 0, 0]
+    assert none["accuracy"] == 1
+    assert [none[k] for k in ("precision", "recall", "f1", "auroc", "average_precision")] == [None] * 5
+    every = metrics([1, 1], [0.9, 0.2])
+    assert [every[k] for k in ("precision", "recall", "f1")] == [1.0, 0.5, round(2 / 3, 6)]
+    assert [every[k] for k in ("auroc", "average_precision")] == [None, None]
+    silent = metrics([0, 1], [0.1, 0.2])
+    assert silent["precision"] is None  # nothing was called a crack
+    assert [silent["recall"], silent["f1"]] == [0, 0]
+
+
+# Newcombe (1998), Two-sided confidence intervals for the single proportion, table I, method 3
+@pytest.mark.parametrize(
+    ("good", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_against_published_intervals(good: int, n: int, low: float, high: float) -> None:
+    assert wilson(good, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_against_its_formula() -> None:
+    assert wilson(0, 10) == pytest.approx((0, 1.959964**2 / (10 + 1.959964**2)), abs=1e-6)
+    assert wilson(5, 4000) == pytest.approx((0.000534, 0.002923), abs=1e-6)
+    assert wilson(3995, 4000) == pytest.approx(tuple(1 - v for v in wilson(5, 4000)[::-1]), abs=1e-12)
+    assert all(0 <= v <= 1 for v in wilson(10, 10))
+    wide, narrow = wilson(5, 100, 0.99), wilson(5, 100, 0.9)
+    assert wide[0] < narrow[0] < 0.05 < narrow[1] < wide[1]
+
+
+def two_models(only_a: int, only_b: int, both: int, none: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels and probabilities of two models that are wrong together and alone as often as asked."""
+    wrong_a = np.repeat([True, False, True, False], [only_a, only_b, both, none])
+    wrong_b = np.repeat([False, True, True, False], [only_a, only_b, both, none])
+    labels = np.arange(len(wrong_a)) % 2
+    return labels, *(np.where(wrong != labels.astype(bool), 0.8, 0.3) for wrong in (wrong_a, wrong_b))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "p"),
+    [(1, 5, 14 / 64), (0, 6, 2 / 64), (3, 3, 1.0), (0, 0, 1.0), (2, 10, 2 * binom.cdf(2, 12, 0.5))],
+)
+def test_mcnemar_against_exact_values(a: int, b: int, p: float) -> None:
+    found = mcnemar(*two_models(a, b, 2, 30))
+    assert found == {"only_a_wrong": a, "only_b_wrong": b, "both_wrong": 2, "p_value": round(p, 6)}
+
+
+def test_mcnemar_is_symmetric_and_blind_to_what_both_get_right_or_wrong() -> None:
+    for a, b in itertools.product(range(6), repeat=2):
+        labels, p_a, p_b = two_models(a, b, 1, 9)
+        one, other = mcnemar(labels, p_a, p_b), mcnemar(labels, p_b, p_a)
+        assert one["p_value"] == other["p_value"] == mcnemar(*two_models(a, b, 0, 400))["p_value"]
+        assert one["only_a_wrong"] == other["only_b_wrong"] == a
+    assert mcnemar(labels, p_a, p_a)["p_value"] == 1
+
+
+def test_report_agrees_with_metrics() -> None:
+    table, found = evaluation.report(LABELS, P), metrics(LABELS, P)
+    assert list(table.index) == ["Negative", "Positive"]
+    assert list(table.columns) == ["precision", "recall", "f1", "support"]
+    for name in ("precision", "recall", "f1"):
+        assert table.loc["Positive", name] == pytest.approx(found[name], abs=1e-6)
+    assert table.loc["Negative", "recall"] == pytest.approx(1 / 3)
+    assert table["support"].tolist() == [3, 4]
+    assert evaluation.report([0, 0], [0.1, 0.2]).loc["Positive"].tolist() == [0, 0, 0, 0]
+
+
+def test_darkness_measures_how_far_a_crack_stands_out() -> None:
+    image = np.full((100, 100, 3), 180, np.uint8)
+    assert darkness(image) == 0
+    image[:, 40:45] = 60  # a crack over 5 % of the picture
+    assert darkness(image) == 120
+    assert darkness(image[::-1].astype(np.float32)) == 120
+    assert darkness(np.clip(image.astype(int) + 40, 0, 255)) == 120  # brightness alone changes nothing
+    image[:, 40:45] = 180
+    image[:, 40] = 60  # 1 %: thinner than what the measure sees
+    assert darkness(image) == 0
+    assert darkness(255 - image) == 0  # light lines are no cracks

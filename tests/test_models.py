@@ -1,0 +1,331 @@
+"""Backbones, preprocessing, initial weights and what is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crackutils import config, models
+from crackutils.config import CrackutilsError
+from crackutils.models import keras
+from crackutils.recipes import RECIPES, Recipe
+
+TINY = dataclasses.replace(RECIPES["simple-cnn"], size=32, blocks=(4, 4))
+NORM = keras.layers.BatchNormalization
+
+
+def small(name: str, **changes: Any) -> Recipe:
+    """Return a transfer recipe at 32 px, the smallest input that its backbone takes."""
+    return dataclasses.replace(RECIPES[name], **({"size": 32} | changes))
+
+
+def pictures(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Return float32 noise with values 0-255, of another brightness and contrast in each picture."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 256, (count, size, size, 3)) * rng.uniform(0.1, 0.9, (count, 1, 1, 1))
+    return np.clip(noise + rng.uniform(0, 60, (count, 1, 1, 3)), 0, 255).astype(np.float32)
+
+
+def weights_of(model: Any) -> list[np.ndarray]:
+    """Return all weights but the counters of random generators."""
+    return [np.array(w) for w in model.weights]
+
+
+def all_equal(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def entering(layer: Any, model: Any, x: np.ndarray) -> np.ndarray:
+    """Run `model` on `x` and return what reaches `layer` inside it."""
+    seen: list[np.ndarray] = []
+    inner = layer.call
+
+    def call(inputs: Any, *args: Any, **options: Any) -> Any:
+        seen.append(np.asarray(inputs))
+        return inner(inputs, *args, **options)
+
+    layer.call = call
+    try:
+        model(x, training=False)
+    finally:
+        layer.call = inner
+    assert len(seen) == 1
+    return seen[0]
+
+
+@pytest.fixture(scope="module")
+def v2() -> Any:
+    """MobileNetV2 at 32 px; tests must leave it as it is."""
+    return models.build(small("mobilenetv2"), "random", 1)[0]
+
+
+@pytest.fixture(scope="module")
+def v3() -> Any:
+    return models.build(small("mobilenetv3small"), "random", 1)[0]
+
+
+# ---------------------------------------------------------------- what a step of training changes
+
+
+def test_a_fit_step_leaves_batchnorm_alone_and_trains_only_the_unfrozen_layers() -> None:
+    model, _ = models.build(small("mobilenetv2", augment=(), dropout=0.0), "random", 1)
+    base = models.backbone_of(model)
+    layers, x = 20, pictures(8, 32)
+    models.settle(base, x / 127.5 - 1)  # without it hardly any gradient reaches the backbone
+    models.unfreeze_top(base, layers)
+    model.compile("sgd", "binary_crossentropy")
+    before = {w.path: np.array(w) for w in base.weights}
+    head = [np.array(w) for w in model.get_layer("p_crack").weights]
+    model.fit(x, np.arange(8)[:, None] % 2, batch_size=8, epochs=1, verbose=0)
+    changed = {w.path for w in base.weights if not np.array_equal(before[w.path], np.array(w))}
+    first = len(base.layers) - layers
+    norms = {w.path for layer in base.layers if isinstance(layer, NORM) for w in layer.weights}
+    moving = [p for p in norms if "moving" in p]
+    assert len(moving) == 2 * sum(isinstance(layer, NORM) for layer in base.layers) > 0
+    assert not changed & norms
+    free = {w.path for layer in base.layers[first:] if not isinstance(layer, NORM) for w in layer.weights}
+    assert free
+    assert changed == free
+    assert any("kernel" in p for p in set(before) - free)  # there are frozen kernels at all
+    assert not np.array_equal(head[0], np.array(model.get_layer("p_crack").weights[0]))
+
+
+def test_unfreeze_top_zero_freezes_the_whole_backbone_again(v2: Any) -> None:
+    base = models.backbone_of(v2)
+    models.unfreeze_top(base, 10)
+    assert 0 < len(base.trainable_weights) < len(base.weights)
+    models.unfreeze_top(base, 0)
+    assert not base.trainable_weights
+
+
+# ---------------------------------------------------------------- preprocessing
+
+
+def test_mobilenetv2_gets_values_from_minus_one_to_one(v2: Any) -> None:
+    x = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255.0)]).astype(np.float32)
+    got = entering(models.backbone_of(v2), v2, x)
+    np.testing.assert_allclose(got[0], -1, atol=1e-6)
+    np.testing.assert_allclose(got[1], 1, atol=1e-6)
+
+
+def test_mobilenetv3small_gets_raw_values_and_scales_them_itself(v3: Any) -> None:
+    base = models.backbone_of(v3)
+    x = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255.0)]).astype(np.float32)
+    np.testing.assert_array_equal(entering(base, v3, x), x)
+    first = next(layer for layer in base.layers if isinstance(layer, keras.layers.Conv2D))
+    inside = entering(first, base, x)[:, 5, 5]  # away from the border, which may be padded
+    np.testing.assert_allclose(inside, [[-1] * 3, [1] * 3], atol=1e-6)
+
+
+def test_the_simple_cnn_gets_values_from_zero_to_one() -> None:
+    model, _ = models.build(TINY, "random", 1)
+    x = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255.0)]).astype(np.float32)
+    got = entering(model.get_layer("conv_1"), model, x)
+    np.testing.assert_allclose([got[0].min(), got[0].max(), got[1].min(), got[1].max()], [0, 0, 1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["v2", "v3", "cnn"])
+def test_every_model_rescales_exactly_once(name: str, request: pytest.FixtureRequest) -> None:
+    model = models.build(TINY, "random", 1)[0] if name == "cnn" else request.getfixturevalue(name)
+    base = models.backbone_of(model)
+    layers = [*model.layers, *(base.layers if base else ())]
+    kinds = (keras.layers.Rescaling, keras.layers.Normalization)
+    assert sum(isinstance(layer, kinds) for layer in layers) == 1
+
+
+def test_every_backbone_of_the_recipes_exists() -> None:
+    used = {r.backbone for r in RECIPES.values() if r.family == "transfer"}
+    assert used == set(models.BACKBONES)
+    assert all(bool(r.backbone) != bool(r.blocks) for r in RECIPES.values())
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def test_simple_cnn_parameters() -> None:
+    model, _ = models.build(RECIPES["simple-cnn"], "random", 1)
+    kernels = 9 * (3 * 16 + 16 * 32 + 32 * 64 + 64 * 128)
+    norms = 4 * (16 + 32 + 64 + 128)
+    dense = 128 + 1
+    assert kernels + norms + dense == 98_289
+    found = models.describe(model)
+    assert found["parameters"] == 98_289 < 400_000
+    assert found["trainable"] == 98_289 - norms // 2  # all but the moving means and variances
+    assert model.input_shape == (None, 112, 112, 3)
+    assert model.output_shape == (None, 1)
+
+
+def test_transfer_models_train_only_the_head_while_the_backbone_is_frozen(v2: Any, v3: Any) -> None:
+    found = models.describe(v2)
+    assert found["trainable"] == 1280 + 1
+    assert found["parameters"] == 2_257_984 + 1281  # the former is MobileNetV2's own number without top
+    assert models.describe(v3)["trainable"] == 576 + 1
+    assert found["layers"] == len(v2.layers) - 1 + len(models.backbone_of(v2).layers)
+
+
+# ---------------------------------------------------------------- seeds and randomness
+
+
+@pytest.mark.parametrize("recipe", [TINY, small("mobilenetv3small")], ids=["cnn", "transfer"])
+def test_the_seed_decides_the_initial_weights(recipe: Recipe) -> None:
+    a, b, c = (weights_of(models.build(recipe, "random", seed)[0]) for seed in (5, 5, 6))
+    assert all_equal(a, b)
+    kernels = [(x, y) for x, y in zip(a, c, strict=True) if x.ndim > 1]
+    assert kernels
+    assert not any(np.array_equal(x, y) for x, y in kernels)
+
+
+def test_augmentation_and_dropout_act_in_training_only() -> None:
+    x = pictures(4, 32)
+    model, _ = models.build(dataclasses.replace(TINY, dropout=0.0), "random", 1)
+    augmentation = [layer for layer in model.layers if type(layer).__name__.startswith("Random")]
+    assert [type(layer).__name__ for layer in augmentation] == [name for name, _ in TINY.augment]
+    first, second = model.predict_on_batch(x), model.predict_on_batch(x)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(entering(model.get_layer("rescaling"), model, x), x)
+    draws = np.stack([np.asarray(augmentation[0](x, training=True)) for _ in range(4)])
+    assert len(np.unique(draws.reshape(4, -1), axis=0)) > 1  # else the equality above would say nothing
+    dropped, _ = models.build(dataclasses.replace(TINY, dropout=0.5, augment=()), "random", 1)
+    np.testing.assert_array_equal(dropped.predict_on_batch(x), dropped.predict_on_batch(x))
+
+
+# ---------------------------------------------------------------- weights
+
+
+def one_sentence(error: CrackutilsError) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert "Traceback" not in text
+    assert text.endswith(".")
+    assert len(text) < 500
+    assert error._render_traceback_() == [f"CrackutilsError: {text}"]
+    return text
+
+
+def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRACKUTILS_WEIGHTS_DIR", str(tmp_path))
+    with pytest.raises(CrackutilsError) as caught:
+        models.build(small("mobilenetv2", size=96), "imagenet", 1)
+    text = one_sentence(caught.value)
+    assert str(tmp_path) in text
+    assert "mobilenet_v2_1.0_no_top.weights.h5" in text
+    assert "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5" in text
+
+
+def test_weights_are_found_by_any_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRACKUTILS_WEIGHTS_DIR", str(tmp_path))
+    keras_name = tmp_path / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5"
+    keras_name.touch()
+    assert models.find_weights("mobilenetv2", 160) == keras_name
+    with pytest.raises(CrackutilsError):  # made for another input size
+        models.find_weights("mobilenetv2", 96)
+    ours = tmp_path / "mobilenet_v2_1.0_no_top.weights.h5"
+    ours.touch()
+    assert models.find_weights("mobilenetv2", 96) == ours
+    monkeypatch.delenv("CRACKUTILS_WEIGHTS_DIR")
+    assert models.find_weights("mobilenetv2", 96) is None
+
+
+def test_a_relative_weights_folder_counts_from_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    monkeypatch.setenv("CRACKUTILS_WEIGHTS_DIR", "w")
+    monkeypatch.chdir(config.NOTEBOOKS)
+    file = tmp_path / "w" / "mobilenet_v2_1.0_no_top.weights.h5"
+    file.parent.mkdir()
+    file.touch()
+    assert models.find_weights("mobilenetv2", 160) == file.resolve()
+
+
+def test_a_damaged_weights_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mobilenet_v3_small_1.0_no_top.weights.h5"
+    file.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    monkeypatch.setenv("CRACKUTILS_WEIGHTS_DIR", str(tmp_path))
+    with pytest.raises(CrackutilsError) as caught:
+        models.build(small("mobilenetv3small"), "imagenet", 1)
+    assert str(file) in one_sentence(caught.value)
+
+
+def test_an_impossible_download_is_told_and_never_replaced_by_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def no_network(weights: str | None, **options: Any) -> Any:
+        asked.append(weights)
+        raise Exception("URL fetch failure on https://storage.googleapis.com/x.h5: None -- \n[Errno -2]")
+
+    entry = dataclasses.replace(models.BACKBONES["mobilenetv2"], build=no_network)
+    monkeypatch.setitem(models.BACKBONES, "mobilenetv2", entry)
+    monkeypatch.delenv("CRACKUTILS_WEIGHTS_DIR", raising=False)
+    with pytest.raises(CrackutilsError) as caught:
+        models.build(small("mobilenetv2"), "imagenet", 1)
+    text = one_sentence(caught.value)
+    assert asked == ["imagenet"]
+    assert "mobilenetv2" in text
+    assert "could not be downloaded" in text
+    assert "CRACKUTILS_WEIGHTS_DIR" in text
+    assert "WEIGHTS=random" in text
+    assert "{size}" not in text
+
+
+def test_weights_that_keras_has_downloaded_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = dataclasses.replace(models.BACKBONES["mobilenetv2"], build=lambda weights, **options: weights)
+    monkeypatch.setitem(models.BACKBONES, "mobilenetv2", entry)
+    monkeypatch.delenv("CRACKUTILS_WEIGHTS_DIR", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    file = tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+    file.parent.mkdir()
+    file.write_bytes(b"weights")
+    built, loaded = models.build_backbone("mobilenetv2", 112, "imagenet")  # 112: Keras takes those made for 224
+    assert built == "imagenet"
+    assert loaded == {"weights": "imagenet", "file": file.name, "sha256": config.sha256(file)}
+
+
+def test_unknown_weights_are_refused() -> None:
+    with pytest.raises(CrackutilsError, match=r"WEIGHTS=imagnet is unknown \(did you mean imagenet\?\)"):
+        models.build_backbone("mobilenetv2", 32, "imagnet")
+
+
+def test_settle_makes_random_features_tell_inputs_apart() -> None:
+    keras.utils.set_random_seed(0)
+    base, loaded = models.build_backbone("mobilenetv2", 64, "random")
+    assert loaded == {"weights": "random", "file": "", "sha256": ""}
+    base.trainable = False
+    x = pictures(24, 64) / 127.5 - 1
+
+    def spread() -> float:
+        return float(np.asarray(base(x, training=False)).mean((1, 2)).std(0).mean())
+
+    momenta = [layer.momentum for layer in base.layers if isinstance(layer, NORM)]
+    kernels = [np.array(w) for w in base.weights if "moving" not in w.path]
+    dull = spread()
+    models.settle(base, x)
+    lively = spread()
+    assert dull < 1e-3
+    assert lively > 0.05
+    assert [layer.momentum for layer in base.layers if isinstance(layer, NORM)] == momenta
+    assert all_equal(kernels, [np.array(w) for w in base.weights if "moving" not in w.path])
+    assert not base.trainable_weights
+
+
+@pytest.mark.real
+@pytest.mark.skipif(
+    not os.environ.get("CRACKUTILS_WEIGHTS_DIR"), reason="needs ImageNet weights: set CRACKUTILS_WEIGHTS_DIR"
+)
+@pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv3small"])
+def test_real_imagenet_weights_load(name: str) -> None:
+    recipe = small(name, size=96)
+    (a, loaded), (b, _) = (models.build(recipe, "imagenet", seed) for seed in (1, 2))
+    file = models.find_weights(name, 96)
+    assert loaded == {"weights": "imagenet", "file": file.name, "sha256": config.sha256(file)}
+    assert len(loaded["sha256"]) == 64
+    bases = [models.backbone_of(m) for m in (a, b)]
+    assert all_equal(weights_of(bases[0]), weights_of(bases[1]))  # from the file, whatever the seed
+    x = pictures(8, 96)
+    features = keras.Model(a.input, a.get_layer("global_pool").output).predict_on_batch(x)
+    assert features.std(0).mean() > 0.05
+    norms = [layer for layer in bases[0].layers if isinstance(layer, NORM)]
+    assert all(np.asarray(layer.moving_mean).any() for layer in norms)  # none left as Keras initialises it

@@ -1,0 +1,185 @@
+"""Every figure: labelled axes, the same pixels each time, and nothing to show is no error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from crackutils import evaluation, models, plots
+from crackutils.config import CLASSES
+from crackutils.recipes import RECIPES
+
+RNG = np.random.default_rng(0)
+IMAGES = list(RNG.integers(0, 256, (7, 12, 12, 3), np.uint8))
+GREY = RNG.integers(0, 256, (40, 16, 16), np.uint8)
+LABELS = np.arange(40) % 2
+P = np.clip(LABELS * 0.6 + RNG.uniform(0, 0.45, 40), 0, 1).astype(np.float32)
+TABLE = pd.DataFrame(
+    {"file": [f"{CLASSES[y]}/{i:05d}.jpg" for i, y in enumerate(LABELS)], "label": LABELS, "p_crack": P}
+)
+MANIFEST = TABLE[["file", "label"]].assign(split=["train"] * 28 + ["val"] * 8 + ["test"] * 4)
+INDEX = TABLE[["file", "label"]].assign(width=227, height=[227] * 39 + [300], bytes=RNG.integers(4000, 9000, 40))
+HISTORY = pd.DataFrame({"stage": ["head"] * 2 + ["fine-tune"] * 3, "epoch": [1, 2, 1, 2, 3]}).assign(
+    loss=[0.6, 0.4, 0.3, 0.2, 0.1], accuracy=0.9, val_loss=[0.7, 0.5, 0.35, 0.3, 0.31], val_accuracy=0.85
+)
+RATES = pd.DataFrame(
+    {"name": ["a", "b", "c"], "errors": [0, 5, 17], "n": [2000, 2000, 4000], "kind": ["ours", "ours", "published"]}
+)
+COSTS = pd.DataFrame({"name": ["a", "b"], "minutes": [2.0, 9.5], "accuracy": [0.99, 0.995]})
+
+
+@pytest.fixture(autouse=True)
+def close() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def network() -> Any:
+    return models.build(RECIPES["simple-cnn"], "random", 1)[0]
+
+
+# name: what draws it, and how many axes with scales it has (pictures have none)
+CASES: dict[str, tuple[Callable[[], Figure], int]] = {
+    "image_grid": (lambda: plots.image_grid(IMAGES, list("abcdefg"), 3, "Pictures", [True] + [False] * 6), 0),
+    "split_counts": (lambda: plots.split_counts(MANIFEST), 1),
+    "sizes": (lambda: plots.sizes(INDEX), 2),
+    "brightness_contrast": (lambda: plots.brightness_contrast(GREY, LABELS), 2),
+    "mean_images": (lambda: plots.mean_images(GREY, LABELS), 0),
+    "pairs": (lambda: plots.pairs(IMAGES[:3], IMAGES[3:6], [("a", "b")] * 3, "Pairs"), 0),
+    "architecture": (lambda: plots.architecture(network()), 0),
+    "curves": (lambda: plots.curves(HISTORY), 2),
+    "confusion": (lambda: plots.confusion(evaluation.metrics(LABELS, P)), 1),
+    "roc_pr": (lambda: plots.roc_pr(LABELS, P), 2),
+    "probabilities": (lambda: plots.probabilities(LABELS, P), 1),
+    "predicted_against_true": (lambda: plots.predicted_against_true(IMAGES, TABLE[:7], "Predictions"), 0),
+    "error_rates": (lambda: plots.error_rates(RATES), 1),
+    "time_against_accuracy": (lambda: plots.time_against_accuracy(COSTS), 1),
+}
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).copy()
+
+
+def words(figure: Figure) -> str:
+    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+
+
+def test_every_plot_function_is_tried_here() -> None:
+    public = {name for name, f in vars(plots).items() if callable(f) and getattr(f, "__module__", "") == plots.__name__}
+    assert {name for name in public if not name.startswith("_")} - {"worst"} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_figure_is_labelled_and_the_same_each_time(name: str) -> None:
+    draw, scales = CASES[name]
+    figure = draw()
+    assert isinstance(figure, Figure)
+    first = pixels(figure)
+    bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    assert all(ax.get_ylabel() for ax in bars)
+    labelled = [ax for ax in figure.axes if ax not in bars and ax.axison and not ax.images]
+    assert len(labelled) == scales
+    for ax in labelled:
+        assert ax.has_data()
+        assert ax.get_xlabel()
+        assert ax.get_ylabel() or any(t.get_text() for t in ax.get_yticklabels())  # names of rows label themselves
+    second = draw()
+    assert second is not figure
+    np.testing.assert_array_equal(first, pixels(second))
+    assert len(np.unique(first.reshape(-1, 4), axis=0)) > 10  # something was drawn
+
+
+def test_nothing_to_show_is_a_figure_that_says_so() -> None:
+    empty = [
+        plots.image_grid([], title="Wrong ones"),
+        plots.image_grid([], [], 3, "Wrong ones", []),
+        plots.pairs([], [], [], "Wrong ones"),
+        plots.predicted_against_true([], TABLE[:0], "Wrong ones"),
+    ]
+    for figure in empty:
+        assert isinstance(figure, Figure)
+        assert "Wrong ones - nothing to show" in words(figure)
+        pixels(figure)
+
+
+def test_a_grid_shows_every_image_and_marks_the_wrong_ones() -> None:
+    figure = plots.image_grid(IMAGES, list("abcdefg"), 3, "t", [False, True] + [False] * 5)
+    assert len(figure.axes) == 9
+    assert [len(ax.images) for ax in figure.axes] == [1] * 7 + [0] * 2
+    marked = [ax.get_title() for ax in figure.axes if ax.images and ax.spines["left"].get_linewidth() > 2]
+    assert marked == ["b"]
+    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), IMAGES[3])
+
+
+def test_predicted_against_true_frames_exactly_the_wrong_ones() -> None:
+    table = pd.DataFrame({"file": ["Negative/1.jpg", "Positive/2.jpg", "Positive/3.jpg"], "label": [0, 1, 1]})
+    figure = plots.predicted_against_true(IMAGES[:3], table.assign(p_crack=np.float32([0.5, 0.4, 0.9])), "t", columns=3)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles[0].splitlines() == ["N/1.jpg", "true Negative", "predicted Positive, p 0.500"]
+    assert titles[1].splitlines() == ["P/2.jpg", "true Positive", "predicted Negative, p 0.400"]
+    assert [ax.spines["left"].get_linewidth() > 2 for ax in figure.axes] == [True, True, False]
+
+
+def test_worst_lists_the_farthest_from_the_truth_first() -> None:
+    p = [0.9, 0.1, 0.5, 0.9]
+    table = pd.DataFrame({"file": list("dcba"), "label": [0, 1, 0, 0], "p_crack": p})
+    assert plots.worst(table)["file"].tolist() == ["a", "c", "d", "b"]  # equals in order of their names
+    assert plots.worst(table, 2)["file"].tolist() == ["a", "c"]
+    assert len(plots.worst(table[:0])) == 0
+
+
+def test_curves_name_the_stages_and_begin_them_where_they_begin() -> None:
+    figure = plots.curves(HISTORY)
+    for ax in figure.axes:
+        assert [t.get_text() for t in ax.texts] == ["head", "fine-tune"]
+        (line,) = (x for x in ax.lines if x.get_linestyle() == ":")
+        assert list(line.get_xdata()) == [2.5, 2.5]
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), HISTORY["loss"])
+    assert not [x for x in plots.curves(HISTORY[:1]).axes[0].lines if x.get_linestyle() == ":"]
+
+
+def test_a_confusion_matrix_has_truth_in_rows() -> None:
+    figure = plots.confusion({"tn": 90, "fp": 10, "fn": 1, "tp": 3, "n": 104})
+    texts = [t.get_text() for t in figure.axes[0].texts]
+    assert texts == ["90\n90.00%", "10\n10.00%", "1\n25.00%", "3\n75.00%"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(CLASSES)
+    assert "0\n0.00%" in words(plots.confusion({"tn": 0, "fp": 0, "fn": 0, "tp": 3, "n": 3}))  # a class without images
+
+
+def test_the_areas_under_the_curves_are_those_of_the_metrics() -> None:
+    found = evaluation.metrics(LABELS, P)
+    text = words(plots.roc_pr(LABELS, P))
+    assert f"area {found['auroc']:.5f}" in text
+    assert f"average precision {found['average_precision']:.5f}" in text
+
+
+def test_error_rates_show_no_error_as_an_arrow() -> None:
+    ax = plots.error_rates(RATES).axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
+    assert {"0 of 2,000", "5 of 2,000", "17 of 4,000"} <= {t.get_text().strip() for t in ax.texts}
+    markers = [line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1]
+    assert markers == ["<", "o", "s"]
+    low, high = evaluation.wilson(5, 2000)
+    spans = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2]
+    assert spans[1] == pytest.approx((low, high))
+
+
+def test_architecture_colours_what_is_trained() -> None:
+    model = network()
+    text = words(plots.architecture(model))
+    assert "98,289 parameters" in text
+    assert "conv_4" in text
+    assert "14 x 14 x 128" in text

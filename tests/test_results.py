@@ -1,0 +1,448 @@
+"""Run folders, files that read back exactly, the reference and its comparison, the README's tables."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from crackutils import config, evaluation, results
+from crackutils.config import CrackutilsError
+from crackutils.recipes import RECIPES
+
+PROFILE = config.profile("metu-half")
+N = 600  # images of the fake data: every tenth is test, two tenths are val
+TEST = 60
+MANIFEST = pd.DataFrame(
+    {
+        "file": [f"{config.CLASSES[i % 2]}/{i // 2 + 1:05d}.jpg" for i in range(N)],
+        "label": np.arange(N) % 2,
+        "split": ["test" if i % 20 < 2 else "val" if i % 20 < 6 else "train" for i in range(N)],
+        "group": np.arange(N),
+    }
+)
+DS = SimpleNamespace(profile=PROFILE, sha256="d" * 64, index=MANIFEST[["file", "label"]], left_out=MANIFEST[:0])
+
+
+# ---------------------------------------------------------------- a fake results tree
+
+
+def fake_predictions(wrong: int, shift: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """Return predictions for val and test; the first `wrong` test images are on the wrong side."""
+    table = MANIFEST[MANIFEST["split"] != "train"].reset_index(drop=True)
+    p = np.random.default_rng(seed).uniform(0.01, 0.2, len(table)) + shift
+    p = np.where(table["label"] == 1, 1 - p, p)
+    bad = table.index[table["split"] == "test"][:wrong]
+    p[bad] = 1 - p[bad]
+    return table[["file", "split", "label"]].assign(p_crack=p.astype(np.float32))
+
+
+def picture(value: int = 0) -> Any:
+    figure, ax = plt.subplots(figsize=(1, 1))
+    ax.imshow(np.arange(4).reshape(2, 2) + value, vmin=0, vmax=9)
+    return figure
+
+
+def fake_run(recipe: str = "simple-cnn", wrong: int = 4, shift: float = 0.0, **options: Any) -> results.Run:
+    """Write all files of a finished training run."""
+    notebook = "03_transfer_learning" if RECIPES[recipe].backbone else "04_simple_cnn"
+    run = results.open_run(notebook, PROFILE, recipe=RECIPES[recipe], **options)
+    scores = run.write_predictions(fake_predictions(wrong, shift))
+    run.write_history(pd.DataFrame({"stage": ["scratch"] * 2, "epoch": [1, 2], "loss": [0.5, 0.25 + shift]}))
+    run.show(picture(), "example")
+    run.show(picture(), "timing_bars")
+    found = {
+        "before": scores["test"],
+        **scores,
+        "training": {"stages": [{"name": "scratch", "epochs": 2, "best_val_loss": 0.25 + shift, "kept": True}]},
+        "model": {"parameters": 98289, "bytes": 451152},
+    }
+    run.finish(DS, MANIFEST, found, {"train scratch": 60.0, "images_per_second": 100.0})
+    return run
+
+
+def fake_comparison(runs: list[dict[str, Any]]) -> results.Run:
+    """Write what notebook 05 writes: lists of rows."""
+    run = results.open_run("05_comparison", PROFILE)
+    rows = results.summary(runs).reset_index().to_dict("records")
+    found = {"runs": rows, "mcnemar": results.against_each_other(runs).to_dict("records"), "wrong_by_several": 4}
+    run.finish(DS, MANIFEST, found, {})
+    return run
+
+
+def fake_eda() -> results.Run:
+    run = results.open_run("01_eda", PROFILE)
+    leaked = {"random": 30, "copy-safe": 0}
+    check = {"images_with_copy": 1, "images_asked": 180}
+    found = {"share_with_copy": 0.25, "test_images_with_copy_in_train": leaked, "check": check}
+    run.finish(DS, MANIFEST, found, {})
+    return run
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> results.Run:
+    """A finished run, and a reference made from it."""
+    monkeypatch.setattr(config, "REFERENCE", tmp_path / "reference")
+    run = fake_run()
+    results.make_reference(PROFILE.name)
+    capsys.readouterr()
+    return run
+
+
+def another_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "machine", lambda: {"cpu": "another", "cores": 2, "system": "Linux"})
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(file.read_text("utf-8"))
+    change(content)
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+# ---------------------------------------------------------------- what is written reads back
+
+
+def test_predictions_read_back_bit_for_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    special = [0, 1, 0.1, 0.5, 1 / 3, 1e-7, 1e-20, np.nextafter(np.float32(1), np.float32(0)), 1e-38, 1e-40, 1e-45]
+    bits = rng.integers(0, np.float32(1).view(np.uint32), 3000, np.uint32).view(np.float32)  # any float32 from 0 to 1
+    p = np.concatenate([np.array(special, np.float32), bits, rng.random(1000, np.float32)])
+    assert (p > 0).sum() == len(p) - 1  # the smallest ones are no zeros
+    names = [f"Negative/{i:05d}.jpg" for i in range(len(p))]
+    names[3] = 'Positive/a, "b".jpg'
+    table = pd.DataFrame({"file": names, "split": "test", "label": np.arange(len(p)) % 2, "p_crack": p})
+    run = results.Run("04_simple_cnn", "x", {}, tmp_path / "run")
+    run.write_predictions(table)
+    back = results.predictions(run.folder)
+    pd.testing.assert_frame_equal(back, table, check_exact=True)
+    np.testing.assert_array_equal(back["p_crack"].to_numpy().view(np.uint32), p.view(np.uint32))
+    text = (run.folder / "predictions.csv").read_bytes()
+    assert b"\r" not in text
+    assert text.splitlines()[3] == b"Negative/00002.jpg,test,0,0.1"  # the shortest text, not 0.10000000149
+
+
+def test_metrics_come_from_the_file_and_equal_those_of_the_arrays(tmp_path: Path) -> None:
+    table = fake_predictions(5).sample(frac=1, random_state=1)
+    run = results.Run("04_simple_cnn", "x", {}, tmp_path / "run")
+    found = run.write_predictions(table)
+    assert list(found) == ["val", "test"]
+    for part in found:
+        rows = table[table["split"] == part]
+        assert found[part] == evaluation.metrics(rows["label"].to_numpy(), rows["p_crack"].to_numpy())
+    assert found["test"]["errors"] == 5
+    assert found["test"]["n"] == TEST
+    assert results.score(results.predictions(run.folder)) == found
+    assert list(results.score(table[table["split"] == "test"])) == ["test"]
+
+
+def test_metrics_json_holds_nothing_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(time.time(), 1000.0)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    first = fake_run()
+    texts = {f.name: f.read_bytes() for f in first.folder.rglob("*") if f.is_file()}
+    shutil.rmtree(first.folder)
+    monkeypatch.setattr(results, "versions", lambda: {"keras": "9"})
+    another_cpu(monkeypatch)
+    again = {f.name: f.read_bytes() for f in fake_run().folder.rglob("*") if f.is_file()}
+    assert [name for name in texts if texts[name] != again[name]] == ["run.json"]
+    assert {"metrics.json", "run.json", "predictions.csv", "history.csv", "example.png"} <= set(texts)
+    facts = json.loads(again["run.json"])
+    assert facts["machine"]["cpu"] == "another"
+    assert facts["timings"]["notebook_seconds"] > 0
+
+
+def test_metrics_json_describes_data_and_settings() -> None:
+    run = fake_run(seed=5)
+    (run.folder / "checkpoints").mkdir()
+    content = run.finish(DS, MANIFEST, {"answer": {"é": 1.5}}, {})
+    assert json.loads(json.dumps(content)) == json.loads((run.folder / "metrics.json").read_text("utf-8"))
+    assert content["data"]["images"] == N
+    assert content["data"]["test"] == {"images": TEST, "positive": TEST // 2}
+    assert sum(content["data"][part]["images"] for part in ("train", "val", "test")) == N
+    assert content["settings"]["seed"] == 5
+    assert content["settings"]["recipe"]["name"] == "simple-cnn"
+    assert not (run.folder / "checkpoints").exists()  # they are for interrupted runs
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_run_with_usual_settings_is_named_by_its_recipe() -> None:
+    recipe = RECIPES["mobilenetv2"]
+    run = results.open_run("03_transfer_learning", PROFILE, recipe=recipe)
+    assert run.name == "mobilenetv2"
+    assert run.folder == config.results_dir() / "metu-half" / "03_transfer_learning" / "mobilenetv2"
+    said = {"split": "copy-safe", "split_seed": 1337, "seed": 1337, "weights": "imagenet", "epochs": 0}
+    assert results.open_run("03_transfer_learning", PROFILE, recipe=recipe, **said).name == "mobilenetv2"
+    assert results.open_run("01_eda", PROFILE).name == "default"
+    assert run.settings["weights"] == "imagenet"
+    sample = results.open_run("03_transfer_learning", config.profile("sample"), recipe=recipe)
+    assert sample.name == "mobilenetv2"  # random weights are usual there
+    assert sample.settings["weights"] == "random"
+
+
+UNUSUAL = {"split": "random", "split_seed": 2, "seed": 3, "weights": "random", "epochs": 4}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_each_unusual_setting_shows_in_the_name(name: str) -> None:
+    run = results.open_run("n", PROFILE, recipe=RECIPES["mobilenetv2"], **{name: UNUSUAL[name]})
+    assert run.name == f"mobilenetv2--{name.replace('_', '-')}-{UNUSUAL[name]}"
+    assert run.settings[name] == UNUSUAL[name]
+
+
+def test_no_two_settings_share_a_folder() -> None:
+    folders = []
+    for recipe, profile in itertools.product(RECIPES.values(), ("sample", "metu-half")):
+        usual = {"weights": config.profile(profile).weights}
+        other = UNUSUAL | {"weights": next(w for w in config.WEIGHTS if w != usual["weights"])}
+        for size in range(len(other) + 1):
+            for names in itertools.combinations(other, size):
+                settings = {k: other[k] for k in names}
+                folders.append(results.open_run("n", config.profile(profile), recipe=recipe, **settings).folder)
+    # numbers of one setting are not taken for those of another
+    for settings in ({"seed": 2}, {"split_seed": 3}, {"seed": 1, "split_seed": 1}, {"seed": 11}, {"epochs": 11}):
+        folders.append(results.open_run("n", PROFILE, recipe=RECIPES["simple-cnn"], **settings).folder)
+    assert len(folders) == 4 * 2 * 32 + 5
+    assert len({str(f).lower() for f in folders}) == len(folders)  # on macOS and Windows case does not count
+
+
+@pytest.mark.parametrize(("setting", "said"), [({"split": "rnadom"}, "SPLIT=rnadom"), ({"weights": "x"}, "WEIGHTS=x")])
+def test_unknown_settings_are_refused(setting: dict[str, str], said: str) -> None:
+    with pytest.raises(CrackutilsError, match=said):
+        results.open_run("n", PROFILE, **setting)
+
+
+# ---------------------------------------------------------------- tables of several runs
+
+
+def test_tables_of_several_runs() -> None:
+    fake_run("simple-cnn", wrong=9)
+    fake_run("mobilenetv2", wrong=1)
+    fake_run("mobilenetv2", wrong=2, split="random")
+    results.open_run("01_eda", PROFILE).finish(DS, MANIFEST, {}, {})
+    runs = results.collect(PROFILE.name)
+    assert [r["run"] for r in runs] == ["mobilenetv2", "mobilenetv2--split-random", "simple-cnn"]
+    assert len(results.collect(PROFILE.name, trained=False)) == 4
+    runs = results.comparable(runs, DS, "copy-safe", config.DEFAULT_SEED)
+    assert [r["run"] for r in runs] == ["mobilenetv2", "simple-cnn"]
+    table = results.summary(runs)
+    assert table["errors"].tolist() == [1, 9]
+    assert (table["low"] < table["accuracy"]).all()
+    assert (table["accuracy"] < table["high"]).all()
+    assert results.costs(runs)["minutes"].tolist() == [1, 1]
+    (pair,) = results.against_each_other(runs).to_dict("records")
+    assert [pair[k] for k in ("only_a_wrong", "only_b_wrong", "both_wrong")] == [0, 8, 1]
+    assert pair["p_value"] == round(2 / 256, 6)
+    assert pair["verdict"] == "mobilenetv2 makes fewer errors"
+    wrong = results.mistakes(runs)
+    assert wrong["wrong"].tolist() == [2] + [1] * 8
+    assert wrong["by"].tolist() == ["mobilenetv2, simple-cnn"] + ["simple-cnn"] * 8
+
+
+def test_runs_on_other_images_are_not_comparable() -> None:
+    fake_run()
+    runs = results.collect(PROFILE.name)
+    other = SimpleNamespace(**(vars(DS) | {"sha256": "e" * 64}))
+    for ds, split, seed in ((DS, "random", 1337), (DS, "copy-safe", 1), (other, "copy-safe", 1337)):
+        with pytest.raises(CrackutilsError, match="No finished run"):
+            results.comparable(runs, ds, split, seed)
+
+
+def test_no_run_at_all_is_told() -> None:
+    with pytest.raises(CrackutilsError, match="run notebooks 03 and 04 first"):
+        results.collect("sample")
+
+
+# ---------------------------------------------------------------- reference
+
+
+def test_verify_is_green_on_the_reference_itself(kept: results.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.verify(PROFILE.name) == 0
+    assert "GREEN: 0 differences in 1 runs" in capsys.readouterr().out
+    shutil.rmtree(kept.folder)
+    fake_run()
+    assert results.verify(PROFILE.name) == 0  # made again from nothing
+
+
+def accuracy(content: dict[str, Any]) -> None:
+    content["test"]["accuracy"] = round(content["test"]["accuracy"] + 1e-6, 6)
+
+
+def replaced(old: str, new: str) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        text = file.read_text("utf-8")
+        assert old in text
+        file.write_text(text.replace(old, new, 1), "utf-8", newline="\n")
+
+    return change
+
+
+def one_pixel(file: Path) -> None:
+    with Image.open(file) as image:
+        pixels = np.array(image)
+    pixels[10, 10, 0] ^= 1
+    Image.fromarray(pixels).save(file)
+
+
+CHANGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "metrics.json": ("metrics.json", lambda f: edit(f, accuracy), "test.accuracy"),
+    "key": ("metrics.json", lambda f: edit(f, lambda c: c.update(more=1)), "more"),
+    "setting": ("metrics.json", replaced('"seed": 1337', '"seed": 1338'), "settings.seed"),
+    "predictions.csv": ("predictions.csv", replaced(",0,0.1", ",0,0.2"), "predictions.csv"),
+    "history.csv": ("history.csv", replaced("0.25", "0.26"), "history.csv"),
+    "no history.csv": ("history.csv", Path.unlink, "missing"),
+    "pixel": ("figures/example.png", one_pixel, "figures/example.png"),
+    "no figure": ("figures/example.png", Path.unlink, "missing"),
+    "not run": ("metrics.json", Path.unlink, "not run"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_verify_is_red_after_any_change(name: str, kept: results.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    file, change, said = CHANGES[name]
+    change(kept.folder / file)
+    assert results.verify(PROFILE.name) == 1
+    out = capsys.readouterr().out
+    assert "RED" in out
+    assert any(said in line and "DIFFERENT" in line for line in out.splitlines())
+
+
+def test_verify_reads_pixels_not_bytes_and_leaves_timings_out(kept: results.Run) -> None:
+    one_pixel(kept.folder / "figures" / "timing_bars.png")
+    file = kept.folder / "figures" / "example.png"
+    before = file.read_bytes()
+    with Image.open(file) as image:
+        image.save(file, compress_level=0)  # another library's way to write the same pixels
+    assert file.read_bytes() != before
+    assert results.verify(PROFILE.name) == 0
+    edit(kept.folder / "run.json", lambda c: c["timings"].update({"train scratch": 1.0}))
+    assert results.verify(PROFILE.name) == 0
+
+
+def test_an_unchanged_digit_beyond_float32_is_still_noticed(kept: results.Run) -> None:
+    """A probability in its last place changes no metric, and is a difference all the same."""
+    table = results.predictions(kept.folder)
+    table.loc[0, "p_crack"] = np.nextafter(table.loc[0, "p_crack"], np.float32(1))
+    kept.write_predictions(table)
+    assert results.verify(PROFILE.name) == 1
+
+
+@pytest.mark.parametrize(("wrong", "shift", "red"), [(4, 1e-4, 0), (5, 1e-3, 0), (20, 0.0, 1), (4, 0.2, 1)])
+def test_another_cpu_may_drift_a_little(
+    wrong: int, shift: float, red: int, kept: results.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_run(wrong=wrong, shift=shift)
+    assert results.verify(PROFILE.name) == 1  # not on the same type
+    another_cpu(monkeypatch)
+    assert results.verify(PROFILE.name) == red
+
+
+def test_another_cpu_may_drift_a_little_in_the_comparison_too(
+    kept: results.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_run("mobilenetv2", wrong=2)
+    fake_comparison(results.collect(PROFILE.name))
+    results.make_reference(PROFILE.name)
+    fake_run(wrong=5, shift=1e-3)
+    fake_comparison(results.collect(PROFILE.name))
+    assert results.verify(PROFILE.name) == 1
+    another_cpu(monkeypatch)
+    assert results.verify(PROFILE.name) == 0
+    fake_run(wrong=25)
+    fake_comparison(results.collect(PROFILE.name))
+    assert results.verify(PROFILE.name) == 1
+
+
+@pytest.mark.parametrize("path", ["settings.seed", "data.images", "model.parameters"])
+def test_another_cpu_explains_no_other_settings_or_data(
+    path: str, kept: results.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another_cpu(monkeypatch)
+    assert results.verify(PROFILE.name) == 0
+    part, name = path.split(".")
+    edit(kept.folder / "metrics.json", lambda c: c[part].update({name: c[part][name] + 1}))
+    assert results.verify(PROFILE.name) == 1
+
+
+def test_metrics_must_follow_from_the_predictions_on_any_cpu(
+    kept: results.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    another_cpu(monkeypatch)
+    edit(kept.folder / "metrics.json", accuracy)  # small enough to pass as drift
+    assert results.verify(PROFILE.name) == 1
+    assert "test.accuracy from predictions.csv" in capsys.readouterr().out
+
+
+def test_without_a_reference_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "REFERENCE", tmp_path / "reference")
+    with pytest.raises(CrackutilsError) as caught:
+        results.verify("sample")
+    assert "reference/sample is empty" in str(caught.value)
+    assert "make reference" in str(caught.value)
+    with pytest.raises(CrackutilsError, match="PROFILE=smpl is unknown"):
+        results.verify("smpl")
+
+
+def test_make_reference_replaces_what_was_there(kept: results.Run) -> None:
+    old = config.REFERENCE / PROFILE.name / "04_simple_cnn" / "of-long-ago"
+    old.mkdir()
+    (old / "metrics.json").write_text("{}")
+    results.make_reference(PROFILE.name)
+    assert not old.exists()
+    home = config.REFERENCE / PROFILE.name / kept.notebook / kept.name
+    assert (home / "metrics.json").read_bytes() == (kept.folder / "metrics.json").read_bytes()
+    marks = json.loads((home / "fingerprints.json").read_text("utf-8"))
+    assert set(marks) == {"predictions.csv", "history.csv", "figures/example.png"}  # no timings
+
+
+# ---------------------------------------------------------------- README
+
+
+def test_update_readme_writes_between_its_marks_only(
+    kept: results.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_run("mobilenetv2", wrong=1)
+    fake_comparison(results.collect(PROFILE.name))
+    fake_eda()
+    results.make_reference(PROFILE.name)
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    readme = tmp_path / "README.md"
+    begin, end = "<!-- results:begin -->", "<!-- results:end -->"
+    readme.write_text(f"# Title\n\n{begin}\nwas here\n{end}\n\nafter\n", "utf-8")
+    assert results.update_readme(check=True) is False
+    assert "was here" in readme.read_text("utf-8")  # a check changes nothing
+    assert results.update_readme() is False
+    text = readme.read_text("utf-8")
+    assert text.startswith(f"# Title\n\n{begin}\n")
+    assert text.endswith(f"{end}\n\nafter\n")
+    assert "was here" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| `mobilenetv2`"))
+    assert f"| 1 of {TEST} | 0.9833 (" in row
+    assert results.update_readme(check=True) is True
+    readme.write_text(text.replace(f"1 of {TEST}", f"0 of {TEST}", 1), "utf-8")
+    assert results.update_readme(check=True) is False
+    readme.write_text("# Title\n", "utf-8")
+    with pytest.raises(CrackutilsError, match="results:begin"):
+        results.update_readme()
+
+
+@pytest.mark.skipif(
+    not (config.REFERENCE / results.README_PROFILE).is_dir(), reason=f"no reference/{results.README_PROFILE} yet"
+)
+def test_the_readme_shows_the_reference() -> None:
+    assert results.update_readme(check=True), "README.md is not up to date: python -m crackutils readme"
