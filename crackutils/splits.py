@@ -8,6 +8,7 @@ but the thumbnails.
 from __future__ import annotations
 
 import hashlib
+import contextlib
 import io
 import json
 import os
@@ -329,7 +330,9 @@ def _split_folders(ds: Dataset, grouped: Groups | None, seed: int, work: Path) -
         return [tuple(rows[r] for r in np.flatnonzero(bundle == b)) for b in range(BUNDLES) if (bundle == b).any()]
 
     state = random.getstate()  # split-folders seeds Python's global generator
-    splitfolders.ratio(str(flat), str(out), seed=seed, ratio=RATIO, move=True, group=by_bundle if grouped else None)
+    by = by_bundle if grouped else None
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
+        splitfolders.ratio(str(flat), str(out), seed=seed, ratio=RATIO, move=True, group=by)
     random.setstate(state)
     split = pd.Series(index=ds.index.index, dtype=str)
     for part in PARTS:
