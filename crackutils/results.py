@@ -309,6 +309,8 @@ def _fingerprints(folder: Path) -> dict[str, str]:
 
 def make_reference(profile: str) -> None:
     """Replace `reference/<profile>/` by the present results: metrics.json, run.json and fingerprints of each run."""
+    from PIL import Image
+
     runs = collect(profile, trained=False)
     target = config.REFERENCE / profile
     shutil.rmtree(target, ignore_errors=True)
@@ -320,7 +322,8 @@ def make_reference(profile: str) -> None:
         config.write_atomically(home / "fingerprints.json", json.dumps(_fingerprints(run["folder"]), indent=1) + "\n")
         for name in _PICTURES:
             if (run["folder"] / "figures" / name).exists():
-                shutil.copyfile(run["folder"] / "figures" / name, home / name)
+                with Image.open(run["folder"] / "figures" / name) as picture:  # 256 colours make a third of the bytes
+                    picture.convert("RGB").quantize(256).save(home / name, optimize=True)
     print(f"reference/{profile}: {len(runs)} runs kept")
 
 

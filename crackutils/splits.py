@@ -7,8 +7,8 @@ but the thumbnails.
 
 from __future__ import annotations
 
-import hashlib
 import contextlib
+import hashlib
 import io
 import json
 import os
