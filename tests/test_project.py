@@ -244,3 +244,10 @@ def test_the_source_of_the_images_can_be_checked_and_cited() -> None:
 def test_every_profile_has_a_source() -> None:
     sources = tomllib.loads((config.ROOT / "data" / "sources.toml").read_text("utf-8"))
     assert {profile.source for profile in config.PROFILES.values()} == set(sources)
+
+
+def test_pre_commit_uses_the_locked_versions(lock: str) -> None:
+    hooks = (config.ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    for name, prefix in (("ruff", "v"), ("nbstripout", "")):
+        version = re.search(rf"^{name}==(\S+)", lock, re.M)[1]
+        assert re.search(rf"/\S*{name}\S*\n\s+rev: {prefix}{re.escape(version)}\n", hooks), name
