@@ -74,7 +74,7 @@ def mcnemar(labels: np.ndarray, p_a: np.ndarray, p_b: np.ndarray, threshold: flo
         "only_a_wrong": a,
         "only_b_wrong": b,
         "both_wrong": int((wrong_a & wrong_b).sum()),
-        "p_value": round(float(p), 6),
+        "p_value": float(f"{p:.3g}"),
     }
 
 

@@ -40,7 +40,6 @@ BACKBONES: dict[str, Backbone] = {
         (
             "mobilenet_v2_1.0_no_top.weights.h5",
             "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5",
-            "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
         ),
         (1 / 127.5, -1.0),
         {"alpha": 1.0},
@@ -75,7 +74,8 @@ def find_weights(backbone: str, size: int) -> Path | None:
 
 
 def _file_names(backbone: str, size: int) -> list[str]:
-    return list(dict.fromkeys(name.format(size=size) for name in BACKBONES[backbone].files))
+    trained_at = size if size in (96, 128, 160, 192, 224) else 224  # as keras.applications chooses for other sizes
+    return [name.format(size=trained_at) for name in BACKBONES[backbone].files]
 
 
 def build_backbone(name: str, size: int, weights: str) -> tuple[Any, dict[str, str]]:

@@ -7,8 +7,6 @@ from typing import Any
 
 from crackutils.config import CrackutilsError, Profile, choose
 
-FAMILIES = ("transfer", "cnn")
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -134,10 +132,10 @@ class Published:
     """A result that others have published on METU.
 
     Attributes:
-        source: repository.
+        source: repository, where its name is known.
         model: what was trained.
         test_images: images it was tested on.
-        errors: wrong ones.
+        errors: wrong ones; from the published accuracy where no count is given.
         accuracy: fraction; as published, or from errors.
         measured: "notebook output", "figure" or "README only".
         caveat: what keeps it from being comparable.
@@ -167,7 +165,7 @@ PUBLISHED: tuple[Published, ...] = (
         "figure", "validation and test are the same images",
     ),
     Published(
-        "split-folders script exported from Colab", "MobileNetV2, 160 px, 5 epochs", 1600, 4, 0.9975,
+        "unnamed (script exported from Colab)", "MobileNetV2, 160 px, 5 epochs", 1600, 4, 0.9975,
         "README only", "random split leaks copies; its test folder was never used",
     ),
     Published(

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from functools import cache
@@ -55,7 +56,9 @@ class Run:
         self, ds: Dataset, manifest: pd.DataFrame, found: dict[str, Any], timings: dict[str, float]
     ) -> dict[str, Any]:
         """Write `metrics.json` (nothing in it changes between equal runs) and `run.json`, and return the former."""
-        split = manifest.assign(positive=manifest["label"] == 1).groupby("split")["positive"].agg(["size", "sum"])
+        split = manifest.groupby("split").agg(
+            images=("label", "size"), positive=("label", "sum"), groups=("group", _groups)
+        )
         data = {
             "source": ds.profile.source,
             "sha256": ds.sha256,
@@ -63,10 +66,7 @@ class Run:
             "positive": int(ds.index["label"].sum()),
             "left_out": len(ds.left_out),
         }
-        data |= {
-            part: {"images": int(split.loc[part, "size"]), "positive": int(split.loc[part, "sum"])}
-            for part in split.index
-        }
+        data |= {part: {name: int(n) for name, n in row.items()} for part, row in split.T.to_dict().items()}
         content = {
             "schema": SCHEMA,
             "notebook": self.notebook,
@@ -108,6 +108,7 @@ def open_run(
     seed: int = config.DEFAULT_SEED,
     weights: str = "",
     epochs: int = 0,
+    image: str = "",
 ) -> Run:
     """Name the run by its recipe and by every setting that is not the default, and make its folder.
 
@@ -120,6 +121,7 @@ def open_run(
         seed: seed of the training.
         weights: weights of the backbone; empty takes the profile's.
         epochs: bound on epochs per stage that the user gave, 0 for none.
+        image: the file that the user wants to see, in notebooks that show one.
 
     Raises:
         CrackutilsError: unknown split or weights.
@@ -129,8 +131,11 @@ def open_run(
     chosen = {"split": split or profile.split, "split_seed": split_seed, "seed": seed}
     usual = {"split": profile.split, "split_seed": config.DEFAULT_SEED, "seed": config.DEFAULT_SEED}
     if recipe is not None:
-        chosen |= {"weights": weights or profile.weights, "epochs": epochs}
-        usual |= {"weights": profile.weights, "epochs": 0}
+        start = profile.weights if recipe.backbone else "random"
+        chosen |= {"weights": weights or start, "epochs": epochs}
+        usual |= {"weights": start, "epochs": 0}
+    if image:
+        chosen["image"], usual["image"] = image.replace("/", "-"), ""
     parts = [recipe.name if recipe is not None else "default"]
     parts += [f"{name.replace('_', '-')}-{value}" for name, value in chosen.items() if value != usual[name]]
     settings = {"profile": profile.name, "threads": profile.threads, "threshold": 0.5} | chosen
@@ -138,6 +143,10 @@ def open_run(
         settings["recipe"] = recipe.as_dict()
     folder = config.results_dir() / profile.name / notebook / "--".join(parts)
     return Run(notebook, "--".join(parts), settings, folder)
+
+
+def _groups(ids: pd.Series) -> int:
+    return ids.nunique() if ids.min() >= 0 else len(ids)  # -1: nothing was grouped
 
 
 # ---------------------------------------------------------------- reading
@@ -277,7 +286,7 @@ def _own_version() -> str:
 
 @cache
 def machine() -> dict[str, Any]:
-    """Return the type of CPU as far as results depend on it (instruction sets), the cores and the system."""
+    """Return the hardware as far as results depend on it (instruction sets, GPU), the cores and the system."""
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
     info = Path("/proc/cpuinfo")
     flags = set()
@@ -285,7 +294,9 @@ def machine() -> dict[str, Any]:
         line = next((x for x in info.read_text().splitlines() if x.startswith(("flags", "Features"))), "")
         flags = set(line.partition(":")[2].split())
     cpu = " ".join([platform.machine(), *(f for f in wanted if f in flags)])
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system()}
+    tf = sys.modules.get("tensorflow")  # without TensorFlow nothing has run on a GPU
+    gpu = bool(tf and tf.config.list_physical_devices("GPU"))
+    return {"cpu": cpu, "gpu": gpu, "cores": os.cpu_count(), "system": platform.system()}
 
 
 # ---------------------------------------------------------------- reference
@@ -308,10 +319,13 @@ def _fingerprints(folder: Path) -> dict[str, str]:
 
 
 def make_reference(profile: str) -> None:
-    """Replace `reference/<profile>/` by the present results: metrics.json, run.json and fingerprints of each run."""
+    """Replace `reference/<profile>/` by the results of the runs whose settings, but for the recipe, are the defaults.
+
+    Kept of each run are metrics.json, run.json, fingerprints of the other files, and the pictures for the README.
+    """
     from PIL import Image
 
-    runs = collect(profile, trained=False)
+    runs = [run for run in collect(profile, trained=False) if "--" not in run["run"]]
     target = config.REFERENCE / profile
     shutil.rmtree(target, ignore_errors=True)
     for run in runs:
@@ -337,11 +351,11 @@ def _differences(want: Any, have: Any, path: str = "") -> list[tuple[str, Any, A
 
 
 def verify(profile: str) -> int:
-    """Compare the results of a profile with `reference/<profile>/`, print a table, and return 0 if all is well, else 1.
+    """Compare results with `reference/<profile>/`, print a table, and return 0 if all is well, else 1.
 
-    On the type of CPU that made the reference everything must be equal. On another one low digits move, so there the
-    scores may differ by three images or half a percent, and fingerprints are not compared. Everywhere the metrics must
-    follow from the run's own predictions.csv.
+    With the type of CPU, the versions and the weights file that made the reference everything must be equal. With
+    others low digits move, so there scores may differ a little (see `_close`), and fingerprints are not compared.
+    Everywhere the metrics must follow from the run's own predictions.csv.
 
     Raises:
         CrackutilsError: there is no reference for this profile.
@@ -360,25 +374,25 @@ def verify(profile: str) -> int:
         if not (here / "metrics.json").exists():
             table.append((run, "metrics.json", "present", "not run", "DIFFERENT"))
             continue
-        same_cpu = json.loads((file.parent / "run.json").read_text("utf-8"))["machine"]["cpu"] == machine()["cpu"]
+        other = _other_circumstances(file.parent, here)
         want, have = json.loads(file.read_text("utf-8")), json.loads((here / "metrics.json").read_text("utf-8"))
         found = _differences(want, have)
-        if not same_cpu:
+        if other:
             images = want["data"]["test"]["images"]
             found = [d for d in found if not _close(d, images)]
         for path, w, h in found:
             table.append((run, path, w, h, "DIFFERENT"))
         if not found:
-            table.append((run, "metrics.json", "", "", "equal" if same_cpu else "close (another type of CPU)"))
+            table.append((run, "metrics.json", "", "", f"close ({other})" if other else "equal"))
         if (here / "predictions.csv").exists():
             own = _differences({k: have.get(k) for k in ("val", "test")}, score(predictions(here)))
             for path, w, h in own:
                 table.append((run, f"{path} from predictions.csv", w, h, "DIFFERENT"))
         marks, mine = json.loads((file.parent / "fingerprints.json").read_text("utf-8")), _fingerprints(here)
-        off = [name for name in marks if marks[name] != mine.get(name)] if same_cpu else []
+        off = [name for name in marks if marks[name] != mine.get(name)] if not other else []
         for name in off:
             table.append((run, name, marks[name][:8], (mine.get(name) or "missing")[:8], "DIFFERENT"))
-        if same_cpu and not off:
+        if not other and not off:
             table.append((run, f"{len(marks)} CSV files and figures", "", "", "equal"))
     print(pd.DataFrame(table, columns=["run", "item", "reference", "here", "verdict"]).to_string(index=False))
     bad = sum(row[-1] == "DIFFERENT" for row in table)
@@ -386,11 +400,27 @@ def verify(profile: str) -> int:
     return int(bad > 0)
 
 
+def _other_circumstances(reference: Path, here: Path) -> str:
+    """Say what keeps two runs from being equal to the bit: hardware, versions, weights; empty if nothing does."""
+    a, b = (json.loads((folder / "run.json").read_text("utf-8")) for folder in (reference, here))
+    starts = (json.loads((folder / "metrics.json").read_text("utf-8")).get("model", {}) for folder in (reference, here))
+    found = []
+    if (a["machine"]["cpu"], a["machine"].get("gpu")) != (b["machine"]["cpu"], b["machine"].get("gpu")):
+        found.append("another type of CPU or GPU")
+    if {**a["versions"], "python": ""} != {**b["versions"], "python": ""}:
+        found.append("other versions")
+    if len({model.get("start", {}).get("sha256", "") for model in starts}) > 1:
+        found.append("another weights file")
+    return ", ".join(found)
+
+
 def _close(difference: tuple[str, Any, Any], images: int) -> bool:
-    """Whether a difference may come from another type of CPU: three images, or half a percent, or 0.05 nats."""
+    """Whether a difference may come from other circumstances: in shares three images or half a percent, in counts twice
+    that, in losses 0.05 nats.
+    """
     path, want, have = difference
     part, last = re.split(r"[.\[]", path)[0], path.rsplit(".", 1)[-1]
-    if part == "before":
+    if part == "before" or path.startswith("model.start."):
         return True  # an untrained model sits near 0.5, where a low digit moves many images
     if part not in ("val", "test", "training", "runs", "mcnemar", "wrong_by_several"):
         return False
@@ -435,13 +465,14 @@ def _readme_tables() -> str:
     from crackutils.recipes import PUBLISHED, RECIPES
 
     base = config.REFERENCE / README_PROFILE
-    runs = collect(README_PROFILE, base=base)
+    runs = [run for run in collect(README_PROFILE, base=base) if "--" not in run["run"]]
     table, cost = summary(runs), costs(runs)
-    data = runs[0]["data"]
+    data, threads = runs[0]["data"], runs[0]["settings"]["threads"]
+    gpu = ", with GPU" if runs[0]["run_json"]["machine"]["gpu"] else ""
     lines = [
         f"{config.PROFILES[README_PROFILE].title}: {data['images']:,} images, split {runs[0]['settings']['split']}; "
         f"{data['train']['images']:,} for training, {data['val']['images']:,} for validation, "
-        f"{data['test']['images']:,} for the test; on {runs[0]['run_json']['machine']['cores']} cores without GPU.",
+        f"{data['test']['images']:,} for the test; {threads} threads{gpu}.",
         "",
         "| Recipe | Errors | Accuracy (95 % interval) | Recall | AUROC | Parameters | Training |",
         "|---|---|---|---|---|---|---|",
@@ -462,6 +493,9 @@ def _readme_tables() -> str:
         ]
     lines += [
         "",
+        "The intervals and the test count every image as independent. Crops of one crack are not: the test images form"
+        f" {data['test']['groups']:,} groups, so the true uncertainty is larger.",
+        "",
         "Published on METU by others, on other test images and mostly with copies of training images among them:",
         "",
     ]
@@ -476,7 +510,8 @@ def _readme_tables() -> str:
         "",
         f"Of these images {eda['share_with_copy']:.1%} have an exact, re-encoded or shifted copy. A random split puts"
         f" {leaked['random']:,} images into a test set of about {tests:,} whose copy is in training; the copy-safe"
-        f" split {leaked['copy-safe']:,}. A check by another means finds {eda['check']['images_with_copy']} of"
+        f" split {leaked['copy-safe']:,}, as it is built from the same pairs."
+        f" A check by another means finds {eda['check']['images_with_copy']} of"
         f" {eda['check']['images_asked']:,} validation and test images with a copy on another side.",
     ]
     return "\n".join(lines)

@@ -34,6 +34,7 @@ PARTS = ("train", "val", "test")
 RATIO = (0.7, 0.2, 0.1)
 METHODS = ("copy-safe", "random")
 BUNDLES = 10  # 7 + 2 + 1 of them make 70/20/10
+SURE_NCC = 0.9  # from here on a pair is counted as a copy; from COPY_NCC on it is kept together, to be safe
 COPY_NCC = 0.8  # of registered high-passed crops; METU has next to no pair between 0.6 and 0.85
 PHASE_PEAK = 0.25  # unrelated METU crops stay below 0.19 (99 %), crops 57 pixels apart of one photo lie above 0.22
 _LINKS_VERSION = "1"  # raise it when copies are found or grouped in another way
@@ -48,7 +49,7 @@ def appearance(ds: Dataset) -> np.ndarray:
     """Describe each image by colour and texture statistics that hardly change when the crop moves.
 
     Returns:
-        float32 (n, 37), each column standardised: mean, deviation and five quantiles per colour channel, colour cast,
+        float32 (n, 42), each column standardised: mean, deviation and five quantiles per colour channel, colour cast,
         contrast at four scales, histogram of gradient directions.
     """
     out = []
@@ -288,7 +289,7 @@ def make(ds: Dataset, method: str, seed: int) -> pd.DataFrame:
         CrackutilsError: unknown method.
     """
     choose("SPLIT", method, METHODS)
-    home = config.data_dir() / "splits" / f"{ds.profile.source}-{ds.sha256[:12]}-{method}-{seed}.v{_LINKS_VERSION}"
+    home = _home(ds, method, seed)
     file = home / "manifest.csv"
     if not file.exists():
         grouped = group(ds) if method == "copy-safe" else None
@@ -298,11 +299,14 @@ def make(ds: Dataset, method: str, seed: int) -> pd.DataFrame:
     return pd.read_csv(file)
 
 
+def _home(ds: Dataset, method: str, seed: int) -> Path:
+    return config.data_dir() / "splits" / f"{ds.profile.source}-{ds.sha256[:12]}-{method}-{seed}.v{_LINKS_VERSION}"
+
+
 def report(ds: Dataset, method: str, seed: int) -> dict[str, int]:
     """Return what `group` reported when this split was made; empty for "random"."""
     manifest = make(ds, method, seed)
-    home = config.data_dir() / "splits" / f"{ds.profile.source}-{ds.sha256[:12]}-{method}-{seed}.v{_LINKS_VERSION}"
-    return json.loads((home / "report.json").read_text("utf-8")) | {"split_files": len(manifest)}
+    return json.loads((_home(ds, method, seed) / "report.json").read_text("utf-8")) | {"split_files": len(manifest)}
 
 
 def _split_folders(ds: Dataset, grouped: Groups | None, seed: int, work: Path) -> None:
@@ -360,7 +364,7 @@ def leaked_test_images(split: np.ndarray, pairs: pd.DataFrame) -> int:
 
 
 def leaks(ds: Dataset, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Look for copies of val and test images in the other parts, by another means than `group`.
+    """Look for copies of test images in train and val, and of val images in train, by another means than `group`.
 
     Every crop position is compared without looking at colour or neighbours first, and the five best candidates per
     image are decided by phase correlation (Kuglin and Hines 1975), which compares phases where the grouping compares

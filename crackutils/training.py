@@ -107,15 +107,15 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
             print(f"stage {stage.name}: validation loss did not get better; its weights are dropped")
     model, _ = models.build(recipe, "random", seed)
     model.load_weights(start)
-    _trainable_as_trained(model, recipe)
+    _trainable_as_trained(model, recipe, {stage["name"] for stage in done if stage["kept"]})
     return Trained(model, loaded, pd.DataFrame(rows), done, before, seconds)
 
 
-def _trainable_as_trained(model: Any, recipe: Recipe) -> None:
-    """Set `trainable` as it was in the last stage, so that parameter counts speak of what was trained."""
+def _trainable_as_trained(model: Any, recipe: Recipe, kept: set[str]) -> None:
+    """Set `trainable` so that parameter counts speak of what was trained in the stages that were kept."""
     base = models.backbone_of(model)
     if base is not None:
-        models.unfreeze_top(base, max(stage.unfreeze for stage in recipe.stages))
+        models.unfreeze_top(base, max(stage.unfreeze for stage in recipe.stages if stage.name in kept))
 
 
 def _stage(
@@ -170,7 +170,7 @@ def _stage(
 
 
 def _save(model: Any, file: Path) -> Path:
-    """Save weights so that a kill leaves the old file or the whole new one; a start file is written once."""
+    """Save weights so that a kill leaves the old file or the whole new one."""
     part = file.with_name(f"part-{file.name}")
     model.save_weights(part)
     os.replace(part, file)
@@ -298,6 +298,5 @@ def card(recipe: Recipe, run: results.Run, test: dict[str, Any], trained: Traine
   (95 % Wilson interval {low:.4f} to {high:.4f}).
 - Load: `crackutils.training.load("<this run's folder>")` builds the network and reads `model.weights.h5`.
 - Limits: trained on close, sharp patches with the crack in the middle. On other people's concrete, thin cracks, whole
-  photos or other cameras expect far more errors: published transfers of METU-trained models to SDNET2018 reach an AUROC
-  of about 0.70.
+  photos or other cameras expect far more errors.
 """
