@@ -115,7 +115,7 @@ def _trainable_as_trained(model: Any, recipe: Recipe, kept: set[str]) -> None:
     """Set `trainable` so that parameter counts speak of what was trained in the stages that were kept."""
     base = models.backbone_of(model)
     if base is not None:
-        models.unfreeze_top(base, max(stage.unfreeze for stage in recipe.stages if stage.name in kept))
+        models.unfreeze_top(base, max((stage.unfreeze for stage in recipe.stages if stage.name in kept), default=0))
 
 
 def _stage(
