@@ -467,6 +467,7 @@ def _readme_tables() -> str:
     base = config.REFERENCE / README_PROFILE
     runs = [run for run in collect(README_PROFILE, base=base) if "--" not in run["run"]]
     table, cost = summary(runs), costs(runs)
+    eda = json.loads((base / "01_eda" / "default" / "metrics.json").read_text("utf-8"))
     data, threads = runs[0]["data"], runs[0]["settings"]["threads"]
     gpu = ", with GPU" if runs[0]["run_json"]["machine"]["gpu"] else ""
     lines = [
@@ -493,8 +494,9 @@ def _readme_tables() -> str:
         ]
     lines += [
         "",
-        "The intervals and the test count every image as independent. Crops of one crack are not: the test images form"
-        f" {data['test']['groups']:,} groups, so the true uncertainty is larger.",
+        "The intervals and the test count every image as independent. Crops of one crack are not: the"
+        f" {data['test']['positive']:,} cracked test images form {eda['groups_of_positive']['test']} groups, so the"
+        " true uncertainty is larger.",
         "",
         "Published on METU by others, on other test images and mostly with copies of training images among them:",
         "",
@@ -504,7 +506,6 @@ def _readme_tables() -> str:
         f"| {p.source} | {p.model} | {p.errors:,} of {p.test_images:,} | {p.accuracy:.4f} | {p.caveat} |"
         for p in PUBLISHED
     ]
-    eda = json.loads((base / "01_eda" / "default" / "metrics.json").read_text("utf-8"))
     leaked, tests = eda["test_images_with_copy_in_train"], eda["data"]["test"]["images"]
     lines += [
         "",

@@ -88,7 +88,12 @@ def fake_eda() -> results.Run:
     run = results.open_run("01_eda", PROFILE)
     leaked = {"random": 30, "copy-safe": 0}
     check = {"images_with_copy": 1, "images_asked": 180}
-    found = {"share_with_copy": 0.25, "test_images_with_copy_in_train": leaked, "check": check}
+    found = {
+        "groups_of_positive": {"test": 8},
+        "share_with_copy": 0.25,
+        "test_images_with_copy_in_train": leaked,
+        "check": check,
+    }
     run.finish(DS, MANIFEST, found, {})
     return run
 
