@@ -42,7 +42,8 @@ def _make_variables() -> dict[str, str]:
     words = re.findall(r"(?:\\.|[^\s\\])+", os.environ.get("MAKEFLAGS", ""), re.S)
     words = words[words.index("--") + 1 :] if "--" in words else []
     names = [re.split(r"[:?+!]*=", word, maxsplit=1)[0] for word in words if "=" in word]
-    return {name: os.environ.get(name, "") for name in names if name not in ("PYTHON", "MAKEFLAGS")}
+    ours = [n for n in names if n not in ("PYTHON", "MAKEFLAGS") and not n.startswith("CRACKUTILS_")]
+    return {name: os.environ.get(name, "") for name in ours}
 
 
 def _values(args: argparse.Namespace, known: Sequence[str] | None) -> dict[str, str]:

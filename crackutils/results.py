@@ -483,7 +483,7 @@ def _readme_tables() -> str:
         lines.append(
             f"| `{run}`: {title} | {row.errors:.0f} of {row.n:,.0f} |"
             f" {row.accuracy:.4f} ({row.low:.4f}-{row.high:.4f}) |"
-            f" {row.recall:.4f} | {row.auroc:.5f} | {row.parameters:,.0f} | {cost.loc[run, 'minutes']:.1f} min |"
+            f" {row.recall:.4f} | {row.auroc:.6f} | {row.parameters:,.0f} | {cost.loc[run, 'minutes']:.1f} min |"
         )
     compared = json.loads((base / "05_comparison" / "default" / "metrics.json").read_text("utf-8"))
     for test in compared["mcnemar"]:
