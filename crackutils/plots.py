@@ -41,8 +41,9 @@ def image_grid(
         side: of one image, inches.
     """
     if not images:
-        figure = plt.figure(figsize=(6, 0.5))
-        figure.suptitle(f"{title} - nothing to show", fontsize=12)
+        figure, ax = plt.subplots(figsize=(6, 0.6))  # a figure without axes would be shown as text
+        ax.text(0, 0.5, f"{title} - nothing to show", va="center", fontsize=12)
+        ax.axis("off")
         return figure
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (side + 0.35) + 0.4), squeeze=False)
@@ -292,7 +293,7 @@ def error_rates(table: pd.DataFrame) -> Figure:
         ax.plot([max(low, floor), high], [y, y], color=colour, linewidth=2)
         # no error at all has no place on a log scale: an arrow points to it
         ax.plot(max(row.errors / row.n, floor), y, marker if row.errors else "<", color=colour, markersize=7)
-        ax.annotate(f"  {row.errors} of {row.n:,}", (high, y), va="center", fontsize=9)
+        ax.annotate(f"  {row.errors:,} of {row.n:,}", (high, y), va="center", fontsize=9)
     ax.set_yticks(range(len(table)), table["name"])
     ax.invert_yaxis()
     ax.margins(x=0.18)
