@@ -351,6 +351,15 @@ def test_an_unchanged_digit_beyond_float32_is_still_noticed(kept: results.Run) -
     assert results.verify(PROFILE.name) == 1
 
 
+def test_a_further_run_does_not_make_the_comparison_red(kept: results.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_comparison(results.collect(PROFILE.name))
+    results.make_reference(PROFILE.name)
+    fake_run("mobilenetv2", wrong=2)
+    fake_comparison(results.collect(PROFILE.name))
+    assert results.verify(PROFILE.name) == 0
+    assert "not compared: other runs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("wrong", "shift", "red"), [(4, 1e-4, 0), (5, 1e-3, 0), (20, 0.0, 1), (4, 0.2, 1)])
 def test_another_cpu_may_drift_a_little(
     wrong: int, shift: float, red: int, kept: results.Run, monkeypatch: pytest.MonkeyPatch
