@@ -17,7 +17,7 @@ from crackutils.config import CLASSES, CrackutilsError
 
 _CB = sns.color_palette("colorblind")  # made to be told apart by colour-blind readers
 COLOURS = {CLASSES[0]: _CB[0], CLASSES[1]: _CB[1]}
-WRONG, RIGHT = _CB[3], _CB[0]
+WRONG = _CB[3]
 sns.set_theme(style="whitegrid", palette="colorblind")
 plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True, "axes.titlesize": 11})
 
