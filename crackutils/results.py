@@ -28,7 +28,10 @@ from crackutils.splits import METHODS
 SCHEMA = 1
 TIMED = "timing_"  # figures whose names begin so show timings: they differ from run to run
 README_PROFILE = "metu-half"  # whose reference the README shows
-_PICTURES = ("error_rates.png", "predicted_against_true.png")  # kept with the reference, for the README
+_PICTURES = (  # of README_PROFILE, kept with the reference because the README shows them
+    "03_transfer_learning/mobilenetv2/figures/predicted_against_true.png",
+    "05_comparison/default/figures/error_rates.png",
+)
 
 
 @dataclass
@@ -334,10 +337,12 @@ def make_reference(profile: str) -> None:
         for name in ("metrics.json", "run.json"):
             shutil.copyfile(run["folder"] / name, home / name)
         config.write_atomically(home / "fingerprints.json", json.dumps(_fingerprints(run["folder"]), indent=1) + "\n")
-        for name in _PICTURES:
-            if (run["folder"] / "figures" / name).exists():
-                with Image.open(run["folder"] / "figures" / name) as picture:  # 256 colours make a third of the bytes
-                    picture.convert("RGB").quantize(256).save(home / name, optimize=True)
+    for picture in _PICTURES if profile == README_PROFILE else ():
+        file = config.results_dir() / profile / picture
+        if file.exists():
+            with Image.open(file) as image:  # 256 colours make a third of the bytes
+                home = target / Path(picture).parent.parent
+                image.convert("RGB").quantize(256).save(home / file.name, optimize=True)
     print(f"reference/{profile}: {len(runs)} runs kept")
 
 
