@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import PIL
 from PIL import ExifTags, Image
 
 from crackutils import config
@@ -150,7 +151,7 @@ def fetch(source: str, origin: str | Path | None = None) -> Path:
     entry = sources()[choose("SOURCE", source, sources())]
     target = raw_folder(source)
     if origin is None:
-        if "photos" in entry:
+        if "patches" in entry:
             return _draw_sample(source, entry)
         if target.is_dir() and not _short_of(source, target):
             print(f"{source}: already in {config.shown(target)}; remove that folder to fetch it again.")
@@ -209,12 +210,16 @@ def _draw_sample(source: str, entry: dict[str, Any]) -> Path:
 
     target = raw_folder(source)
     stamp = target / "made_from.txt"
-    version = f"{config.sha256(Path(synthetic.__file__))} photos={entry['photos']} seed={entry['seed']}\n"
-    if stamp.is_file() and stamp.read_text("utf-8") == version:
+    code, made_by = (
+        config.sha256(Path(synthetic.__file__)),
+        f"numpy {np.__version__}, opencv {synthetic.cv2.__version__}, pillow {PIL.__version__}",
+    )
+    made = f"{code} patches={entry['patches']} each={entry['each']} seed={entry['seed']} {made_by}\n"
+    if stamp.is_file() and stamp.read_text("utf-8") == made:
         return target
     with _replacing(target) as work:
-        synthetic.draw(work, entry["photos"], entry["seed"])
-        (work / stamp.name).write_text(version, "utf-8")
+        synthetic.draw(work, entry["patches"], entry["seed"], entry["each"])
+        (work / stamp.name).write_text(made, "utf-8")
     return target
 
 
@@ -524,6 +529,18 @@ class Dataset:
         """Folder for what is computed from exactly these images."""
         return config.data_dir() / "cache" / f"{self.profile.source}-{self.sha256[:12]}"
 
+    @cached_property
+    def cuts(self) -> pd.DataFrame:
+        """Where each image was cut, a row per image in index order: photo (its number, -1 where it is not known), and
+        for the sample x, y (left, top, pixels) and what `synthetic.draw` notes besides.
+        """
+        table = self.folder / "patches.csv"
+        cuts = pd.read_csv(table) if table.is_file() else pd.DataFrame()
+        if not {"file", "photo"} <= set(cuts):  # not a table like the sample's
+            cuts = pd.DataFrame({"file": [], "photo": []})
+        cuts = self.index[["file"]].merge(cuts, how="left", on="file")
+        return cuts.assign(photo=cuts["photo"].fillna(-1).astype(int))
+
     def read(self, row: int, size: int | None = None) -> np.ndarray:
         """Decode the image in a row of the index, as `read_image` does."""
         return read_image(self.folder / self.index["file"].iloc[row], size)
@@ -547,13 +564,13 @@ class Dataset:
 
 
 def load(profile: Profile) -> Dataset:
-    """Return the images of a profile, drawing the sample or indexing the files where that is still to be done.
+    """Return the images of a profile, making the sample or indexing the files where that is still to be done.
 
     Raises:
         CrackutilsError: the source is not there, or holds fewer files than the profile needs.
     """
     entry = sources()[profile.source]
-    folder = fetch(profile.source) if "photos" in entry else raw_folder(profile.source)
+    folder = fetch(profile.source) if "patches" in entry else raw_folder(profile.source)
     how = f"make data{'' if profile.source == 'metu' else f' SOURCE={profile.source}'}"
     if "addresses" in entry and "google.colab" in sys.modules and not folder.is_dir():
         fetch(profile.source)  # Colab starts from an empty disk, and the notebook is all that its user runs

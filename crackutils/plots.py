@@ -63,6 +63,34 @@ def image_grid(
     return figure
 
 
+def photos(images: Sequence[np.ndarray], masks: Sequence[np.ndarray], cuts: Sequence[pd.DataFrame]) -> Figure:
+    """Show photos with frames around the patches that were cut from them, and their crack masks below.
+
+    Args:
+        images: uint8 (height, width, 3) arrays.
+        masks: uint8 (height, width), 0-255.
+        cuts: per photo a table with x, y (left, top), side (pixels) and label.
+    """
+    n = len(images)
+    if not n:
+        return image_grid([], title="The photos that these images were cut from are not known")
+    figure, axes = plt.subplots(2, n, figsize=(4.2 * n, 6.6), squeeze=False)
+    for k in range(n):
+        axes[0, k].imshow(images[k])
+        axes[1, k].imshow(masks[k], cmap="gray", vmin=0, vmax=255)
+        axes[1, k].set_title(f"its crack mask: {(masks[k] > 127).mean():.2%} of the pixels", fontsize=9)
+        for row in cuts[k].itertuples():
+            colour = COLOURS[CLASSES[row.label]]
+            style = "-" if row.label else "--"
+            axes[0, k].add_patch(
+                plt.Rectangle((row.x, row.y), row.side, row.side, fill=False, ec=colour, ls=style, lw=1.5)
+            )
+    for ax in axes.ravel():
+        ax.axis("off")
+    figure.suptitle("Photos, with frames where patches were cut: solid with a crack, dashed without", fontsize=12)
+    return figure
+
+
 def split_counts(manifest: pd.DataFrame) -> Figure:
     """Show how many images of each class are in train, val and test."""
     counts = manifest.groupby(["split", "label"]).size().reset_index(name="images")

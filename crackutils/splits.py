@@ -201,13 +201,18 @@ class Groups:
 def group(ds: Dataset) -> Groups:
     """Join copies and runs of neighbouring Positive numbers, which METU cut along the same crack of one photo.
 
-    Exact copies and copies of the same crop are always joined; then shifted ones and neighbours, each from the most
-    alike on, unless the group would exceed the cap (an eighth of a bundle): without it the whole of Positive would
-    chain into one group.
+    Where the photos are known, all patches of one are joined, and runs are not needed. Exact copies and copies of the
+    same crop are always joined; then shifted ones and neighbours, each from the most alike on, unless the group would
+    exceed the cap (an eighth of a bundle): without it the whole of Positive would chain into one group.
     """
     n = len(ds.index)
     cap = max(4, n // (8 * BUNDLES))
     parent, size = list(range(n)), [1] * n
+    photo = ds.cuts["photo"].to_numpy()
+    of_photo = np.argsort(photo, kind="stable")
+    of_photo = of_photo[photo[of_photo] >= 0]
+    beside = photo[of_photo[1:]] == photo[of_photo[:-1]]
+    same_photo = np.column_stack([of_photo[:-1], of_photo[1:]])[beside]
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -219,19 +224,23 @@ def group(ds: Dataset) -> Groups:
     found = copies(ds)
     found = found.sort_values("ncc", ascending=False, kind="stable")
     shifted = found["kind"] == "shifted"
-    positive = ds.index[(ds.index["label"] == 1) & (ds.index["number"] >= 0)].sort_values("number", kind="stable")
+    running = (ds.index["label"] == 1) & (ds.index["number"] >= 0) & (photo < 0)
+    positive = ds.index[running].sort_values("number", kind="stable")
     rows = positive.index.to_numpy()
     x = appearance(ds)
     distance = np.sqrt(((x[rows[1:]] - x[rows[:-1]]) ** 2).sum(1)).round(3)
     runs = np.column_stack([rows[:-1], rows[1:]])[np.argsort(distance, kind="stable")]
     ends = found[["a", "b"]].to_numpy()
-    for name, links in (("copy", ends[~shifted]), ("shifted", ends[shifted]), ("run", runs)):
+    found_links = [("copy", ends[~shifted]), ("shifted", ends[shifted]), ("run", runs)]
+    if len(same_photo):
+        found_links.insert(0, ("photo", same_photo))
+    for name, links in found_links:
         joined = cut = 0
         for a, b in links:
             ra, rb = sorted((root(int(a)), root(int(b))))
             if ra == rb:
                 continue
-            if name != "copy" and size[ra] + size[rb] > cap:
+            if name not in ("photo", "copy") and size[ra] + size[rb] > cap:
                 cut += 1
                 continue
             parent[rb], size[ra] = ra, size[ra] + size[rb]

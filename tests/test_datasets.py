@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackutils import config, datasets, splits
+from crackutils import config, datasets, splits, synthetic
 from crackutils.config import CLASSES, CrackutilsError
 from crackutils.datasets import ImageError, read_image
 
@@ -424,16 +424,71 @@ def test_pixels_are_what_read_gives_in_index_order(data_dir: Path, tree: Callabl
     assert leftovers(data_dir) == []
 
 
-def test_drawn_images_are_drawn_once(data_dir: Path) -> None:
+def test_sample_photos_are_made_once(data_dir: Path, smoke: datasets.Dataset) -> None:
     first = datasets.load(config.profile("smoke"))
     before = contents(data_dir / "raw")
-    assert len(first.index) == 144
-    assert list(first.index["label"].value_counts().sort_index()) == [72, 72]
+    assert len(first.index) == 140
+    assert list(first.index["label"].value_counts().sort_index()) == [70, 70]
+    assert first.sha256 == smoke.sha256
     assert datasets.load(config.profile("smoke")).sha256 == first.sha256
     assert contents(data_dir / "raw") == before
     (data_dir / "raw" / "smoke" / "made_from.txt").write_text("an earlier version")
     (data_dir / "raw" / "smoke" / "Positive" / "00001.jpg").unlink()
-    assert datasets.load(config.profile("smoke")).sha256 == first.sha256  # drawn anew, the same
+    assert datasets.load(config.profile("smoke")).sha256 == first.sha256  # made anew, the same
+
+
+@pytest.mark.parametrize("changed", ["seed", "patches", "numpy", "opencv"])
+def test_sample_photos_are_made_anew_by_another_generator(
+    changed: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(synthetic, "draw", lambda folder, count, seed, each: drawn.append((count, seed)))
+    entry = {"patches": 3, "seed": 5, "each": 2}
+    for _ in range(2):
+        datasets._draw_sample("smoke", entry)
+    assert drawn == [(3, 5)]
+    if changed in entry:
+        entry |= {changed: 9}
+    else:
+        monkeypatch.setattr({"numpy": np, "opencv": synthetic.cv2}[changed], "__version__", "0.0")
+    datasets._draw_sample("smoke", entry)
+    assert drawn[1:] == [(entry["patches"], entry["seed"])]
+    assert leftovers(data_dir) == []
+
+
+# ---------------------------------------------------------------- where images were cut
+
+
+def test_cuts_of_the_sample_go_with_the_index(smoke: datasets.Dataset) -> None:
+    cuts = smoke.cuts
+    assert list(cuts["file"]) == list(smoke.index["file"])
+    assert {"photo", "x", "y"} <= set(cuts)
+    assert cuts["photo"].dtype.kind == "i"
+    assert (cuts["photo"] >= 0).all()
+    entry = datasets.sources()["smoke"]
+    number = cuts["photo"].max()
+    shot = synthetic.photo(entry["seed"], int(number))
+    for row in cuts.index[cuts["photo"] == number]:
+        x, y = int(cuts.loc[row, "x"]), int(cuts.loc[row, "y"])
+        piece = shot.image[y : y + synthetic.PATCH, x : x + synthetic.PATCH]
+        assert np.abs(smoke.read(row).astype(int) - piece).mean() < 6  # what JPEG changes
+        assert shot.mask[y : y + synthetic.PATCH, x : x + synthetic.PATCH].any() == smoke.index.loc[row, "label"]
+
+
+def test_cuts_of_other_images_know_no_photo(data_dir: Path, tree: Callable[..., Path]) -> None:
+    tree(data_dir / "raw" / "own", 2)
+    cuts = datasets.load(config.profile("own")).cuts
+    assert list(cuts["file"]) == [f"{name}/0000{n}.jpg" for name in CLASSES for n in (1, 2)]
+    assert list(cuts["photo"]) == [-1] * 4
+
+
+def test_an_image_without_a_row_in_the_table_has_no_photo(data_dir: Path, tree: Callable[..., Path]) -> None:
+    raw = tree(data_dir / "raw" / "own", 2)
+    rows = ["Positive/00002.jpg,4,10,20", "Negative/00001.jpg,0,30,40", "Negative/00009.jpg,7,0,0"]
+    (raw / "patches.csv").write_text("\n".join(["file,photo,x,y", *rows]) + "\n")
+    cuts = datasets.load(config.profile("own")).cuts
+    assert list(cuts["photo"]) == [0, -1, -1, 4]
+    assert list(cuts["x"].fillna(-1)) == [30, -1, -1, 10]
 
 
 # ---------------------------------------------------------------- fetch

@@ -35,6 +35,8 @@ HISTORY = pd.DataFrame({"stage": ["head"] * 2 + ["fine-tune"] * 3, "epoch": [1, 
 RATES = pd.DataFrame(
     {"name": ["a", "b", "c"], "errors": [0, 5, 17], "n": [2000, 2000, 4000], "kind": ["ours", "ours", "published"]}
 )
+CUTS = pd.DataFrame({"x": [2, 10], "y": [3, 0], "side": 8, "label": [1, 0]})
+MASKS = [np.eye(24, 36, dtype=np.uint8) * 255, np.zeros((24, 36), np.uint8)]
 COSTS = pd.DataFrame({"name": ["a", "b"], "minutes": [2.0, 9.5], "accuracy": [0.99, 0.995]})
 
 
@@ -51,6 +53,7 @@ def network() -> Any:
 # name: what draws it, and how many axes with scales it has (pictures have none)
 CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "image_grid": (lambda: plots.image_grid(IMAGES, list("abcdefg"), 3, "Pictures", [True] + [False] * 6), 0),
+    "photos": (lambda: plots.photos([np.stack([m] * 3, 2) for m in MASKS], MASKS, [CUTS, CUTS[:1]]), 0),
     "split_counts": (lambda: plots.split_counts(MANIFEST), 1),
     "sizes": (lambda: plots.sizes(INDEX), 2),
     "brightness_contrast": (lambda: plots.brightness_contrast(GREY, LABELS), 2),
@@ -122,6 +125,25 @@ def test_a_grid_shows_every_image_and_marks_the_wrong_ones() -> None:
     marked = [ax.get_title() for ax in figure.axes if ax.images and ax.spines["left"].get_linewidth() > 2]
     assert marked == ["b"]
     np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), IMAGES[3])
+
+
+def test_photos_are_framed_where_patches_were_cut() -> None:
+    shots = [np.full((24, 36, 3), value, np.uint8) for value in (50, 200)]
+    figure = plots.photos(shots, MASKS, [CUTS, CUTS[:0]])
+    top, bottom = figure.axes[:2], figure.axes[2:]
+    for k in (0, 1):
+        np.testing.assert_array_equal(top[k].images[0].get_array(), shots[k])
+        np.testing.assert_array_equal(bottom[k].images[0].get_array(), MASKS[k])
+        assert bottom[k].images[0].get_clim() == (0, 255)  # a mask of faint cracks only must not look like a strong one
+    assert [(p.get_bbox().bounds, p.get_linestyle()) for p in top[0].patches] == [
+        ((2, 3, 8, 8), "-"),
+        ((10, 0, 8, 8), "--"),
+    ]
+    assert len({p.get_edgecolor() for p in top[0].patches}) == 2
+    assert len(top[1].patches) == 0
+    assert f"{24 / (24 * 36):.2%}" in bottom[0].get_title()
+    assert "0.00%" in bottom[1].get_title()
+    assert "not known" in words(plots.photos([], [], []))
 
 
 def test_predicted_against_true_frames_exactly_the_wrong_ones() -> None:

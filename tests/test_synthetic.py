@@ -1,0 +1,507 @@
+"""Photos made by code: the same each time, with masks, labels and tables that are true."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from crackutils import synthetic
+from crackutils.config import CLASSES
+from crackutils.datasets import read_image
+from crackutils.synthetic import FINISHES, OBJECTS, PATCH, Photo
+
+SMALL = (512, 384)
+TINY = (300, 260)
+SEED = 11
+COUNT = 100  # patches of each class in the drawn folder
+MIDDLE = slice(PATCH // 2 - 95, PATCH // 2 + 96)  # of a patch: where a crack makes it Positive
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def same(a: Photo, b: Photo) -> bool:
+    arrays = [(a.image, b.image), (a.mask, b.mask), *zip(a.lines, b.lines, strict=True)]
+    return all(np.array_equal(x, y) for x, y in arrays) and (a.points, a.facts) == (b.points, b.facts)
+
+
+def cut(image: np.ndarray, x: int, y: int) -> np.ndarray:
+    return image[y : y + PATCH, x : x + PATCH]
+
+
+def middle(mask: np.ndarray) -> np.ndarray:
+    """Return a patch's mask with nothing but its middle part."""
+    out = np.zeros_like(mask)
+    out[MIDDLE, MIDDLE] = mask[MIDDLE, MIDDLE]
+    return out
+
+
+def inside(line: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pixels (rows, columns) and widths of a line's points that lie in the photo."""
+    column, row = np.rint(line[:, :2]).astype(int).T
+    here = (column >= 0) & (column < mask.shape[1]) & (row >= 0) & (row < mask.shape[0])
+    return row[here], column[here], line[here, 2]
+
+
+@pytest.fixture(scope="module")
+def small() -> list[Photo]:
+    """Twenty photos of 512x384 pixels."""
+    return [synthetic.photo(SEED, number, *SMALL) for number in range(20)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `draw` writes: 100 patches of each class."""
+    home = tmp_path_factory.mktemp("drawn") / "one"
+    synthetic.draw(home, COUNT, SEED)
+    return home
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "patches.csv", keep_default_na=False).assign(
+        label=lambda t: t["file"].str.startswith(CLASSES[1]).astype(int),
+        sha=lambda t: [hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in t["file"]],
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(table: pd.DataFrame) -> dict[int, Photo]:
+    """The photos of the drawn patches, made again one by one."""
+    return {number: synthetic.photo(SEED, int(number)) for number in sorted(set(table["photo"]))}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `sample` work on small photos."""
+    monkeypatch.setattr(synthetic, "photo", functools.partial(synthetic.photo, width=SMALL[0], height=SMALL[1]))
+
+
+@pytest.fixture
+def opencv_threads() -> Iterator[Callable[[int], None]]:
+    before = cv2.getNumThreads()
+    yield cv2.setNumThreads
+    cv2.setNumThreads(before)
+
+
+# ---------------------------------------------------------------- the same photo each time
+
+
+def test_seed_and_number_decide_everything_whatever_the_order_and_the_threads(
+    small: list[Photo], opencv_threads: Callable[[int], None]
+) -> None:
+    numbers = range(7, -1, -1)
+    with ThreadPoolExecutor(4) as pool:
+        again = list(pool.map(lambda number: synthetic.photo(SEED, number, *SMALL), numbers))
+    assert all(same(small[number], shot) for number, shot in zip(numbers, again, strict=True))
+    for threads in (1, 3):
+        opencv_threads(threads)
+        assert same(small[5], synthetic.photo(SEED, 5, *SMALL))
+
+
+def test_no_random_numbers_but_the_photos_own_are_used(small: list[Photo]) -> None:
+    np.random.seed(3)  # noqa: NPY002
+    before = np.random.get_state()[1].tobytes()  # noqa: NPY002
+    assert same(small[0], synthetic.photo(SEED, 0, *SMALL))
+    assert np.random.get_state()[1].tobytes() == before  # noqa: NPY002
+
+
+def test_other_numbers_and_other_seeds_give_other_photos() -> None:
+    keys = [(1, 2), (2, 1), (1, 3), (3, 0), (0, 3), (1, 12), (11, 2)]
+    shots = [synthetic.photo(*key, *TINY) for key in keys]
+    for i, a in enumerate(shots):
+        for b in shots[:i]:
+            assert (a.image != b.image).mean() > 0.5
+            assert not np.array_equal(a.mask, b.mask)
+            assert a.facts != b.facts
+
+
+@pytest.mark.parametrize(("width", "height"), [SMALL, TINY, (256, 256), (257, 391), (1600, 1200)])
+def test_a_photo_has_the_size_that_was_asked_for(width: int, height: int) -> None:
+    shot = synthetic.photo(4, 1, width, height)
+    assert (shot.image.shape, shot.image.dtype) == ((height, width, 3), np.uint8)
+    assert (shot.mask.shape, shot.mask.dtype) == ((height, width), np.uint8)
+    assert shot.image.std() > 2
+    assert 0 < (shot.mask > 127).mean() < 0.5
+    assert shot.lines
+    for line in shot.lines:
+        assert (line.dtype, line.shape[1]) == (np.float32, 3)
+        assert np.isfinite(line).all()
+        assert (line[:, 2] >= 0).all()
+        assert (line[:, :2] > -21).all() and (line[:, :2] < (width + 21, height + 21)).all()
+    assert shot.image.flags.c_contiguous
+
+
+def test_the_usual_size() -> None:
+    shot = synthetic.photo(4, 1)
+    assert shot.image.shape == (synthetic.HEIGHT, synthetic.WIDTH, 3)
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_lines_lie_on_the_mask_and_the_mask_along_the_lines(small: list[Photo]) -> None:
+    on = []
+    for shot in small:
+        around = 24  # lines may run beside the photo for a while
+        spots = np.pad(np.full(shot.mask.shape, 255, np.uint8), around, constant_values=255)
+        for line in shot.lines:
+            column, row = np.rint(line[:, :2]).astype(int).T + around
+            spots[row, column] = 0
+            row, column, width = inside(line, shot.mask)
+            open_ = width > 1.5
+            if open_.sum() > 10:
+                on.append((shot.mask[row, column][open_] > 127).mean())
+        far = cv2.distanceTransform(spots, cv2.DIST_L2, 5)[around:-around, around:-around][shot.mask > 0]
+        widest = max(line[:, 2].max() for line in shot.lines)
+        assert len(far)
+        assert far.max() <= 0.8 * widest + 2.5  # sides are uneven, and points two pixels apart
+    assert len(on) > 20
+    assert min(on) > 0.85
+    assert np.mean(on) > 0.97
+
+
+def test_widths_are_those_of_the_mask(small: list[Photo]) -> None:
+    """Area over length is measured on the mask, to which the outline drawn around cracks adds a third of a pixel."""
+    for shot in small:
+        widths = np.concatenate([inside(line, shot.mask)[2] for line in shot.lines])
+        measured = shot.mask.sum() / 255 / (2 * len(widths))
+        assert 0.75 * widths.mean() < measured < 1.05 * widths.mean() + 0.45  # less where branches overlap
+
+
+def test_cracks_are_darker_than_what_lies_beside_them(small: list[Photo]) -> None:
+    steps = np.array([synthetic.contrast(shot.image, shot.mask)[0] for shot in small])
+    assert (steps > 5).mean() > 0.8
+    assert np.median(steps) > 20
+
+
+def test_photos_vary() -> None:
+    finishes, objects, styles, widths, levels = Counter(), Counter(), Counter(), [], []
+    for number in range(40):
+        shot = synthetic.photo(3, number, *TINY)
+        finishes[shot.facts["finish"]] += 1
+        styles[shot.facts["style"]] += 1
+        objects.update(shot.facts["objects"])
+        length = 2 * sum(len(inside(line, shot.mask)[0]) for line in shot.lines)
+        widths.append(shot.mask.sum() / 255 / length)
+        levels.append(shot.image.mean())
+    assert set(finishes) == set(FINISHES)
+    assert set(styles) == {"hairline", "medium", "wide"}
+    assert set(objects) <= set(OBJECTS)
+    assert len(objects) >= len(OBJECTS) - 2
+    assert min(widths) < 2
+    assert max(widths) > 10
+    assert np.ptp(levels) > 60
+
+
+# ---------------------------------------------------------------- contrast
+
+
+def striped(surface: float, crack: float) -> tuple[np.ndarray, np.ndarray]:
+    image, mask = np.full((60, 80, 3), surface, np.uint8), np.zeros((60, 80), np.uint8)
+    image[28:32], mask[28:32] = crack, 255
+    return image, mask
+
+
+def test_contrast_of_a_crack_that_is_known() -> None:
+    image, mask = striped(200, 80)
+    assert synthetic.contrast(image, mask) == pytest.approx((120, 120))  # over a spread of 0, and 1
+    assert synthetic.contrast(*striped(80, 200)) == pytest.approx((-120, -120))
+    assert synthetic.contrast(*striped(90, 90)) == (0, 0)
+    noise = np.random.default_rng(0).normal(0, 10, image.shape[:2])
+    rough = np.clip(image + noise[..., None], 0, 255).astype(np.uint8)
+    step, clear = synthetic.contrast(rough, mask)
+    assert step == pytest.approx(120, abs=3)
+    assert clear == pytest.approx(120 / 11, rel=0.1)
+
+
+def test_contrast_looks_beside_the_crack_not_at_its_rim_and_not_far_away() -> None:
+    image, mask = striped(200, 80)
+    image[26:28], image[32:34] = 0, 0  # the rim
+    image[:22], image[38:] = 0, 0  # far away
+    assert synthetic.contrast(image, mask)[0] == pytest.approx(120)
+    mask[10:12] = 60  # faint: no crack to measure, but not beside one either
+    image[10:12] = 255
+    assert synthetic.contrast(image, np.where(mask > 110, mask, 0))[0] == pytest.approx(120)
+
+
+@pytest.mark.parametrize("kind", ["none", "a dot", "faint", "all"])
+def test_contrast_without_a_crack_or_without_a_surface_is_nothing(kind: str) -> None:
+    image, mask = striped(200, 80)
+    keep = {"none": 0, "a dot": mask * 0, "faint": mask // 3, "all": mask * 0 + 255}[kind]
+    mask = mask * 0 + keep
+    if kind == "a dot":
+        mask[30, 40:47] = 255  # seven pixels
+    assert synthetic.contrast(image, mask) == (0, 0)
+
+
+# ---------------------------------------------------------------- patches
+
+
+def board(crack: int = 1024, row: int = 100, visible: bool = True, points: int = 0) -> Photo:
+    """Return a grey photo with a level crack six pixels wide, so long and in that row, and a point without meaning."""
+    image, mask = np.full((768, 1024, 3), 180, np.uint8), np.zeros((768, 1024), np.uint8)
+    lines = []
+    if crack:
+        left = (1024 - crack) // 2
+        mask[row - 3 : row + 3, left : left + crack] = 255
+        x = np.arange(left, left + crack, 2, np.float32)
+        lines.append(np.column_stack([x, np.full_like(x, row - 0.5), np.full_like(x, 6)]))
+        if visible:
+            image[mask > 0] = 60
+    return Photo(image, mask, lines, [(500.0, 500.0)] * points, {})
+
+
+def cuts(shot: Photo, each: int = 20, seed: int = 0) -> tuple[list[synthetic.Patch], list[synthetic.Patch]]:
+    found = synthetic.patches(shot, np.random.default_rng(seed), each)
+    return [p for p in found if not p.label], [p for p in found if p.label]
+
+
+def test_patches_of_a_crack_that_is_known() -> None:
+    shot = board()
+    negative, positive = cuts(shot)
+    assert (len(negative), len(positive)) == (20, 20)
+    for p in negative + positive:
+        np.testing.assert_array_equal(p.image, cut(shot.image, p.x, p.y))
+        np.testing.assert_array_equal(p.mask, cut(shot.mask, p.x, p.y))
+        assert p.image.shape == (PATCH, PATCH, 3)
+    assert not any(p.mask.any() for p in negative)
+    assert all(p.mask[MIDDLE, MIDDLE].any() for p in positive)
+    assert {p.facts["width"] for p in positive} == {6}
+    assert {p.facts["step"] for p in positive} == {120}
+    assert len({(p.x, p.y) for p in negative}) == 20
+
+
+def test_what_nobody_can_see_is_not_cut_as_a_crack_nor_as_none() -> None:
+    negative, positive = cuts(board(visible=False))
+    assert (len(negative), len(positive)) == (20, 0)
+    assert not any(p.mask.any() for p in negative)
+
+
+@pytest.mark.parametrize(("length", "row", "enough"), [(50, 400, False), (90, 400, True), (1024, 8, False)])
+def test_a_crack_counts_where_enough_of_it_lies_in_the_middle_part(length: int, row: int, enough: bool) -> None:
+    """Too short a crack, or one that runs along the patch's rim, makes a patch neither Positive nor Negative."""
+    negative, positive = cuts(board(length, row))
+    assert not any(p.mask.any() for p in negative)
+    assert bool(positive) == enough
+    assert all((p.mask[MIDDLE, MIDDLE].max(0) > 0).sum() >= 70 for p in positive)
+
+
+def test_a_photo_without_a_crack_has_none_and_one_full_of_crack_nothing_else() -> None:
+    negative, positive = cuts(board(crack=0))
+    assert (len(negative), len(positive)) == (20, 0)
+    shot = board()
+    shot.mask[:] = 1
+    assert cuts(shot)[0] == []
+
+
+def test_hard_negatives_lie_where_something_looks_like_a_crack() -> None:
+    def around(points: int) -> int:
+        negative, _ = cuts(board(points=points), each=40)
+        return sum(p.x <= 500 < p.x + PATCH and p.y <= 500 < p.y + PATCH for p in negative)
+
+    assert around(0) < 10
+    assert 18 <= around(1) <= 32  # half of them, and those that happen to be there
+
+
+@pytest.mark.usefixtures("quick")
+def test_sample_gives_as_many_as_asked_in_order_whatever_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(count: int, each: int, cores: int) -> list[tuple[int, int, int, int, bytes]]:
+        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+        out = []
+        for number, shot, found in synthetic.sample(SEED, count, each):
+            assert found
+            assert max(Counter(p.label for p in found).values()) <= each
+            assert same(shot, synthetic.photo(SEED, number)) or number > 2  # two are enough to see
+            out += [(number, p.label, p.x, p.y, p.image.tobytes()) for p in found]
+        assert Counter(row[1] for row in out) == {0: count, 1: count}
+        assert [row[0] for row in out] == sorted(row[0] for row in out)
+        return out
+
+    one = run(23, 4, 1)
+    assert run(23, 4, 3) == one
+    fewer = run(9, 4, 2)
+    for label in (0, 1):  # a smaller sample is the beginning of a larger one
+        first, all_ = ([row for row in rows if row[1] == label] for rows in (fewer, one))
+        assert first == all_[:9]
+
+
+# ---------------------------------------------------------------- draw
+
+
+def test_drawn_files_are_named_and_saved_like_metu(folder: Path, table: pd.DataFrame) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == [*CLASSES, "patches.csv"]
+    expected = [f"{name}/{number:05d}.jpg" for name in CLASSES for number in range(1, COUNT + 1)]
+    assert list(table["file"]) == expected
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*")) == expected
+    usual = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(usual, "JPEG", quality=75)
+    tables = Image.open(usual).quantization
+    for file in expected:
+        with Image.open(folder / file) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (PATCH, PATCH))
+            assert image.quantization == tables
+    columns = {"photo", "x", "y", "width", "step", "contrast", "finish", "style", "blur", "objects"}
+    assert columns <= set(table)
+
+
+def test_the_table_tells_where_each_file_was_cut(folder: Path, table: pd.DataFrame, photos: dict[int, Photo]) -> None:
+    for row in table.itertuples():
+        shot = photos[row.photo]
+        piece = cut(shot.image, row.x, row.y)
+        file = io.BytesIO()
+        Image.fromarray(piece).save(file, "JPEG", quality=75)
+        pixels = read_image(folder / row.file)
+        np.testing.assert_array_equal(pixels, read_image(file.getvalue()))
+        assert np.abs(pixels.astype(int) - piece).mean() < 6
+        assert (row.finish, row.style) == (shot.facts["finish"], shot.facts["style"])
+        assert row.objects.split() == shot.facts["objects"]
+        assert row.blur == shot.facts["blur"]
+
+
+def test_labels_are_true_on_the_files_as_saved(folder: Path, table: pd.DataFrame, photos: dict[int, Photo]) -> None:
+    for row in table.itertuples():
+        mask = cut(photos[row.photo].mask, row.x, row.y)
+        if not row.label:
+            assert not mask.any(), row.file
+            assert row.width == ""
+            continue
+        assert (mask[MIDDLE, MIDDLE] > 0).sum() >= 70, row.file  # its length, were it one pixel wide
+        pixels = read_image(folder / row.file)
+        for where in (mask, middle(mask)):
+            step, clear = synthetic.contrast(pixels, where)
+            assert step > 7 and clear > 0.9, row.file  # JPEG takes a little
+        step, clear = synthetic.contrast(cut(photos[row.photo].image, row.x, row.y), mask)
+        assert (float(row.step), float(row.contrast)) == (round(step, 1), round(clear, 2))
+
+
+def test_order_is_that_of_metu(table: pd.DataFrame) -> None:
+    negative, positive = (list(table.loc[table["label"] == label, "photo"]) for label in (0, 1))
+    assert positive == sorted(positive)
+    moves = sum(a != b for a, b in itertools.pairwise(negative))
+    assert moves > 0.7 * len(negative)
+
+
+def test_exact_copies_are_of_one_place(table: pd.DataFrame) -> None:
+    for _, rows in table.groupby("label"):
+        assert COUNT // 50 <= rows["sha"].duplicated().sum() <= 0.1 * COUNT
+        place = rows.groupby("sha")[["photo", "x", "y"]].nunique()
+        assert (place == 1).all(axis=None)
+    assert not set(table.loc[table["label"] == 0, "sha"]) & set(table.loc[table["label"] == 1, "sha"])
+
+
+@pytest.mark.parametrize(("count", "copies"), [(150, 3), (100, 2), (49, 0)])
+def test_one_in_fifty_is_an_exact_copy(
+    count: int, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    shot = synthetic.photo(SEED, 0, *TINY)
+
+    def sample(seed: int, wanted: int, each: int) -> Iterator[tuple[int, Photo, list[synthetic.Patch]]]:
+        for number in range(wanted):
+            images = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
+            yield number, shot, [synthetic.Patch(images[k], shot.mask, k, number, 7, {}) for k in (0, 1)]
+
+    monkeypatch.setattr(synthetic, "sample", sample)
+    synthetic.draw(tmp_path / "out", count, 5)
+    rows = pd.read_csv(tmp_path / "out" / "patches.csv")
+    for name in CLASSES:
+        files = [f for f in rows["file"] if f.startswith(name)]
+        shas = pd.Series([hashlib.sha256((tmp_path / "out" / f).read_bytes()).hexdigest() for f in files], files)
+        assert (len(shas), shas.duplicated().sum()) == (count, copies)
+        twice = rows.set_index("file").loc[files].assign(sha=shas)
+        assert twice.groupby("sha")[["photo", "x"]].nunique().to_numpy().max() == 1
+        assert twice["photo"].nunique() == count - copies
+
+
+def test_some_negatives_show_what_models_take_for_a_crack(table: pd.DataFrame, photos: dict[int, Photo]) -> None:
+    hard = possible = 0
+    for row in table[table["label"] == 0].itertuples():
+        points = np.array(photos[row.photo].points).reshape(-1, 2) - (row.x, row.y)
+        possible += len(points) > 0
+        hard += bool(((points >= 0) & (points < PATCH)).all(1).any())
+    assert possible > 0.2 * COUNT
+    assert hard > 0.35 * possible
+
+
+def test_drawing_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    synthetic.draw(tmp_path / "two", COUNT, SEED)
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    assert sorted(p.relative_to(tmp_path / "two") for p in (tmp_path / "two").rglob("*") if p.is_file()) == files
+    assert len(files) == 2 * COUNT + 1
+    assert all((folder / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
+
+
+@pytest.mark.usefixtures("quick")
+def test_another_seed_draws_other_pictures(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        synthetic.draw(tmp_path / str(seed), 8, seed)
+    shas = [{hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / s).glob("*/*")} for s in ("1", "2")]
+    assert len(shas[0]) > 12
+    assert not shas[0] & shas[1]
+
+
+# ---------------------------------------------------------------- what is no crack
+
+
+def scene(seed: int, side: int = 320) -> synthetic._Scene:
+    """Return an even surface in slanted light."""
+    return synthetic._Scene(
+        rng=np.random.default_rng(seed),
+        w=side,
+        h=side,
+        zoom=1.0,
+        light=(0.8, 0.6),
+        albedo=np.ones((side, side), np.float32),
+        height=np.zeros((side, side), np.float32),
+        chroma=np.zeros((side // 8, side // 8, 3), np.float32),
+    )
+
+
+def seen(s: synthetic._Scene) -> np.ndarray:
+    """Return the picture of a scene, float32 (h, w, 3), without cracks and camera."""
+    rgb = np.repeat((synthetic._shading(s) * 170)[..., None], 3, 2).astype(np.float32)
+    rgb += cv2.resize(s.chroma, (s.w, s.h))
+    synthetic._lay(rgb, s)
+    return rgb if s.shade is None else rgb * s.shade[..., None]
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_each_object_can_be_put_into_a_scene(name: str) -> None:
+    np.testing.assert_allclose(seen(scene(0)), 170, rtol=1e-6)
+    changed, marked, hit = [], 0, []
+    for seed in range(8):
+        s = scene(seed)
+        synthetic._object(s, name)
+        assert s.objects == [name]
+        picture = seen(s)
+        assert np.isfinite(picture).all()
+        other = np.abs(picture - 170).max(2) > 2
+        changed.append(other.mean())
+        points = np.array(s.points).reshape(-1, 2)
+        here = points[((points >= 8) & (points < s.w - 8)).all(1)].astype(int)
+        marked += len(points) > 0
+        hit += [other[y - 4 : y + 5, x - 4 : x + 5].any() for x, y in here]
+    assert np.count_nonzero(changed) >= 6, changed
+    assert len(set(changed)) > 4  # no two are alike
+    assert marked == (0 if name in ("stain", "salt") else 8)
+    assert not hit or np.mean(hit) > 0.8
+
+
+def test_an_object_that_does_not_exist_changes_nothing() -> None:
+    s = scene(0)
+    synthetic._object(s, "elephant")
+    np.testing.assert_allclose(seen(s), 170, rtol=1e-6)
