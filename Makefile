@@ -13,7 +13,7 @@ PYTHON ?= $(if $(wildcard .venv/crackutils-stamp),$(VENV_PYTHON),python3)
 RUN := @$(VENV_PYTHON) -m crackutils
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab data verify reference readme report tensorboard test lint badges lock clean
+.PHONY: help setup lab data verify reference readme report pretrain tensorboard test lint badges lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ lab: setup ## open JupyterLab on the notebooks
 
 report: setup ## make the browsable report of a profile again
 	$(RUN) report --make
+
+pretrain: setup ## make our own backbone again: half an hour on two cores, goes on after a kill
+	$(RUN) pretrain --make
 
 tensorboard: setup ## open TensorBoard on the results of a profile
 	$(RUN) tensorboard --make

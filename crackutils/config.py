@@ -23,7 +23,7 @@ REFERENCE = ROOT / "reference"
 LOCK = ROOT / "requirements.lock"
 CLASSES = ("Negative", "Positive")  # label 0: no crack, label 1: crack, everywhere
 DEFAULT_SEED = 1337
-WEIGHTS = ("imagenet", "random")  # what a backbone may start from
+WEIGHTS = ("imagenet", "crackutils", "random")  # what a backbone may start from
 
 
 class CrackutilsError(Exception):
@@ -44,7 +44,7 @@ class Profile:
         per_class: number of images of each class that the source must hold; 0 means whatever is there.
         numbers: first and last file number taken of each class, None for all.
         split: default split method.
-        weights: default backbone weights, "imagenet" or "random".
+        weights: default backbone weights, one of `WEIGHTS`.
         epochs: factor on the epochs of a recipe's stages: a small set needs more of them for as many steps.
         max_epochs: upper bound on the epochs of each training stage; 0 for none.
         threads: TensorFlow intra-op and inter-op threads and BLAS threads; fixed, because results depend on them.
@@ -65,9 +65,9 @@ class Profile:
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
-        Profile("sample", "small drawn pictures, no download", "sample", weights="random", epochs=3),
+        Profile("sample", "2,000 patches of photos made by code, no download", "sample", weights="crackutils"),
         Profile(
-            "smoke", "the sample cut down for tests: numbers mean nothing", "smoke", weights="random", max_epochs=1
+            "smoke", "the sample cut down for tests: numbers mean nothing", "smoke", weights="crackutils", max_epochs=1
         ),
         Profile("metu-mini", "METU, files 00001-01000 of each class", "metu", 1000, (1, 1000), epochs=2),
         Profile("metu-half", "METU, files 00001-10000 of each class", "metu", 10000, (1, 10000)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from crackutils.recipes import Recipe
 
 tf = config.tensorflow()
 import keras
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,39 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+@dataclass(frozen=True)
+class Own:
+    """The backbone in this package: which architecture it is, what that is built with, and its float16 weights."""
+
+    backbone: str
+    arguments: dict[str, Any]
+    file: Path
+
+
+OWN = Own("mobilenetv2", {"alpha": 0.35}, Path(__file__).parent / "backbone" / "mobilenetv2_035.npz")
+
+
+def write_own(base: Any, file: Path) -> None:
+    """Write a backbone's weights as float16 arrays, in the order of `base.weights`; equal weights give equal bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}")
+    with open(part, "wb") as handle:
+        np.savez(handle, *(np.asarray(w).astype(np.float16) for w in base.weights))
+    os.replace(part, file)
+
+
+def read_own(base: Any, file: Path = OWN.file) -> None:
+    """Load what `write_own` wrote into a backbone of the same architecture; CrackutilsError if it cannot be read."""
+    try:
+        with np.load(file) as arrays:
+            base.set_weights([arrays[f"arr_{i}"].astype(np.float32) for i in range(len(arrays.files))])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CrackutilsError(
+            f"{config.shown(file)} is missing or damaged ({type(error).__name__}); install the package again, or"
+            " make it again with make pretrain."
+        ) from error
+
+
 def find_weights(backbone: str, size: int) -> Path | None:
     """Return the file with ImageNet weights in `CRACKUTILS_WEIGHTS_DIR`, or None where that is not set.
 
@@ -78,13 +113,15 @@ def _file_names(backbone: str, size: int) -> list[str]:
     return [name.format(size=trained_at) for name in BACKBONES[backbone].files]
 
 
-def build_backbone(name: str, size: int, weights: str) -> tuple[Any, dict[str, str]]:
+def build_backbone(name: str, size: int, weights: str, load: bool = True) -> tuple[Any, dict[str, str]]:
     """Build a backbone without top.
 
     Args:
         name: a key of `BACKBONES`.
         size: side of the input, pixels.
-        weights: "imagenet" (from `CRACKUTILS_WEIGHTS_DIR`, else Keras's cache or download) or "random".
+        weights: "imagenet" (from `CRACKUTILS_WEIGHTS_DIR`, else Keras's cache or download), "crackutils" (our own, in
+            this package: a narrower MobileNetV2) or "random".
+        load: False builds the same network and leaves its weights random, for weights that are loaded afterwards.
 
     Returns:
         The model, and what was loaded: {"weights", "file", "sha256"}.
@@ -94,9 +131,20 @@ def build_backbone(name: str, size: int, weights: str) -> tuple[Any, dict[str, s
     """
     choose("WEIGHTS", weights, WEIGHTS)
     entry = BACKBONES[name]
-    shape = {"include_top": False, "input_shape": (size, size, 3), "name": name} | entry.arguments
-    if weights == "random":
+    own = weights == "crackutils"
+    if own and name != OWN.backbone:
+        raise CrackutilsError(
+            f"WEIGHTS=crackutils exist for {OWN.backbone} only, not for {name};"
+            f" choose a recipe with {OWN.backbone}, or WEIGHTS=imagenet."
+        )
+    shape = {"include_top": False, "input_shape": (size, size, 3), "name": name}
+    shape |= OWN.arguments if own else entry.arguments
+    if weights == "random" or not load:
         return entry.build(weights=None, **shape), {"weights": "random", "file": "", "sha256": ""}
+    if own:
+        base = entry.build(weights=None, **shape)
+        read_own(base)
+        return base, {"weights": weights, "file": OWN.file.name, "sha256": config.sha256(OWN.file)}
     file = find_weights(name, size)
     try:
         base = entry.build(weights=str(file) if file else "imagenet", **shape)
@@ -151,8 +199,10 @@ def settle(base: Any, images: Any) -> None:
     base.trainable = was_trainable
 
 
-def build(recipe: Recipe, weights: str, seed: int) -> tuple[Any, dict[str, str]]:
+def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[Any, dict[str, str]]:
     """Build the model of a recipe; the same seed gives the same initial weights.
+
+    `weights` and `load` are those of `build_backbone`; they mean nothing to the simple CNN.
 
     Returns:
         A model from float32 (n, size, size, 3) RGB 0-255 to the probability of a crack, float32 (n, 1), and
@@ -166,7 +216,7 @@ def build(recipe: Recipe, weights: str, seed: int) -> tuple[Any, dict[str, str]]
     for layer in augmentation(recipe, seed):
         x = layer(x)
     if recipe.backbone:
-        base, loaded = build_backbone(recipe.backbone, recipe.size, weights)
+        base, loaded = build_backbone(recipe.backbone, recipe.size, weights, load)
         base.trainable = False
         if BACKBONES[recipe.backbone].rescaling:
             scale, offset = BACKBONES[recipe.backbone].rescaling

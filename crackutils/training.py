@@ -57,7 +57,7 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
         manifest: as `splits.make` returns it.
         run: where checkpoints and TensorBoard logs go.
         seed: of initial weights, dropout, augmentation and shuffling.
-        weights: "imagenet" or "random", for the backbone.
+        weights: what the backbone starts from, one of `config.WEIGHTS`.
     """
     images, labels = ds.pixels(recipe.size), ds.index["label"].to_numpy()
     part = {name: np.flatnonzero(manifest["split"] == name) for name in ("train", "val", "test")}
@@ -89,7 +89,7 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
             print(f"stage {stage.name}: up to {stage.epochs} epochs, {len(part['train']):,} images each")
             began = time.perf_counter()
             record.unlink(missing_ok=True)  # of other settings: a kill must not leave it beside the new weights
-            model, kept = _stage(recipe, stage, number, start, images, labels, part, run, seed)
+            model, kept = _stage(recipe, stage, number, start, images, labels, part, run, seed, weights)
             kept["better"] = kept["best_val_loss"] < best
             _save(model, folder / f"stage-{number}.weights.h5")
             kept |= {"key": key, "seconds": time.perf_counter() - began}
@@ -105,7 +105,7 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
             best, start = kept["best_val_loss"], folder / f"stage-{number}.weights.h5"
         else:
             print(f"stage {stage.name}: validation loss did not get better; its weights are dropped")
-    model, _ = models.build(recipe, "random", seed)
+    model, _ = models.build(recipe, weights, seed, load=False)
     model.load_weights(start)
     _trainable_as_trained(model, recipe, {stage["name"] for stage in done if stage["kept"]})
     return Trained(model, loaded, pd.DataFrame(rows), done, before, seconds)
@@ -128,8 +128,9 @@ def _stage(
     part: dict[str, np.ndarray],
     run: results.Run,
     seed: int,
+    weights: str,
 ) -> tuple[Any, dict[str, Any]]:
-    model, _ = models.build(recipe, "random", seed + number)
+    model, _ = models.build(recipe, weights, seed + number, load=False)
     model.load_weights(start)
     base = models.backbone_of(model)
     if base is not None:
@@ -223,7 +224,8 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
     """
     folder = Path(folder)
     try:
-        settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]["recipe"]
+        run = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+        settings, weights = run["recipe"], run["weights"]
     except (OSError, KeyError, ValueError) as error:
         raise CrackutilsError(
             f"{folder} holds no finished training run; give a folder with metrics.json and model/."
@@ -232,7 +234,7 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
     augment = tuple((name, options) for name, options in settings.pop("augment"))
     settings["blocks"] = tuple(settings["blocks"])
     recipe = Recipe(stages=stages, augment=augment, **settings)
-    model, _ = models.build(recipe, "random", config.DEFAULT_SEED)
+    model, _ = models.build(recipe, weights, config.DEFAULT_SEED, load=False)
     try:
         model.load_weights(folder / "model" / "model.weights.h5")
     except (OSError, ValueError) as error:

@@ -289,6 +289,20 @@ def test_unknown_weights_are_refused() -> None:
         models.build_backbone("mobilenetv2", 32, "imagnet")
 
 
+def test_without_loading_the_network_is_the_same_and_no_weights_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, v2: Any
+) -> None:
+    monkeypatch.setenv("CRACKUTILS_WEIGHTS_DIR", str(tmp_path))  # holds none
+    monkeypatch.setattr(models, "read_own", None)
+    own, loaded = models.build_backbone("mobilenetv2", 32, "crackutils", load=False)
+    assert loaded == {"weights": "random", "file": "", "sha256": ""}
+    narrow = models.keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, include_top=False, weights=None)
+    assert [w.shape for w in own.weights] == [w.shape for w in narrow.weights]
+    assert own.count_params() < 0.2 * models.backbone_of(v2).count_params()
+    model, _ = models.build(small("mobilenetv2"), "imagenet", 1, load=False)
+    assert all_equal(weights_of(model), weights_of(v2))
+
+
 def test_settle_makes_random_features_tell_inputs_apart() -> None:
     keras.utils.set_random_seed(0)
     base, loaded = models.build_backbone("mobilenetv2", 64, "random")

@@ -69,7 +69,8 @@ def task(smoke: Dataset) -> tuple[Dataset, pd.DataFrame]:
 
 
 def open_run(folder: Path, recipe: Recipe = RECIPE, seed: int = SEED) -> results.Run:
-    settings = {"profile": "smoke", "split": "copy-safe", "split_seed": 1, "seed": seed, "recipe": recipe.as_dict()}
+    settings = {"profile": "smoke", "split": "copy-safe", "split_seed": 1, "seed": seed, "weights": "random"}
+    settings |= {"recipe": recipe.as_dict()}
     return results.Run("04_simple_cnn", recipe.name, settings, folder)
 
 
@@ -438,6 +439,22 @@ def test_a_loaded_model_predicts_the_same(whole: Any, task: Any, saved: Path) ->
     kept = keras.models.load_model(saved / "model" / "model.keras")
     assert weights_of(kept) == weights_of(model)
     assert not (saved / "checkpoints").exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Keras has one for each layer that does not fit
+def test_a_model_on_our_own_backbone_is_loaded_as_the_narrower_network(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["mobilenetv2"], size=32, augment=())
+    model, _ = models.build(recipe, "crackutils", SEED, load=False)
+    (tmp_path / "model").mkdir()
+    model.save_weights(tmp_path / "model" / "model.weights.h5")
+    settings = {"recipe": recipe.as_dict(), "weights": "crackutils"}
+    (tmp_path / "metrics.json").write_text(json.dumps({"settings": settings}))
+    loaded, _ = training.load(tmp_path)
+    assert weights_of(loaded) == weights_of(model)
+    settings["weights"] = "random"  # names the wider network, which these weights do not fit
+    (tmp_path / "metrics.json").write_text(json.dumps({"settings": settings}))
+    with pytest.raises(CrackutilsError, match=r"holds no usable model\.weights\.h5"):
+        training.load(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["nothing", "eda", "no weights", "half weights"])

@@ -1,0 +1,268 @@
+"""A backbone of our own: MobileNetV2, alpha 0.35, trained from scratch on sample patches, nothing real among them.
+
+It learns three things at once, on random crops: is there a crack in the crop, which cells of it does the crack cross
+(from the exact masks, at strides 16 and 32), and how was the picture made (finish, zoom, blur, noise).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from crackutils import config, models, synthetic
+from crackutils.datasets import resize
+from crackutils.models import keras
+
+tf = config.tensorflow()
+
+SIZE = 160  # side at which patches are kept, pixels; crops are cut from that
+_CELL = 4  # pixels of a kept patch to a pixel of its kept mask
+_CROSSED = 0.2  # share of crack from which on a mask pixel counts as crossed
+_SCALE = (1 / 127.5, -1.0)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs at one crop size: side of the crops in pixels (a multiple of 32), highest learning rate of AdamW."""
+
+    crop: int
+    epochs: int
+    learning_rate: float
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that defines the pretraining.
+
+    Attributes:
+        patches: of each class, drawn from photos that no profile uses.
+        each: most patches of a class from one photo.
+        seed: of the photos, the initial weights and the order.
+        phases: small crops first, which are cheap, then whole patches.
+    """
+
+    patches: int = 15000
+    each: int = 6
+    seed: int = 90210
+    phases: tuple[Phase, ...] = (Phase(96, 5, 3e-3), Phase(160, 1, 8e-4))
+
+
+@dataclass(frozen=True)
+class Store:
+    """Patches kept for training: images uint8 (n, 160, 160, 3), masks uint8 (n, 40, 40), finish int (n,), and
+    float32 (n, 3) how they were taken (log zoom, log blur, log noise, standardised)."""
+
+    images: np.ndarray
+    masks: np.ndarray
+    finish: np.ndarray
+    taken: np.ndarray
+
+
+def store(schedule: Schedule) -> Store:
+    """Return the training patches, drawn on first use and kept in the data folder."""
+    made_by = "".join(config.sha256(Path(f)) for f in (synthetic.__file__, __file__))
+    key = hashlib.sha256(f"{made_by} {np.__version__} {cv2.__version__}".encode()).hexdigest()[:12]
+    home = config.data_dir() / "cache" / f"pretrain-{key}-{schedule.seed}-{schedule.patches}-{schedule.each}"
+    names = ("images", "masks", "finish", "taken")
+    if not home.exists():
+        part = home.with_name(f"{home.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        n = 2 * schedule.patches
+        images = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (n, SIZE, SIZE, 3))
+        masks, finish, taken = np.zeros((n, SIZE // _CELL, SIZE // _CELL), np.uint8), [], []
+        numbers = config.progress(range(n), "photographing", n, unit="patch")
+        for _, shot, cut in synthetic.sample(schedule.seed, schedule.patches, schedule.each):
+            for patch in cut:
+                i = next(numbers)
+                images[i] = resize(patch.image, SIZE)
+                fine = cv2.resize(patch.mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+                masks[i] = fine.reshape(SIZE // _CELL, _CELL, SIZE // _CELL, _CELL).max((1, 3))
+                finish.append(synthetic.FINISHES.index(shot.facts["finish"]))
+                taken.append([np.log(shot.facts[k] + 0.05) for k in ("zoom", "blur", "noise")])
+        images.flush()
+        t = np.array(taken, np.float32)
+        for name, values in zip(names[1:], (masks, np.array(finish), (t - t.mean(0)) / t.std(0)), strict=True):
+            np.save(part / f"{name}.npy", values)
+        os.replace(part, home)
+    return Store(*(np.load(home / f"{name}.npy", mmap_mode="r" if name == "images" else None) for name in names))
+
+
+def crops(
+    s: Store, rows: np.ndarray, crop: int, batch: int, seed: tuple[int, ...] | None
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Yield batches: images float32 (n, crop, crop, 3) in [-1, 1] and targets by the name of the output.
+
+    With a seed crops, turns, flips, light and colour are random; without one, whole patches in order.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(rows) if seed else rows
+    side = crop // _CELL
+    for start in range(0, len(rows), batch):
+        chosen = rows[start : start + batch]
+        x = np.empty((len(chosen), crop, crop, 3), np.float32)
+        m = np.empty((len(chosen), side, side), np.float32)
+        for k, row in enumerate(chosen):
+            top, left = rng.integers(0, (SIZE - crop) // _CELL + 1, 2) if seed else (0, 0)
+            image = s.images[row, top * _CELL : top * _CELL + crop, left * _CELL : left * _CELL + crop]
+            mask = s.masks[row, top : top + side, left : left + side]
+            turns, flip = (int(rng.integers(4)), rng.random() < 0.5) if seed else (0, False)
+            image, mask = np.rot90(image, turns), np.rot90(mask, turns)
+            x[k], m[k] = (image[:, ::-1], mask[:, ::-1]) if flip else (image, mask)
+        if seed:
+            gain, lift = rng.uniform(0.6, 1.25, (len(x), 1, 1, 1)), rng.uniform(-30, 30, (len(x), 1, 1, 1))
+            tint = rng.normal(0, 5, (len(x), 1, 1, 3))
+            middle = x.mean((1, 2, 3), keepdims=True)
+            x = np.clip((x - middle) * gain + middle + lift + tint, 0, 255).astype(np.float32)
+        m = (m / 255 > _CROSSED).astype(np.float32)
+        cells = {f"cells_{stride}": _blocks(m, stride // _CELL)[..., None] for stride in (16, 32)}
+        yield (
+            x * np.float32(_SCALE[0]) + np.float32(_SCALE[1]),
+            {"crack": (m.sum((1, 2)) > 4).astype(np.float32)[:, None]}
+            | cells
+            | {"finish": s.finish[chosen], "taken": s.taken[chosen]},
+        )
+
+
+def _blocks(m: np.ndarray, k: int) -> np.ndarray:
+    n, h, w = m.shape
+    return m.reshape(n, h // k, k, w // k, k).max((2, 4))
+
+
+def network() -> tuple[Any, Any]:
+    """Return the network with all its outputs, for images of any size, and the backbone inside."""
+    base = models.BACKBONES["mobilenetv2"].build(
+        weights=None, include_top=False, input_shape=(None, None, 3), **models.OWN.arguments
+    )
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.99
+    last, middle = base.output, base.get_layer("block_13_expand_relu").output
+    pooled = keras.layers.GlobalAveragePooling2D()(last)
+    rare = keras.initializers.Constant(-2.0)  # few cells are crossed
+    outputs = {
+        "crack": keras.layers.Dense(1, name="crack")(pooled),
+        "cells_16": keras.layers.Conv2D(1, 1, bias_initializer=rare, name="cells_16")(middle),
+        "cells_32": keras.layers.Conv2D(1, 1, bias_initializer=rare, name="cells_32")(last),
+        "finish": keras.layers.Dense(len(synthetic.FINISHES), name="finish")(pooled),
+        "taken": keras.layers.Dense(3, name="taken")(pooled),
+    }
+    return keras.Model(base.input, outputs), base
+
+
+def _compile(model: Any, schedule: Schedule, n: int) -> None:
+    rates = keras.optimizers.schedules
+    parts, ends, at = [], [], 0
+    for phase in schedule.phases:
+        steps = phase.epochs * -(-n // phase.batch)
+        warm, top = steps // 20 + 1, phase.learning_rate
+        parts.append(rates.CosineDecay(top / 20, max(steps - warm, 1), 0.01, warmup_target=top, warmup_steps=warm))
+        at += steps
+        ends.append(at)
+    weigh = {"crack": 1.0, "cells_16": 1.0, "cells_32": 1.0, "finish": 0.15, "taken": 0.1}
+    binary = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile(
+        keras.optimizers.AdamW(_Joined(parts, ends), weight_decay=0.01),
+        loss={"crack": binary, "cells_16": binary, "cells_32": binary}
+        | {"finish": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "taken": "mse"},
+        loss_weights=weigh,
+        metrics={"crack": [keras.metrics.AUC(from_logits=True, name="auc")], "finish": ["accuracy"]},
+    )
+
+
+@keras.saving.register_keras_serializable("crackutils")
+class _Joined(keras.optimizers.schedules.LearningRateSchedule):
+    """One learning-rate schedule after the other; `ends` are the steps at which they end."""
+
+    def __init__(self, parts: list[Any], ends: list[int]) -> None:
+        self.parts, self.ends = parts, ends
+
+    def __call__(self, step: Any) -> Any:
+        rate, begin = self.parts[0](step), self.ends[0]
+        for part, end in zip(self.parts[1:], self.ends[1:], strict=True):
+            rate = tf.where(step < begin, rate, part(tf.maximum(step - begin, 0)))
+            begin = end
+        return rate
+
+    def get_config(self) -> dict[str, Any]:
+        return {"parts": self.parts, "ends": self.ends}
+
+
+def pretrain(schedule: Schedule, out: Path) -> dict[str, Any]:
+    """Train the backbone and write `out` (float16 .npz) and its record, `out` with the ending .json.
+
+    Every finished epoch is kept; after a kill the same call goes on from the last one and ends with the same bytes.
+    """
+    s = store(schedule)
+    n = len(s.images)
+    cut = int(
+        0.95 * n
+    )  # photos come in order: the last twentieth is of photos not trained on, but for the one cut in two
+    rows, held = np.arange(cut), np.arange(cut, n)
+    home = config.data_dir() / "cache" / f"pretrain-{_fingerprint(schedule)}"
+    home.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(schedule.seed)
+    model, base = network()
+    _compile(model, schedule, cut)
+    model.optimizer.build(model.trainable_variables)
+    done: list[dict[str, Any]] = []
+    if (home / "done.json").exists():
+        done = json.loads((home / "done.json").read_text("utf-8"))
+        model.load_weights(home / f"epoch-{len(done)}.weights.h5")
+        print(f"going on after epoch {len(done)}")
+    epochs = [phase for phase in schedule.phases for _ in range(phase.epochs)]
+    for epoch, phase in enumerate(epochs[len(done) :], len(done) + 1):
+        began = time.perf_counter()
+        keras.utils.set_random_seed(schedule.seed + epoch)
+        fitted = model.fit(
+            _stream(s, rows, phase.crop, phase.batch, (schedule.seed, epoch)),
+            validation_data=_stream(s, held, SIZE, phase.batch, None),
+            steps_per_epoch=-(-len(rows) // phase.batch),
+            validation_steps=-(-len(held) // phase.batch),
+            shuffle=False,
+            verbose=1 if os.isatty(1) else 2,
+        )
+        done.append(
+            {"epoch": epoch, "crop": phase.crop} | {k: round(float(v[0]), 5) for k, v in fitted.history.items()}
+        )
+        model.save_weights(home / f"epoch-{epoch}.weights.h5")  # the optimizer's state is in it
+        config.write_atomically(home / "done.json", json.dumps(done))
+        (home / f"epoch-{epoch - 1}.weights.h5").unlink(missing_ok=True)
+        print(f"epoch {epoch} of {len(epochs)}: {time.perf_counter() - began:.0f} s", flush=True)
+    models.write_own(base, out)
+    record = {"generator": synthetic.VERSION, "schedule": asdict(schedule), "patches": n, "epochs": done}
+    config.write_atomically(out.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _fingerprint(schedule: Schedule) -> str:
+    text = json.dumps(asdict(schedule), sort_keys=True)
+    files = "".join(config.sha256(Path(f)) for f in (synthetic.__file__, __file__))
+    return hashlib.sha256((text + files + keras.__version__).encode()).hexdigest()[:12]
+
+
+def _stream(s: Store, rows: np.ndarray, crop: int, batch: int, seed: tuple[int, ...] | None) -> Any:
+    def shape(name: str) -> Any:
+        cells = {"cells_16": crop // 16, "cells_32": crop // 32}
+        if name in cells:
+            return tf.TensorSpec((None, cells[name], cells[name], 1), tf.float32)
+        return tf.TensorSpec((None,), tf.int64) if name == "finish" else tf.TensorSpec((None, None), tf.float32)
+
+    signature = (
+        tf.TensorSpec((None, crop, crop, 3), tf.float32),
+        {name: shape(name) for name in ("crack", "cells_16", "cells_32", "finish", "taken")},
+    )
+    return tf.data.Dataset.from_generator(
+        lambda: crops(s, rows, crop, batch, seed), output_signature=signature
+    ).prefetch(4)
