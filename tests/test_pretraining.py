@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crackutils import config, datasets, models, pretraining, synthetic
+from crackutils import config, datasets, models, pretraining, splits, synthetic
 from crackutils.config import CrackutilsError
 from crackutils.models import OWN, keras
 from crackutils.pretraining import SIZE, Phase, Schedule, Store, crops
@@ -384,3 +385,35 @@ def test_our_weights_are_for_one_architecture() -> None:
         assert "mobilenetv3small" in text
         assert "\n" not in text
         assert text.endswith(".")
+
+
+# ---------------------------------------------------------------- real images
+
+
+@pytest.mark.real
+def test_our_features_beat_untrained_ones_on_metu() -> None:
+    if not (origin := os.environ.get("CRACKUTILS_TEST_METU")):
+        pytest.skip("CRACKUTILS_TEST_METU names no METU archive or folder")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    datasets.fetch("metu", origin)
+    ds = datasets.load(config.profile("metu-mini"))
+    part = splits.make(ds, "copy-safe", config.DEFAULT_SEED)["split"].to_numpy()
+    label = ds.index["label"].to_numpy()
+    train = np.random.default_rng(0).choice(np.flatnonzero(part == "train"), 200, replace=False)
+    judge = np.flatnonzero(part != "train")
+    errors = {}
+    for load in (True, False):
+        keras.utils.set_random_seed(1)
+        base, _ = models.build_backbone("mobilenetv2", SIZE, "crackutils", load=load)
+        net = keras.Sequential([base, keras.layers.GlobalAveragePooling2D()])
+        x = {
+            name: net.predict(np.stack([ds.read(r, SIZE) for r in rows]).astype(np.float32) / 127.5 - 1, verbose=0)
+            for name, rows in (("train", train), ("judge", judge))
+        }
+        head = make_pipeline(StandardScaler(), LogisticRegression(C=1e-2)).fit(x["train"], label[train])
+        errors[load] = (head.predict(x["judge"]) != label[judge]).mean()
+    assert errors[True] < 0.04
+    assert errors[True] < errors[False] / 2

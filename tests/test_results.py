@@ -57,10 +57,16 @@ def picture(value: int = 0) -> Any:
     return figure
 
 
-def fake_run(recipe: str = "simple-cnn", wrong: int = 4, shift: float = 0.0, **options: Any) -> results.Run:
+def fake_run(
+    recipe: str = "simple-cnn",
+    wrong: int = 4,
+    shift: float = 0.0,
+    profile: config.Profile = PROFILE,
+    **options: Any,
+) -> results.Run:
     """Write all files of a finished training run."""
     notebook = "03_transfer_learning" if RECIPES[recipe].backbone else "04_simple_cnn"
-    run = results.open_run(notebook, PROFILE, recipe=RECIPES[recipe], **options)
+    run = results.open_run(notebook, profile, recipe=RECIPES[recipe], **options)
     scores = run.write_predictions(fake_predictions(wrong, shift))
     run.write_history(pd.DataFrame({"stage": ["scratch"] * 2, "epoch": [1, 2], "loss": [0.5, 0.25 + shift]}))
     run.show(picture(), "example")
@@ -71,13 +77,14 @@ def fake_run(recipe: str = "simple-cnn", wrong: int = 4, shift: float = 0.0, **o
         "training": {"stages": [{"name": "scratch", "epochs": 2, "best_val_loss": 0.25 + shift, "kept": True}]},
         "model": {"parameters": 98289, "bytes": 451152},
     }
-    run.finish(DS, MANIFEST, found, {"train scratch": 60.0, "images_per_second": 100.0})
+    ds = SimpleNamespace(**(vars(DS) | {"profile": profile}))
+    run.finish(ds, MANIFEST, found, {"train scratch": 60.0, "images_per_second": 100.0})
     return run
 
 
-def fake_comparison(runs: list[dict[str, Any]]) -> results.Run:
+def fake_comparison(runs: list[dict[str, Any]], profile: config.Profile = PROFILE) -> results.Run:
     """Write what notebook 05 writes: lists of rows."""
-    run = results.open_run("05_comparison", PROFILE)
+    run = results.open_run("05_comparison", profile)
     rows = results.summary(runs).reset_index().to_dict("records")
     found = {"runs": rows, "mcnemar": results.against_each_other(runs).to_dict("records"), "wrong_by_several": 4}
     run.finish(DS, MANIFEST, found, {})
@@ -200,8 +207,10 @@ def test_a_run_with_usual_settings_is_named_by_its_recipe() -> None:
     assert results.open_run("01_eda", PROFILE).name == "default"
     assert run.settings["weights"] == "imagenet"
     sample = results.open_run("03_transfer_learning", config.profile("sample"), recipe=recipe)
-    assert sample.name == "mobilenetv2"  # random weights are usual there
-    assert sample.settings["weights"] == "random"
+    assert sample.name == "mobilenetv2"  # our own weights are usual there
+    assert sample.settings["weights"] == "crackutils"
+    other = results.open_run("03_transfer_learning", config.profile("sample"), recipe=recipe, weights="imagenet")
+    assert other.name == "mobilenetv2--weights-imagenet"
 
 
 UNUSUAL = {"split": "random", "split_seed": 2, "seed": 3, "weights": "random", "epochs": 4}
@@ -397,6 +406,35 @@ def test_another_cpu_explains_no_other_settings_or_data(
     assert results.verify(PROFILE.name) == 1
 
 
+@pytest.mark.parametrize(
+    ("source", "path", "red"),
+    [
+        ("metu", "data.sha256", 1),
+        ("sample", "data.sha256", 0),  # made on each machine, in low bits unlike
+        ("sample", "data.images", 1),
+        ("sample", "settings.seed", 1),
+        ("sample", "schema", 1),
+    ],
+)
+def test_another_cpu_may_make_other_pictures_but_not_download_others(
+    source: str, path: str, red: int, kept: results.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = config.REFERENCE / PROFILE.name / kept.notebook / kept.name
+    for folder in (reference, kept.folder):
+        edit(folder / "metrics.json", lambda c: c["data"].update(source=source))
+    another_cpu(monkeypatch)
+    assert results.verify(PROFILE.name) == 0
+
+    def change(content: dict[str, Any]) -> None:
+        *parts, name = path.split(".")
+        for part in parts:
+            content = content[part]
+        content[name] = "e" * 64 if name == "sha256" else content[name] + 1
+
+    edit(kept.folder / "metrics.json", change)
+    assert results.verify(PROFILE.name) == red
+
+
 def test_metrics_must_follow_from_the_predictions_on_any_cpu(
     kept: results.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -438,25 +476,49 @@ def test_update_readme_writes_between_its_marks_only(
     fake_comparison(results.collect(PROFILE.name))
     fake_eda()
     results.make_reference(PROFILE.name)
+    sample = config.profile("sample")
+    for recipe, wrong in (("mobilenetv2", 3), ("simple-cnn", 11)):
+        fake_run(recipe, wrong, profile=sample)
+    fake_run("simple-cnn", 5, profile=sample, seed=2)  # of other than the usual settings: not shown
+    fake_comparison(results.collect("sample"), sample)
+    results.make_reference("sample")
     monkeypatch.setattr(config, "ROOT", tmp_path)
+    names = ("crackutils", "imagenet", "random")
+    scores = {name: {"accuracy": 0.9 + k / 100, "auroc": 0.95 + k / 1000} for k, name in enumerate(names)}
+    useful = {name: {"metu_test": scores[name], "sdnet_test": {"auroc": 0.7 + k / 100}} for k, name in enumerate(names)}
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "sample.json").write_text(json.dumps({"final": {"usefulness": useful}}))
     readme = tmp_path / "README.md"
     begin, end = "<!-- results:begin -->", "<!-- results:end -->"
-    readme.write_text(f"# Title\n\n{begin}\nwas here\n{end}\n\nafter\n", "utf-8")
+    begin_2, end_2 = "<!-- sample:begin -->", "<!-- sample:end -->"
+    before = f"# Title\n\n{begin}\nwas here\n{end}\n\nbetween\n\n{begin_2}\nand here\n{end_2}\n\nafter\n"
+    readme.write_text(before, "utf-8")
     assert results.update_readme(check=True) is False
-    assert "was here" in readme.read_text("utf-8")  # a check changes nothing
+    assert readme.read_text("utf-8") == before  # a check changes nothing
     assert results.update_readme() is False
     text = readme.read_text("utf-8")
     assert text.startswith(f"# Title\n\n{begin}\n")
-    assert text.endswith(f"{end}\n\nafter\n")
-    assert "was here" not in text
-    (row,) = (line for line in text.splitlines() if line.startswith("| `mobilenetv2`"))
+    assert f"{end}\n\nbetween\n\n{begin_2}\n" in text
+    assert text.endswith(f"{end_2}\n\nafter\n")
+    assert "was here" not in text and "and here" not in text
+    ours, samples = text.split("between")
+    (row,) = (line for line in ours.splitlines() if line.startswith("| `mobilenetv2`"))
     assert f"| 1 of {TEST} | 0.9833 (" in row
+    rows = [line for line in samples.splitlines() if line.startswith("| `")]
+    assert [row.split("|")[1:3] for row in rows] == [
+        [" `mobilenetv2` ", f" 3 of {TEST} "],
+        [" `simple-cnn` ", f" 11 of {TEST} "],
+    ]
+    assert "| 0.9000 | 0.9500 | 0.7000 |" in samples
+    assert "| 0.9100 | 0.9510 | 0.7100 |" in samples
     assert results.update_readme(check=True) is True
-    readme.write_text(text.replace(f"1 of {TEST}", f"0 of {TEST}", 1), "utf-8")
-    assert results.update_readme(check=True) is False
-    readme.write_text("# Title\n", "utf-8")
-    with pytest.raises(CrackutilsError, match="results:begin"):
-        results.update_readme()
+    for old, new in ((f"| 1 of {TEST}", f"| 0 of {TEST}"), (f"| 3 of {TEST}", f"| 0 of {TEST}")):
+        readme.write_text(text.replace(old, new, 1), "utf-8")
+        assert results.update_readme(check=True) is False
+    for mark, name in ((begin, "results:begin"), (end_2, "sample:begin.*sample:end")):
+        readme.write_text(text.replace(mark, ""), "utf-8")
+        with pytest.raises(CrackutilsError, match=name):
+            results.update_readme()
 
 
 @pytest.mark.skipif(
