@@ -285,7 +285,11 @@ def _key(job: Job, profile: Profile, images: str) -> str:
     add("parameters", json.dumps(job.defaults | job.values, sort_keys=True, default=str))
     add("images", images)
     add("python", platform.python_version())
-    for file in (*sorted(Path(__file__).parent.glob("*.py")), config.LOCK):
+    for file in (
+        *sorted(Path(__file__).parent.glob("*.py")),
+        *sorted(Path(__file__).parent.glob("backbone/*.npz")),
+        config.LOCK,
+    ):
         add(file.name, file.read_bytes())
     weights = os.environ.get("CRACKUTILS_WEIGHTS_DIR")
     for file in sorted(Path(weights).glob("*")) if weights else ():
