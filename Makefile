@@ -34,7 +34,7 @@ lab: setup ## open JupyterLab on the notebooks
 report: setup ## make the browsable report of a profile again
 	$(RUN) report --make
 
-pretrain: setup ## make our own backbone again: half an hour on two cores, goes on after a kill
+pretrain: setup ## make our own backbone again: half an hour on two cores, 2.5 GB of disk, goes on after a kill
 	$(RUN) pretrain --make
 
 tensorboard: setup ## open TensorBoard on the results of a profile

@@ -279,7 +279,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "setup": (_setup, "make .venv with the exact versions of requirements.lock; does nothing where that is done"),
     "run": (_run, "run notebooks: run all, run 03 [PROFILE=metu-half] [FORCE=1] [any parameter=value]"),
     "data": (_data, "fetch the images; FROM=archive-or-folder takes a copy that you have, SOURCE=own your own"),
-    "pretrain": (_pretrain, "make our own backbone again: half an hour on two cores, goes on after a kill"),
+    "pretrain": (
+        _pretrain,
+        "make our own backbone again: half an hour on two cores, 2.5 GB of disk, goes on after a kill",
+    ),
     "verify": (_verify, "compare the results of a profile with the reference results"),
     "reference": (_reference, "make the results of a profile the reference"),
     "readme": (_readme, "write the result tables of README.md"),

@@ -60,8 +60,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Store:
-    """Patches kept for training: images uint8 (n, 160, 160, 3), masks uint8 (n, 40, 40), finish int (n,), and
-    float32 (n, 3) how they were taken (log zoom, log blur, log noise, standardised)."""
+    """Patches kept for training.
+
+    Attributes:
+        images: uint8 (n, 160, 160, 3) RGB.
+        masks: uint8 (n, 40, 40), the most crack, 0-255, in each 4x4 block of the patch's mask.
+        finish: int (n,), which of `synthetic.FINISHES`.
+        taken: float32 (n, 3), how they were taken: log zoom, log blur, log noise, standardised.
+    """
 
     images: np.ndarray
     masks: np.ndarray
@@ -206,9 +212,8 @@ def pretrain(schedule: Schedule, out: Path) -> dict[str, Any]:
     """
     s = store(schedule)
     n = len(s.images)
-    cut = int(
-        0.95 * n
-    )  # photos come in order: the last twentieth is of photos not trained on, but for the one cut in two
+    # photos come in order: the last twentieth is of photos that are not trained on, but for the one cut in two
+    cut = int(0.95 * n)
     rows, held = np.arange(cut), np.arange(cut, n)
     home = config.data_dir() / "cache" / f"pretrain-{_fingerprint(schedule)}"
     home.mkdir(parents=True, exist_ok=True)

@@ -273,8 +273,18 @@ def test_a_backbone_that_was_written_reads_back(tmp_path: Path, narrow: Callable
 def test_weights_of_another_network_are_refused(tmp_path: Path, narrow: Callable[..., Any]) -> None:
     models.write_own(narrow(1), tmp_path / "a.npz")
     wide, _ = models.build_backbone("mobilenetv2", 96, "random")
-    with pytest.raises(ValueError):
+    with pytest.raises(CrackutilsError, match=r"a\.npz is missing or damaged \(ValueError\)"):
         models.read_own(wide, tmp_path / "a.npz")
+
+
+def test_missing_or_cut_weights_are_told_in_one_sentence(tmp_path: Path, narrow: Callable[..., Any]) -> None:
+    base = narrow(1)
+    with pytest.raises(CrackutilsError, match="make pretrain"):
+        models.read_own(base, tmp_path / "none.npz")
+    models.write_own(base, tmp_path / "cut.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:100_000])
+    with pytest.raises(CrackutilsError, match=r"cut\.npz is missing or damaged"):
+        models.read_own(base, tmp_path / "cut.npz")
 
 
 class KilledError(Exception):
