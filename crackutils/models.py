@@ -135,7 +135,7 @@ def build_backbone(name: str, size: int, weights: str, load: bool = True) -> tup
     if own and name != OWN.backbone:
         raise CrackutilsError(
             f"WEIGHTS=crackutils exist for {OWN.backbone} only, not for {name};"
-            f" choose a recipe with {OWN.backbone}, or WEIGHTS=imagenet."
+            f" choose a recipe with {OWN.backbone}, or WEIGHTS=imagenet or random."
         )
     shape = {"include_top": False, "input_shape": (size, size, 3), "name": name}
     shape |= OWN.arguments if own else entry.arguments

@@ -1,7 +1,7 @@
 """A backbone of our own: MobileNetV2, alpha 0.35, trained from scratch on sample patches, nothing real among them.
 
-It learns three things at once, on random crops: is there a crack in the crop, which cells of it does the crack cross
-(from the exact masks, at strides 16 and 32), and how was the picture made (finish, zoom, blur, noise).
+It learns on random crops: is there a crack in the crop, which cells of it does the crack cross (from the exact masks,
+at strides 16 and 32) and, with little weight, how the picture was made (finish, zoom, blur, noise).
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def store(schedule: Schedule) -> Store:
                 finish.append(synthetic.FINISHES.index(shot.facts["finish"]))
                 taken.append([np.log(shot.facts[k] + 0.05) for k in ("zoom", "blur", "noise")])
         images.flush()
+        del images  # Windows renames no folder with an open file in it
         t = np.array(taken, np.float32)
         for name, values in zip(names[1:], (masks, np.array(finish), (t - t.mean(0)) / t.std(0)), strict=True):
             np.save(part / f"{name}.npy", values)
@@ -208,7 +209,8 @@ class _Joined(keras.optimizers.schedules.LearningRateSchedule):
 def pretrain(schedule: Schedule, out: Path) -> dict[str, Any]:
     """Train the backbone and write `out` (float16 .npz) and its record, `out` with the ending .json.
 
-    Every finished epoch is kept; after a kill the same call goes on from the last one and ends with the same bytes.
+    The patches and every finished epoch are kept; after a kill the same call goes on from the last one and ends with
+    the same bytes. Once it has ended, the next call trains from the start.
     """
     s = store(schedule)
     n = len(s.images)
@@ -248,6 +250,7 @@ def pretrain(schedule: Schedule, out: Path) -> dict[str, Any]:
     models.write_own(base, out)
     record = {"generator": synthetic.VERSION, "schedule": asdict(schedule), "patches": n, "epochs": done}
     config.write_atomically(out.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    (home / "done.json").unlink(missing_ok=True)
     return record
 
 

@@ -25,7 +25,7 @@ from crackutils.config import CLASSES
 
 PATCH = 227  # side of a patch, pixels
 WIDTH, HEIGHT = 1024, 768  # of a photo, pixels
-VERSION = 4  # of the generator: raised whenever pictures change; benchmarks/realism.json has a row per version
+VERSION = 4  # of the generator: raised whenever pictures change; benchmarks/sample.json has a row per version
 QUALITY = 75  # of the JPEG files, as METU's
 FINISHES = ("smooth", "pitted", "brushed", "boards", "rough", "eroded")
 OBJECTS = ("hair", "wire", "joint", "scratch", "shadow", "paint", "leaf", "root", "stain", "salt", "hole", "ridge")
@@ -534,7 +534,7 @@ def _lay(rgb: np.ndarray, s: _Scene) -> None:
 # ---------------------------------------------------------------- camera
 
 
-def _camera(rng: np.random.Generator, rgb: np.ndarray, close: bool) -> tuple[np.ndarray, dict[str, float]]:
+def _camera(rng: np.random.Generator, rgb: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     """Take the picture: focus, motion, noise, the phone's denoising and sharpening. Returns uint8 and what was done."""
     h, w = rgb.shape[:2]
     blur = float(rng.uniform(0.5, 1.1) if rng.random() < 0.85 else rng.uniform(1.1, 3.0))
@@ -612,7 +612,7 @@ def photo(seed: int, number: int, width: int = WIDTH, height: int = HEIGHT) -> P
         rng.standard_normal((3, 4), np.float32), (width, height), interpolation=cv2.INTER_CUBIC
     )
     rgb *= (light if s.shade is None else light * s.shade)[..., None]
-    image, taken = _camera(rng, rgb.astype(np.float32), style == "wide")
+    image, taken = _camera(rng, rgb.astype(np.float32))
     facts = {"finish": finish, "objects": s.objects, "style": style, "zoom": round(zoom, 2)}
     facts |= {"crack_width": round(crack.width, 2), "level": round(level)} | taken
     return Photo(image, crack.open, crack.lines, s.points, facts)
@@ -650,9 +650,9 @@ def contrast(image: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 def patches(shot: Photo, rng: np.random.Generator, each: int) -> list[Patch]:
     """Cut up to `each` patches with a crack and `each` without from a photo.
 
-    A patch counts as cracked when a crack crosses its middle part and a person can see it there; as not cracked when
-    not one pixel of it is crack. Half of the latter lie on things that look like cracks, where the photo has any.
-    Everything between the two is not cut.
+    A patch counts as cracked when at least 70 pixels of cracks run through its middle 190 pixels and stand out clearly
+    enough for a person to see them (`contrast`); as not cracked when not one pixel of it is crack. Half of the latter
+    lie on things that look like cracks, where the photo has any. Everything between the two is not cut.
     """
     h, w = shot.mask.shape
     found: list[Patch] = []

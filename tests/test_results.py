@@ -483,11 +483,19 @@ def test_update_readme_writes_between_its_marks_only(
     fake_comparison(results.collect("sample"), sample)
     results.make_reference("sample")
     monkeypatch.setattr(config, "ROOT", tmp_path)
-    names = ("crackutils", "imagenet", "random")
-    scores = {name: {"accuracy": 0.9 + k / 100, "auroc": 0.95 + k / 1000} for k, name in enumerate(names)}
-    useful = {name: {"metu_test": scores[name], "sdnet_test": {"auroc": 0.7 + k / 100}} for k, name in enumerate(names)}
+    useful = {
+        name: {
+            target: {"accuracy": start + k / 100, "auroc": start + k / 1000, "average_precision": start}
+            for target, start in (("metu_test", 0.9), ("sdnet_test", 0.7))
+        }
+        for k, name in enumerate(("crackutils", "imagenet"))
+    }
+    real = {f"{name}_{word}": 0.6 for name in ("metu", "sdnet") for word in ("negative", "positive")}
+    versions = [{"realism_auroc": real}, {"realism_auroc": real | {"metu_positive": 0.81}}]
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "sample.json").write_text(json.dumps({"final": {"usefulness": useful}}))
+    (tmp_path / "benchmarks" / "sample.json").write_text(
+        json.dumps({"versions": versions, "final": {"usefulness": useful}})
+    )
     readme = tmp_path / "README.md"
     begin, end = "<!-- results:begin -->", "<!-- results:end -->"
     begin_2, end_2 = "<!-- sample:begin -->", "<!-- sample:end -->"
@@ -509,8 +517,9 @@ def test_update_readme_writes_between_its_marks_only(
         [" `mobilenetv2` ", f" 3 of {TEST} "],
         [" `simple-cnn` ", f" 11 of {TEST} "],
     ]
-    assert "| 0.9000 | 0.9500 | 0.7000 |" in samples
-    assert "| 0.9100 | 0.9510 | 0.7100 |" in samples
+    assert "| METU | 0.9000 | 0.9000 | 0.9000 |" in samples
+    assert "| SDNET2018 | 0.7100 | 0.7010 | 0.7000 |" in samples
+    assert "without crack 0.600, with crack 0.810," in samples  # of the last version
     assert results.update_readme(check=True) is True
     for old, new in ((f"| 1 of {TEST}", f"| 0 of {TEST}"), (f"| 3 of {TEST}", f"| 0 of {TEST}")):
         readme.write_text(text.replace(old, new, 1), "utf-8")
