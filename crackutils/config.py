@@ -70,6 +70,7 @@ PROFILES: dict[str, Profile] = {
             "smoke", "the sample cut down for tests: numbers mean nothing", "smoke", weights="crackutils", max_epochs=1
         ),
         Profile("metu-mini", "METU, files 00001-01000 of each class", "metu", 1000, (1, 1000), epochs=2),
+        Profile("metu-tenth", "METU, files 00001-02000 of each class", "metu", 2000, (1, 2000)),
         Profile("metu-half", "METU, files 00001-10000 of each class", "metu", 10000, (1, 10000)),
         Profile("metu", "METU, all 40,000 images", "metu", 20000),
         Profile("own", "your own folder with Negative/ and Positive/", "own", epochs=2),

@@ -1,4 +1,4 @@
-"""Backbones with their preprocessing exactly once, heads, and the simple CNN. Models take raw RGB values 0-255."""
+"""Backbones with their preprocessing exactly once, heads, and CNNs from scratch. Models take raw RGB values 0-255."""
 
 from __future__ import annotations
 
@@ -202,11 +202,11 @@ def settle(base: Any, images: Any) -> None:
 def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[Any, dict[str, str]]:
     """Build the model of a recipe; the same seed gives the same initial weights.
 
-    `weights` and `load` are those of `build_backbone`; they mean nothing to the simple CNN.
+    `weights` and `load` are those of `build_backbone`; they mean nothing to a CNN from scratch.
 
     Returns:
-        A model from float32 (n, size, size, 3) RGB 0-255 to the probability of a crack, float32 (n, 1), and
-        what weights were loaded.
+        A model from float32 (n, size, size, 3) RGB 0-255 to float32 (n, 1), the probability of a crack, or (n, 2), the
+        probabilities of the classes; and what weights were loaded.
     """
     from crackutils.pipelines import augmentation
 
@@ -225,20 +225,32 @@ def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[A
     else:
         loaded = {"weights": "random", "file": "", "sha256": ""}
         x = keras.layers.Rescaling(1 / 255, name="rescaling")(x)
-        for i, filters in enumerate(recipe.blocks, 1):
-            x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{i}")(x)
-            # a moving average of about ten batches: short runs end with statistics that fit the weights
-            x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{i}")(x)
-            x = keras.layers.ReLU(name=f"relu_{i}")(x)
-            x = keras.layers.MaxPooling2D(name=f"pool_{i}")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="global_pool")(x)
-    x = keras.layers.Dropout(recipe.dropout, seed=seed, name="dropout")(x)
-    outputs = keras.layers.Dense(1, "sigmoid", name="p_crack")(x)
+    numbers: dict[str, int] = {}
+    for kind, options in recipe.body + recipe.head:
+        short = _SHORT[kind]
+        numbers[short] = numbers.get(short, 0) + 1
+        seeded = {"seed": seed + numbers[short] - 1} if kind == "Dropout" else {}
+        # without a name Keras would count on from the models built before
+        x = getattr(keras.layers, kind)(name=f"{short}_{numbers[short]}", **seeded, **options)(x)
+    name, activation = ("p_crack", "sigmoid") if recipe.units == 1 else ("p_classes", "softmax")
+    outputs = keras.layers.Dense(recipe.units, activation, name=name)(x)
     return keras.Model(inputs, outputs, name=recipe.name.replace("-", "_")), loaded
 
 
+_SHORT = {
+    "Conv2D": "conv",
+    "BatchNormalization": "norm",
+    "ReLU": "relu",
+    "MaxPooling2D": "pool",
+    "GlobalAveragePooling2D": "global_pool",
+    "Flatten": "flatten",
+    "Dropout": "dropout",
+    "Dense": "dense",
+}  # names of the layers that recipes may hold
+
+
 def backbone_of(model: Any) -> Any | None:
-    """Return the backbone inside a model made by `build`, None for the simple CNN."""
+    """Return the backbone inside a model made by `build`, None for a CNN from scratch."""
     return next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
 
 
@@ -248,3 +260,10 @@ def describe(model: Any) -> dict[str, int]:
     count = len(model.layers) + (len(base.layers) - 1 if base else 0)
     trainable = sum(math.prod(w.shape) for w in model.trainable_weights)
     return {"parameters": model.count_params(), "trainable": trainable, "layers": count}
+
+
+def summary(model: Any) -> str:
+    """Return the table of layers that Keras prints, the backbone as one of them, as text without colours."""
+    lines: list[str] = []
+    model.summary(show_trainable=True, print_fn=lambda text, **_: lines.append(text))
+    return "\n".join(line.rstrip() for line in "\n".join(lines).strip().split("\n"))

@@ -49,13 +49,23 @@ def augmentation(recipe: Recipe, seed: int) -> list[Any]:
     ]
 
 
-def predict(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels int (n,) and crack probabilities float32 (n,) of unshuffled batches, from one pass over them."""
-    labels, chances = [], []
+def predict(model: Any, data: Any, flips: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels int (n,) and crack probabilities float32 (n,) of unshuffled batches, from one pass over them.
+
+    With `flips` a probability is the mean over the image and its mirror images left-right, top-bottom, and both.
+    """
+    labels, found = [], []
     for x, y in data:
-        chances.append(np.asarray(model.predict_on_batch(x)).reshape(-1))
+        found.append(chances(model, np.asarray(x), flips))
         labels.append(np.asarray(y).reshape(-1))
-    return np.concatenate(labels).astype(int), np.concatenate(chances).astype(np.float32)
+    return np.concatenate(labels).astype(int), np.concatenate(found)
+
+
+def chances(model: Any, x: np.ndarray, flips: bool = False) -> np.ndarray:
+    """Return the crack probabilities, float32 (n,), of one batch; `predict` explains `flips`."""
+    views = (x, x[:, :, ::-1], x[:, ::-1], x[:, ::-1, ::-1]) if flips else (x,)
+    # the only unit, or the second of two classes
+    return np.mean([np.asarray(model.predict_on_batch(view))[:, -1] for view in views], axis=0, dtype=np.float32)
 
 
 def augmented(layer: Any, image: np.ndarray, count: int) -> list[np.ndarray]:

@@ -1,11 +1,13 @@
-"""Recipes: everything that defines a training run, and the results that others have published."""
+"""Recipes: everything that defines a training run, ours and nine published ones, with what their authors found."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from crackutils.config import CrackutilsError, Profile, choose
+
+Layers = tuple[tuple[str, dict[str, Any]], ...]  # classes of keras.layers by name, each with its arguments
 
 
 @dataclass(frozen=True)
@@ -15,14 +17,18 @@ class Stage:
     Attributes:
         name: shown in tables and curves.
         epochs: upper bound; early stopping on the validation loss may end it sooner.
-        learning_rate: of Adam, decayed to zero along a half cosine over `epochs`.
+        learning_rate: of the optimizer, at the first step.
         unfreeze: number of backbone layers, counted from the output, that are trained; BatchNorm stays frozen.
+        optimizer: "Adam" or "RMSprop".
+        decay: whether the learning rate falls to zero along a half cosine over `epochs`, or stays as it is.
     """
 
     name: str
     epochs: int
     learning_rate: float
     unfreeze: int = 0
+    optimizer: str = "Adam"
+    decay: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,16 @@ class Recipe:
         size: side of the square input, pixels.
         batch: images per step.
         stages: calls of fit, in order.
-        backbone: entry of `models.BACKBONES`; empty for the simple CNN.
-        blocks: filters of the simple CNN's conv-BatchNorm-pool blocks.
-        dropout: rate before the last layer.
-        augment: Keras layers by name with their arguments, applied in the model during training only.
+        backbone: entry of `models.BACKBONES`; empty for a CNN from scratch.
+        body: layers of a CNN from scratch, behind the rescaling; empty with a backbone.
+        head: layers before the last one.
+        units: of the last layer: 1 with a sigmoid, or 2 with a softmax, whose second is the crack.
+        augment: layers that act during training only.
         patience: epochs without a better validation loss before a stage ends.
+        label_smoothing: share of the label that is spread over both classes, in [0, 1).
+        averaging: momentum of a moving average of the weights over the steps, which replaces them; 0 for none.
+        flips: whether predictions are means over the image and its three mirror images.
+        xla: whether XLA compiles the training step; for plain convolutions it takes about half the time.
     """
 
     name: str
@@ -50,61 +61,222 @@ class Recipe:
     batch: int
     stages: tuple[Stage, ...]
     backbone: str = ""
-    blocks: tuple[int, ...] = ()
-    dropout: float = 0.2
-    augment: tuple[tuple[str, dict[str, Any]], ...] = field(
-        default=(("RandomFlip", {"mode": "horizontal_and_vertical"}), ("RandomRotation", {"factor": 0.05}))
-    )
+    body: Layers = ()
+    head: Layers = (("GlobalAveragePooling2D", {}), ("Dropout", {"rate": 0.2}))
+    units: int = 1
+    augment: Layers = (("RandomFlip", {"mode": "horizontal_and_vertical"}), ("RandomRotation", {"factor": 0.05}))
     patience: int = 3
+    label_smoothing: float = 0.0
+    averaging: float = 0.0
+    flips: bool = False
+    xla: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as plain lists and dictionaries, for `metrics.json`."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Recipe:
+        """Return the recipe that `as_dict` described, also after a way through JSON; TypeError for unknown fields."""
+        layers = {
+            name: tuple((kind, options) for kind, options in fields[name]) for name in ("body", "head", "augment")
+        }
+        return cls(**fields | layers | {"stages": tuple(Stage(**stage) for stage in fields["stages"])})
 
-RECIPES: dict[str, Recipe] = {
-    r.name: r
-    for r in (
-        Recipe(
-            name="mobilenetv2",
-            title="MobileNetV2 at 160 px: a linear head first, then the top 54 layers fine-tuned",
-            family="transfer",
-            size=160,
-            batch=32,
-            backbone="mobilenetv2",
-            stages=(Stage("head", 2, 1e-3), Stage("fine-tune", 2, 1e-4, unfreeze=54)),
-        ),
-        Recipe(
-            name="mobilenetv2-frozen",
-            title="MobileNetV2 at 160 px, frozen: only a linear head is trained",
-            family="transfer",
-            size=160,
-            batch=32,
-            backbone="mobilenetv2",
-            stages=(Stage("head", 5, 1e-3),),
-        ),
-        Recipe(
-            name="mobilenetv3small",
-            title="MobileNetV3Small at 224 px: a linear head first, then the top 40 layers fine-tuned",
-            family="transfer",
-            size=224,
-            batch=32,
-            backbone="mobilenetv3small",
-            stages=(Stage("head", 2, 1e-3), Stage("fine-tune", 2, 1e-4, unfreeze=40)),
-        ),
-        Recipe(
-            name="simple-cnn",
-            title="Four conv-BatchNorm-pool blocks and global pooling at 112 px, from scratch",
-            family="cnn",
-            size=112,
-            batch=32,
-            blocks=(16, 32, 64, 128),
-            stages=(Stage("scratch", 8, 2e-3),),
-            augment=(("RandomFlip", {"mode": "horizontal_and_vertical"}),),
-            patience=4,
-        ),
+
+def _blocks(*filters: int) -> Layers:
+    """Convolution, BatchNorm and pooling, once for each number of filters."""
+    # a moving average of about ten batches: short runs end with statistics that fit the weights
+    return tuple(
+        layer
+        for n in filters
+        for layer in (
+            ("Conv2D", {"filters": n, "kernel_size": 3, "padding": "same", "use_bias": False}),
+            ("BatchNormalization", {"momentum": 0.9}),
+            ("ReLU", {}),
+            ("MaxPooling2D", {}),
+        )
     )
-}
+
+
+def _dense(*units: int) -> Layers:
+    return tuple(("Dense", {"units": n, "activation": "relu"}) for n in units)
+
+
+def _conv(filters: int, padding: str) -> Layers:
+    return (("Conv2D", {"filters": filters, "kernel_size": 3, "padding": padding, "activation": "relu"}),)
+
+
+_POOL: Layers = (("GlobalAveragePooling2D", {}),)
+_POOL_DROPOUT: Layers = (*_POOL, ("Dropout", {"rate": 0.3}))
+_FLIP_ROTATE: Layers = (("RandomFlip", {"mode": "horizontal"}), ("RandomRotation", {"factor": 0.2}))
+_ALL_FLIPS_QUARTER: Layers = (
+    ("RandomFlip", {"mode": "horizontal_and_vertical"}),
+    ("RandomRotation", {"factor": 0.25}),
+)
+_WITHOUT_POOLING: Layers = (*_conv(32, "same"), *_conv(16, "same"), *_conv(8, "same"))
+_FOUR_DENSE: Layers = (*_POOL, *_dense(128, 64, 32, 16))
+
+
+def _constant(epochs: int, learning_rate: float) -> tuple[Stage, ...]:
+    return (Stage("fit", epochs, learning_rate, decay=False),)
+
+
+def _three_stages(unfreeze: int) -> tuple[Stage, ...]:
+    return (
+        Stage("frozen", 1, 1e-4),
+        Stage("unfrozen", 1, 1e-5, unfreeze=unfreeze, optimizer="RMSprop"),
+        Stage("frozen again", 1, 1e-5, optimizer="RMSprop"),
+    )
+
+
+_ALL: tuple[Recipe, ...] = (
+    Recipe(
+        name="mobilenetv2",
+        title="MobileNetV2 at 160 px: a linear head first, then the top 54 layers fine-tuned",
+        family="transfer",
+        size=160,
+        batch=32,
+        backbone="mobilenetv2",
+        stages=(Stage("head", 2, 1e-3), Stage("fine-tune", 2, 1e-4, unfreeze=54)),
+    ),
+    Recipe(
+        name="simple-cnn",
+        title="Four conv-BatchNorm-pool blocks and global pooling at 112 px, from scratch",
+        family="cnn",
+        size=112,
+        batch=32,
+        body=_blocks(16, 32, 64, 128),
+        stages=(Stage("scratch", 8, 2e-3),),
+        augment=(("RandomFlip", {"mode": "horizontal_and_vertical"}),),
+        patience=4,
+    ),
+    # ---- as published, but for the corrections in PUBLISHED
+    Recipe(
+        name="chernxi-mobilenetv3small",
+        title="MobileNetV3Small at 120 px, dense layers of 128, 64, 32 and 16, in three stages",
+        family="transfer",
+        size=120,
+        batch=16,
+        backbone="mobilenetv3small",
+        head=_FOUR_DENSE,
+        units=2,
+        augment=_ALL_FLIPS_QUARTER,
+        # Keras 2 counted 229 layers and froze 120, up to the depthwise convolution of block 6; what follows are here 71
+        stages=_three_stages(unfreeze=71),
+    ),
+    Recipe(
+        name="chernxi-mobilenetv2",
+        title="MobileNetV2 at 120 px, dense layers of 128 and 64, in three stages",
+        family="transfer",
+        size=120,
+        batch=16,
+        backbone="mobilenetv2",
+        head=(*_POOL, *_dense(128, 64)),
+        units=2,
+        augment=_ALL_FLIPS_QUARTER,
+        stages=_three_stages(unfreeze=24),  # 154 layers, 130 of them frozen
+    ),
+    Recipe(
+        name="bitterfrown-mobilenetv2",
+        title="MobileNetV2 at 160 px, frozen, batches of 16, ten epochs",
+        family="transfer",
+        size=160,
+        batch=16,
+        backbone="mobilenetv2",
+        head=_POOL,
+        units=2,
+        augment=(),
+        stages=_constant(10, 1e-4),
+        patience=5,
+    ),
+    Recipe(
+        name="imranismael-mobilenetv2",
+        title="MobileNetV2 at 227 px, frozen, flips and rotations, three epochs",
+        family="transfer",
+        size=227,
+        batch=32,
+        backbone="mobilenetv2",
+        head=_POOL_DROPOUT,
+        units=2,
+        augment=_FLIP_ROTATE,
+        stages=_constant(3, 1e-4),
+    ),
+    Recipe(
+        name="splitfolders-mobilenetv2",
+        title="MobileNetV2 at 160 px, frozen, flips and rotations, five epochs",
+        family="transfer",
+        size=160,
+        batch=32,
+        backbone="mobilenetv2",
+        head=_POOL_DROPOUT,
+        units=2,
+        augment=_FLIP_ROTATE,
+        stages=_constant(5, 1e-4),
+        patience=5,
+    ),
+    Recipe(
+        name="marzed7-mobilenetv2",
+        title="MobileNetV2 at 160 px, frozen, one sigmoid unit, three epochs",
+        family="transfer",
+        size=160,
+        batch=10,
+        backbone="mobilenetv2",
+        head=_POOL_DROPOUT,
+        augment=(),
+        stages=_constant(3, 1e-4),
+    ),
+    Recipe(
+        name="chernxi-cnn-120",
+        title="Three convolutions without pooling at 120 px",
+        family="cnn",
+        size=120,
+        batch=32,
+        body=_WITHOUT_POOLING,
+        head=(*_POOL, ("Flatten", {}), *_dense(32, 16)),
+        units=2,
+        augment=(),
+        stages=_constant(14, 1e-3),
+        patience=14,
+        xla=True,
+    ),
+    Recipe(
+        name="chernxi-cnn-80",
+        title="Three convolutions without pooling at 80 px, flips and rotations",
+        family="cnn",
+        size=80,
+        batch=32,
+        body=_WITHOUT_POOLING,
+        head=(*_POOL, ("Flatten", {}), *_dense(32, 16)),
+        units=2,
+        augment=_ALL_FLIPS_QUARTER,  # XLA cannot rotate
+        stages=_constant(9, 1e-3),
+        patience=9,
+    ),
+    Recipe(
+        name="marzed7-cnn-256",
+        title="Three conv-pool blocks and a dense layer of 256 on the flattened map, at 256 px",
+        family="cnn",
+        size=256,
+        batch=32,
+        body=(
+            *_conv(16, "valid"),
+            ("MaxPooling2D", {}),
+            *_conv(32, "valid"),
+            ("MaxPooling2D", {}),
+            ("Dropout", {"rate": 0.1}),
+            *_conv(32, "valid"),
+            ("MaxPooling2D", {}),
+            ("Dropout", {"rate": 0.3}),
+        ),
+        head=(("Flatten", {}), *_dense(256)),
+        augment=(),
+        stages=_constant(3, 1e-3),
+        patience=2,
+        xla=True,
+    ),
+)
+RECIPES: dict[str, Recipe] = {r.name: r for r in _ALL}
 
 
 def recipe(name: str, family: str, profile: Profile, epochs: int = 0) -> Recipe:
@@ -129,51 +301,117 @@ def recipe(name: str, family: str, profile: Profile, epochs: int = 0) -> Recipe:
 
 @dataclass(frozen=True)
 class Published:
-    """A result that others have published on METU.
+    """What others have published of a recipe, on METU.
 
     Attributes:
         source: repository, where its name is known.
-        model: what was trained.
-        test_images: images it was tested on.
+        test_images: images it was tested on; 0 where no result can be read.
         errors: wrong ones; from the published accuracy where no count is given.
-        accuracy: fraction; as published, or from errors.
-        measured: "notebook output", "figure" or "README only".
-        caveat: what keeps it from being comparable.
+        accuracy: fraction; as published, or from errors; None where no result can be read.
+        measured: who says so: "notebook output", "figure", "README only" or "nobody".
+        caveat: what keeps the number from being comparable.
+        corrections: what our recipe does otherwise, a line each.
     """
 
     source: str
-    model: str
     test_images: int
     errors: int
-    accuracy: float
+    accuracy: float | None
     measured: str
     caveat: str
+    corrections: tuple[str, ...]
 
+
+CORRECTED_IN_ALL = (
+    "copies of test images are kept out of training (SPLIT=random splits as they did)",
+    "training, validation and test images are disjoint, and stay the same from pass to pass",
+    "labels and predictions come from one pass over all test images, in order",
+    "the epoch with the best validation loss is kept, and a stage only if it lowers that loss",
+    "each stage is compiled after `trainable` is set; BatchNorm keeps its statistics",
+)
+
+_SEED_0 = "ChernXi/AI07_Project_3-Image-Classification"
+_SEED_4 = "marzed7/Capstone-Project-3-Image-Classification"
 
 # Read from the projects' own notebooks, figures and READMEs.
-PUBLISHED: tuple[Published, ...] = (
-    Published(
-        "ChernXi/AI07_Project_3-Image-Classification", "MobileNetV3Small, 4 dense layers, 120 px", 1600, 5, 0.996875,
-        "notebook output", "random split leaks copies; learning rate had decayed to zero",
+PUBLISHED: dict[str, Published] = {
+    "chernxi-mobilenetv3small": Published(
+        _SEED_0, 1600, 5, 0.996875, "notebook output", "a random split leaks copies",
+        (
+            "the learning rate decays over the whole stage; theirs was zero after 500 of 2,000 steps",
+            "the second stage trains what it says: they changed `trainable` after compiling",
+            "the confusion matrix counts all test images, not one batch",
+        ),
     ),
-    Published(
-        "ChernXi/AI07_Project_3-Image-Classification", "CNN without pooling, 120 px", 1600, 4, 0.9975,
-        "notebook output", "random split leaks copies; 4 h 19 min of training",
+    "chernxi-mobilenetv2": Published(
+        _SEED_0, 1600, 24, 0.9850, "notebook output", "an older version; a random split leaks copies",
+        (
+            "the learning rate decays over the whole stage; theirs was zero after 500 of 2,000 steps",
+            "the second stage trains what it says: they changed `trainable` after compiling",
+        ),
     ),
-    Published(
-        "M-ImranIsmael/Concrete-Crack-Image-Classification", "MobileNetV2, 227 px", 4000, 17, 0.99575,
-        "figure", "validation and test are the same images",
+    "bitterfrown-mobilenetv2": Published(
+        "bitterfrown/AI07-Project-3", 0, 0, None, "nobody", "numbers only in images that are gone",
+        ("the 2,400 test images were validation images as well; ours are not",),
     ),
-    Published(
-        "unnamed (script exported from Colab)", "MobileNetV2, 160 px, 5 epochs", 1600, 4, 0.9975,
-        "README only", "random split leaks copies; its test folder was never used",
+    "imranismael-mobilenetv2": Published(
+        "M-ImranIsmael/Concrete-Crack-Image-Classification", 4000, 17, 0.99575, "figure",
+        "validation and test are the same images",
+        (
+            "validation and test were the same 125 batches; ours are not",
+            "take and skip on a set that is shuffled anew in each pass mixed training and test images; ours is not",
+            "the confusion matrix names its axes in the order of the classes; theirs swapped them",
+            "predictions are shown on their own images; theirs came from another pass",
+        ),
     ),
-    Published(
-        "marzed7/Capstone-Project-3-Image-Classification", "MobileNetV2, one sigmoid unit, 160 px", 40000, 2668, 0.9333,
-        "notebook output", "tested on its training images; inputs rescaled twice",
+    "splitfolders-mobilenetv2": Published(
+        "unnamed (script exported from Colab)", 1600, 4, 0.9975, "README only", "a random split leaks copies",
+        ("the test part of the split is used; theirs was set aside and never read",),
     ),
-    Published(
-        "marzed7/Capstone-Project-3-Image-Classification", "CNN with flatten, 256 px", 4000, 65, 0.98375,
-        "notebook output", "random split leaks copies; last epoch instead of the best",
+    "marzed7-mobilenetv2": Published(
+        _SEED_4, 40000, 2668, 0.9333, "notebook output", "tested on its training images",
+        (
+            "inputs are rescaled once; twice squeezed them to -1 +- 0.008",
+            "training, validation and test were all the whole data set; ours are disjoint",
+            "a threshold decides, not the argmax over one unit, which is always Negative",
+        ),
     ),
-)  # fmt: skip
+    "chernxi-cnn-120": Published(
+        _SEED_0, 1600, 4, 0.9975, "notebook output", "a random split leaks copies; 4 h 19 min of training",
+        (
+            "one call of fit; between their ten calls a new learning rate was set but never compiled in",
+            "the confusion matrix counts all test images, not one batch",
+        ),
+    ),
+    "chernxi-cnn-80": Published(
+        _SEED_0, 1600, 5, 0.996875, "notebook output",
+        "an older version; a random split leaks copies; 1 h 47 min of training",
+        ("one call of fit; between their nine calls a new learning rate was set but never compiled in",),
+    ),
+    "marzed7-cnn-256": Published(
+        _SEED_4, 4000, 65, 0.98375, "notebook output", "a random split leaks copies; 1 h 30 min of training",
+        (
+            "the best epoch is kept; theirs was the last, which was worse",
+            "take and skip on a set that is shuffled anew in each pass mixed training and test images; ours is not",
+        ),
+    ),
+}  # fmt: skip
+
+
+def told(name: str) -> str:
+    """Return, as Markdown, where a recipe comes from, what was published of it and what is corrected here."""
+    found, published = RECIPES[name], PUBLISHED.get(name)
+    if published is None:
+        return f"`{name}`: {found.title}. A recipe of this project."
+    if published.accuracy is None:
+        result = "No result can be read"
+    else:
+        result = (
+            f"Published: {published.errors:,} errors in {published.test_images:,} test images"
+            f" (accuracy {published.accuracy:.4f}; {published.measured})"
+        )
+    corrected = "".join(f"\n- {line}" for line in published.corrections)
+    return (
+        f"`{name}`: {found.title}. Source: {published.source}. {result}; {published.caveat}."
+        f"\n\nCorrected here:\n{corrected}\n\nand, as in all recipes, {'; '.join(CORRECTED_IN_ALL)}."
+    )

@@ -69,7 +69,9 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
         few = np.random.default_rng(seed).permutation(part["train"])[:128]
         scale, offset = models.BACKBONES[recipe.backbone].rescaling or (1, 0)
         models.settle(base, images[np.sort(few)].astype(np.float32) * scale + offset)
-    before = evaluation.metrics(*pipelines.predict(model, pipelines.batches(images, labels, part["test"], 64)))
+    before = evaluation.metrics(
+        *pipelines.predict(model, pipelines.batches(images, labels, part["test"], 64), recipe.flips)
+    )
     folder = run.folder / "checkpoints"
     key = _key(recipe, ds, manifest, seed, loaded)
     if os.environ.get("CRACKUTILS_FORCE"):
@@ -136,10 +138,20 @@ def _stage(
     if base is not None:
         models.unfreeze_top(base, stage.unfreeze)
     steps = math.ceil(len(part["train"]) / recipe.batch) * stage.epochs
+    rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps) if stage.decay else stage.learning_rate
+    averaging = {"use_ema": True, "ema_momentum": recipe.averaging} if recipe.averaging else {}
+    smoothing = recipe.label_smoothing
+    if recipe.units == 1:
+        loss, accuracy = keras.losses.BinaryCrossentropy(label_smoothing=smoothing), keras.metrics.BinaryAccuracy
+    else:
+        loss, accuracy = keras.losses.SparseCategoricalCrossentropy(), keras.metrics.SparseCategoricalAccuracy
+        if smoothing:
+            raise CrackutilsError(f"RECIPE={recipe.name}: label_smoothing needs units=1.")
     model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps)),
-        keras.losses.BinaryCrossentropy(),
-        metrics=[keras.metrics.BinaryAccuracy(name="accuracy")],
+        getattr(keras.optimizers, stage.optimizer)(rate, **averaging),
+        loss,
+        metrics=[accuracy(name="accuracy")],
+        jit_compile=recipe.xla,
     )
     log = run.folder / "tensorboard" / f"{number}-{stage.name}"
     shutil.rmtree(log, ignore_errors=True)  # of a run that was killed
@@ -150,16 +162,17 @@ def _stage(
         shuffle=False,  # the batches are shuffled already; Keras warns otherwise
         verbose=2,
         callbacks=[
+            # validation, and what early stopping keeps, see the averaged weights
+            *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if recipe.averaging else []),
             keras.callbacks.EarlyStopping("val_loss", patience=recipe.patience, restore_best_weights=True),
             keras.callbacks.TensorBoard(log, write_graph=False),
         ],
     )
     epochs = range(len(fitted.epoch))
-    per_epoch = steps / stage.epochs
     history = [
         {"stage": stage.name, "epoch": e + 1}
         | {name: round(float(fitted.history[name][e]), 6) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        | {"learning_rate": round(stage.learning_rate * (1 + math.cos(math.pi * per_epoch * (e + 1) / steps)) / 2, 9)}
+        | {"learning_rate": round(_learning_rate(stage, e + 1), 9)}
         for e in epochs
     ]
     best = min(epochs, key=lambda e: fitted.history["val_loss"][e])
@@ -168,6 +181,11 @@ def _stage(
         "best_epoch": best + 1,
         "best_val_loss": history[best]["val_loss"],
     }
+
+
+def _learning_rate(stage: Stage, epoch: int) -> float:
+    """Return what the learning rate is after an epoch, counted from 1."""
+    return stage.learning_rate * ((1 + math.cos(math.pi * epoch / stage.epochs)) / 2 if stage.decay else 1)
 
 
 def _save(model: Any, file: Path) -> Path:
@@ -194,14 +212,16 @@ def evaluate(trained: Trained, recipe: Recipe, ds: Dataset, manifest: pd.DataFra
     images, labels = ds.pixels(recipe.size), ds.index["label"].to_numpy()
     rows = np.flatnonzero(manifest["split"].isin(["val", "test"]))
     began = time.perf_counter()
-    truth, chance = pipelines.predict(trained.model, pipelines.batches(images, labels, rows, 64))
+    truth, chance = pipelines.predict(trained.model, pipelines.batches(images, labels, rows, 64), recipe.flips)
     rate = len(rows) / (time.perf_counter() - began)
     table = manifest.loc[rows, ["file", "split"]].reset_index(drop=True)
     return table.assign(label=truth, p_crack=chance), rate
 
 
 def save(trained: Trained, run: results.Run, card: str) -> dict[str, int]:
-    """Save the model into `run.folder/model`: weights, a .keras file and a model card; return the sizes in bytes.
+    """Save the model into `run.folder/model`: weights, a .keras file, a table of its layers and a model card.
+
+    Returns the sizes in bytes of the first two.
 
     The weights load in any Keras 3 through `load`; a .keras file loads only in the Keras that wrote it, or a later one.
     """
@@ -209,6 +229,7 @@ def save(trained: Trained, run: results.Run, card: str) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     _save(trained.model, folder / "model.weights.h5")
     trained.model.save(folder / "model.keras")
+    config.write_atomically(folder / "summary.txt", models.summary(trained.model) + "\n")
     config.write_atomically(folder / "README.md", card)
     return {name: (folder / name).stat().st_size for name in ("model.weights.h5", "model.keras")}
 
@@ -230,10 +251,12 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
         raise CrackutilsError(
             f"{folder} holds no finished training run; give a folder with metrics.json and model/."
         ) from error
-    stages = tuple(Stage(**s) for s in settings.pop("stages"))
-    augment = tuple((name, options) for name, options in settings.pop("augment"))
-    settings["blocks"] = tuple(settings["blocks"])
-    recipe = Recipe(stages=stages, augment=augment, **settings)
+    try:
+        recipe = Recipe.from_dict(settings)
+    except (TypeError, KeyError) as error:
+        raise CrackutilsError(
+            f"{folder} was made by another version of crackutils; run its notebook again with FORCE=1."
+        ) from error
     model, _ = models.build(recipe, weights, config.DEFAULT_SEED, load=False)
     try:
         model.load_weights(folder / "model" / "model.weights.h5")
@@ -272,7 +295,7 @@ def score(folder: str | Path, out: str | Path, model: str | Path) -> None:
                     good.append(read_image(path, recipe.size))
                 except ImageError as error:
                     problems[path] = str(error)
-            chances = iter(net.predict_on_batch(np.stack(good).astype(np.float32)).reshape(-1) if good else ())
+            chances = iter(pipelines.chances(net, np.stack(good).astype(np.float32), recipe.flips) if good else ())
             for path in names:
                 p = None if path in problems else next(chances)
                 cracks += p is not None and p >= 0.5
