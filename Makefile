@@ -13,7 +13,7 @@ PYTHON ?= $(if $(wildcard .venv/crackutils-stamp),$(VENV_PYTHON),python3)
 RUN := @$(VENV_PYTHON) -m crackutils
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab data verify reference readme report pretrain tensorboard test lint badges lock clean
+.PHONY: help setup recipes lab data verify reference readme report pretrain tensorboard test lint badges lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -22,7 +22,10 @@ help: ## show this list
 setup: ## make .venv with the exact versions of requirements.lock
 	@$(PYTHON) -m crackutils setup
 
-run-%: setup ## run notebooks that are not up to date: run-all, run-03 [PROFILE=...] [FORCE=1] [parameter=value]
+recipes: setup ## list the recipes, ours and nine published ones, with what is corrected in them
+	$(RUN) recipes --make
+
+run-%: setup ## run what is not up to date: run-all, run-03, run-recipes [PROFILE=...] [FORCE=1] [parameter=value]
 	$(RUN) run --make $*
 
 data: setup ## fetch the images, or take your copy: FROM=archive-or-folder [SOURCE=own]

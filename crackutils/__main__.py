@@ -138,11 +138,37 @@ def _run(args: argparse.Namespace) -> int:
     args.values = [word for word in args.values if "=" in word]
     values = _values(args, None)
     if not which:
-        raise CrackutilsError("run needs the number of a notebook or all, for example python -m crackutils run 03.")
+        raise CrackutilsError(
+            "run needs the number of a notebook, all or recipes, for example python -m crackutils run 03."
+        )
     force = _yes("FORCE", values.pop("FORCE", "0"))
     from crackutils import runner
 
     runner.run(which, values, force)
+    return 0
+
+
+def _recipes(args: argparse.Namespace) -> int:
+    _values(args, ())
+    config.start("sample")
+    from crackutils import models, recipes
+
+    print(f"{'RECIPE':<26} {'run':<8} {'parameters':>10} {'trained':>10} {'px':>4} {'epochs':>6}  published on METU")
+    for name, recipe in recipes.RECIPES.items():
+        model, _ = models.build(recipe, "random", config.DEFAULT_SEED)
+        size = models.describe(model)
+        published = recipes.PUBLISHED.get(name)
+        target = "run-03" if recipe.family == "transfer" else "run-04"
+        epochs = "+".join(str(stage.epochs) for stage in recipe.stages)
+        print(
+            f"{name:<26} {target:<8} {size['parameters']:>10,} {size['trainable']:>10,} {recipe.size:>4} {epochs:>6}"
+            f"  {recipes.result(published) if published else 'ours'}"
+        )
+        print(f"{'':<26} {recipe.title}{f'; {published.source}' if published else ''}")
+        for line in published.corrections if published else ():
+            print(f"{'':<26} - {line}")
+    print("\nIn all of them " + ";\n  ".join(recipes.CORRECTED_IN_ALL) + ".")
+    print("Trained: with the backbone frozen, as training begins. make run-recipes runs all of them.")
     return 0
 
 
@@ -277,7 +303,8 @@ def _call(command: list[str], **variables: str) -> int:
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "help": (_help, "show this list"),
     "setup": (_setup, "make .venv with the exact versions of requirements.lock; does nothing where that is done"),
-    "run": (_run, "run notebooks: run all, run 03 [PROFILE=metu-half] [FORCE=1] [any parameter=value]"),
+    "run": (_run, "run notebooks: run all, run 03, run recipes [PROFILE=metu-half] [FORCE=1] [any parameter=value]"),
+    "recipes": (_recipes, "list the recipes with their source, parameters, published result and corrections"),
     "data": (_data, "fetch the images; FROM=archive-or-folder takes a copy that you have, SOURCE=own your own"),
     "pretrain": (
         _pretrain,

@@ -12,7 +12,7 @@ from typing import Any
 
 from crackutils import config
 from crackutils.config import WEIGHTS, CrackutilsError, choose
-from crackutils.recipes import Recipe
+from crackutils.recipes import OWN_BACKBONE, Recipe
 
 tf = config.tensorflow()
 import keras
@@ -64,7 +64,7 @@ class Own:
     file: Path
 
 
-OWN = Own("mobilenetv2", {"alpha": 0.35}, Path(__file__).parent / "backbone" / "mobilenetv2_035.npz")
+OWN = Own(OWN_BACKBONE, {"alpha": 0.35}, Path(__file__).parent / "backbone" / "mobilenetv2_035.npz")
 
 
 def write_own(base: Any, file: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from crackutils.config import CrackutilsError, Profile, choose
 
+OWN_BACKBONE = "mobilenetv2"  # the only one that WEIGHTS=crackutils exist for
 Layers = tuple[tuple[str, dict[str, Any]], ...]  # classes of keras.layers by name, each with its arguments
 
 
@@ -279,7 +280,7 @@ _ALL: tuple[Recipe, ...] = (
 RECIPES: dict[str, Recipe] = {r.name: r for r in _ALL}
 
 
-def recipe(name: str, family: str, profile: Profile, epochs: int = 0) -> Recipe:
+def recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: str = "") -> Recipe:
     """Return a recipe by name, with the epochs that a profile allows.
 
     Args:
@@ -287,13 +288,22 @@ def recipe(name: str, family: str, profile: Profile, epochs: int = 0) -> Recipe:
         family: what the notebook trains; a recipe of another family is refused.
         profile: its factor on epochs and its bound apply.
         epochs: further upper bound on the epochs of each stage; 0 for none.
+        weights: what the backbone starts from; empty takes the profile's.
 
     Raises:
-        CrackutilsError: unknown name, with the names that exist; negative epochs.
+        CrackutilsError: unknown name, with the names that exist; negative epochs; weights that its backbone has not.
     """
     found = RECIPES[choose("RECIPE", name, [r.name for r in RECIPES.values() if r.family == family])]
     if epochs < 0:
         raise CrackutilsError(f"EPOCHS={epochs} must be 0 (no bound) or more.")
+    if found.backbone not in ("", OWN_BACKBONE) and (weights or profile.weights) == "crackutils":
+        raise CrackutilsError(
+            f"RECIPE={name} needs WEIGHTS=imagenet or random here: WEIGHTS=crackutils, which PROFILE={profile.name}"
+            f" takes, exist for {OWN_BACKBONE} only."
+            if not weights
+            else f"RECIPE={name} cannot start from WEIGHTS=crackutils, which exist for {OWN_BACKBONE} only; choose"
+            " imagenet or random."
+        )
     bound = min(e for e in (epochs, profile.max_epochs, 10**6) if e)
     stages = (replace(s, epochs=min(s.epochs * profile.epochs, bound)) for s in found.stages)
     return replace(found, stages=tuple(stages))
@@ -398,20 +408,23 @@ PUBLISHED: dict[str, Published] = {
 }  # fmt: skip
 
 
+def result(published: Published) -> str:
+    """Return the published result in a few words, and who says so."""
+    if published.accuracy is None:
+        return "no result that can be read"
+    return (
+        f"{published.errors:,} errors in {published.test_images:,} (accuracy {published.accuracy:.4f};"
+        f" {published.measured})"
+    )
+
+
 def told(name: str) -> str:
     """Return, as Markdown, where a recipe comes from, what was published of it and what is corrected here."""
     found, published = RECIPES[name], PUBLISHED.get(name)
     if published is None:
         return f"`{name}`: {found.title}. A recipe of this project."
-    if published.accuracy is None:
-        result = "No result can be read"
-    else:
-        result = (
-            f"Published: {published.errors:,} errors in {published.test_images:,} test images"
-            f" (accuracy {published.accuracy:.4f}; {published.measured})"
-        )
     corrected = "".join(f"\n- {line}" for line in published.corrections)
     return (
-        f"`{name}`: {found.title}. Source: {published.source}. {result}; {published.caveat}."
+        f"`{name}`: {found.title}. Source: {published.source}. Published: {result(published)}; {published.caveat}."
         f"\n\nCorrected here:\n{corrected}\n\nand, as in all recipes, {'; '.join(CORRECTED_IN_ALL)}."
     )

@@ -27,6 +27,7 @@ from crackutils.config import CrackutilsError, Profile, choose
 
 DEFAULT_PROFILE = "sample"
 _SHARED = ("PROFILE", "SPLIT", "SPLIT_SEED", "SEED", "WEIGHTS")  # what a notebook that is merely needed gets as well
+_START_UP = 10.0  # seconds before the first cell of a notebook
 _COLAB_TAGS = ("colab-badge", "colab-setup")
 
 
@@ -139,7 +140,7 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     """Return the notebooks to run, in order, each with its parameters; needed ones come before those that need them.
 
     Args:
-        which: ["all"], or numbers such as "03".
+        which: ["all"], numbers such as "03", or ["recipes"]: every recipe once, then the comparison.
         overrides: values by parameter name, as the user wrote them.
         force: run the notebooks named in `which` even where they are up to date.
 
@@ -149,10 +150,12 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     notebooks = discover()
     if not notebooks:
         raise CrackutilsError(f"{config.shown(config.NOTEBOOKS)} holds no notebook; restore that folder.")
+    if which == ["recipes"]:
+        return _plan_recipes(overrides, force)
     if which == ["all"]:
         chosen = list(notebooks)
     else:
-        chosen = [choose("notebook", n.zfill(2) if n.isdigit() else n, [*notebooks, "all"]) for n in which]
+        chosen = [choose("notebook", n.zfill(2) if n.isdigit() else n, [*notebooks, "all", "recipes"]) for n in which]
         chosen = list(notebooks) if "all" in chosen else chosen
     profile = config.profile(overrides.get("PROFILE", DEFAULT_PROFILE))
     overrides = overrides | {"PROFILE": profile.name}
@@ -168,7 +171,8 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
             f"RECIPE={overrides['RECIPE']} belongs to one notebook; give it to that one alone: {use}."
         )
     if "RECIPE" in overrides and (own := recipes.RECIPES.get(defaults[chosen[0]]["RECIPE"])):
-        recipes.recipe(overrides["RECIPE"], own.family, profile)  # refused here, not after minutes of indexing
+        # refused here, not after minutes of indexing
+        recipes.recipe(overrides["RECIPE"], own.family, profile, weights=overrides.get("WEIGHTS", ""))
 
     jobs: dict[str, Job] = {}
 
@@ -189,6 +193,34 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     return list(jobs.values())
 
 
+def _plan_recipes(overrides: dict[str, str], force: bool) -> list[Job]:
+    """Return a job for each recipe that the profile's weights allow, and the comparison; the others are told."""
+    defaults = {number: parameters(path) for number, path in discover().items()}
+    of_family = {
+        recipes.RECIPES[own["RECIPE"]].family: number
+        for number, own in defaults.items()
+        if own.get("RECIPE") in recipes.RECIPES
+    }
+    numbers = [*of_family.values(), "05"]
+    known = sorted({name for number in numbers for name in defaults.get(number, {})} - {"RECIPE"})
+    for name in overrides:
+        choose("parameter", name, known)
+
+    def mine(number: str) -> dict[str, str]:
+        return {name: value for name, value in overrides.items() if name in defaults[number]}
+
+    jobs = []
+    for recipe in recipes.RECIPES.values():
+        number = of_family[recipe.family]
+        try:
+            jobs += plan([number], mine(number) | {"RECIPE": recipe.name}, force)
+        except CrackutilsError as error:
+            if "WEIGHTS=crackutils" not in str(error):
+                raise
+            print(f"left out: {error}", flush=True)
+    return jobs + plan(["05"], mine("05"), force)[-1:]
+
+
 # ---------------------------------------------------------------- running
 
 
@@ -204,11 +236,18 @@ def run(which: list[str], overrides: dict[str, str], force: bool = False) -> Non
 
     jobs = plan(which, overrides, force)
     profile = config.profile(overrides.get("PROFILE", DEFAULT_PROFILE))
-    images = datasets.load(profile).sha256
+    ds = datasets.load(profile)
     failure = None
+    spent = expected = 0.0
+    guesses = _estimates(jobs, profile, ds.sha256, len(ds.index))
     try:
         for i, job in enumerate(jobs, 1):
-            _run_one(job, profile, images, f"[{i}/{len(jobs)}] {job.notebook.stem} ({_settings(profile, job.changed)})")
+            # what has run tells how fast this machine is
+            left = sum(guesses[i - 1 :]) * (spent / expected if expected else 1)
+            label = f"[{i}/{len(jobs)}] {job.notebook.stem} ({_settings(profile, job.changed)})"
+            seconds = _run_one(job, profile, ds.sha256, label, left if len(jobs) > 1 else 0)
+            if seconds and guesses[i - 1]:
+                spent, expected = spent + seconds, expected + guesses[i - 1]
     except CrackutilsError as error:
         failure = error
     if _copies(profile):
@@ -221,16 +260,58 @@ def _settings(profile: Profile, changed: dict[str, Any]) -> str:
     return ", ".join([profile.name, *(f"{name}={value}" for name, value in changed.items())])
 
 
-def _run_one(job: Job, profile: Profile, images: str, label: str) -> None:
+def _estimates(jobs: list[Job], profile: Profile, images: str, count: int) -> list[float]:
+    """Return about how many seconds each job will take, 0 for those that are up to date.
+
+    From its own last run; else from the reference run of its recipe, by the number of images and epochs; else the mean
+    of the others.
+    """
+    found: list[float | None] = []
+    for job in jobs:
+        before = _before(job, profile)
+        if _done(job, before, _key(job, profile, images)):
+            found.append(0.0)
+        else:
+            found.append(before.get("seconds") or _as_the_reference(job, profile, count))
+    known = [seconds for seconds in found if seconds]
+    return [(sum(known) / len(known) if known else 60.0) if seconds is None else seconds for seconds in found]
+
+
+def _as_the_reference(job: Job, profile: Profile, images: int) -> float | None:
+    name = (job.defaults | job.values).get("RECIPE", "default")
+    # the largest reference first: start-up weighs least there
+    for file in sorted(config.REFERENCE.glob(f"*/{job.notebook.stem}/{name}/run.json"), key=_images_of, reverse=True):
+        timings = json.loads(file.read_text("utf-8"))["timings"]
+        metrics = json.loads((file.parent / "metrics.json").read_text("utf-8"))
+        more = images / metrics["data"]["images"]
+        if "recipe" in metrics["settings"]:
+            there = sum(stage["epochs"] for stage in metrics["settings"]["recipe"]["stages"])
+            here = recipes.recipe(
+                name,
+                metrics["settings"]["recipe"]["family"],
+                profile,
+                int(job.values.get("EPOCHS", 0)),
+                "imagenet",
+            )
+            more *= sum(stage.epochs for stage in here.stages) / there
+        return _START_UP + timings["notebook_seconds"] * more
+    return None
+
+
+def _images_of(run: Path) -> int:
+    return json.loads((run.parent / "metrics.json").read_text("utf-8"))["data"]["images"]
+
+
+def _run_one(job: Job, profile: Profile, images: str, label: str, left: float) -> float:
+    """Run a job unless it is up to date, and return the seconds that it took, 0 for none."""
     copy = _copies_folder(profile) / f"{job.name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
-    key = _key(job, profile, images)
-    before = _read(copy).metadata.get("crackutils", {}) if copy.is_file() else {}
-    done = all((config.results_dir() / folder / "metrics.json").is_file() for folder in before.get("folders", []))
-    if before.get("key") == key and done and not job.force:
+    before, key = _before(job, profile), _key(job, profile, images)
+    if _done(job, before, key):
         print(f"{label}: up to date", flush=True)
-        return
+        return 0.0
     last = f", last time {_duration(before['seconds'])}" if "seconds" in before else ""
+    last += f", about {_duration(left)} left in all" if left else ""
     print(f"{label}: running{last}", flush=True)
     began = time.monotonic()
 
@@ -266,6 +347,18 @@ def _run_one(job: Job, profile: Profile, images: str, label: str) -> None:
     os.replace(running, copy)
     failed.unlink(missing_ok=True)
     print(f"{f'{label}: done in {_duration(seconds)}':<100}".rstrip(" " if not sys.stdout.isatty() else ""), flush=True)
+    return seconds
+
+
+def _before(job: Job, profile: Profile) -> dict[str, Any]:
+    """Return what the executed copy of a job says of its run; empty if there is none."""
+    copy = _copies_folder(profile) / f"{job.name}.ipynb"
+    return dict(_read(copy).metadata.get("crackutils", {})) if copy.is_file() else {}
+
+
+def _done(job: Job, before: dict[str, Any], key: str) -> bool:
+    there = all((config.results_dir() / folder / "metrics.json").is_file() for folder in before.get("folders", []))
+    return before.get("key") == key and there and not job.force
 
 
 def _duration(seconds: float) -> str:
