@@ -49,7 +49,6 @@ def tuned(epochs: int = 2, rate: float = 1e-4, layers: int = 54, head: int = 2) 
     return (Stage("head", head, 1e-3), Stage("fine-tune", epochs, rate, unfreeze=layers))
 
 
-DEEP = {"stages": tuned(layers=100)}
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "resolution 112 px": {"size": 112},
@@ -57,12 +56,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "head with a dense layer of 128": {
         "head": (("GlobalAveragePooling2D", {}), ("Dense", {"units": 128, "activation": "relu"}))
     },
-    "fine-tune 27 layers": {"stages": tuned(layers=27)},
-    "fine-tune 100 layers": DEEP,
+    "fine-tune 100 layers": {"stages": tuned(layers=100)},
     "fine-tune at 3e-4": {"stages": tuned(rate=3e-4)},
     "1 + 3 epochs": {"stages": tuned(3, head=1)},
     "flips only": {"augment": (FLIPS,)},
-    "flips, rotation, contrast": {"augment": (*BASE.augment, ("RandomContrast", {"factor": 0.2}))},
     "label smoothing 0.05": {"label_smoothing": 0.05},
     "weight averaging 0.98": {"averaging": 0.98},
 }

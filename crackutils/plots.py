@@ -307,38 +307,79 @@ def worst(table: pd.DataFrame, count: int = 12) -> pd.DataFrame:
     return table.assign(off=off).sort_values(["off", "file"], ascending=[False, True], kind="stable").head(count)
 
 
+_KINDS = {  # colour, marker and place within the row
+    "copy-safe": (_CB[0], "o", -0.22),
+    "random": (_CB[1], "D", 0.0),
+    "published": (_CB[7], "s", 0.22),
+}
+
+
 def error_rates(table: pd.DataFrame) -> Figure:
-    """Show error rates with 95 % Wilson intervals.
+    """Show error rates with 95 % Wilson intervals, a row per name.
 
     Args:
-        table: columns name, errors, n, kind ("ours" or "published"), in the order of drawing.
+        table: columns name, errors, n, kind ("copy-safe", "random" or "published"; a name has each at most once), in
+            the order of drawing.
     """
-    figure, ax = plt.subplots(figsize=(10.5, 0.42 * len(table) + 1.3))
+    names = list(dict.fromkeys(table["name"]))
+    figure, ax = plt.subplots(figsize=(10.5, 0.55 * len(names) + 1.3))
     floor = 0.2 / table["n"].max()
-    for y, row in enumerate(table.itertuples()):
+    for row in table.itertuples():
         low, high = (1 - v for v in evaluation.wilson(row.n - row.errors, row.n)[::-1])
-        colour, marker = (_CB[0], "o") if row.kind == "ours" else (_CB[1], "s")
+        colour, marker, offset = _KINDS[row.kind]
+        y = names.index(row.name) + offset
         ax.plot([max(low, floor), high], [y, y], color=colour, linewidth=2)
         # no error at all has no place on a log scale: an arrow points to it
-        ax.plot(max(row.errors / row.n, floor), y, marker if row.errors else "<", color=colour, markersize=7)
-        ax.annotate(f"  {row.errors:,} of {row.n:,}", (high, y), va="center", fontsize=9)
-    ax.set_yticks(range(len(table)), table["name"])
-    ax.invert_yaxis()
+        ax.plot(max(row.errors / row.n, floor), y, marker if row.errors else "<", color=colour, markersize=6)
+        ax.annotate(f"  {row.errors:,} of {row.n:,}", (high, y), va="center", fontsize=8)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(False, axis="y")
+    ax.hlines(np.arange(1, len(names)) - 0.5, 0, 1, "0.9", linewidth=0.8, transform=ax.get_yaxis_transform())
     ax.margins(x=0.18)
     ax.set(xscale="log", xlabel="share of test images that are wrong (log scale), with 95 % Wilson interval")
-    for kind, colour, marker in (("ours", _CB[0], "o"), ("published", _CB[1], "s")):
+    told = {"copy-safe": "here, copy-safe split", "random": "here, random split", "published": "published"}
+    for kind, text in told.items():
         if (table["kind"] == kind).any():
-            ax.plot([], [], marker, color=colour, label=kind)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
+            ax.plot([], [], _KINDS[kind][1], color=_KINDS[kind][0], label=text)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
+    return figure
+
+
+def p_values(table: pd.DataFrame) -> Figure:
+    """Show the exact McNemar test of each pair of models as a matrix; columns a, b, p_value.
+
+    Below 0.05, in bold on a dark ground, the two err differently often.
+    """
+    names = list(dict.fromkeys([*table["a"], *table["b"]]))
+    if not names:
+        return image_grid([], title="Tests between models: there is only one")
+    side = 0.62 * len(names)
+    figure, ax = plt.subplots(figsize=(side + 3.2, side + 2.2))
+    for row in table.itertuples():
+        told = row.p_value < 0.05
+        x, y = sorted((names.index(row.a), names.index(row.b)))
+        ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_CB[0] if told else "0.95", edgecolor="white"))
+        text = f"{row.p_value:.2f}" if row.p_value >= 0.01 else f"{row.p_value:.0e}".replace("e-0", "e-")
+        ax.text(
+            x, y, text, ha="center", va="center", fontsize=8,
+            color="white" if told else "0.3", weight="bold" if told else "normal",
+        )  # fmt: skip
+    ax.set_xticks(range(len(names) - 1), names[:-1], rotation=40, ha="right")
+    ax.set_yticks(range(1, len(names)), names[1:])
+    ax.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5), xlabel="one model", ylabel="another")
+    ax.grid(False)
+    ax.set_title("p-values of the exact McNemar test (blue: told apart)")
     return figure
 
 
 def time_against_accuracy(table: pd.DataFrame) -> Figure:
     """Show test accuracy against training time; columns name, minutes, accuracy."""
-    figure, ax = plt.subplots(figsize=(6.5, 3.6))
+    figure, ax = plt.subplots(figsize=(9.5, 4.2))
     for k, row in enumerate(table.itertuples()):
-        ax.plot(row.minutes, row.accuracy, "osD^v"[k % 5], color=_CB[k % 10], markersize=10, label=row.name)
-    ax.margins(0.2)
-    ax.legend()
+        marker = "osD^vP"[k % 6]
+        ax.plot(row.minutes, row.accuracy, marker, color=_CB[k % 10], markersize=10, alpha=0.85, label=row.name)
+    ax.margins(0.1)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     ax.set(xlabel="training time on this machine (minutes)", ylabel="test accuracy (fraction)")
     return figure

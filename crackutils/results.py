@@ -29,6 +29,10 @@ from crackutils.splits import METHODS
 SCHEMA = 1
 TIMED = "timing_"  # figures whose names begin so show timings: they differ from run to run
 README_PROFILE = "metu-half"  # whose reference the README shows
+SPLITS_PROFILE = "metu-tenth"  # and the one on which recipes were compared over several splits
+_USUAL = re.compile(
+    r"default|(?!default)[a-z0-9]+(-[a-z0-9]+)*(--split-(random|copy-safe))?(--split-seed-\d+)?"
+)  # runs that a reference keeps
 _PICTURES = {  # kept with the reference because the README shows them
     "metu-half": (
         "03_transfer_learning/mobilenetv2/figures/predicted_against_true.png",
@@ -238,18 +242,104 @@ def costs(runs: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("run")
 
 
+def of_recipes(runs: list[dict[str, Any]], ds: Dataset) -> list[dict[str, Any]]:
+    """Return the runs on these very images in which nothing but recipe, split and split seed was chosen."""
+    usual = {"seed": config.DEFAULT_SEED, "epochs": 0}
+    found = []
+    for run in runs:
+        settings = run["settings"]
+        start = ds.profile.weights if settings["recipe"]["backbone"] else "random"
+        same = all(settings[name] == value for name, value in (usual | {"weights": start}).items())
+        if same and run["data"]["sha256"] == ds.sha256:
+            found.append(run)
+    return found
+
+
+def by_split(runs: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row per run of `of_recipes`: recipe, split, split_seed, and what its val and test images say."""
+    rows = []
+    for run in runs:
+        test, settings = run["test"], run["settings"]
+        low, high = evaluation.wilson(test["n"] - test["errors"], test["n"])
+        row = {"recipe": settings["recipe"]["name"]} | {k: settings[k] for k in ("split", "split_seed")}
+        row |= {"val_loss": run["val"]["loss"]} | {k: test[k] for k in ("errors", "n", "accuracy")}
+        rows.append(row | {"low": round(low, 6), "high": round(high, 6)})
+    return pd.DataFrame(rows)
+
+
+def over_splits(runs: list[dict[str, Any]], split: str) -> pd.DataFrame:
+    """Compare recipes over all seeds of a split method that every one of them has run with.
+
+    The recipe with the lowest mean validation loss is compared with each other one by the exact McNemar test on the
+    test images of all these splits together; an image that is tested in two splits counts twice.
+
+    Args:
+        runs: as `of_recipes` returns them.
+        split: the split method.
+
+    Returns:
+        A row per recipe: recipe, splits, val_loss, errors (a list, a number per split seed), mean_errors, n, accuracy,
+        low, high; and, but for the recipe that the others are compared with, against (its name), only_it_wrong,
+        only_this_wrong, p_value, verdict. Empty where fewer than two splits are common to all recipes that ran with
+        more than one.
+    """
+    seeds: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in runs:
+        if run["settings"]["split"] == split:
+            seeds.setdefault(run["settings"]["recipe"]["name"], {})[run["settings"]["split_seed"]] = run
+    several = {name: found for name, found in seeds.items() if len(found) > 1}
+    common = sorted(set.intersection(*map(set, several.values()))) if several else []
+    if len(common) < 2:
+        return pd.DataFrame()
+    rows, tables = [], {}
+    for name, found in several.items():
+        chosen = [found[seed] for seed in common]
+        errors, n = [run["test"]["errors"] for run in chosen], sum(run["test"]["n"] for run in chosen)
+        low, high = evaluation.wilson(n - sum(errors), n)
+        tables[name] = pd.concat(
+            [predictions(run["folder"]).query("split == 'test'").assign(seed=seed) for seed, run in found.items()]
+        ).query("seed in @common")
+        rows.append(
+            {
+                "recipe": name,
+                "splits": len(common),
+                "val_loss": round(float(np.mean([run["val"]["loss"] for run in chosen])), 6),
+                "errors": errors,
+                "mean_errors": round(float(np.mean(errors)), 6),
+                "n": n,
+                "accuracy": round(1 - sum(errors) / n, 6),
+                "low": round(low, 6),
+                "high": round(high, 6),
+            }
+        )
+    first = min(rows, key=lambda row: (row["val_loss"], row["recipe"]))["recipe"]
+    for row in rows:
+        if row["recipe"] == first:
+            continue
+        found = _mcnemar(tables[first], tables[row["recipe"]], ["seed", "file"], first, row["recipe"])
+        row |= {"against": first, "only_it_wrong": found["only_a_wrong"], "only_this_wrong": found["only_b_wrong"]}
+        row |= {k: found[k] for k in ("p_value", "verdict")}
+    return pd.DataFrame(rows).astype(object).where(pd.DataFrame(rows).notna(), None)
+
+
+def _mcnemar(a: pd.DataFrame, b: pd.DataFrame, on: list[str], name_a: str, name_b: str) -> dict[str, Any]:
+    both = a.merge(b[[*on, "p_crack"]].rename(columns={"p_crack": "other"}), on=on)
+    found = evaluation.mcnemar(both["label"], both["p_crack"], both["other"])
+    better = name_a if found["only_a_wrong"] < found["only_b_wrong"] else name_b
+    return found | {"verdict": f"{better} makes fewer errors" if found["p_value"] < 0.05 else "not distinguishable"}
+
+
 def against_each_other(runs: list[dict[str, Any]]) -> pd.DataFrame:
     """Return the exact McNemar test of each pair of runs on their common test images, with a verdict in words."""
-    tables = {r["run"]: predictions(r["folder"]).query("split == 'test'").set_index("file") for r in runs}
-    rows = []
-    for a, b in combinations(tables, 2):
-        both = tables[a].join(tables[b]["p_crack"].rename("other"), how="inner")
-        found = evaluation.mcnemar(both["label"], both["p_crack"], both["other"])
-        better = a if found["only_a_wrong"] < found["only_b_wrong"] else b
-        verdict = f"{better} makes fewer errors" if found["p_value"] < 0.05 else "not distinguishable"
-        rows.append({"a": a, "b": b} | found | {"verdict": verdict})
+    tables = {r["run"]: predictions(r["folder"]).query("split == 'test'") for r in runs}
+    rows = [{"a": a, "b": b} | _mcnemar(tables[a], tables[b], ["file"], a, b) for a, b in combinations(tables, 2)]
     columns = ["a", "b", "only_a_wrong", "only_b_wrong", "both_wrong", "p_value", "verdict"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def best_by_validation(runs: list[dict[str, Any]]) -> str:
+    """Return the name of the run with the lowest validation loss: test images choose nothing."""
+    return min(runs, key=lambda run: (run["val"]["loss"], run["run"]))["run"]
 
 
 def mistakes(runs: list[dict[str, Any]]) -> pd.DataFrame:
@@ -329,13 +419,15 @@ def _fingerprints(folder: Path) -> dict[str, str]:
 
 
 def make_reference(profile: str) -> None:
-    """Replace `reference/<profile>/` by the results of the runs whose settings, but for the recipe, are the defaults.
+    """Replace `reference/<profile>/` by the results of the runs whose settings are the defaults.
+
+    Recipe, split and split seed may differ, but not those of notebooks that train nothing.
 
     Kept of each run are metrics.json, run.json, fingerprints of the other files, and the pictures for the README.
     """
     from PIL import Image
 
-    runs = [run for run in collect(profile, trained=False) if "--" not in run["run"]]
+    runs = [run for run in collect(profile, trained=False) if _USUAL.fullmatch(run["run"])]
     target = config.REFERENCE / profile
     shutil.rmtree(target, ignore_errors=True)
     for run in runs:
@@ -388,7 +480,11 @@ def verify(profile: str) -> int:
             continue
         other = _other_circumstances(file.parent, here)
         want, have = json.loads(file.read_text("utf-8")), json.loads((here / "metrics.json").read_text("utf-8"))
-        compared = [[r["run"] for r in metrics.get("runs", [])] for metrics in (want, have)]
+        compared = [
+            [r["run"] for r in metrics.get("runs", [])]
+            + [f"{r['recipe']} {r['split']} {r['split_seed']}" for r in metrics.get("by_split", [])]
+            for metrics in (want, have)
+        ]
         if compared[0] != compared[1]:  # notebook 05 takes in all runs that there are
             table.append((run, "runs compared", *map(", ".join, compared), "not compared: other runs"))
             continue
@@ -445,9 +541,10 @@ def _close(difference: tuple[str, Any, Any], images: int, made: bool) -> bool:
         return abs(want - have) <= (0.02 if isinstance(want, float) else max(5, 0.05 * want))
     if part == "before" or path.startswith("model.start."):
         return True  # an untrained model sits near 0.5, where a low digit moves many images
-    if part not in ("val", "test", "training", "runs", "mcnemar", "wrong_by_several"):
+    told = ("val", "test", "training", "runs", "by_split", "over_splits", "mcnemar", "wrong_by_several")
+    if part not in (*told, "best_by_validation"):
         return False
-    if last in ("p_value", "verdict", "kept", "best_epoch"):
+    if last in ("p_value", "verdict", "kept", "best_epoch", "against", "best_by_validation"):
         return True
     if not isinstance(want, int | float) or not isinstance(have, int | float):
         return False
@@ -484,50 +581,71 @@ def update_readme(check: bool = False) -> bool:
     return wanted == text
 
 
+def _compared(profile: str) -> dict[str, Any]:
+    file = config.REFERENCE / profile / "05_comparison" / "default" / "metrics.json"
+    return json.loads(file.read_text("utf-8"))
+
+
 def _readme_tables() -> str:
     from crackutils.recipes import PUBLISHED, RECIPES
 
     base = config.REFERENCE / README_PROFILE
-    runs = [run for run in collect(README_PROFILE, base=base) if "--" not in run["run"]]
+    everything = {run["run"]: run for run in collect(README_PROFILE, base=base)}
+    runs = [everything[name] for name in RECIPES if name in everything]
     table, cost = summary(runs), costs(runs)
     eda = json.loads((base / "01_eda" / "default" / "metrics.json").read_text("utf-8"))
-    data, threads = runs[0]["data"], runs[0]["settings"]["threads"]
+    data, settings = runs[0]["data"], runs[0]["settings"]
     gpu = ", with GPU" if runs[0]["run_json"]["machine"]["gpu"] else ""
     lines = [
-        f"{config.PROFILES[README_PROFILE].title}: {data['images']:,} images, split {runs[0]['settings']['split']}; "
+        f"{config.PROFILES[README_PROFILE].title}: {data['images']:,} images, split {settings['split']}; "
         f"{data['train']['images']:,} for training, {data['val']['images']:,} for validation, "
-        f"{data['test']['images']:,} for the test; {threads} threads{gpu}.",
+        f"{data['test']['images']:,} for the test; {settings['threads']} threads{gpu}. The first"
+        f" {sum(name not in PUBLISHED for name in table.index)} recipes are ours; the others are those of published"
+        " projects, with their mistakes corrected.",
         "",
-        "| Recipe | Errors | Accuracy (95 % interval) | Recall | AUROC | Parameters | Training |",
+        "| Recipe | Errors | Accuracy (95 % interval) | Random split | Published | Parameters | Training |",
         "|---|---|---|---|---|---|---|",
     ]
-    for run, row in table.iterrows():
-        title = RECIPES[run].title if run in RECIPES else run
+    for name, row in table.iterrows():
+        random = everything.get(f"{name}--split-random", {}).get("test")
+        leaky = f"{random['errors']} of {random['n']:,}" if random else "-"
+        told = PUBLISHED.get(name)
+        published = f"{told.errors:,} of {told.test_images:,}" if told and told.test_images else "-"
         lines.append(
-            f"| `{run}`: {title} | {row.errors:.0f} of {row.n:,.0f} |"
+            f"| `{name}`: {RECIPES[name].title} | {row.errors:.0f} of {row.n:,.0f} |"
             f" {row.accuracy:.4f} ({row.low:.4f}-{row.high:.4f}) |"
-            f" {row.recall:.4f} | {row.auroc:.6f} | {row.parameters:,.0f} | {cost.loc[run, 'minutes']:.1f} min |"
+            f" {leaky} | {published} |"
+            f" {row.parameters:,.0f} | {cost.loc[name, 'minutes']:.1f} min |"
         )
-    compared = json.loads((base / "05_comparison" / "default" / "metrics.json").read_text("utf-8"))
+    compared = _compared(README_PROFILE)
+    first = compared["best_by_validation"]
+    verdicts: dict[str, list[str]] = {}
     for test in compared["mcnemar"]:
-        lines += [
-            "",
-            f"`{test['a']}` against `{test['b']}` on the same images (exact McNemar test, p = {test['p_value']:.3g}):"
-            f" {test['verdict']}.",
-        ]
+        if first in (test["a"], test["b"]):
+            other = test["b"] if test["a"] == first else test["a"]
+            verdicts.setdefault(test["verdict"], []).append(f"`{other}` (p = {test['p_value']:.2g})")
+    lines += ["", f"`{first}`, whose validation loss is the lowest, on the same images (exact McNemar test):"]
+    lines += [f"- {verdict}, against {', '.join(others)}." for verdict, others in verdicts.items()]
     lines += [
         "",
-        "The intervals and the test count every image as independent. Crops of one crack are not: the"
+        "The intervals and the tests count every image as independent. Crops of one crack are not: the"
         f" {data['test']['positive']:,} cracked test images form {eda['groups_of_positive']['test']} groups, so the"
         " true uncertainty is larger.",
-        "",
-        "Published on METU by others, on other test images and mostly with copies of training images among them:",
-        "",
     ]
-    lines += ["| Project | Model | Errors | Accuracy | Caveat |", "|---|---|---|---|---|"]
+    lines += _readme_splits()
     lines += [
-        f"| {p.source} | {p.model} | {p.errors:,} of {p.test_images:,} | {p.accuracy:.4f} | {p.caveat} |"
-        for p in PUBLISHED
+        "",
+        "What was published, and why the numbers above do not compare with it: other test images, mostly with copies"
+        " of training images among them, and up to twice as many images for training.",
+        "",
+        "| Recipe | Project | Errors | Accuracy | Measured by | Caveat |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{name}` | {p.source} | "
+        + (f"{p.errors:,} of {p.test_images:,} | {p.accuracy:.4f}" if p.test_images else "- | -")
+        + f" | {p.measured} | {p.caveat} |"
+        for name, p in PUBLISHED.items()
     ]
     leaked, tests = eda["test_images_with_copy_in_train"], eda["data"]["test"]["images"]
     lines += [
@@ -541,10 +659,34 @@ def _readme_tables() -> str:
     return "\n".join(lines)
 
 
+def _readme_splits() -> list[str]:
+    from crackutils.recipes import PUBLISHED
+
+    if not (config.REFERENCE / SPLITS_PROFILE).is_dir():
+        return []
+    rows = sorted(_compared(SPLITS_PROFILE)["over_splits"], key=lambda row: row["val_loss"])
+    first = rows[0]["recipe"]
+    lines = [
+        "",
+        f"Over {rows[0]['splits']} copy-safe splits of {config.PROFILES[SPLITS_PROFILE].title}:",
+        "",
+        f"| Recipe | Mean errors | Errors | Accuracy, splits together (95 % interval) | Against `{first}` |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        verdict = f"{row['verdict']} (p = {row['p_value']:.2g})" if row.get("verdict") else "lowest validation loss"
+        lines.append(
+            f"| `{row['recipe']}`{'' if row['recipe'] in PUBLISHED else ' (ours)'} | {row['mean_errors']:.1f} |"
+            f" {', '.join(map(str, row['errors']))} of {row['n']:,} | {row['accuracy']:.4f}"
+            f" ({row['low']:.4f}-{row['high']:.4f}) | {verdict} |"
+        )
+    return lines
+
+
 def _readme_sample() -> str:
     base = config.REFERENCE / "sample"
     runs = [run for run in collect("sample", base=base) if "--" not in run["run"]]
-    compared = json.loads((base / "05_comparison" / "default" / "metrics.json").read_text("utf-8"))
+    compared = _compared("sample")
     kept = json.loads((config.ROOT / "benchmarks" / "sample.json").read_text("utf-8"))
     measured, versions = kept["final"], kept["versions"]
     data = runs[0]["data"]

@@ -85,8 +85,18 @@ def fake_run(
 def fake_comparison(runs: list[dict[str, Any]], profile: config.Profile = PROFILE) -> results.Run:
     """Write what notebook 05 writes: lists of rows."""
     run = results.open_run("05_comparison", profile)
-    rows = results.summary(runs).reset_index().to_dict("records")
-    found = {"runs": rows, "mcnemar": results.against_each_other(runs).to_dict("records"), "wrong_by_several": 4}
+    usual = results.of_recipes(runs, SimpleNamespace(**(vars(DS) | {"profile": profile})))
+    one = [
+        r for r in usual if r["settings"]["split_seed"] == config.DEFAULT_SEED and r["settings"]["split"] == "copy-safe"
+    ]
+    found = {
+        "runs": results.summary(one).reset_index().to_dict("records"),
+        "by_split": results.by_split(usual).to_dict("records"),
+        "over_splits": results.over_splits(usual, "copy-safe").to_dict("records"),
+        "best_by_validation": results.best_by_validation(one),
+        "mcnemar": results.against_each_other(one).to_dict("records"),
+        "wrong_by_several": 4,
+    }
     run.finish(DS, MANIFEST, found, {})
     return run
 
@@ -235,7 +245,7 @@ def test_no_two_settings_share_a_folder() -> None:
     # numbers of one setting are not taken for those of another
     for settings in ({"seed": 2}, {"split_seed": 3}, {"seed": 1, "split_seed": 1}, {"seed": 11}, {"epochs": 11}):
         folders.append(results.open_run("n", PROFILE, recipe=RECIPES["simple-cnn"], **settings).folder)
-    assert len(folders) == 4 * 2 * 32 + 5
+    assert len(folders) == len(RECIPES) * 2 * 32 + 5
     assert len({str(f).lower() for f in folders}) == len(folders)  # on macOS and Windows case does not count
 
 
@@ -466,16 +476,96 @@ def test_make_reference_replaces_what_was_there(kept: results.Run) -> None:
     assert set(marks) == {"predictions.csv", "history.csv", "figures/example.png"}  # no timings
 
 
+# ---------------------------------------------------------------- recipes over splits
+
+
+def usual_runs() -> list[dict[str, Any]]:
+    return results.of_recipes(results.collect(PROFILE.name), DS)
+
+
+def test_recipes_are_compared_over_the_splits_that_all_have_run_with() -> None:
+    for seed, wrong in ((1337, 2), (1, 4), (2, 0)):
+        fake_run("mobilenetv2", wrong, shift=-0.005, split_seed=seed)
+    for seed, wrong in ((1337, 12), (1, 3)):
+        fake_run("simple-cnn", wrong, split_seed=seed)
+    fake_run("marzed7-cnn-256", 1)  # one split only
+    fake_run("simple-cnn", 0, split="random")
+    table = results.over_splits(usual_runs(), "copy-safe").set_index("recipe")
+    assert table.index.tolist() == ["mobilenetv2", "simple-cnn"]
+    assert table["against"].tolist() == [None, "mobilenetv2"]  # by validation loss
+    assert table["errors"].tolist() == [[4, 2], [3, 12]]  # of the seeds 1 and 1337
+    assert table["mean_errors"].tolist() == [3.0, 7.5]
+    assert table["n"].tolist() == [2 * TEST] * 2
+    low, high = evaluation.wilson(2 * TEST - 15, 2 * TEST)
+    assert table.loc["simple-cnn", ["low", "high"]].tolist() == pytest.approx([low, high], abs=1e-6)
+    pair = table.loc["simple-cnn"]
+    assert (pair["only_it_wrong"], pair["only_this_wrong"]) == (1, 10)
+    assert pair["p_value"] == pytest.approx(0.0117, abs=1e-4)
+    assert pair["verdict"] == "mobilenetv2 makes fewer errors"
+
+
+def test_one_split_is_not_several() -> None:
+    fake_run("mobilenetv2")
+    fake_run("simple-cnn")
+    assert results.over_splits(usual_runs(), "copy-safe").empty
+    assert results.over_splits(usual_runs(), "random").empty
+
+
+def test_only_usual_runs_stand_for_their_recipe() -> None:
+    fake_run("mobilenetv2", 2)
+    fake_run("mobilenetv2", 3, split="random")
+    fake_run("mobilenetv2", 4, seed=2)
+    fake_run("mobilenetv2", 5, epochs=1)
+    fake_run("mobilenetv2", 6, weights="random")
+    fake_run("simple-cnn", 7)
+    table = results.by_split(usual_runs())
+    assert sorted(zip(table["recipe"], table["split"], table["errors"], strict=True)) == [
+        ("mobilenetv2", "copy-safe", 2),
+        ("mobilenetv2", "random", 3),
+        ("simple-cnn", "copy-safe", 7),
+    ]
+
+
+def test_the_best_is_chosen_by_validation_not_by_test() -> None:
+    fake_run("mobilenetv2", wrong=0, shift=0.05)
+    fake_run("simple-cnn", wrong=20)
+    assert results.best_by_validation(results.collect(PROFILE.name)) == "simple-cnn"
+
+
+def test_a_reference_keeps_recipes_on_all_splits_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "REFERENCE", tmp_path / "reference")
+    fake_run("marzed7-cnn-256")
+    fake_run("simple-cnn", split="random")
+    fake_run("simple-cnn", split="random", split_seed=3)
+    fake_run("simple-cnn", seed=2)
+    fake_run("simple-cnn", epochs=1, split_seed=3)
+    fake_run("mobilenetv2", weights="random")
+    fake_eda()
+    results.make_reference(PROFILE.name)
+    kept = sorted(file.parent.name for file in config.REFERENCE.rglob("metrics.json"))
+    assert kept == ["default", "marzed7-cnn-256", "simple-cnn--split-random", "simple-cnn--split-random--split-seed-3"]
+
+
 # ---------------------------------------------------------------- README
 
 
 def test_update_readme_writes_between_its_marks_only(
     kept: results.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_run("mobilenetv2", wrong=1)
+    fake_run("mobilenetv2", wrong=1, shift=-0.005)
+    fake_run("marzed7-cnn-256", wrong=9, shift=0.01)
+    fake_run("marzed7-cnn-256", wrong=2, split="random")
     fake_comparison(results.collect(PROFILE.name))
     fake_eda()
     results.make_reference(PROFILE.name)
+    several = config.profile(results.SPLITS_PROFILE)
+    for seed in (config.DEFAULT_SEED, 1):
+        fake_run("mobilenetv2", 1, profile=several, split_seed=seed)
+        fake_run("marzed7-cnn-256", 7, shift=0.01, profile=several, split_seed=seed)
+    fake_comparison(results.collect(several.name), several)
+    results.make_reference(several.name)
     sample = config.profile("sample")
     for recipe, wrong in (("mobilenetv2", 3), ("simple-cnn", 11)):
         fake_run(recipe, wrong, profile=sample)
@@ -510,8 +600,16 @@ def test_update_readme_writes_between_its_marks_only(
     assert text.endswith(f"{end_2}\n\nafter\n")
     assert "was here" not in text and "and here" not in text
     ours, samples = text.split("between")
-    (row,) = (line for line in ours.splitlines() if line.startswith("| `mobilenetv2`"))
+    (row,) = (line for line in ours.splitlines() if line.startswith("| `mobilenetv2`: "))
     assert f"| 1 of {TEST} | 0.9833 (" in row
+    assert "| - | - | 98,289 |" in row  # not run on a random split, not published
+    (row,) = (line for line in ours.splitlines() if line.startswith("| `marzed7-cnn-256`: "))
+    assert f"| 9 of {TEST} | 0.8500 (" in row
+    assert f"| 2 of {TEST} | 65 of 4,000 |" in row
+    assert "- mobilenetv2 makes fewer errors, against `marzed7-cnn-256` (p = 0.0078)." in ours
+    assert f"| `mobilenetv2` (ours) | 1.0 | 1, 1 of {2 * TEST} |" in ours
+    assert f"| `marzed7-cnn-256` | 7.0 | 7, 7 of {2 * TEST} | 0.8833 (" in ours
+    assert "| marzed7/Capstone-Project-3-Image-Classification | 65 of 4,000 | 0.9838 | notebook output |" in ours
     rows = [line for line in samples.splitlines() if line.startswith("| `")]
     assert [row.split("|")[1:3] for row in rows] == [
         [" `mobilenetv2` ", f" 3 of {TEST} "],
