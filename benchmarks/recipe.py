@@ -150,7 +150,7 @@ def figure(table: pd.DataFrame) -> Any:
         ax.annotate(f"  {row.errors} errors, x{row.seconds_ratio:.1f} time", (row.high, y), va="center", fontsize=8)
     ax.set_yticks(shown.index, shown["variant"])
     ax.invert_yaxis()
-    ax.margins(x=0.25)
+    ax.margins(x=0.35)
     ax.set(xlabel=f"validation loss less that of the base (nats, {VAL:,} images), 95 % bootstrap interval")
     return drawing
 
