@@ -22,7 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -596,6 +596,12 @@ def load(profile: Profile) -> Dataset:
             )
     rows = np.flatnonzero(keep)
     return Dataset(profile, folder, index.iloc[rows].reset_index(drop=True), left_out, grey[rows], colour[rows])
+
+
+def first(ds: Dataset, count: int) -> Dataset:
+    """Return the first `count` images of each class in the order of the index, all where there are fewer."""
+    rows = np.sort(ds.index.groupby("label").head(count).index.to_numpy())
+    return replace(ds, index=ds.index.iloc[rows].reset_index(drop=True), grey=ds.grey[rows], colour=ds.colour[rows])
 
 
 def row_of(ds: Dataset, file: str) -> int:

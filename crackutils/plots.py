@@ -228,15 +228,51 @@ def curves(history: pd.DataFrame) -> Figure:
 
 def confusion(scores: dict[str, Any]) -> Figure:
     """Show a confusion matrix, rows true and columns predicted, with counts and shares of the true class."""
+    figure, ax = plt.subplots(figsize=(4.6, 3.8))
+    _confusion(ax, scores, CLASSES)
+    ax.set(title=f"Confusion matrix, {scores['n']:,} test images")
+    return figure
+
+
+def confusion_swapped(scores: dict[str, Any]) -> Figure:
+    """Show a confusion matrix twice: with the names of the classes in their order, and the wrong way round."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.8))
+    _confusion(axes[0], scores, CLASSES)
+    _confusion(axes[1], scores, CLASSES[::-1])
+    axes[0].set_title("Names in the order of the labels")
+    axes[1].set_title("Names swapped, the same numbers", color=WRONG)
+    return figure
+
+
+def _confusion(ax: Any, scores: dict[str, Any], names: Sequence[str]) -> None:
     counts = np.array([[scores["tn"], scores["fp"]], [scores["fn"], scores["tp"]]])
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     text = np.array(
         [[f"{c:,}\n{s:.2%}" for c, s in zip(*rows, strict=True)] for rows in zip(counts, share, strict=True)]
     )
-    figure, ax = plt.subplots(figsize=(4.6, 3.8))
-    ticks = {"xticklabels": CLASSES, "yticklabels": CLASSES, "cbar_kws": {"label": "share of the true class"}}
+    ticks = {"xticklabels": names, "yticklabels": names, "cbar_kws": {"label": "share of the true class"}}
     sns.heatmap(share, annot=text, fmt="", cmap="Blues", vmin=0, vmax=1, ax=ax, **ticks)
-    ax.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {scores['n']:,} test images")
+    ax.set(xlabel="predicted", ylabel="true")
+
+
+def wrong_and_right(table: pd.DataFrame) -> Figure:
+    """Show what a mistake makes of a score, and the score itself, joined by a line.
+
+    Args:
+        table: columns name, wrong, right (fractions), in the order of drawing.
+    """
+    figure, ax = plt.subplots(figsize=(9.5, 0.46 * len(table) + 1.4))
+    y = np.arange(len(table))
+    ax.hlines(y, table["wrong"], table["right"], color="0.6", linewidth=2, zorder=1)
+    ax.plot(table["wrong"], y, "s", color=WRONG, markersize=9, label="with the mistake")
+    ax.plot(table["right"], y, "o", color=_CB[0], markersize=8, label="without it")
+    ax.set_yticks(y, table["name"])
+    for k, row in enumerate(table.itertuples()):
+        for x, value, colour in ((1.06, row.wrong, WRONG), (1.17, row.right, _CB[0])):
+            ax.text(x, k, f"{value:.3f}", color=colour, va="center", fontsize=9)
+    ax.grid(False, axis="y")
+    ax.set(xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5), xlabel="fraction (0 to 1)")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
     return figure
 
 
@@ -308,9 +344,9 @@ def worst(table: pd.DataFrame, count: int = 12) -> pd.DataFrame:
 
 
 _KINDS = {  # colour, marker and place within the row
-    "copy-safe": (_CB[0], "o", -0.22),
+    "copy-safe": (_CB[0], "o", -0.28),
     "random": (_CB[1], "D", 0.0),
-    "published": (_CB[7], "s", 0.22),
+    "published": (_CB[7], "s", 0.28),
 }
 
 
@@ -322,8 +358,8 @@ def error_rates(table: pd.DataFrame) -> Figure:
             the order of drawing.
     """
     names = list(dict.fromkeys(table["name"]))
-    figure, ax = plt.subplots(figsize=(10.5, 0.55 * len(names) + 1.3))
-    floor = 0.2 / table["n"].max()
+    figure, ax = plt.subplots(figsize=(10.5, 0.64 * len(names) + 1.3))
+    floor = 0.1 / table["n"].min()
     for row in table.itertuples():
         low, high = (1 - v for v in evaluation.wilson(row.n - row.errors, row.n)[::-1])
         colour, marker, offset = _KINDS[row.kind]

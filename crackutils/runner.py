@@ -150,7 +150,9 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     notebooks = discover()
     if not notebooks:
         raise CrackutilsError(f"{config.shown(config.NOTEBOOKS)} holds no notebook; restore that folder.")
-    if which == ["recipes"]:
+    if "recipes" in which:
+        if len(which) > 1:
+            raise CrackutilsError("run recipes runs its own notebooks; give it alone, and the others in a second call.")
         return _plan_recipes(overrides, force)
     if which == ["all"]:
         chosen = list(notebooks)
@@ -362,7 +364,8 @@ def _done(job: Job, before: dict[str, Any], key: str) -> bool:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
 
 
 def _key(job: Job, profile: Profile, images: str) -> str:

@@ -424,6 +424,19 @@ def test_pixels_are_what_read_gives_in_index_order(data_dir: Path, tree: Callabl
     assert leftovers(data_dir) == []
 
 
+def test_first_is_a_data_set_of_its_own(data_dir: Path, tree: Callable[..., Path]) -> None:
+    tree(data_dir / "raw" / "own", 3)
+    ds = datasets.load(config.profile("own"))
+    few = datasets.first(ds, 2)
+    assert list(few.index["file"]) == [f"{name}/0000{i}.jpg" for name in config.CLASSES for i in (1, 2)]
+    assert list(few.index.index) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(few.grey, ds.grey[[0, 1, 3, 4]])
+    np.testing.assert_array_equal(few.colour, ds.colour[[0, 1, 3, 4]])
+    np.testing.assert_array_equal(few.pixels(24), ds.pixels(24)[[0, 1, 3, 4]])
+    assert few.cache != ds.cache
+    assert datasets.first(ds, 3).sha256 == datasets.first(ds, 99).sha256 == ds.sha256
+
+
 def test_sample_photos_are_made_once(data_dir: Path, smoke: datasets.Dataset) -> None:
     first = datasets.load(config.profile("smoke"))
     before = contents(data_dir / "raw")

@@ -30,7 +30,13 @@ pytestmark = pytest.mark.slow
 
 SANITIZER = Path(__file__).with_name("nbval.cfg")
 TRAINED = {"03_transfer_learning": "mobilenetv2", "04_simple_cnn": "simple-cnn"}
-RUNS = ["01_eda/default", "02_augmentation/default", *(f"{n}/{r}" for n, r in TRAINED.items()), "05_comparison/default"]
+RUNS = [
+    "01_eda/default",
+    "02_augmentation/default",
+    *(f"{n}/{r}" for n, r in TRAINED.items()),
+    "05_comparison/default",
+    "06_pitfalls/default",
+]
 COUNTS = ("n", "tn", "fp", "fn", "tp", "errors")
 FRACTIONS = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision")
 
@@ -65,7 +71,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = call(home, "crackutils", "run", "all", "PROFILE=smoke")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stderr == ""
-    assert len(re.findall(r"^\[\d/5\] \d\d_\w+ \(smoke\): done in ", done.stdout, re.M)) == 5, done.stdout
+    assert len(re.findall(r"^\[\d/6\] \d\d_\w+ \(smoke\): done in ", done.stdout, re.M)) == 6, done.stdout
     return home
 
 

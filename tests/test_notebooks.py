@@ -31,6 +31,7 @@ UNCOMPARED = {
         "cost = results.costs(runs)",
         'run.show(plots.time_against_accuracy(cost.reset_index().rename(columns={"run": "name"})), "timing_accuracy")',
     ],
+    "06_pitfalls": [LOAD],
 }
 
 

@@ -33,10 +33,17 @@ HISTORY = pd.DataFrame({"stage": ["head"] * 2 + ["fine-tune"] * 3, "epoch": [1, 
     loss=[0.6, 0.4, 0.3, 0.2, 0.1], accuracy=0.9, val_loss=[0.7, 0.5, 0.35, 0.3, 0.31], val_accuracy=0.85
 )
 RATES = pd.DataFrame(
-    {"name": ["a", "b", "c"], "errors": [0, 5, 17], "n": [2000, 2000, 4000], "kind": ["ours", "ours", "published"]}
+    {
+        "name": ["a", "b", "b", "b"],
+        "errors": [0, 5, 3, 17],
+        "n": [2000, 2000, 2000, 4000],
+        "kind": ["copy-safe", "copy-safe", "random", "published"],
+    }
 )
 CUTS = pd.DataFrame({"x": [2, 10], "y": [3, 0], "side": 8, "label": [1, 0]})
 MASKS = [np.eye(24, 36, dtype=np.uint8) * 255, np.zeros((24, 36), np.uint8)]
+PAIRS = pd.DataFrame({"a": ["x", "x", "y"], "b": ["y", "z", "z"], "p_value": [0.8, 0.04, 0.0003]})
+CLAIMS = pd.DataFrame({"name": ["a", "b"], "wrong": [0.5, 0.99], "right": [0.95, 0.9]})
 COSTS = pd.DataFrame({"name": ["a", "b"], "minutes": [2.0, 9.5], "accuracy": [0.99, 0.995]})
 
 
@@ -62,10 +69,13 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "architecture": (lambda: plots.architecture(network()), 0),
     "curves": (lambda: plots.curves(HISTORY), 2),
     "confusion": (lambda: plots.confusion(evaluation.metrics(LABELS, P)), 1),
+    "confusion_swapped": (lambda: plots.confusion_swapped(evaluation.metrics(LABELS, P)), 2),
+    "wrong_and_right": (lambda: plots.wrong_and_right(CLAIMS), 1),
     "roc_pr": (lambda: plots.roc_pr(LABELS, P), 2),
     "probabilities": (lambda: plots.probabilities(LABELS, P), 1),
     "predicted_against_true": (lambda: plots.predicted_against_true(IMAGES, TABLE[:7], "Predictions"), 0),
     "error_rates": (lambda: plots.error_rates(RATES), 1),
+    "p_values": (lambda: plots.p_values(PAIRS), 1),
     "time_against_accuracy": (lambda: plots.time_against_accuracy(COSTS), 1),
 }
 
@@ -181,6 +191,23 @@ def test_a_confusion_matrix_has_truth_in_rows() -> None:
     assert "0\n0.00%" in words(plots.confusion({"tn": 0, "fp": 0, "fn": 0, "tp": 3, "n": 3}))  # a class without images
 
 
+def test_swapped_names_leave_the_numbers_where_they_are() -> None:
+    right, wrong, *_ = plots.confusion_swapped({"tn": 90, "fp": 10, "fn": 1, "tp": 3, "n": 104}).axes
+    assert [t.get_text() for t in right.texts] == [t.get_text() for t in wrong.texts]
+    assert [t.get_text() for t in right.get_yticklabels()] == list(CLASSES)
+    for labels in (wrong.get_xticklabels(), wrong.get_yticklabels()):
+        assert [t.get_text() for t in labels] == list(CLASSES[::-1])
+
+
+def test_wrong_and_right_join_the_two_values_of_a_row() -> None:
+    ax = plots.wrong_and_right(CLAIMS).axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0.5, 0.99], [0.95, 0.9]]
+    assert [list(s[:, 0]) for s in ax.collections[0].get_segments()] == [[0.5, 0.95], [0.99, 0.9]]
+    assert [t.get_text() for t in ax.texts] == ["0.500", "0.950", "0.990", "0.900"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["with the mistake", "without it"]
+
+
 def test_the_areas_under_the_curves_are_those_of_the_metrics() -> None:
     found = evaluation.metrics(LABELS, P)
     text = words(plots.roc_pr(LABELS, P))
@@ -190,13 +217,27 @@ def test_the_areas_under_the_curves_are_those_of_the_metrics() -> None:
 
 def test_error_rates_show_no_error_as_an_arrow() -> None:
     ax = plots.error_rates(RATES).axes[0]
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
-    assert {"0 of 2,000", "5 of 2,000", "17 of 4,000"} <= {t.get_text().strip() for t in ax.texts}
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert {"0 of 2,000", "5 of 2,000", "3 of 2,000", "17 of 4,000"} <= {t.get_text().strip() for t in ax.texts}
     markers = [line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1]
-    assert markers == ["<", "o", "s"]
+    assert markers == ["<", "o", "D", "s"]
     low, high = evaluation.wilson(5, 2000)
     spans = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2]
     assert spans[1] == pytest.approx((low, high))
+
+
+def test_error_rates_put_all_numbers_of_a_name_into_one_row() -> None:
+    ax = plots.error_rates(RATES).axes[0]
+    heights = [float(line.get_ydata()[0]) for line in ax.lines if len(line.get_xdata()) == 1]
+    assert [round(y) for y in heights] == [0, 1, 1, 1]
+    assert len(set(heights)) == 4  # and none upon another
+
+
+def test_p_values_mark_what_is_told_apart() -> None:
+    ax = plots.p_values(PAIRS).axes[0]
+    bold = {t.get_text(): t.get_weight() == "bold" for t in ax.texts}
+    assert bold == {"0.80": False, "0.04": True, "3e-4": True}
+    assert "only one" in words(plots.p_values(PAIRS[:0]))
 
 
 def test_architecture_colours_what_is_trained() -> None:
