@@ -52,7 +52,6 @@ class Recipe:
         label_smoothing: share of the label that is spread over both classes, in [0, 1).
         averaging: momentum of a moving average of the weights over the steps, which replaces them; 0 for none.
         flips: whether predictions are means over the image and its three mirror images.
-        xla: whether XLA compiles the training step; for plain convolutions it takes about half the time.
     """
 
     name: str
@@ -70,7 +69,6 @@ class Recipe:
     label_smoothing: float = 0.0
     averaging: float = 0.0
     flips: bool = False
-    xla: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as plain lists and dictionaries, for `metrics.json`."""
@@ -239,7 +237,6 @@ _ALL: tuple[Recipe, ...] = (
         augment=(),
         stages=_constant(14, 1e-3),
         patience=14,
-        xla=True,
     ),
     Recipe(
         name="chernxi-cnn-80",
@@ -250,7 +247,7 @@ _ALL: tuple[Recipe, ...] = (
         body=_WITHOUT_POOLING,
         head=(*_POOL, ("Flatten", {}), *_dense(32, 16)),
         units=2,
-        augment=_ALL_FLIPS_QUARTER,  # XLA cannot rotate
+        augment=_ALL_FLIPS_QUARTER,
         stages=_constant(9, 1e-3),
         patience=9,
     ),
@@ -274,7 +271,6 @@ _ALL: tuple[Recipe, ...] = (
         augment=(),
         stages=_constant(3, 1e-3),
         patience=2,
-        xla=True,
     ),
 )
 RECIPES: dict[str, Recipe] = {r.name: r for r in _ALL}

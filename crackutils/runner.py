@@ -172,9 +172,6 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
         raise CrackutilsError(
             f"RECIPE={overrides['RECIPE']} belongs to one notebook; give it to that one alone: {use}."
         )
-    if "RECIPE" in overrides and (own := recipes.RECIPES.get(defaults[chosen[0]]["RECIPE"])):
-        # refused here, not after minutes of indexing
-        recipes.recipe(overrides["RECIPE"], own.family, profile, weights=overrides.get("WEIGHTS", ""))
 
     jobs: dict[str, Job] = {}
 
@@ -192,7 +189,18 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
 
     for number in sorted(chosen):
         add(number)
+    for job in jobs.values():
+        _check(job.defaults, job.defaults | job.values, profile)
     return list(jobs.values())
+
+
+def _check(own: dict[str, Any], values: dict[str, Any], profile: Profile) -> None:
+    """Refuse here what the notebook would refuse after minutes of indexing."""
+    if values.get("WEIGHTS"):
+        choose("WEIGHTS", values["WEIGHTS"], config.WEIGHTS)
+    if own.get("RECIPE") in recipes.RECIPES:
+        family = recipes.RECIPES[own["RECIPE"]].family
+        recipes.recipe(values["RECIPE"], family, profile, values.get("EPOCHS", 0), values.get("WEIGHTS", ""))
 
 
 def _plan_recipes(overrides: dict[str, str], force: bool) -> list[Job]:
@@ -266,7 +274,7 @@ def _estimates(jobs: list[Job], profile: Profile, images: str, count: int) -> li
     """Return about how many seconds each job will take, 0 for those that are up to date.
 
     From its own last run; else from the reference run of its recipe, by the number of images and epochs; else the mean
-    of the others.
+    of the others, or 0 where nothing is known.
     """
     found: list[float | None] = []
     for job in jobs:
@@ -276,7 +284,7 @@ def _estimates(jobs: list[Job], profile: Profile, images: str, count: int) -> li
         else:
             found.append(before.get("seconds") or _as_the_reference(job, profile, count))
     known = [seconds for seconds in found if seconds]
-    return [(sum(known) / len(known) if known else 60.0) if seconds is None else seconds for seconds in found]
+    return [(sum(known) / len(known) if known else 0.0) if seconds is None else seconds for seconds in found]
 
 
 def _as_the_reference(job: Job, profile: Profile, images: int) -> float | None:

@@ -151,7 +151,6 @@ def _stage(
         getattr(keras.optimizers, stage.optimizer)(rate, **averaging),
         loss,
         metrics=[accuracy(name="accuracy")],
-        jit_compile=recipe.xla,
     )
     log = run.folder / "tensorboard" / f"{number}-{stage.name}"
     shutil.rmtree(log, ignore_errors=True)  # of a run that was killed

@@ -15,13 +15,18 @@ from crackutils.config import CrackutilsError
 from crackutils.models import keras
 from crackutils.recipes import RECIPES, Recipe
 
-TINY = dataclasses.replace(RECIPES["simple-cnn"], size=32, blocks=(4, 4))
+POOL = (("GlobalAveragePooling2D", {}),)
+# two of the four convolutions of 16 and 32, each with its BatchNorm, ReLU and pooling
+TINY = dataclasses.replace(RECIPES["simple-cnn"], size=32, body=RECIPES["simple-cnn"].body[:8])
 NORM = keras.layers.BatchNormalization
 
 
 def small(name: str, **changes: Any) -> Recipe:
     """Return a transfer recipe at 32 px, the smallest input that its backbone takes."""
     return dataclasses.replace(RECIPES[name], **({"size": 32} | changes))
+
+
+V3 = small("chernxi-mobilenetv3small", head=POOL, units=1)
 
 
 def pictures(count: int, size: int, seed: int = 0) -> np.ndarray:
@@ -66,14 +71,14 @@ def v2() -> Any:
 
 @pytest.fixture(scope="module")
 def v3() -> Any:
-    return models.build(small("mobilenetv3small"), "random", 1)[0]
+    return models.build(V3, "random", 1)[0]
 
 
 # ---------------------------------------------------------------- what a step of training changes
 
 
 def test_a_fit_step_leaves_batchnorm_alone_and_trains_only_the_unfrozen_layers() -> None:
-    model, _ = models.build(small("mobilenetv2", augment=(), dropout=0.0), "random", 1)
+    model, _ = models.build(small("mobilenetv2", augment=(), head=POOL), "random", 1)
     base = models.backbone_of(model)
     layers, x = 20, pictures(8, 32)
     models.settle(base, x / 127.5 - 1)  # without it hardly any gradient reaches the backbone
@@ -141,7 +146,7 @@ def test_every_model_rescales_exactly_once(name: str, request: pytest.FixtureReq
 def test_every_backbone_of_the_recipes_exists() -> None:
     used = {r.backbone for r in RECIPES.values() if r.family == "transfer"}
     assert used == set(models.BACKBONES)
-    assert all(bool(r.backbone) != bool(r.blocks) for r in RECIPES.values())
+    assert all(bool(r.backbone) != bool(r.body) for r in RECIPES.values())
 
 
 # ---------------------------------------------------------------- sizes
@@ -168,10 +173,25 @@ def test_transfer_models_train_only_the_head_while_the_backbone_is_frozen(v2: An
     assert found["layers"] == len(v2.layers) - 1 + len(models.backbone_of(v2).layers)
 
 
+def test_the_summary_is_plain_text_with_every_layer(v2: Any) -> None:
+    text = models.summary(v2)
+    assert all(layer.name[:20] in text for layer in v2.layers)
+    assert "2,259,265" in text and "1,281" in text
+    assert "\x1b" not in text
+    assert [line for line in text.split("\n") if line != line.rstrip()] == []
+
+
+def test_two_units_are_the_probabilities_of_the_classes() -> None:
+    model, _ = models.build(dataclasses.replace(TINY, units=2), "random", 1)
+    found = model.predict_on_batch(pictures(5, 32))
+    assert found.shape == (5, 2) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+
+
 # ---------------------------------------------------------------- seeds and randomness
 
 
-@pytest.mark.parametrize("recipe", [TINY, small("mobilenetv3small")], ids=["cnn", "transfer"])
+@pytest.mark.parametrize("recipe", [TINY, V3], ids=["cnn", "transfer"])
 def test_the_seed_decides_the_initial_weights(recipe: Recipe) -> None:
     a, b, c = (weights_of(models.build(recipe, "random", seed)[0]) for seed in (5, 5, 6))
     assert all_equal(a, b)
@@ -182,7 +202,7 @@ def test_the_seed_decides_the_initial_weights(recipe: Recipe) -> None:
 
 def test_augmentation_and_dropout_act_in_training_only() -> None:
     x = pictures(4, 32)
-    model, _ = models.build(dataclasses.replace(TINY, dropout=0.0), "random", 1)
+    model, _ = models.build(dataclasses.replace(TINY, head=POOL), "random", 1)
     augmentation = [layer for layer in model.layers if type(layer).__name__.startswith("Random")]
     assert [type(layer).__name__ for layer in augmentation] == [name for name, _ in TINY.augment]
     first, second = model.predict_on_batch(x), model.predict_on_batch(x)
@@ -190,7 +210,8 @@ def test_augmentation_and_dropout_act_in_training_only() -> None:
     np.testing.assert_array_equal(entering(model.get_layer("rescaling"), model, x), x)
     draws = np.stack([np.asarray(augmentation[0](x, training=True)) for _ in range(4)])
     assert len(np.unique(draws.reshape(4, -1), axis=0)) > 1  # else the equality above would say nothing
-    dropped, _ = models.build(dataclasses.replace(TINY, dropout=0.5, augment=()), "random", 1)
+    half = dataclasses.replace(TINY, head=(*POOL, ("Dropout", {"rate": 0.5})), augment=())
+    dropped, _ = models.build(half, "random", 1)
     np.testing.assert_array_equal(dropped.predict_on_batch(x), dropped.predict_on_batch(x))
 
 
@@ -246,7 +267,7 @@ def test_a_damaged_weights_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     file.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     monkeypatch.setenv("CRACKUTILS_WEIGHTS_DIR", str(tmp_path))
     with pytest.raises(CrackutilsError) as caught:
-        models.build(small("mobilenetv3small"), "imagenet", 1)
+        models.build(V3, "imagenet", 1)
     assert str(file) in one_sentence(caught.value)
 
 
@@ -329,17 +350,16 @@ def test_settle_makes_random_features_tell_inputs_apart() -> None:
 @pytest.mark.skipif(
     not os.environ.get("CRACKUTILS_WEIGHTS_DIR"), reason="needs ImageNet weights: set CRACKUTILS_WEIGHTS_DIR"
 )
-@pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv3small"])
-def test_real_imagenet_weights_load(name: str) -> None:
-    recipe = small(name, size=96)
+@pytest.mark.parametrize("recipe", [small("mobilenetv2", size=96), dataclasses.replace(V3, size=96)])
+def test_real_imagenet_weights_load(recipe: Recipe) -> None:
     (a, loaded), (b, _) = (models.build(recipe, "imagenet", seed) for seed in (1, 2))
-    file = models.find_weights(name, 96)
+    file = models.find_weights(recipe.backbone, 96)
     assert loaded == {"weights": "imagenet", "file": file.name, "sha256": config.sha256(file)}
     assert len(loaded["sha256"]) == 64
     bases = [models.backbone_of(m) for m in (a, b)]
     assert all_equal(weights_of(bases[0]), weights_of(bases[1]))  # from the file, whatever the seed
     x = pictures(8, 96)
-    features = keras.Model(a.input, a.get_layer("global_pool").output).predict_on_batch(x)
+    features = keras.Model(a.input, a.get_layer("global_pool_1").output).predict_on_batch(x)
     assert features.std(0).mean() > 0.05
     norms = [layer for layer in bases[0].layers if isinstance(layer, NORM)]
     assert all(np.asarray(layer.moving_mean).any() for layer in norms)  # none left as Keras initialises it

@@ -122,6 +122,36 @@ def test_predict_with_a_keras_model_equals_its_own_prediction() -> None:
     assert chances.std() > 0.01
 
 
+def test_of_two_units_the_second_is_the_crack() -> None:
+    class Two:
+        def predict_on_batch(self, x: Any) -> np.ndarray:
+            p = Perfect().predict_on_batch(x)
+            return np.concatenate([1 - 0.75 * p, 0.75 * p], axis=1)
+
+    labels, chances = pipelines.predict(Two(), pipelines.batches(IMAGES, LABELS, np.arange(N), BATCH))
+    np.testing.assert_array_equal(chances, 0.75 * LABELS)
+    np.testing.assert_array_equal(labels, LABELS)
+    assert chances.dtype == np.float32
+
+
+@pytest.mark.parametrize("units", [1, 2])
+def test_flips_give_the_mean_over_four_views(units: int) -> None:
+    class Corner:
+        """A classifier that looks at the upper left pixel only, which is another one in each view."""
+
+        def predict_on_batch(self, x: Any) -> np.ndarray:
+            p = np.asarray(x)[:, 0, 0, 2:] / 255
+            return np.concatenate([1 - p, p], axis=1)[:, 2 - units :]
+
+    corners = IMAGES[:, [0, 0, -1, -1], [0, -1, 0, -1], 2] / 255
+    data = pipelines.batches(IMAGES, LABELS, np.arange(N), BATCH)
+    labels, chances = pipelines.predict(Corner(), data, flips=True)
+    np.testing.assert_allclose(chances, corners.mean(1), atol=1e-6)
+    np.testing.assert_array_equal(labels, LABELS)
+    assert chances.shape == (N,) and chances.dtype == np.float32
+    np.testing.assert_allclose(pipelines.predict(Corner(), data)[1], corners[:, 0], atol=1e-6)
+
+
 def test_augmentation_layers_follow_the_recipe_and_the_seed() -> None:
     recipe = RECIPES["mobilenetv2"]
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)

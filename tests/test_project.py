@@ -147,6 +147,12 @@ MISTAKES = [
     (["run", "04", "RECIPE=mobilenetv2"], "simple-cnn"),
     (["run", "all", "RECIPE=mobilenetv2"], "make run-03"),
     (["run", "01", "RECIPE=mobilenetv2"], "RECIPE"),
+    (["run", "03", "RECIPE=chernxi-mobilenetv3small"], "WEIGHTS=imagenet or random"),
+    (["run", "recipes", "03"], "give it alone"),
+    (["run", "recipes", "RECIPE=mobilenetv2"], "parameter=RECIPE is unknown"),
+    (["run", "recipes", "EPOCH=3"], "did you mean EPOCHS?"),
+    (["recipes", "PROFILE=sample"], "PROFILE=sample"),
+    (["recipes", "simple-cnn"], "simple-cnn"),
     (["run", "--profile", "sample", "03"], "--profile"),
     (["report", "PROFILE=nothing"], "PROFILE=nothing is unknown"),
     (["report", "PROFILE=sample"], "make run-all PROFILE=sample"),
@@ -195,6 +201,53 @@ def test_make_passes_its_variables_unquoted() -> None:
     done = python("-m", "crackutils", "data", "--make", MAKEFLAGS=flags, FROM=name)
     assert done.returncode == 2
     assert name in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_recipes_takes_no_variable_of_make(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from crackutils.__main__ import main
+
+    monkeypatch.setenv("MAKEFLAGS", " -- RECIPE=simple-cnn")
+    monkeypatch.setenv("RECIPE", "simple-cnn")
+    assert main(["recipes", "--make"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "error: recipes takes no variable, but RECIPE=simple-cnn is given; leave it out.\n"
+
+
+# ---------------------------------------------------------------- the list of recipes
+
+
+def test_recipes_lists_each_with_its_source_sizes_result_and_corrections(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from crackutils.__main__ import main
+    from crackutils.recipes import CORRECTED_IN_ALL, PUBLISHED, RECIPES
+
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CRACKUTILS_THREADS"):
+        monkeypatch.setenv(name, "2")  # the command sets them; here they are put back
+    assert main(["recipes"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    blocks = dict(re.findall(r"^(\S+) +(run-0[34] .*\n(?: .*\n)+)", told.out, re.M))
+    assert list(blocks) == list(RECIPES)
+    for name, (target, parameters, trained, size, epochs, result) in {
+        "chernxi-mobilenetv3small": ("run-03", "1,023,874", "84,754", "120", "1+1+1", "5 errors in 1,600 (accuracy"),
+        "chernxi-cnn-120": ("run-04", "7,530", "7,530", "120", "14", "4 errors in 1,600 (accuracy 0.9975; notebook"),
+        "marzed7-cnn-256": ("run-04", "7,387,649", "7,387,649", "256", "3", "65 errors in 4,000 (accuracy"),
+        "bitterfrown-mobilenetv2": ("run-03", "2,260,546", "2,562", "160", "10", "no result that can be read"),
+    }.items():
+        first = blocks[name].split("\n")[0]
+        assert first.split()[:5] == [target, parameters, trained, size, epochs], name
+        assert f"  {result}" in first
+    assert [name for name, block in blocks.items() if block.split("\n")[0].endswith("  ours")] == [
+        name for name in RECIPES if name not in PUBLISHED
+    ]
+    for name, published in PUBLISHED.items():
+        _, about, *corrections = blocks[name].rstrip("\n").split("\n")
+        assert about.strip() == f"{RECIPES[name].title}; {published.source}"
+        assert [line.strip() for line in corrections] == [f"- {line}" for line in published.corrections]
+    assert all(line in told.out for line in CORRECTED_IN_ALL)
 
 
 # ---------------------------------------------------------------- files

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
 import shutil
@@ -18,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from crackutils import config, datasets, runner
 from crackutils.config import CrackutilsError
+from crackutils.recipes import RECIPES, Stage
 
 PARAMETERS = """\
 PROFILE = "sample"
@@ -28,6 +31,7 @@ NAMES = ["a"]
 TITLE = ""
 SEED = 1
 """
+V3 = "chernxi-mobilenetv3small"  # a recipe that our own weights are not for
 # what results.Run.finish does, without pandas
 FINISH = """\
 import json, os, pathlib, sys
@@ -37,6 +41,10 @@ folder.mkdir(parents=True, exist_ok=True)
 with open(os.environ["CRACKUTILS_RUN_NOTE"], "a") as note:
     print(folder, file=note)
 """
+
+
+def images(sha256: str, count: int = 100) -> SimpleNamespace:
+    return SimpleNamespace(sha256=sha256, index=range(count))
 
 
 def write(name: str, *sources: str, needs: tuple[str, ...] = (), parameters: str = PARAMETERS) -> Path:
@@ -56,7 +64,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A series of two toy notebooks, the second of which needs the first, and a third that has a recipe."""
     monkeypatch.setattr(config, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(config, "LOCK", tmp_path / "requirements.lock")
-    monkeypatch.setattr(datasets, "load", lambda profile: SimpleNamespace(sha256=f"images of {profile.name}"))
+    monkeypatch.setattr(config, "REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr(datasets, "load", lambda profile: images(f"images of {profile.name}"))
     monkeypatch.delenv("CRACKUTILS_WEIGHTS_DIR", raising=False)
     config.NOTEBOOKS.mkdir()
     config.LOCK.write_text("numpy==1\n")
@@ -110,9 +119,17 @@ def copies() -> list[str]:
         (["all"], {"RECIPE": "mobilenetv2"}, "give it to that one alone: make run-03 RECIPE="),
         (["01", "03"], {"RECIPE": "mobilenetv2"}, "belongs to one notebook"),
         (["03"], {"RECIPE": "simple-cnn"}, "choose one of: mobilenetv2"),
+        (["03"], {"RECIPE": V3}, f"RECIPE={V3} needs WEIGHTS=imagenet or random here"),
+        (["03"], {"EPOCHS": "-1"}, "EPOCHS=-1 must be 0"),
+        (["03"], {"WEIGHTS": "imagnet"}, "WEIGHTS=imagnet is unknown (did you mean imagenet?)"),
+        (["recipes", "03"], {}, "give it alone"),
+        (["01", "recipes"], {}, "give it alone"),
     ],
 )
-def test_refuses(which: list[str], values: dict[str, str], says: str, executed: list[str]) -> None:
+def test_refuses(
+    which: list[str], values: dict[str, str], says: str, executed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load", None)  # before minutes of indexing
     with pytest.raises(CrackutilsError) as told:
         runner.run(which, values)
     assert says in str(told.value)
@@ -153,6 +170,175 @@ def test_needed_notebooks_come_first_and_share_only_what_concerns_all() -> None:
     assert [job.notebook.stem for job in runner.plan(["3", "01"], {})] == ["01_first", "03_third"]
 
 
+# ---------------------------------------------------------------- all recipes
+
+
+@pytest.fixture
+def series(home: Path) -> None:
+    """A toy series with what the real one has: a notebook for each family, and a comparison that needs both."""
+    (config.NOTEBOOKS / "03_third.ipynb").unlink()
+    transfer = PARAMETERS + 'RECIPE = "mobilenetv2"\nEPOCHS = 0\nWEIGHTS = ""\n'
+    write("03_transfer", FINISH.format(name="03_transfer"), parameters=transfer)
+    write("04_cnn", FINISH.format(name="04_cnn"), parameters=PARAMETERS + 'RECIPE = "simple-cnn"\nEPOCHS = 0\n')
+    write("05_comparison", FINISH.format(name="05_comparison"), needs=("03", "04"))
+
+
+def planned(**values: str) -> list[tuple[str, str | None]]:
+    return [(job.notebook.stem, job.values.get("RECIPE")) for job in runner.plan(["recipes"], values)]
+
+
+def test_every_recipe_runs_once_in_its_notebook_and_the_comparison_last(
+    series: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebooks = {"transfer": "03_transfer", "cnn": "04_cnn"}
+    wanted = [(notebooks[recipe.family], name) for name, recipe in RECIPES.items()]
+    assert planned(PROFILE="metu-half") == [*wanted, ("05_comparison", None)]
+    assert capsys.readouterr().out == ""
+    jobs = runner.plan(["recipes"], {"PROFILE": "metu-half", "EPOCHS": "2", "SEED": "5"}, force=True)
+    assert all(job.force and job.values["SEED"] == 5 and job.values["PROFILE"] == "metu-half" for job in jobs)
+    assert [job.values.get("EPOCHS") for job in jobs] == [2] * len(RECIPES) + [None]
+    assert len({job.name for job in jobs}) == len(RECIPES) + 1
+    # those that the notebooks have themselves are the runs of make run-all
+    assert {"03_transfer", "04_cnn", "05_comparison"} < {job.name for job in runner.plan(["recipes"], {})}
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"PROFILE": "sample"}, "WEIGHTS=crackutils, which PROFILE=sample takes"),
+        ({}, "WEIGHTS=crackutils, which PROFILE=sample takes"),
+        ({"PROFILE": "metu-half", "WEIGHTS": "crackutils"}, "cannot start from WEIGHTS=crackutils"),
+    ],
+)
+def test_a_recipe_without_weights_is_left_out_and_that_is_told(
+    values: dict[str, str], why: str, series: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [name for _, name in planned(**values)]
+    assert found == [*(name for name in RECIPES if name != V3), None]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"left out: RECIPE={V3} ") and why in line
+
+
+def test_other_weights_let_every_recipe_run(series: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ("03_transfer", V3) in planned(PROFILE="sample", WEIGHTS="random")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"RECIPE": "mobilenetv2"}, "parameter=RECIPE is unknown"),
+        ({"EPOCH": "3"}, "did you mean EPOCHS?"),
+        ({"EXTRA": "3"}, "parameter=EXTRA is unknown"),
+        ({"EPOCHS": "few"}, "EPOCHS=few must be a whole number"),
+        ({"PROFILE": "smaple"}, "did you mean sample?"),
+    ],
+)
+def test_all_recipes_refuse_what_none_of_their_notebooks_takes(
+    values: dict[str, str], says: str, series: None, executed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CrackutilsError) as told:
+        runner.run(["recipes"], values)
+    assert says in str(told.value)
+    assert "\n" not in str(told.value)
+    assert executed == [] and capsys.readouterr().out == ""
+
+
+# ---------------------------------------------------------------- how long it will take
+
+
+def refer(profile: str, run: str, images: int, seconds: float, epochs: tuple[int, ...] = ()) -> None:
+    """Write what the estimates read of a reference run."""
+    folder = config.REFERENCE / profile / run
+    folder.mkdir(parents=True)
+    family = "transfer" if "transfer" in run else "cnn"
+    settings = {"recipe": {"family": family, "stages": [{"epochs": n} for n in epochs]}} if epochs else {}
+    (folder / "metrics.json").write_text(json.dumps({"settings": settings, "data": {"images": images}}))
+    (folder / "run.json").write_text(json.dumps({"timings": {"notebook_seconds": seconds}}))
+
+
+def estimates(which: list[str], count: int = 100, **values: str) -> list[float]:
+    profile = config.profile(values.get("PROFILE", "sample"))
+    return runner._estimates(runner.plan(which, values), profile, f"images of {profile.name}", count)
+
+
+def test_the_last_run_is_the_best_estimate_and_what_is_up_to_date_takes_no_time(executed: list[str]) -> None:
+    refer("metu-half", "01_first/default", 100, 500)
+    runner.run(["01"], {})
+    assert estimates(["01"]) == [0]
+    copy = config.results_dir() / "sample" / "notebooks" / "01_first.ipynb"
+    nb = nbformat.read(copy, as_version=4)
+    nb.metadata.crackutils.seconds = 42.5
+    nbformat.write(nb, copy)
+    assert estimates(["01"]) == [0]
+    config.LOCK.write_text("numpy==2\n")
+    assert estimates(["01"]) == [42.5]
+    assert estimates(["01"], TITLE="another copy") == [510]
+
+
+def test_without_a_last_run_the_largest_reference_counts_by_images() -> None:
+    refer("sample", "01_first/default", 200, 7)
+    refer("metu-half", "01_first/default", 400, 100)
+    assert estimates(["01"]) == [10 + 100 * 100 / 400]  # start-up does not grow with the images
+    assert estimates(["01"], count=1200) == [10 + 300]
+    assert estimates(["01", "03"]) == [35, 35]  # nothing is known of the third: as long as the others
+    assert estimates(["03"]) == [0]
+
+
+def test_a_recipe_counts_by_its_epochs_too(series: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = dataclasses.replace(RECIPES["mobilenetv2"], stages=(Stage("head", 2, 1e-3), Stage("fine-tune", 2, 1e-4)))
+    monkeypatch.setitem(RECIPES, "mobilenetv2", own)
+    refer("metu-half", "03_transfer/mobilenetv2", 100, 80, epochs=(2, 2))
+    refer("metu-half", f"03_transfer/{V3}", 100, 300, epochs=(1, 1, 1))
+    refer("metu-half", "04_cnn/chernxi-cnn-120", 100, 1400, epochs=(14,))
+    assert estimates(["03"]) == [90]
+    assert estimates(["03"], PROFILE="metu-mini") == [10 + 160]  # twice the epochs
+    assert estimates(["03"], EPOCHS="1") == [10 + 40]
+    assert estimates(["03"], count=50, EPOCHS="1") == [10 + 20]
+    assert estimates(["03"], RECIPE=V3, PROFILE="metu") == [310]
+    assert estimates(["04"], RECIPE="chernxi-cnn-120", EPOCHS="7") == [710]
+    found = dict(
+        zip([name for _, name in planned(PROFILE="metu")], estimates(["recipes"], PROFILE="metu"), strict=True)
+    )
+    assert (found["mobilenetv2"], found[V3], found["chernxi-cnn-120"]) == (90, 310, 1410)
+    assert {name: seconds for name, seconds in found.items() if seconds != (90 + 310 + 1410) / 3}.keys() == {
+        "mobilenetv2",
+        V3,
+        "chernxi-cnn-120",
+    }
+
+
+def test_the_time_left_follows_the_speed_of_this_machine(
+    executed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, execute = [0.0], runner._execute
+
+    def slow(*args: Any) -> nbformat.NotebookNode:
+        clock[0] += 55  # half of what the reference says
+        return execute(*args)
+
+    def left() -> list[str]:
+        return re.findall(r"^(\[.+?\]).*: running.*?(?:, about (.*) left in all)?$", capsys.readouterr().out, re.M)
+
+    monkeypatch.setattr(runner, "_execute", slow)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for run in ("01_first/default", "02_second/default", "03_third/mobilenetv2"):
+        refer("metu-half", run, 100, 100)
+    runner.run(["all"], {})
+    assert left() == [("[1/3]", "5 min 30 s"), ("[2/3]", "1 min 50 s"), ("[3/3]", "55 s")]
+    runner.run(["01", "03"], {})
+    assert left() == []
+    runner.run(["01"], {"TITLE": "alone"})
+    assert left() == [("[1/1]", "")]  # one notebook has cells to count
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"), [(0.4, "0 s"), (99.4, "99 s"), (99.6, "1 min 40 s"), (119.7, "2 min 0 s"), (330, "5 min 30 s")]
+)
+def test_durations(seconds: float, says: str) -> None:
+    assert runner._duration(seconds) == says
+
+
 # ---------------------------------------------------------------- what is up to date
 
 
@@ -179,7 +365,7 @@ def change_package(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change_images(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "load", lambda profile: SimpleNamespace(sha256="other images"))
+    monkeypatch.setattr(datasets, "load", lambda profile: images("other images"))
 
 
 def change_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +500,7 @@ def test_runs_notebooks_with_their_parameters(
     assert dict(os.environ) == environment
     out = capsys.readouterr().out
     assert re.search(
-        r"^\[1/2\] 01_first \(sample, SEED=8\): running\n\[1/2\] .* done in \d+ s\n\[2/2\] 02_second \(sample, ",
+        r"^\[1/2\] 01_first \(sample, SEED=8\): running.*\n\[1/2\] .* done in \d+ s\n\[2/2\] 02_second \(sample, ",
         out,
         re.M,
     )

@@ -30,10 +30,19 @@ RECIPE = dataclasses.replace(
     name="tiny",
     size=32,
     batch=8,
-    blocks=(4, 4),
+    body=(
+        ("Conv2D", {"filters": 4, "kernel_size": 3, "padding": "same", "use_bias": False}),
+        ("BatchNormalization", {"momentum": 0.9}),
+        ("ReLU", {}),
+        ("MaxPooling2D", {}),
+    )
+    * 2,
     stages=(Stage("first", 1, 2e-3), Stage("second", 3, 1e-3)),
 )
 ONE = dataclasses.replace(RECIPE, stages=RECIPE.stages[:1])
+TWO = dataclasses.replace(
+    RECIPE, name="two", units=2, stages=(Stage("first", 2, 1e-3, optimizer="RMSprop", decay=False),)
+)
 # what a child process does: train the pickled task, with a pause before the weights of a stage are written if asked
 CHILD = """
 import os, pickle, sys, time
@@ -359,6 +368,96 @@ def test_a_stage_that_makes_validation_worse_is_dropped(
     assert val_loss(trained.model, task) == pytest.approx(trained.stages[0]["best_val_loss"], abs=1e-5)
 
 
+# ---------------------------------------------------------------- what published recipes need besides
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The model of each stage that is trained, as it was compiled."""
+    found, stage = [], training._stage
+
+    def watched(*args: Any) -> Any:
+        model, kept = stage(*args)
+        found.append(model)
+        return model, kept
+
+    monkeypatch.setattr(training, "_stage", watched)
+    return found
+
+
+def kernel(model: Any) -> np.ndarray:
+    return np.array(model.get_layer("conv_1").kernel)
+
+
+def test_a_recipe_of_two_units_from_training_to_loading(task: Any, tmp_path: Path, compiled: list[Any]) -> None:
+    trained = train(task, tmp_path / "run", TWO)
+    (model,) = compiled
+    assert type(model.optimizer).__name__ == "RMSprop"
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
+    assert trained.history["learning_rate"].tolist() == [1e-3, 1e-3]
+    assert trained.model.output_shape == (None, 2)
+
+    table, _ = training.evaluate(trained, TWO, *task)
+    val = table[table["split"] == "val"]
+    best = trained.history.iloc[trained.stages[0]["best_epoch"] - 1]
+    assert val_loss(trained.model, task) == pytest.approx(best["val_loss"], abs=1e-5)
+    assert ((val["p_crack"] >= 0.5) == val["label"]).mean() == pytest.approx(best["val_accuracy"], abs=1e-6)
+
+    folder = finished(trained, task, tmp_path / "finished", TWO)
+    loaded, recipe = training.load(folder)
+    assert recipe == TWO
+    again, _ = training.evaluate(dataclasses.replace(trained, model=loaded), recipe, *task)
+    pd.testing.assert_frame_equal(again, table, check_exact=True)
+    assert "p_classes" in (folder / "model" / "summary.txt").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "stage", [Stage("first", 1, 2e-3), Stage("first", 20, 5.0, decay=False)], ids=["to the last epoch", "stopped early"]
+)
+def test_averaged_weights_are_kept_and_are_those_that_validation_saw(
+    stage: Stage, whole: Any, task: Any, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(RECIPE, stages=(stage,), averaging=0.9, patience=1)
+    trained = train(task, tmp_path / "run", recipe)
+    assert trained.stages[0]["best_val_loss"] == trained.history["val_loss"].min()
+    assert val_loss(trained.model, task) == pytest.approx(trained.stages[0]["best_val_loss"], abs=1e-5)
+    if stage.epochs > 1:
+        assert len(trained.history) < stage.epochs
+        return
+    start, plain = models.build(RECIPE, "random", SEED)[0], models.build(RECIPE, "random", SEED)[0]
+    plain.load_weights(whole[1] / "checkpoints" / "stage-1.weights.h5")  # the same steps, not averaged
+    assert not np.array_equal(kernel(start), kernel(plain))
+    moved = [np.linalg.norm(kernel(model) - kernel(start)) for model in (trained.model, plain)]
+    assert 0 < moved[0] < 0.8 * moved[1]  # the average lies between
+
+
+def test_label_smoothing_reaches_the_loss(task: Any, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(ONE, label_smoothing=0.2)
+    trained = train(task, tmp_path / "run", recipe)
+    table, _ = training.evaluate(trained, recipe, *task)
+    val = table[table["split"] == "val"]
+    target, p = 0.1 + 0.8 * val["label"], val["p_crack"].astype(float)
+    smoothed = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean()
+    assert trained.stages[0]["best_val_loss"] == pytest.approx(smoothed, abs=1e-5)
+    assert abs(smoothed - val_loss(trained.model, task)) > 1e-4  # the equality above says something
+
+
+def test_label_smoothing_is_for_one_unit(task: Any, tmp_path: Path) -> None:
+    with pytest.raises(CrackutilsError, match=r"^RECIPE=two: label_smoothing needs units=1\.$"):
+        train(task, tmp_path / "run", dataclasses.replace(TWO, label_smoothing=0.1))
+
+
+def test_flips_of_a_recipe_reach_its_predictions(whole: Any, task: Any) -> None:
+    ds, manifest = task
+    rows = np.flatnonzero(manifest["split"] != "train")
+    x = ds.pixels(RECIPE.size)[rows].astype(np.float32)
+    views = (x, x[:, ::-1], x[:, :, ::-1], x[:, ::-1, ::-1])
+    mean = np.mean([whole[0].model.predict_on_batch(view)[:, 0] for view in views], axis=0)
+    table, _ = training.evaluate(whole[0], dataclasses.replace(RECIPE, flips=True), ds, manifest)
+    np.testing.assert_allclose(table["p_crack"], mean, atol=1e-6)
+    assert not np.allclose(mean, whole[0].model.predict_on_batch(x)[:, 0], atol=1e-6)
+
+
 # ---------------------------------------------------------------- what results depend on
 
 
@@ -415,16 +514,20 @@ def test_a_random_backbone_settles_on_training_images_only(
 # ---------------------------------------------------------------- saving, loading, scoring
 
 
-@pytest.fixture
-def saved(whole: Any, task: Any, tmp_path: Path) -> Path:
-    """A finished run: the folder with metrics.json and model/."""
-    trained, run = whole[0], open_run(tmp_path / "finished")
-    scores = run.write_predictions(training.evaluate(trained, RECIPE, *task)[0])
+def finished(trained: training.Trained, task: Any, folder: Path, recipe: Recipe = RECIPE) -> Path:
+    """Finish a run as the notebooks do, and return its folder with metrics.json and model/."""
+    run = open_run(folder, recipe)
+    scores = run.write_predictions(training.evaluate(trained, recipe, *task)[0])
     run.write_history(trained.history)
-    sizes = training.save(trained, run, training.card(RECIPE, run, scores["test"], trained))
+    sizes = training.save(trained, run, training.card(recipe, run, scores["test"], trained))
     assert sizes == {name: (run.folder / "model" / name).stat().st_size for name in sizes}
     run.finish(*task, scores, {})
     return run.folder
+
+
+@pytest.fixture
+def saved(whole: Any, task: Any, tmp_path: Path) -> Path:
+    return finished(whole[0], task, tmp_path / "finished")
 
 
 def test_a_loaded_model_predicts_the_same(whole: Any, task: Any, saved: Path) -> None:
@@ -475,6 +578,40 @@ def test_a_folder_without_a_usable_run_is_told_in_one_sentence(what: str, saved:
     assert "\n" not in text
     assert text.endswith(".")
     assert len(text) < 500
+
+
+@pytest.mark.parametrize("what", ["blocks instead of body", "a field of the future", "a stage of the future"])
+def test_a_run_of_another_version_is_told_with_the_remedy(what: str, tmp_path: Path) -> None:
+    recipe = RECIPE.as_dict()
+    if what == "blocks instead of body":
+        del recipe["body"], recipe["head"]
+        recipe |= {"blocks": [4, 4], "dropout": 0.2}
+    elif what == "a field of the future":
+        recipe["warmup"] = 3
+    else:
+        recipe["stages"][0]["warmup"] = 3
+    (tmp_path / "metrics.json").write_text(json.dumps({"settings": {"recipe": recipe, "weights": "random"}}))
+    with pytest.raises(CrackutilsError) as caught:
+        training.load(tmp_path)
+    said = "was made by another version of crackutils; run its notebook again with FORCE=1."
+    assert str(caught.value) == f"{tmp_path} {said}"
+
+
+def test_score_takes_the_flips_of_the_recipe(saved: Path, tmp_path: Path) -> None:
+    metrics = json.loads((saved / "metrics.json").read_text("utf-8"))
+    metrics["settings"]["recipe"]["flips"] = True
+    (saved / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "photos").mkdir()
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    image[:, :16] //= 4
+    Image.fromarray(image).save(tmp_path / "photos" / "a.png")
+    training.score(tmp_path / "photos", tmp_path / "out.csv", saved)
+    (row,) = csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines())
+    model, _ = training.load(saved)
+    views = np.stack([image, image[::-1], image[:, ::-1], image[::-1, ::-1]]).astype(np.float32)
+    found = model.predict_on_batch(views)[:, 0]
+    assert float(row["p_crack"]) == pytest.approx(found.mean(), abs=1e-6)
+    assert float(row["p_crack"]) != pytest.approx(found[0], abs=1e-6)
 
 
 def test_score_lists_every_file_in_order(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
