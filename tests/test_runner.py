@@ -120,8 +120,6 @@ def copies() -> list[str]:
         (["01", "03"], {"RECIPE": "mobilenetv2"}, "belongs to one notebook"),
         (["03"], {"RECIPE": "simple-cnn"}, "choose one of: mobilenetv2"),
         (["03"], {"RECIPE": V3}, f"RECIPE={V3} needs WEIGHTS=imagenet or random here"),
-        (["03"], {"EPOCHS": "-1"}, "EPOCHS=-1 must be 0"),
-        (["03"], {"WEIGHTS": "imagnet"}, "WEIGHTS=imagnet is unknown (did you mean imagenet?)"),
         (["recipes", "03"], {}, "give it alone"),
         (["01", "recipes"], {}, "give it alone"),
     ],
@@ -135,6 +133,20 @@ def test_refuses(
     assert says in str(told.value)
     assert "\n" not in str(told.value)
     assert executed == [] and not config.results_dir().exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ("EPOCHS = -1\nWEIGHTS = ''", "EPOCHS=-1 must be 0"),
+        ("EPOCHS = 0\nWEIGHTS = 'imagnet'", "did you mean imagenet?"),
+    ],
+)
+def test_values_that_a_recipe_cannot_take_are_refused_at_once(values: str, says: str) -> None:
+    write("06_more", "1", parameters=f"RECIPE = 'mobilenetv2'\n{values}")
+    with pytest.raises(CrackutilsError) as told:
+        runner.plan(["06"], {})
+    assert says in str(told.value)
 
 
 def test_refuses_parameters_that_are_no_literals() -> None:
