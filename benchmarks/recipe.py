@@ -91,7 +91,7 @@ def measure(ds: datasets.Dataset, manifest: pd.DataFrame, recipe: Recipe) -> dic
         data = pipelines.batches(ds.pixels(recipe.size), ds.index["label"].to_numpy(), rows, 64)
         plain, mirrored = (pipelines.predict(trained.model, data, flips)[1] for flips in (False, True))
     told = {"plain": [round(float(p), 7) for p in plain], "mirrored": [round(float(p), 7) for p in mirrored]}
-    return {"recipe": recipe.as_dict(), "seconds": round(seconds, 1), **told}
+    return {"seconds": round(seconds, 1), **told}
 
 
 def loss(labels: np.ndarray, p_crack: Any) -> np.ndarray:
@@ -108,10 +108,11 @@ def main() -> None:
     kept = json.loads(KEPT.read_text("utf-8")) if KEPT.exists() else {}
     for name, changes in VARIANTS.items():
         recipe = replace(BASE, **changes)
+        about = json.loads(json.dumps({"recipe": recipe.as_dict(), "images": ds.sha256, "parts": [TRAIN, VAL]}))
         known = kept.get(name, {})
-        if json.loads(json.dumps(recipe.as_dict())) != known.get("recipe"):
+        if {key: known.get(key) for key in about} != about:
             print(name, flush=True)
-            kept[name] = measure(ds, manifest, recipe)
+            kept[name] = about | measure(ds, manifest, recipe)
             config.write_atomically(KEPT, json.dumps(kept) + "\n")
     base = loss(labels, kept["base"]["plain"])
     draws = np.random.default_rng(config.DEFAULT_SEED).integers(0, VAL, (DRAWS, VAL))

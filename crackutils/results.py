@@ -33,6 +33,10 @@ SPLITS_PROFILE = "metu-tenth"  # and the one on which recipes were compared over
 _USUAL = re.compile(
     r"default|(?!default)[a-z0-9]+(-[a-z0-9]+)*(--split-(random|copy-safe))?(--split-seed-\d+)?"
 )  # runs that a reference keeps
+_PITFALLS = (  # what notebook 06 measures, on tiny models
+    *("seen_in_training", "two_passes", "chosen_and_reported", "rescaled", "one_unit", "decayed_to_zero"),
+    *("trainable", "batchnorm", "copies_across", "axes"),
+)
 _PICTURES = {  # kept with the reference because the README shows them
     "metu-half": (
         "03_transfer_learning/mobilenetv2/figures/predicted_against_true.png",
@@ -224,8 +228,7 @@ def summary(runs: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for run in runs:
         test, model = run["test"], run["model"]
-        low, high = evaluation.wilson(test["n"] - test["errors"], test["n"])
-        row = {k: test[k] for k in ("errors", "n", "accuracy")} | {"low": round(low, 6), "high": round(high, 6)}
+        row = {"errors": test["errors"]} | _share(test["errors"], test["n"])
         row |= {k: test[k] for k in ("precision", "recall", "f1", "auroc", "loss")}
         rows.append({"run": run["run"]} | row | {"parameters": model["parameters"], "megabytes": model["bytes"] / 1e6})
     return pd.DataFrame(rows).set_index("run")
@@ -260,18 +263,25 @@ def by_split(runs: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for run in runs:
         test, settings = run["test"], run["settings"]
-        low, high = evaluation.wilson(test["n"] - test["errors"], test["n"])
         row = {"recipe": settings["recipe"]["name"]} | {k: settings[k] for k in ("split", "split_seed")}
-        row |= {"val_loss": run["val"]["loss"]} | {k: test[k] for k in ("errors", "n", "accuracy")}
-        rows.append(row | {"low": round(low, 6), "high": round(high, 6)})
-    return pd.DataFrame(rows)
+        rows.append(
+            row | {"val_loss": run["val"]["loss"], "errors": test["errors"]} | _share(test["errors"], test["n"])
+        )
+    columns = ["recipe", "split", "split_seed", "val_loss", "errors", "n", "accuracy", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _share(errors: int, n: int) -> dict[str, Any]:
+    low, high = evaluation.wilson(n - errors, n)
+    return {"n": n, "accuracy": round((n - errors) / n, 6), "low": round(low, 6), "high": round(high, 6)}
 
 
 def over_splits(runs: list[dict[str, Any]], split: str) -> pd.DataFrame:
     """Compare recipes over all seeds of a split method that every one of them has run with.
 
     The recipe with the lowest mean validation loss is compared with each other one by the exact McNemar test on the
-    test images of all these splits together; an image that is tested in two splits counts twice.
+    test images of all these splits together. An image that is tested in two splits counts twice, and the models of two
+    splits share training images, so the p-values are too small and the intervals too narrow.
 
     Args:
         runs: as `of_recipes` returns them.
@@ -295,23 +305,13 @@ def over_splits(runs: list[dict[str, Any]], split: str) -> pd.DataFrame:
     for name, found in several.items():
         chosen = [found[seed] for seed in common]
         errors, n = [run["test"]["errors"] for run in chosen], sum(run["test"]["n"] for run in chosen)
-        low, high = evaluation.wilson(n - sum(errors), n)
         tables[name] = pd.concat(
-            [predictions(run["folder"]).query("split == 'test'").assign(seed=seed) for seed, run in found.items()]
-        ).query("seed in @common")
-        rows.append(
-            {
-                "recipe": name,
-                "splits": len(common),
-                "val_loss": round(float(np.mean([run["val"]["loss"] for run in chosen])), 6),
-                "errors": errors,
-                "mean_errors": round(float(np.mean(errors)), 6),
-                "n": n,
-                "accuracy": round(1 - sum(errors) / n, 6),
-                "low": round(low, 6),
-                "high": round(high, 6),
-            }
+            [predictions(found[seed]["folder"]).query("split == 'test'").assign(seed=seed) for seed in common]
         )
+        row = {"recipe": name, "splits": len(common)}
+        row["val_loss"] = round(float(np.mean([run["val"]["loss"] for run in chosen])), 6)
+        row |= {"errors": errors, "mean_errors": round(float(np.mean(errors)), 6)} | _share(sum(errors), n)
+        rows.append(row | dict.fromkeys(("against", "only_it_wrong", "only_this_wrong", "p_value", "verdict")))
     first = min(rows, key=lambda row: (row["val_loss"], row["recipe"]))["recipe"]
     for row in rows:
         if row["recipe"] == first:
@@ -319,7 +319,7 @@ def over_splits(runs: list[dict[str, Any]], split: str) -> pd.DataFrame:
         found = _mcnemar(tables[first], tables[row["recipe"]], ["seed", "file"], first, row["recipe"])
         row |= {"against": first, "only_it_wrong": found["only_a_wrong"], "only_this_wrong": found["only_b_wrong"]}
         row |= {k: found[k] for k in ("p_value", "verdict")}
-    return pd.DataFrame(rows).astype(object).where(pd.DataFrame(rows).notna(), None)
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _mcnemar(a: pd.DataFrame, b: pd.DataFrame, on: list[str], name_a: str, name_b: str) -> dict[str, Any]:
@@ -541,6 +541,8 @@ def _close(difference: tuple[str, Any, Any], images: int, made: bool) -> bool:
         return abs(want - have) <= (0.02 if isinstance(want, float) else max(5, 0.05 * want))
     if part == "before" or path.startswith("model.start."):
         return True  # an untrained model sits near 0.5, where a low digit moves many images
+    if part in _PITFALLS and isinstance(want, int | float) and isinstance(have, int | float):
+        return abs(want - have) <= (0.05 if isinstance(want, float) else max(5, 0.05 * want))
     told = ("val", "test", "training", "runs", "by_split", "over_splits", "mcnemar", "wrong_by_several")
     if part not in (*told, "best_by_validation"):
         return False
@@ -630,13 +632,13 @@ def _readme_tables() -> str:
         "",
         "The intervals and the tests count every image as independent. Crops of one crack are not: the"
         f" {data['test']['positive']:,} cracked test images form {eda['groups_of_positive']['test']} groups, so the"
-        " true uncertainty is larger.",
+        " true uncertainty is larger. Of many pairs tested, one in twenty falls below p = 0.05 by chance.",
     ]
     lines += _readme_splits()
     lines += [
         "",
         "What was published, and why the numbers above do not compare with it: other test images, mostly with copies"
-        " of training images among them, and up to twice as many images for training.",
+        " of training images among them, and up to three times as many images for training.",
         "",
         "| Recipe | Project | Errors | Accuracy | Measured by | Caveat |",
         "|---|---|---|---|---|---|",
@@ -665,6 +667,8 @@ def _readme_splits() -> list[str]:
     if not (config.REFERENCE / SPLITS_PROFILE).is_dir():
         return []
     rows = sorted(_compared(SPLITS_PROFILE)["over_splits"], key=lambda row: row["val_loss"])
+    if not rows:
+        return []
     first = rows[0]["recipe"]
     lines = [
         "",
@@ -674,12 +678,17 @@ def _readme_splits() -> list[str]:
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        verdict = f"{row['verdict']} (p = {row['p_value']:.2g})" if row.get("verdict") else "lowest validation loss"
+        verdict = f"{row['verdict']} (p = {row['p_value']:.2g})" if row["verdict"] else "lowest validation loss"
         lines.append(
             f"| `{row['recipe']}`{'' if row['recipe'] in PUBLISHED else ' (ours)'} | {row['mean_errors']:.1f} |"
-            f" {', '.join(map(str, row['errors']))} of {row['n']:,} | {row['accuracy']:.4f}"
+            f" {sum(row['errors'])} of {row['n']:,} ({', '.join(map(str, row['errors']))}) | {row['accuracy']:.4f}"
             f" ({row['low']:.4f}-{row['high']:.4f}) | {verdict} |"
         )
+    lines += [
+        "",
+        "Training and test images of these splits overlap, so the p-values are too small and the intervals too"
+        " narrow; and some of the tested images were among those on which our recipe was chosen.",
+    ]
     return lines
 
 

@@ -219,15 +219,16 @@ def _plan_recipes(overrides: dict[str, str], force: bool) -> list[Job]:
     def mine(number: str) -> dict[str, str]:
         return {name: value for name, value in overrides.items() if name in defaults[number]}
 
+    weights = overrides.get("WEIGHTS") or config.profile(overrides.get("PROFILE", DEFAULT_PROFILE)).weights
     jobs = []
     for recipe in recipes.RECIPES.values():
+        if weights == "crackutils" and recipe.backbone not in ("", recipes.OWN_BACKBONE):
+            print(
+                f"left out: {recipe.name}, because WEIGHTS=crackutils exist for {recipes.OWN_BACKBONE} only", flush=True
+            )
+            continue
         number = of_family[recipe.family]
-        try:
-            jobs += plan([number], mine(number) | {"RECIPE": recipe.name}, force)
-        except CrackutilsError as error:
-            if "WEIGHTS=crackutils" not in str(error):
-                raise
-            print(f"left out: {error}", flush=True)
+        jobs += plan([number], mine(number) | {"RECIPE": recipe.name}, force)
     return jobs + plan(["05"], mine("05"), force)[-1:]
 
 

@@ -127,7 +127,10 @@ def test_recipe_of_a_training_notebook_belongs_to_it(notebook: str, family: str)
     assert own.family == family
     names = [recipe.name for recipe in recipes.RECIPES.values() if recipe.family == family]
     intro = nbformat.read(path, as_version=4).cells[1].source
-    assert len(names) == 1 or all(name in intro for name in names)
+    assert all(name in intro for name in names)
+    (call,) = (c for cell in code(nbformat.read(path, as_version=4)) for c in calls(cell.source, "recipes.recipe"))
+    given = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
+    assert {"RECIPE", "EPOCHS"} | ({"WEIGHTS"} if family == "transfer" else set()) <= given
 
 
 def test_results_go_into_the_folder_named_after_the_notebook(path: Path, nb: nbformat.NotebookNode) -> None:
