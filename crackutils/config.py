@@ -180,6 +180,7 @@ def tensorflow() -> Any:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
         tf.config.experimental.enable_op_determinism()
+        tf.get_logger().setLevel("ERROR")  # several small models in one notebook make it warn of retracing
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)  # an open notebook must not hold the whole card
         tf.constant(0)  # starts the runtime, whose lines would otherwise appear in the first cell that computes

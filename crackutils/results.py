@@ -246,7 +246,12 @@ def costs(runs: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def of_recipes(runs: list[dict[str, Any]], ds: Dataset) -> list[dict[str, Any]]:
-    """Return the runs on these very images in which nothing but recipe, split and split seed was chosen."""
+    """Return the runs on these very images in which nothing but recipe, split and split seed was chosen.
+
+    They come in the order of `recipes.RECIPES`, each recipe's in that of their names.
+    """
+    from crackutils.recipes import RECIPES
+
     usual = {"seed": config.DEFAULT_SEED, "epochs": 0}
     found = []
     for run in runs:
@@ -255,7 +260,8 @@ def of_recipes(runs: list[dict[str, Any]], ds: Dataset) -> list[dict[str, Any]]:
         same = all(settings[name] == value for name, value in (usual | {"weights": start}).items())
         if same and run["data"]["sha256"] == ds.sha256:
             found.append(run)
-    return found
+    order = {name: place for place, name in enumerate(RECIPES)}
+    return sorted(found, key=lambda run: (order.get(run["settings"]["recipe"]["name"], len(order)), run["run"]))
 
 
 def by_split(runs: list[dict[str, Any]]) -> pd.DataFrame:

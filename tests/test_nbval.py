@@ -167,7 +167,9 @@ def test_training_leaves_scores_predictions_history_and_model(notebook: str, nam
     assert [row["stage"] for row in epochs] == [stage["name"] for stage in stages for _ in range(stage["epochs"])]
     assert all(stage["epochs"] <= config.profile("smoke").max_epochs for stage in stages)
 
-    assert {path.name for path in (folder / "model").iterdir()} == {"model.weights.h5", "model.keras", "README.md"}
+    saved = {"model.weights.h5", "model.keras", "README.md", "summary.txt"}
+    assert {path.name for path in (folder / "model").iterdir()} == saved
+    assert "p_crack (Dense)" in (folder / "model" / "summary.txt").read_text("utf-8")
     assert found["model"]["bytes"] == (folder / "model" / "model.weights.h5").stat().st_size
     assert f"{found['test']['errors']} errors in {found['test']['n']:,} images" in (
         folder / "model" / "README.md"
