@@ -469,6 +469,7 @@ def _execute(job: Job, running: Path, show: Callable[[int, int], None] | None) -
 
     papermill_engines.register("crackutils", Engine)
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # on Ctrl-C it would print a traceback of the dying kernel
 
     def literal(path: Path) -> str:  # papermill formats paths with the parameters
         return str(path).replace("{", "{{").replace("}", "}}")
