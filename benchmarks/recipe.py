@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from crackutils import datasets, evaluation, pipelines, results, splits, training
-from crackutils.recipes import Recipe, Stage
+from crackutils.recipes import RECIPES, Recipe, Stage
 
 OUT = config.ROOT / "benchmarks" / "recipe.json"
 KEPT = config.results_dir() / "benchmarks" / "recipe.json"  # predictions as well
@@ -33,15 +33,6 @@ TRAIN, VAL = 2500, 2000  # images
 DRAWS = 2000  # of the bootstrap
 
 FLIPS = ("RandomFlip", {"mode": "horizontal_and_vertical"})
-BASE = Recipe(
-    name="base",
-    title="the recipe that the variants start from",
-    family="transfer",
-    size=160,
-    batch=32,
-    backbone="mobilenetv2",
-    stages=(Stage("head", 2, 1e-3), Stage("fine-tune", 2, 1e-4, unfreeze=54)),
-)
 
 
 def tuned(epochs: int = 2, rate: float = 1e-4, layers: int = 54, head: int = 2) -> tuple[Stage, ...]:
@@ -49,6 +40,7 @@ def tuned(epochs: int = 2, rate: float = 1e-4, layers: int = 54, head: int = 2) 
     return (Stage("head", head, 1e-3), Stage("fine-tune", epochs, rate, unfreeze=layers))
 
 
+BASE = replace(RECIPES["mobilenetv2"], name="base", title="the recipe that the variants start from", stages=tuned())
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "resolution 112 px": {"size": 112},

@@ -199,6 +199,18 @@ def settle(base: Any, images: Any) -> None:
     base.trainable = was_trainable
 
 
+_SHORT = {
+    "Conv2D": "conv",
+    "BatchNormalization": "norm",
+    "ReLU": "relu",
+    "MaxPooling2D": "pool",
+    "GlobalAveragePooling2D": "global_pool",
+    "Flatten": "flatten",
+    "Dropout": "dropout",
+    "Dense": "dense",
+}  # names of the layers that recipes may hold
+
+
 def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[Any, dict[str, str]]:
     """Build the model of a recipe; the same seed gives the same initial weights.
 
@@ -235,18 +247,6 @@ def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[A
     name, activation = ("p_crack", "sigmoid") if recipe.units == 1 else ("p_classes", "softmax")
     outputs = keras.layers.Dense(recipe.units, activation, name=name)(x)
     return keras.Model(inputs, outputs, name=recipe.name.replace("-", "_")), loaded
-
-
-_SHORT = {
-    "Conv2D": "conv",
-    "BatchNormalization": "norm",
-    "ReLU": "relu",
-    "MaxPooling2D": "pool",
-    "GlobalAveragePooling2D": "global_pool",
-    "Flatten": "flatten",
-    "Dropout": "dropout",
-    "Dense": "dense",
-}  # names of the layers that recipes may hold
 
 
 def backbone_of(model: Any) -> Any | None:

@@ -49,7 +49,7 @@ class Recipe:
         units: of the last layer: 1 with a sigmoid, or 2 with a softmax, whose second is the crack.
         augment: layers that act during training only.
         patience: epochs without a better validation loss before a stage ends.
-        label_smoothing: share of the label that is spread over both classes, in [0, 1).
+        label_smoothing: share of the label that is spread over both classes, in [0, 1); with one unit only.
         averaging: momentum of a moving average of the weights over the steps, which replaces them; 0 for none.
         flips: whether predictions are means over the image and its three mirror images.
     """
@@ -69,6 +69,11 @@ class Recipe:
     label_smoothing: float = 0.0
     averaging: float = 0.0
     flips: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no loss of Keras can do; CrackutilsError."""
+        if self.label_smoothing and self.units != 1:
+            raise CrackutilsError(f"RECIPE={self.name}: label_smoothing needs units=1.")
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as plain lists and dictionaries, for `metrics.json`."""

@@ -625,6 +625,11 @@ def _readme_tables() -> str:
             f" {leaky} | {published} |"
             f" {row.parameters:,.0f} | {cost.loc[name, 'minutes']:.1f} min |"
         )
+    if missing := [f"`{name}`" for name in RECIPES if name not in everything]:
+        lines += ["", f"Not yet run on these images: {', '.join(missing)}."]
+    if missing := [f"`{name}`" for name in table.index if f"{name}--split-random" not in everything]:
+        all_of_them = len(missing) == len(table)
+        lines += ["", f"Not yet run on the random split: {'all of them' if all_of_them else ', '.join(missing)}."]
     compared = _compared(README_PROFILE)
     first = compared["best_by_validation"]
     verdicts: dict[str, list[str]] = {}
@@ -638,7 +643,8 @@ def _readme_tables() -> str:
         "",
         "The intervals and the tests count every image as independent. Crops of one crack are not: the"
         f" {data['test']['positive']:,} cracked test images form {eda['groups_of_positive']['test']} groups, so the"
-        " true uncertainty is larger. Of many pairs tested, one in twenty falls below p = 0.05 by chance.",
+        " true uncertainty is larger. Where two models err equally often, up to one test in twenty falls below 0.05"
+        " all the same.",
     ]
     lines += _readme_splits()
     lines += [

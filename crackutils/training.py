@@ -140,13 +140,11 @@ def _stage(
     steps = math.ceil(len(part["train"]) / recipe.batch) * stage.epochs
     rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps) if stage.decay else stage.learning_rate
     averaging = {"use_ema": True, "ema_momentum": recipe.averaging} if recipe.averaging else {}
-    smoothing = recipe.label_smoothing
     if recipe.units == 1:
-        loss, accuracy = keras.losses.BinaryCrossentropy(label_smoothing=smoothing), keras.metrics.BinaryAccuracy
+        loss = keras.losses.BinaryCrossentropy(label_smoothing=recipe.label_smoothing)
+        accuracy = keras.metrics.BinaryAccuracy
     else:
         loss, accuracy = keras.losses.SparseCategoricalCrossentropy(), keras.metrics.SparseCategoricalAccuracy
-        if smoothing:
-            raise CrackutilsError(f"RECIPE={recipe.name}: label_smoothing needs units=1.")
     model.compile(
         getattr(keras.optimizers, stage.optimizer)(rate, **averaging),
         loss,
