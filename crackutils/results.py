@@ -678,8 +678,8 @@ def _readme_splits() -> list[str]:
 
     lines = []
     for profile in (README_PROFILE, SPLITS_PROFILE):
-        here = (config.REFERENCE / profile).is_dir()
-        rows = sorted(_compared(profile)["over_splits"], key=lambda row: row["val_loss"]) if here else []
+        found = _compared(profile) if (config.REFERENCE / profile).is_dir() else {"over_splits": []}
+        rows = sorted(found["over_splits"], key=lambda row: row["val_loss"])
         if not rows:
             continue
         lines += [
@@ -697,6 +697,13 @@ def _readme_splits() -> list[str]:
                 f" {sum(row['errors'])} of {row['n']:,} ({', '.join(map(str, row['errors']))}) | {row['accuracy']:.4f}"
                 f" ({row['low']:.4f}-{row['high']:.4f}) | {verdict} |"
             )
+        those = {row["recipe"] for row in rows}
+        one = [r for r in found["by_split"] if r["split"] == "copy-safe" and r["recipe"] not in those]
+        if one:
+            lines += ["", f"Run on one of these splits only: {', '.join('`' + r['recipe'] + '`' for r in one)}"]
+            if min(r["errors"] for r in one) > sum(rows[0]["errors"]):
+                lines[-1] += f"; each makes more errors there than `{rows[0]['recipe']}` on all {rows[0]['splits']}"
+            lines[-1] += "."
     if lines:
         lines += [
             "",

@@ -591,6 +591,7 @@ def test_update_readme_writes_between_its_marks_only(
     for seed in (config.DEFAULT_SEED, 1):
         fake_run("mobilenetv2", 1, profile=several, split_seed=seed)
         fake_run("marzed7-cnn-256", 7, shift=0.01, profile=several, split_seed=seed)
+    fake_run("chernxi-cnn-80", 3, shift=0.02, profile=several)
     fake_comparison(results.collect(several.name), several)
     results.make_reference(several.name)
     sample = config.profile("sample")
@@ -636,6 +637,9 @@ def test_update_readme_writes_between_its_marks_only(
     assert "- mobilenetv2 makes fewer errors, against `marzed7-cnn-256` (p = 0.0078)." in ours
     assert f"| `mobilenetv2` (ours) | 1.0 | 2 of {2 * TEST} (1, 1) |" in ours
     assert f"| `marzed7-cnn-256` | 7.0 | 14 of {2 * TEST} (7, 7) | 0.8833 (" in ours
+    assert (
+        "Run on one of these splits only: `chernxi-cnn-80`; each makes more errors there than `mobilenetv2` on all 2."
+    ) in ours
     assert "| marzed7/Capstone-Project-3-Image-Classification | 65 of 4,000 | 0.9838 | notebook output |" in ours
     rows = [line for line in samples.splitlines() if line.startswith("| `")]
     assert [row.split("|")[1:3] for row in rows] == [
