@@ -682,9 +682,13 @@ def _readme_splits() -> list[str]:
         rows = sorted(found["over_splits"], key=lambda row: row["val_loss"])
         if not rows:
             continue
+        those = {row["recipe"] for row in rows}
+        ran = [r for r in found["by_split"] if r["split"] == "copy-safe"]
+        seeds = [{r["split_seed"] for r in ran if r["recipe"] == name} for name in those]
         lines += [
             "",
-            f"Over {rows[0]['splits']} copy-safe splits of {config.PROFILES[profile].title}:",
+            f"Over {rows[0]['splits']} copy-safe splits of {config.PROFILES[profile].title}, in the order of their"
+            f" seeds {', '.join(map(str, sorted(set.intersection(*seeds))))}:",
             "",
             "| Recipe | Mean errors | Errors | Accuracy, splits together (95 % interval) |"
             f" Against `{rows[0]['recipe']}` |",
@@ -697,9 +701,7 @@ def _readme_splits() -> list[str]:
                 f" {sum(row['errors'])} of {row['n']:,} ({', '.join(map(str, row['errors']))}) | {row['accuracy']:.4f}"
                 f" ({row['low']:.4f}-{row['high']:.4f}) | {verdict} |"
             )
-        those = {row["recipe"] for row in rows}
-        one = [r for r in found["by_split"] if r["split"] == "copy-safe" and r["recipe"] not in those]
-        if one:
+        if one := [r for r in ran if r["recipe"] not in those]:
             lines += ["", f"Run on one of these splits only: {', '.join('`' + r['recipe'] + '`' for r in one)}"]
             if min(r["errors"] for r in one) > sum(rows[0]["errors"]):
                 lines[-1] += f"; each makes more errors there than `{rows[0]['recipe']}` on all {rows[0]['splits']}"

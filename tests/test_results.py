@@ -649,7 +649,17 @@ def test_update_readme_writes_between_its_marks_only(
     assert "| METU | 0.9000 | 0.9000 | 0.9000 |" in samples
     assert "| SDNET2018 | 0.7100 | 0.7010 | 0.7000 |" in samples
     assert "without crack 0.600, with crack 0.810," in samples  # of the last version
+    assert f"copy-safe splits of {several.title}, in the order of their seeds 1, {config.DEFAULT_SEED}:" in ours
     assert results.update_readme(check=True) is True
+    compared = config.REFERENCE / several.name / "05_comparison" / "default" / "metrics.json"
+    kept_text = compared.read_text("utf-8")
+    found = json.loads(kept_text)
+    (row,) = (row for row in found["by_split"] if row["recipe"] == "chernxi-cnn-80")
+    row["errors"] = 2  # no more than ours on both splits: nothing to claim
+    compared.write_text(json.dumps(found), "utf-8")
+    assert results.update_readme() is False
+    assert "Run on one of these splits only: `chernxi-cnn-80`.\n" in readme.read_text("utf-8")
+    compared.write_text(kept_text, "utf-8")
     for old, new in ((f"| 1 of {TEST}", f"| 0 of {TEST}"), (f"| 3 of {TEST}", f"| 0 of {TEST}")):
         readme.write_text(text.replace(old, new, 1), "utf-8")
         assert results.update_readme(check=True) is False
