@@ -11,7 +11,9 @@ import difflib
 import hashlib
 import os
 import sys
+import threading
 import tomllib
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ LOCK = ROOT / "requirements.lock"
 CLASSES = ("Negative", "Positive")  # label 0: no crack, label 1: crack, everywhere
 DEFAULT_SEED = 1337
 WEIGHTS = ("imagenet", "crackutils", "random")  # what a backbone may start from
+ENGINES = ("litert", "tensorflow", "openvino", "openvino-bf16")  # what may run a frozen network; the first is usual
+PRECISIONS = ("float32", "bfloat16")  # of a CNN's arithmetic
 
 
 class CrackutilsError(Exception):
@@ -123,7 +127,7 @@ def sha256(path: Path) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text so that a reader, or a kill, sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
     part.write_text(text, "utf-8", newline="\n")
     os.replace(part, path)
 
@@ -154,18 +158,22 @@ def start(name: str) -> Profile:
     return chosen
 
 
+_stderr = threading.RLock()
+
+
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Send file descriptor 2 to nowhere: TensorFlow's C++ start-up lines cannot be silenced by its own settings."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+    with _stderr:  # two threads at once could put back each other's
+        sys.stderr.flush()
+        saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(nowhere)
 
 
 def tensorflow() -> Any:
@@ -173,7 +181,7 @@ def tensorflow() -> Any:
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
+    with silent_stderr():
         import tensorflow as tf
 
         threads = int(os.environ.get("CRACKUTILS_THREADS", "2"))

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,7 @@ from crackutils.config import CLASSES, CrackutilsError, Profile, choose
 GREY = 128  # side of the grey thumbnails, pixels
 COLOUR = 16  # side of the colour thumbnails, pixels
 SMALLEST = 32  # shorter side below which an image is left out, pixels
-_INDEX_VERSION = "1"  # raise it when decoding or the thumbnails change: caches made before are then made again
+DECODING = "1"  # raise it when decoding or the thumbnails change: caches made before are then made again
 _FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _UPRIGHT = {  # what turns a picture upright, by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -89,7 +88,11 @@ def _decode(file: str | Path | bytes, size: int | None = None) -> tuple[np.ndarr
         raise ImageError("has absurdly many pixels" if bomb else "is not an image") from error
     except FileNotFoundError as error:
         raise ImageError("does not exist") from error
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, OverflowError, struct.error) as error:
+    except PermissionError as error:
+        raise ImageError("may not be read") from error
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever their parsing runs into
         raise ImageError(f"is truncated or damaged ({error})") from error
     pixels = np.asarray(image)
     return (pixels if size is None else resize(pixels, size)), mode
@@ -547,7 +550,7 @@ class Dataset:
 
     def pixels(self, size: int) -> np.ndarray:
         """Return all images at one size: uint8 (n, size, size, 3), memory-mapped from a cache made on first use."""
-        file = self.cache / f"pixels-{size}.v{_INDEX_VERSION}.npy"
+        file = self.cache / f"pixels-{size}.v{DECODING}.npy"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(".part")
@@ -594,13 +597,16 @@ def load(profile: Profile) -> Dataset:
                 f"PROFILE={profile.name} needs {want} in {name}/, {config.shown(folder)} has {there.get(name, 0):,};"
                 f" choose a smaller PROFILE or run {how} FROM=<the whole archive>."
             )
-    rows = np.flatnonzero(keep)
-    return Dataset(profile, folder, index.iloc[rows].reset_index(drop=True), left_out, grey[rows], colour[rows])
+    if not keep.all():
+        index, grey, colour = index[keep].reset_index(drop=True), grey[keep], colour[keep]
+    return Dataset(profile, folder, index, left_out, grey, colour)  # whole, the thumbnails stay on disk until used
 
 
 def first(ds: Dataset, count: int) -> Dataset:
     """Return the first `count` images of each class in the order of the index, all where there are fewer."""
     rows = np.sort(ds.index.groupby("label").head(count).index.to_numpy())
+    if len(rows) == len(ds.index):
+        return ds
     return replace(ds, index=ds.index.iloc[rows].reset_index(drop=True), grey=ds.grey[rows], colour=ds.colour[rows])
 
 
@@ -627,7 +633,7 @@ def _index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.nd
         for p in sorted((folder / name).iterdir(), key=lambda p: (_number(p.name), p.name))
         if not p.name.startswith(".") and p.name.lower() != "thumbs.db"
     ]
-    state = hashlib.sha256(_INDEX_VERSION.encode())
+    state = hashlib.sha256(DECODING.encode())
     for file in files:
         s = (folder / file).stat()
         state.update(f"{file}\t{s.st_size}\t{s.st_mtime_ns}\n".encode())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crackutils import config
-from crackutils.config import WEIGHTS, CrackutilsError, choose
+from crackutils import config, engines
+from crackutils.config import PRECISIONS, WEIGHTS, CrackutilsError, choose
 from crackutils.recipes import OWN_BACKBONE, Recipe
 
 tf = config.tensorflow()
@@ -144,7 +147,7 @@ def build_backbone(name: str, size: int, weights: str, load: bool = True) -> tup
     if own:
         base = entry.build(weights=None, **shape)
         read_own(base)
-        return base, {"weights": weights, "file": OWN.file.name, "sha256": config.sha256(OWN.file)}
+        return base, _facts(weights, OWN.file)
     file = find_weights(name, size)
     try:
         base = entry.build(weights=str(file) if file else "imagenet", **shape)
@@ -155,9 +158,12 @@ def build_backbone(name: str, size: int, weights: str, load: bool = True) -> tup
             f"The ImageNet weights of {name} {where} ({type(error).__name__}); put one of {one_of} in a folder"
             " and set CRACKUTILS_WEIGHTS_DIR to it, or choose WEIGHTS=random."
         ) from error
-    file = file or _cached_by_keras(name, size)
-    return base, {
-        "weights": "imagenet",
+    return base, _facts(weights, file or _cached_by_keras(name, size))
+
+
+def _facts(weights: str, file: Path | None) -> dict[str, str]:
+    return {
+        "weights": weights,
         "file": file.name if file else "",
         "sha256": config.sha256(file) if file else "",
     }
@@ -168,6 +174,53 @@ def _cached_by_keras(backbone: str, size: int) -> Path | None:
     homes = (Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras"), Path("/tmp/.keras"))
     found = [home / "models" / name for home in homes for name in _file_names(backbone, size)]
     return next((f for f in found if f.is_file()), None)
+
+
+def features_engine(name: str, size: int, weights: str, engine: str) -> tuple[engines.Engine, dict[str, Any]]:
+    """Return an engine from RGB 0-255 to the average of a backbone's last map, and what its network was made from.
+
+    Where the network was converted before, no Keras model is built.
+
+    Args:
+        name: a key of `BACKBONES`.
+        size: side of the input, pixels.
+        weights: "imagenet" or "crackutils", as in `build_backbone`.
+        engine: one of `config.ENGINES`.
+
+    Raises:
+        CrackutilsError: weights or an engine that are not to be had.
+    """
+    choose("WEIGHTS", weights, ("imagenet", "crackutils"))
+    file = OWN.file if weights == "crackutils" else find_weights(name, size) or _cached_by_keras(name, size)
+    if file is None:
+        build_backbone(name, size, weights)  # downloads it
+        file = _cached_by_keras(name, size)
+    if file is None:
+        raise CrackutilsError(f"The weights of {name} are not where Keras keeps them; set CRACKUTILS_WEIGHTS_DIR.")
+    made_from = _facts(weights, file) | {"scaling": BACKBONES[name].rescaling, "keras": keras.__version__}
+    made_from |= {"arguments": OWN.arguments if weights == "crackutils" else BACKBONES[name].arguments}
+    made_from |= {"tensorflow": tf.__version__, "gpu": bool(tf.config.list_physical_devices("GPU"))}
+
+    def build() -> Any:
+        with in_float32():
+            base, _ = build_backbone(name, size, weights)
+            inputs = keras.Input((size, size, 3), name="rgb_0_255")
+            x = base(_rescaled(name, inputs))
+            return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    return engines.start(engine, engines.program(f"{name}-{size}-{key}"), build), made_from
+
+
+@contextlib.contextmanager
+def in_float32() -> Iterator[None]:
+    """Let models that are built in the block compute in float32, whatever `set_precision` said."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def unfreeze_top(base: Any, layers: int) -> None:
@@ -211,6 +264,16 @@ _SHORT = {
 }  # names of the layers that recipes may hold
 
 
+def set_precision(precision: str) -> None:
+    """Let the models that are built from here on compute in float32, or in bfloat16 with weights in float32.
+
+    CPUs with AVX512_BF16 or AMX train CNNs without BatchNorm faster so (`make bench` tells how much); other CPUs are
+    slower. The last layer stays in float32. Raises CrackutilsError for another precision.
+    """
+    choose("PRECISION", precision, PRECISIONS)
+    keras.config.set_dtype_policy("float32" if precision == "float32" else "mixed_bfloat16")
+
+
 def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[Any, dict[str, str]]:
     """Build the model of a recipe; the same seed gives the same initial weights.
 
@@ -230,10 +293,7 @@ def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[A
     if recipe.backbone:
         base, loaded = build_backbone(recipe.backbone, recipe.size, weights, load)
         base.trainable = False
-        if BACKBONES[recipe.backbone].rescaling:
-            scale, offset = BACKBONES[recipe.backbone].rescaling
-            x = keras.layers.Rescaling(scale, offset, name="rescaling")(x)
-        x = base(x)
+        x = base(_rescaled(recipe.backbone, x))
     else:
         loaded = {"weights": "random", "file": "", "sha256": ""}
         x = keras.layers.Rescaling(1 / 255, name="rescaling")(x)
@@ -245,8 +305,24 @@ def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[A
         # without a name Keras would count on from the models built before
         x = getattr(keras.layers, kind)(name=f"{short}_{numbers[short]}", **seeded, **options)(x)
     name, activation = ("p_crack", "sigmoid") if recipe.units == 1 else ("p_classes", "softmax")
-    outputs = keras.layers.Dense(recipe.units, activation, name=name)(x)
+    outputs = keras.layers.Dense(recipe.units, activation, name=name, dtype="float32")(x)
     return keras.Model(inputs, outputs, name=recipe.name.replace("-", "_")), loaded
+
+
+def _rescaled(backbone: str, x: Any) -> Any:
+    if BACKBONES[backbone].rescaling:
+        scale, offset = BACKBONES[backbone].rescaling
+        x = keras.layers.Rescaling(scale, offset, name="rescaling")(x)
+    return x
+
+
+def without_augmentation(model: Any) -> Any:
+    """Return a model of the same layers and weights that takes and gives the same, for prediction only."""
+    x = inputs = keras.Input(model.input_shape[1:], name="rgb_0_255")
+    for layer in model.layers[1:]:
+        if not layer.name.startswith("augment_"):
+            x = layer(x)
+    return keras.Model(inputs, x)
 
 
 def backbone_of(model: Any) -> Any | None:
