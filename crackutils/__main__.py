@@ -233,9 +233,9 @@ def _badges(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     _values(args, ())
-    from crackutils import training
+    from crackutils import scoring
 
-    training.score(args.folder, args.out, args.model)
+    scoring.score(args.folder, args.out, args.model, args.engine)
     return 0
 
 
@@ -352,7 +352,13 @@ def _parser() -> argparse.ArgumentParser:
         elif name == "score":
             sub.add_argument("folder", type=Path, metavar="FOLDER", help="folder of images")
             sub.add_argument("--out", type=Path, required=True, metavar="CSV", help="file to write")
-            sub.add_argument("--model", type=Path, required=True, metavar="RUN_FOLDER", help="run whose model scores")
+            sub.add_argument(
+                "--model",
+                type=Path,
+                metavar="RUN_FOLDER",
+                help="run whose model scores (the best on METU, by validation)",
+            )
+            sub.add_argument("--engine", default=config.ENGINES[0], help=f"one of {', '.join(config.ENGINES)}")
     return parser
 
 

@@ -208,8 +208,19 @@ def architecture(model: Any) -> Figure:
 
 
 def curves(history: pd.DataFrame) -> Figure:
-    """Show loss and accuracy of train and val by epoch; a dotted line begins each further stage."""
+    """Show loss and accuracy of train and val by epoch; a dotted line begins each further stage.
+
+    The history of a linear head alone has no epochs: there they are shown by the strength of the penalty.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
+    if "C" in history and history["C"].notna().all():
+        for ax, column, text in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy (fraction)"), strict=True):
+            ax.plot(history["C"], history[column], "o-", color=_CB[0], label="train")
+            ax.plot(history["C"], history[f"val_{column}"], "s--", color=_CB[1], label="val")
+            ax.set(xlabel="C, one over the strength of the L2 penalty", ylabel=text, xscale="log")
+        axes[0].set_yscale("log")
+        axes[0].legend()
+        return figure
     x = np.arange(1, len(history) + 1)
     for ax, column, text in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy (fraction)"), strict=True):
         ax.plot(x, history[column], "o-", color=_CB[0], label="train (augmented)")

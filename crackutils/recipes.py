@@ -8,6 +8,7 @@ from typing import Any
 from crackutils.config import CrackutilsError, Profile, choose
 
 OWN_BACKBONE = "mobilenetv2"  # the only one that WEIGHTS=crackutils exist for
+_AVERAGE = "GlobalAveragePooling2D"
 Layers = tuple[tuple[str, dict[str, Any]], ...]  # classes of keras.layers by name, each with its arguments
 
 
@@ -17,16 +18,17 @@ class Stage:
 
     Attributes:
         name: shown in tables and curves.
-        epochs: upper bound; early stopping on the validation loss may end it sooner.
-        learning_rate: of the optimizer, at the first step.
+        epochs: upper bound; early stopping on the validation loss may end it sooner. With L-BFGS, of its iterations.
+        learning_rate: of the optimizer, at the first step; L-BFGS finds its own.
         unfreeze: number of backbone layers, counted from the output, that are trained; BatchNorm stays frozen.
-        optimizer: "Adam" or "RMSprop".
+        optimizer: "Adam" or "RMSprop"; or "L-BFGS", which fits a linear head to convergence, on features of the frozen
+            backbone that are computed once, without augmentation.
         decay: whether the learning rate falls to zero along a half cosine over `epochs`, or stays as it is.
     """
 
     name: str
     epochs: int
-    learning_rate: float
+    learning_rate: float = 0.0
     unfreeze: int = 0
     optimizer: str = "Adam"
     decay: bool = True
@@ -71,9 +73,30 @@ class Recipe:
     flips: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no loss of Keras can do; CrackutilsError."""
+        """Refuse what no loss of Keras can do, and L-BFGS where no head is linear; CrackutilsError."""
         if self.label_smoothing and self.units != 1:
             raise CrackutilsError(f"RECIPE={self.name}: label_smoothing needs units=1.")
+        later = any(stage.optimizer == "L-BFGS" for stage in self.stages[1:])
+        layers = [kind for kind, _ in self.head if kind != "Dropout"]
+        if later or (self.linear and not (self.backbone and self.units == 1 and layers == [_AVERAGE])):
+            raise CrackutilsError(
+                f"RECIPE={self.name}: L-BFGS works in the first stage only, on a backbone with {_AVERAGE} and one unit."
+            )
+        ignored = {name: getattr(self, name) for name in ("label_smoothing", "averaging", "flips")}
+        ignored |= {"augment": self.augment} if self.on_features else {}
+        if self.linear and any(ignored.values()):
+            names = ", ".join(name for name, value in ignored.items() if value)
+            raise CrackutilsError(f"RECIPE={self.name}: L-BFGS knows no {names}; leave it out.")
+
+    @property
+    def linear(self) -> bool:
+        """Whether it begins with a linear head on features that are computed once."""
+        return self.stages[0].optimizer == "L-BFGS"
+
+    @property
+    def on_features(self) -> bool:
+        """Whether such a head is all there is."""
+        return self.linear and len(self.stages) == 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as plain lists and dictionaries, for `metrics.json`."""
@@ -135,6 +158,17 @@ def _three_stages(unfreeze: int) -> tuple[Stage, ...]:
 
 
 _ALL: tuple[Recipe, ...] = (
+    Recipe(
+        name="mobilenetv2-linear",
+        title="MobileNetV2 at 160 px, frozen: a linear head on features computed once",
+        family="transfer",
+        size=160,
+        batch=32,
+        backbone="mobilenetv2",
+        head=_POOL,
+        augment=(),
+        stages=(Stage("linear head", 1000, optimizer="L-BFGS", decay=False),),
+    ),
     Recipe(
         name="mobilenetv2",
         title="MobileNetV2 at 160 px: a linear head first, then the top 54 layers fine-tuned",
@@ -305,9 +339,15 @@ def recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: s
             else f"RECIPE={name} cannot start from WEIGHTS=crackutils, which exist for {OWN_BACKBONE} only; choose"
             " imagenet or random."
         )
+    if found.linear and (weights or profile.weights) == "random":
+        raise CrackutilsError(f"RECIPE={name} needs a backbone that has learnt something, not WEIGHTS=random.")
     bound = min(e for e in (epochs, profile.max_epochs, 10**6) if e)
-    stages = (replace(s, epochs=min(s.epochs * profile.epochs, bound)) for s in found.stages)
-    return replace(found, stages=tuple(stages))
+    stages = tuple(
+        # L-BFGS has no epochs, and a head that has not converged is none
+        s if s.optimizer == "L-BFGS" else replace(s, epochs=min(s.epochs * profile.epochs, bound))
+        for s in found.stages
+    )
+    return replace(found, stages=stages)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from crackutils import config, evaluation
-from crackutils.config import WEIGHTS, CrackutilsError, Profile, choose
+from crackutils.config import ENGINES, PRECISIONS, WEIGHTS, CrackutilsError, Profile, choose
 from crackutils.datasets import Dataset, sources
 from crackutils.splits import METHODS
 
@@ -44,7 +44,7 @@ _PICTURES = {  # kept with the reference because the README shows them
     ),
     "sample": (
         "01_eda/default/figures/photos.png",
-        "03_transfer_learning/mobilenetv2/figures/worst.png",
+        "03_transfer_learning/mobilenetv2-linear/figures/worst.png",
     ),
 }
 
@@ -126,6 +126,8 @@ def open_run(
     seed: int = config.DEFAULT_SEED,
     weights: str = "",
     epochs: int = 0,
+    engine: str = "",
+    precision: str = "float32",
     image: str = "",
 ) -> Run:
     """Name the run by its recipe and by every setting that is not the default, and make its folder.
@@ -139,10 +141,12 @@ def open_run(
         seed: seed of the training.
         weights: weights of the backbone; empty takes the profile's.
         epochs: bound on epochs per stage that the user gave, 0 for none.
+        engine: what computes features, one of `config.ENGINES`; for recipes that compute some.
+        precision: of a CNN's arithmetic, one of `config.PRECISIONS`.
         image: the file that the user wants to see, in notebooks that show one.
 
     Raises:
-        CrackutilsError: unknown split or weights.
+        CrackutilsError: unknown split, weights, engine or precision; an engine for a recipe without features.
     """
     choose("SPLIT", split or profile.split, METHODS)
     choose("WEIGHTS", weights or profile.weights, WEIGHTS)
@@ -152,6 +156,15 @@ def open_run(
         start = profile.weights if recipe.backbone else "random"
         chosen |= {"weights": weights or start, "epochs": epochs}
         usual |= {"weights": start, "epochs": 0}
+        choose("ENGINE", engine or ENGINES[0], ENGINES)
+        if recipe.linear:
+            chosen["engine"], usual["engine"] = engine or ENGINES[0], ENGINES[0]
+        elif engine not in ("", ENGINES[0]):
+            raise CrackutilsError(
+                f"ENGINE={engine} means nothing to RECIPE={recipe.name}, which computes no features; leave it out."
+            )
+    if choose("PRECISION", precision, PRECISIONS) != PRECISIONS[0]:
+        chosen["precision"], usual["precision"] = precision, PRECISIONS[0]
     if image:
         chosen["image"], usual["image"] = image.replace("/", "-"), ""
     parts = [recipe.name if recipe is not None else "default"]
@@ -189,6 +202,45 @@ def read(folder: Path) -> dict[str, Any]:
     """Read `metrics.json` of a run, with the timings of `run.json` under "run_json"."""
     found = json.loads((folder / "metrics.json").read_text("utf-8"))
     return found | {"run_json": json.loads((folder / "run.json").read_text("utf-8")), "folder": folder}
+
+
+def trained_recipe(folder: Path) -> tuple[Any, str]:
+    """Return the recipe of a finished training run and what its backbone started from; CrackutilsError for no run."""
+    from crackutils.recipes import Recipe
+
+    try:
+        settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+        fields, weights = settings["recipe"], settings["weights"]
+    except (OSError, KeyError, ValueError) as error:
+        raise CrackutilsError(
+            f"{folder} holds no finished training run; give a folder with metrics.json and model/."
+        ) from error
+    try:
+        return Recipe.from_dict(fields), weights
+    except (TypeError, KeyError) as error:
+        raise CrackutilsError(
+            f"{folder} was made by another version of crackutils; run its notebook again with FORCE=1."
+        ) from error
+
+
+def best_run() -> Path:
+    """Return the folder of the run with the lowest validation loss, of the largest METU profile that has runs.
+
+    Only runs in which nothing but the recipe was chosen count: others may have other validation images.
+
+    Raises:
+        CrackutilsError: there is none.
+    """
+    for profile in ("metu", "metu-half", "metu-tenth", "metu-mini"):
+        with contextlib.suppress(CrackutilsError):
+            runs = [run for run in collect(profile) if "--" not in run["run"]]
+            runs = [run for run in runs if (run["folder"] / "model" / "model.weights.h5").is_file()]
+            if runs:
+                return min(runs, key=lambda run: (run["val"]["loss"], run["run"]))["folder"]
+    raise CrackutilsError(
+        f"No finished run on METU is in {config.shown(config.results_dir())}; run make run-03 PROFILE=metu-half first,"
+        " or give a run's folder as --model."
+    )
 
 
 def collect(profile: str, trained: bool = True, base: Path | None = None) -> list[dict[str, Any]]:
@@ -258,6 +310,7 @@ def of_recipes(runs: list[dict[str, Any]], ds: Dataset) -> list[dict[str, Any]]:
         settings = run["settings"]
         start = ds.profile.weights if settings["recipe"]["backbone"] else "random"
         same = all(settings[name] == value for name, value in (usual | {"weights": start}).items())
+        same &= settings.get("engine", ENGINES[0]) == ENGINES[0] and "precision" not in settings
         if same and run["data"]["sha256"] == ds.sha256:
             found.append(run)
     order = {name: place for place, name in enumerate(RECIPES)}
@@ -379,6 +432,9 @@ def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
     names = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "pillow", "matplotlib", "split-folders")
     found = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+    for name in ("ai-edge-litert", "openvino"):  # engines, of which not all need be there
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     with contextlib.suppress(metadata.PackageNotFoundError):  # Colab may have OpenCV under another of its names
         found["opencv"] = metadata.version("opencv-python-headless")  # the sample's photos depend on it
     return found | {"crackutils": _own_version()}
@@ -444,7 +500,9 @@ def make_reference(profile: str) -> None:
         config.write_atomically(home / "fingerprints.json", json.dumps(_fingerprints(run["folder"]), indent=1) + "\n")
     for picture in _PICTURES.get(profile, ()):
         file = config.results_dir() / profile / picture
-        if file.exists():
+        if not file.exists():
+            print(f"reference/{profile}: README shows {picture}, which is not there; run its notebook, then this again")
+        else:
             with Image.open(file) as image:  # 256 colours make a third of the bytes
                 home = target / Path(picture).parent.parent
                 image.convert("RGB").quantize(256).save(home / file.name, optimize=True)
@@ -545,14 +603,14 @@ def _close(difference: tuple[str, Any, Any], images: int, made: bool) -> bool:
     measured = ("share_with_copy", "copies", "split_report", "test_images_with_copy_in_train", "check", "darkness_left")
     if made and part in measured and isinstance(want, int | float) and isinstance(have, int | float):
         return abs(want - have) <= (0.02 if isinstance(want, float) else max(5, 0.05 * want))
-    if part == "before" or path.startswith("model.start."):
+    if part == "before" or path.startswith(("model.start.", "features.")):
         return True  # an untrained model sits near 0.5, where a low digit moves many images
     if part in _PITFALLS and isinstance(want, int | float) and isinstance(have, int | float):
         return abs(want - have) <= (0.05 if isinstance(want, float) else max(5, 0.05 * want))
     told = ("val", "test", "training", "runs", "by_split", "over_splits", "mcnemar", "wrong_by_several")
     if part not in (*told, "best_by_validation"):
         return False
-    if last in ("p_value", "verdict", "kept", "best_epoch", "against", "best_by_validation"):
+    if last in ("p_value", "verdict", "kept", "best_epoch", "C", "against", "best_by_validation"):
         return True
     if not isinstance(want, int | float) or not isinstance(have, int | float):
         return False

@@ -1,8 +1,7 @@
-"""Train a recipe stage by stage, go on after a kill, save, load and score."""
+"""Train a recipe stage by stage, go on after a kill, save and load."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crackutils import config, evaluation, models, pipelines, results
+from crackutils import config, evaluation, features, models, pipelines, results
 from crackutils.config import CLASSES, CrackutilsError
-from crackutils.datasets import Dataset, ImageError, read_image
+from crackutils.datasets import Dataset
 from crackutils.models import keras
 from crackutils.recipes import Recipe, Stage
 
@@ -33,7 +32,8 @@ class Trained:
         history: a row per epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate.
         stages: per stage name, epochs run, best_epoch, best_val_loss, kept (whether validation got better by it).
         before: metrics on the test images before any training.
-        seconds: wall time per stage (of the run that trained it).
+        seconds: wall time per stage (of the run that trained it; of a linear head with that of its features).
+        engine: what features were computed with; empty where none were.
     """
 
     model: Any
@@ -42,6 +42,35 @@ class Trained:
     stages: list[dict[str, Any]]
     before: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run) -> None:
+    """Decode the images, or compute their features, before training, where progress may show."""
+    if not recipe.on_features:
+        ds.pixels(recipe.size)
+    if recipe.linear:
+        parts = ("train", "val", "test") if recipe.on_features else ("train", "val")
+        rows = np.flatnonzero(manifest["split"].isin(parts))
+        _features(recipe, ds, rows, run.settings["weights"], run.settings["engine"])
+
+
+def _features(recipe: Recipe, ds: Dataset, rows: np.ndarray, weights: str, engine: str) -> features.Features:
+    return features.of(ds, rows, recipe.backbone, recipe.size, weights, engine)
+
+
+def _predict(
+    model: Any, recipe: Recipe, ds: Dataset, rows: np.ndarray, weights: str, engine: str
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return labels, crack probabilities and images per second, as `evaluate` explains them."""
+    labels = ds.index["label"].to_numpy()
+    if recipe.on_features:
+        found = _features(recipe, ds, rows, weights, engine)
+        kernel, bias = model.get_layer("p_crack").get_weights()
+        return labels[rows], features.Head(kernel[:, 0], float(bias[0])).chances(found.x), found.rate
+    began = time.perf_counter()
+    data = pipelines.batches(ds.pixels(recipe.size), labels, rows, 64)
+    return *pipelines.predict(model, data, recipe.flips), len(rows) / (time.perf_counter() - began)
 
 
 def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run, seed: int, weights: str) -> Trained:
@@ -59,21 +88,23 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
         seed: of initial weights, dropout, augmentation and shuffling.
         weights: what the backbone starts from, one of `config.WEIGHTS`.
     """
-    images, labels = ds.pixels(recipe.size), ds.index["label"].to_numpy()
+    labels = ds.index["label"].to_numpy()
     part = {name: np.flatnonzero(manifest["split"] == name) for name in ("train", "val", "test")}
     if empty := [name for name, rows in part.items() if not len(rows)]:
         raise CrackutilsError(f"The split leaves no image for {' and '.join(empty)}: {len(labels)} images are too few.")
     model, loaded = models.build(recipe, weights, seed)
     base = models.backbone_of(model)
+    images = None if recipe.on_features else ds.pixels(recipe.size)
     if base is not None and weights == "random":
         few = np.random.default_rng(seed).permutation(part["train"])[:128]
         scale, offset = models.BACKBONES[recipe.backbone].rescaling or (1, 0)
         models.settle(base, images[np.sort(few)].astype(np.float32) * scale + offset)
-    before = evaluation.metrics(
-        *pipelines.predict(model, pipelines.batches(images, labels, part["test"], 64), recipe.flips)
-    )
+    engine = run.settings.get("engine", "")
+    before = evaluation.metrics(*_predict(model, recipe, ds, part["test"], weights, engine)[:2])
+    fitted = {name: _features(recipe, ds, part[name], weights, engine) for name in ("train", "val") if recipe.linear}
+    facts = fitted["train"].facts if fitted else {}
     folder = run.folder / "checkpoints"
-    key = _key(recipe, ds, manifest, seed, loaded)
+    key = _key(recipe, ds, manifest, seed, loaded, facts)
     if os.environ.get("CRACKUTILS_FORCE"):
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,10 +119,15 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
         if kept.get("key") == key:
             print(f"stage {stage.name}: finished before, taken from its checkpoint")
         else:
-            print(f"stage {stage.name}: up to {stage.epochs} epochs, {len(part['train']):,} images each")
+            what = "iterations" if stage.optimizer == "L-BFGS" else "epochs"
+            print(f"stage {stage.name}: up to {stage.epochs:,} {what}, {len(part['train']):,} images each")
             began = time.perf_counter()
             record.unlink(missing_ok=True)  # of other settings: a kill must not leave it beside the new weights
-            model, kept = _stage(recipe, stage, number, start, images, labels, part, run, seed, weights)
+            if stage.optimizer == "L-BFGS":
+                kept = _linear_head(model, stage, fitted, labels, part)
+                began -= sum(found.seconds.sum() for found in fitted.values())
+            else:
+                model, kept = _stage(recipe, stage, number, start, images, labels, part, run, seed, weights)
             kept["better"] = kept["best_val_loss"] < best
             _save(model, folder / f"stage-{number}.weights.h5")
             kept |= {"key": key, "seconds": time.perf_counter() - began}
@@ -100,7 +136,7 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
         seconds[stage.name] = kept["seconds"]
         done.append(
             {"name": stage.name, "epochs": len(kept["history"])}
-            | {k: kept[k] for k in ("best_epoch", "best_val_loss")}
+            | {k: kept[k] for k in ("C", "best_epoch", "best_val_loss") if k in kept}
             | {"kept": kept["better"]}
         )
         if kept["better"]:
@@ -110,7 +146,7 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
     model, _ = models.build(recipe, weights, seed, load=False)
     model.load_weights(start)
     _trainable_as_trained(model, recipe, {stage["name"] for stage in done if stage["kept"]})
-    return Trained(model, loaded, pd.DataFrame(rows), done, before, seconds)
+    return Trained(model, loaded, pd.DataFrame(rows), done, before, seconds, facts)
 
 
 def _trainable_as_trained(model: Any, recipe: Recipe, kept: set[str]) -> None:
@@ -180,6 +216,22 @@ def _stage(
     }
 
 
+def _linear_head(
+    model: Any, stage: Stage, fitted: dict[str, features.Features], labels: np.ndarray, part: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Fit the last layer of a model on features; the history has a row for each strength of the penalty."""
+    train, val = ((fitted[name].x, labels[part[name]]) for name in ("train", "val"))
+    head = features.fit(*train, *val, stage.epochs)
+    model.get_layer("p_crack").set_weights([head.weights[:, None], np.float32([head.bias])])
+    rows = head.tried.to_dict("records")
+    return {
+        "history": [{"stage": stage.name, "epoch": i + 1} | row for i, row in enumerate(rows)],
+        "best_epoch": head.best + 1,
+        "best_val_loss": rows[head.best]["val_loss"],
+        "C": rows[head.best]["C"],
+    }
+
+
 def _learning_rate(stage: Stage, epoch: int) -> float:
     """Return what the learning rate is after an epoch, counted from 1."""
     return stage.learning_rate * ((1 + math.cos(math.pi * epoch / stage.epochs)) / 2 if stage.decay else 1)
@@ -193,9 +245,12 @@ def _save(model: Any, file: Path) -> Path:
     return file
 
 
-def _key(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, seed: int, loaded: dict[str, str]) -> str:
+def _key(
+    recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, seed: int, loaded: dict[str, str], engine: dict[str, Any]
+) -> str:
     """Everything that the bytes of a checkpoint depend on."""
     parts = [recipe.as_dict(), ds.sha256, "".join(manifest["split"]), seed, loaded["weights"], loaded["sha256"]]
+    parts += [engine, keras.config.dtype_policy().name]
     parts += [results.code_hash(), results.versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -204,13 +259,13 @@ def evaluate(trained: Trained, recipe: Recipe, ds: Dataset, manifest: pd.DataFra
     """Predict every val and test image once, in file order.
 
     Returns:
-        The predictions (file, split, label, p_crack float32), and images per second, decoding not counted.
+        The predictions (file, split, label, p_crack float32), and images per second: for a recipe on features those of
+        computing them, decoding included; else those of the network alone, decoding not counted.
     """
-    images, labels = ds.pixels(recipe.size), ds.index["label"].to_numpy()
     rows = np.flatnonzero(manifest["split"].isin(["val", "test"]))
-    began = time.perf_counter()
-    truth, chance = pipelines.predict(trained.model, pipelines.batches(images, labels, rows, 64), recipe.flips)
-    rate = len(rows) / (time.perf_counter() - began)
+    truth, chance, rate = _predict(
+        trained.model, recipe, ds, rows, trained.loaded["weights"], trained.engine.get("engine", "")
+    )
     table = manifest.loc[rows, ["file", "split"]].reset_index(drop=True)
     return table.assign(label=truth, p_crack=chance), rate
 
@@ -232,7 +287,7 @@ def save(trained: Trained, run: results.Run, card: str) -> dict[str, int]:
 
 
 def load(folder: str | Path) -> tuple[Any, Recipe]:
-    """Build the model of a finished run and load its weights.
+    """Build the model of a finished run and load its weights; it computes in float32, however it was trained.
 
     Args:
         folder: a run folder, for example results/metu-half/03_transfer_learning/mobilenetv2.
@@ -241,20 +296,9 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
         CrackutilsError: the folder holds no finished run.
     """
     folder = Path(folder)
-    try:
-        run = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
-        settings, weights = run["recipe"], run["weights"]
-    except (OSError, KeyError, ValueError) as error:
-        raise CrackutilsError(
-            f"{folder} holds no finished training run; give a folder with metrics.json and model/."
-        ) from error
-    try:
-        recipe = Recipe.from_dict(settings)
-    except (TypeError, KeyError) as error:
-        raise CrackutilsError(
-            f"{folder} was made by another version of crackutils; run its notebook again with FORCE=1."
-        ) from error
-    model, _ = models.build(recipe, weights, config.DEFAULT_SEED, load=False)
+    recipe, weights = results.trained_recipe(folder)
+    with models.in_float32():
+        model, _ = models.build(recipe, weights, config.DEFAULT_SEED, load=False)
     try:
         model.load_weights(folder / "model" / "model.weights.h5")
     except (OSError, ValueError) as error:
@@ -262,51 +306,23 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
     return model, recipe
 
 
-def score(folder: str | Path, out: str | Path, model: str | Path) -> None:
-    """Write the crack probability of every image below a folder to a CSV file: file, p_crack, problem.
-
-    Files that are no images are listed with the reason. Each image counts as one patch: it is squeezed to the model's
-    square input, so cut large photos into patches first.
-
-    Raises:
-        CrackutilsError: no such folder, no images in it, or no model.
-    """
-    folder, out = Path(folder), Path(out)
-    if not folder.is_dir():
-        raise CrackutilsError(f"{folder} is not a folder; give one that holds images.")
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    if not files:
-        raise CrackutilsError(f"{folder} holds no files.")
-    net, recipe = load(model)
-    part = out.with_name(f".{out.name}.part")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    cracks = 0
-    with open(part, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["file", "p_crack", "problem"])
-        starts = range(0, len(files), 64)
-        for s in config.progress(starts, f"scoring {len(files):,} files", unit="batch"):
-            names, good, problems = files[s : s + 64], [], {}
-            for path in names:
-                try:
-                    good.append(read_image(path, recipe.size))
-                except ImageError as error:
-                    problems[path] = str(error)
-            chances = iter(pipelines.chances(net, np.stack(good).astype(np.float32), recipe.flips) if good else ())
-            for path in names:
-                p = None if path in problems else next(chances)
-                cracks += p is not None and p >= 0.5
-                writer.writerow(
-                    [path.relative_to(folder).as_posix(), "" if p is None else str(p), problems.get(path, "")]
-                )
-    os.replace(part, out)
-    print(f"{cracks:,} of {len(files):,} files show a crack at the threshold 0.5 -> {out}")
+def chosen(stages: list[dict[str, Any]]) -> str:
+    """Return in words what validation chose in each stage of `Trained.stages`."""
+    said = []
+    for stage in stages:
+        what = f"penalty C = {stage['C']:g}," if "C" in stage else "epoch"
+        dropped = "" if stage["kept"] else " (dropped)"
+        said.append(f"{stage['name']}: {what} {stage['best_epoch']} of {stage['epochs']}{dropped}")
+    return "; ".join(said)
 
 
 def card(recipe: Recipe, run: results.Run, test: dict[str, Any], trained: Trained) -> str:
     """Return the model card: what the model is, how it was trained, how it did, where it should not be used."""
     low, high = evaluation.wilson(test["n"] - test["errors"], test["n"])
-    stages = "; ".join(f"{s['name']} {s['epochs']} epochs{'' if s['kept'] else ' (dropped)'}" for s in trained.stages)
+    stages = "; ".join(
+        f"{s['name']} {s['epochs']} {'penalties' if 'C' in s else 'epochs'}{'' if s['kept'] else ' (dropped)'}"
+        for s in trained.stages
+    )
     size = models.describe(trained.model)
     setting = run.settings
     return f"""# {recipe.title}

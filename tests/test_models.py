@@ -363,3 +363,34 @@ def test_real_imagenet_weights_load(recipe: Recipe) -> None:
     assert features.std(0).mean() > 0.05
     norms = [layer for layer in bases[0].layers if isinstance(layer, NORM)]
     assert all(np.asarray(layer.moving_mean).any() for layer in norms)  # none left as Keras initialises it
+
+
+# ---------------------------------------------------------------- precision, prediction
+
+
+def test_bfloat16_computes_in_it_and_keeps_weights_and_probabilities_in_float32() -> None:
+    try:
+        models.set_precision("bfloat16")
+        half, _ = models.build(TINY, "random", 1)
+    finally:
+        models.set_precision("float32")
+    whole, _ = models.build(TINY, "random", 1)
+    inner = [layer for layer in half.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {layer.compute_dtype for layer in inner} == {"bfloat16"}
+    assert {w.dtype for w in half.trainable_weights} == {"float32"}
+    x = pictures(8, 32)
+    a, b = half.predict_on_batch(x), whole.predict_on_batch(x)
+    assert a.dtype == np.float32
+    assert not np.array_equal(a, b)
+    np.testing.assert_allclose(a, b, atol=0.02)
+    with pytest.raises(CrackutilsError, match="PRECISION=float16 is unknown"):
+        models.set_precision("float16")
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "simple-cnn"])
+def test_a_model_without_its_augmentation_predicts_the_same(name: str) -> None:
+    model, _ = models.build(dataclasses.replace(RECIPES[name], size=32), "random", 1)
+    plain = models.without_augmentation(model)
+    assert not [layer.name for layer in plain.layers if layer.name.startswith("augment_")]
+    x = pictures(3, 32)
+    np.testing.assert_array_equal(plain.predict_on_batch(x), model.predict_on_batch(x))

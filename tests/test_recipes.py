@@ -15,7 +15,7 @@ from crackutils.config import CrackutilsError
 from crackutils.models import keras
 from crackutils.recipes import PUBLISHED, RECIPES, Recipe, Stage
 
-OURS = ("mobilenetv2", "simple-cnn")
+OURS = ("mobilenetv2-linear", "mobilenetv2", "simple-cnn")
 
 
 @functools.cache
@@ -258,6 +258,8 @@ def test_a_profile_and_the_user_bound_the_epochs(
     assert found == dataclasses.replace(
         own, stages=tuple(dataclasses.replace(s, epochs=n) for s, n in zip(own.stages, epochs, strict=True))
     )
+    linear = recipes.recipe("mobilenetv2-linear", "transfer", config.profile(profile), bound)
+    assert linear == RECIPES["mobilenetv2-linear"]  # L-BFGS has no epochs
 
 
 def test_no_recipe_has_two_stages_of_one_name() -> None:

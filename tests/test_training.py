@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -16,9 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from crackutils import config, datasets, models, pipelines, results, training
+from crackutils import config, models, pipelines, results, training
 from crackutils.config import CrackutilsError
 from crackutils.datasets import Dataset
 from crackutils.models import keras
@@ -288,8 +286,10 @@ def test_the_key_of_a_checkpoint_holds_all_that_its_bytes_depend_on(task: Any, m
     ds, manifest = task
     loaded = {"weights": "imagenet", "file": "a.h5", "sha256": "1" * 64}
 
-    def key(recipe: Recipe = RECIPE, ds: Any = ds, table: Any = manifest, seed: int = 1, **changed: str) -> str:
-        return training._key(recipe, ds, table, seed, loaded | changed)
+    def key(
+        recipe: Recipe = RECIPE, ds: Any = ds, table: Any = manifest, seed: int = 1, engine: Any = None, **changed: str
+    ) -> str:
+        return training._key(recipe, ds, table, seed, loaded | changed, engine or {})
 
     first = key()
     assert key() == first
@@ -306,14 +306,18 @@ def test_the_key_of_a_checkpoint_holds_all_that_its_bytes_depend_on(task: Any, m
         key(seed=2),
         key(sha256="2" * 64),
         key(weights="random"),
+        key(engine={"engine": "tensorflow"}),
     ]
+    models.set_precision("bfloat16")
+    others.append(key())
+    models.set_precision("float32")
     with monkeypatch.context() as patch:
         patch.setattr(results, "code_hash", lambda: "other code")
         others.append(key())
     with monkeypatch.context() as patch:
         patch.setattr(results, "versions", lambda: {"keras": "4"})
         others.append(key())
-    assert len({first, *others}) == 11
+    assert len({first, *others}) == 13
 
 
 # ---------------------------------------------------------------- which weights are kept
@@ -595,69 +599,3 @@ def test_a_run_of_another_version_is_told_with_the_remedy(what: str, tmp_path: P
         training.load(tmp_path)
     said = "was made by another version of crackutils; run its notebook again with FORCE=1."
     assert str(caught.value) == f"{tmp_path} {said}"
-
-
-def test_score_takes_the_flips_of_the_recipe(saved: Path, tmp_path: Path) -> None:
-    metrics = json.loads((saved / "metrics.json").read_text("utf-8"))
-    metrics["settings"]["recipe"]["flips"] = True
-    (saved / "metrics.json").write_text(json.dumps(metrics))
-    (tmp_path / "photos").mkdir()
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    image[:, :16] //= 4
-    Image.fromarray(image).save(tmp_path / "photos" / "a.png")
-    training.score(tmp_path / "photos", tmp_path / "out.csv", saved)
-    (row,) = csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines())
-    model, _ = training.load(saved)
-    views = np.stack([image, image[::-1], image[:, ::-1], image[::-1, ::-1]]).astype(np.float32)
-    found = model.predict_on_batch(views)[:, 0]
-    assert float(row["p_crack"]) == pytest.approx(found.mean(), abs=1e-6)
-    assert float(row["p_crack"]) != pytest.approx(found[0], abs=1e-6)
-
-
-def test_score_lists_every_file_in_order(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, out = tmp_path / "photos", tmp_path / "deep" / "scores.csv"
-    (folder / "b").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    colour = rng.integers(0, 256, (50, 70, 3), np.uint8)
-    Image.fromarray(colour).save(folder / "b" / "colour.png")
-    deep = (rng.random((40, 40)) * 65535).astype(np.uint16)
-    Image.fromarray(deep).save(folder / "a 16 bit, grey.png")
-    whole_jpeg = folder / "whole.jpg"
-    Image.fromarray(colour).save(whole_jpeg)
-    (folder / "broken.jpg").write_bytes(whole_jpeg.read_bytes()[:900])
-    whole_jpeg.unlink()
-    (folder / "notes.txt").write_text("no image")
-    (folder / ".hidden.png").write_bytes((folder / "b" / "colour.png").read_bytes())
-    training.score(folder, out, saved)
-    rows = list(csv.DictReader(out.read_text("utf-8").splitlines()))
-    assert [r["file"] for r in rows] == ["a 16 bit, grey.png", "b/colour.png", "broken.jpg", "notes.txt"]
-    assert list(rows[0]) == ["file", "p_crack", "problem"]
-    assert [bool(r["p_crack"]) for r in rows] == [True, True, False, False]
-    assert [r["problem"].split(" (")[0] for r in rows] == ["", "", "is truncated or damaged", "is not an image"]
-    images = [datasets.read_image(folder / r["file"], 32) for r in rows[:2]]
-    grey = np.asarray(Image.fromarray(np.rint(deep / 257).astype(np.uint8)).resize((32, 32), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(images[0], np.repeat(grey[..., None], 3, 2))  # scaled, not clipped to white
-    model, _ = training.load(saved)
-    expected = model.predict_on_batch(np.stack(images).astype(np.float32))[:, 0]
-    np.testing.assert_array_equal([np.float32(r["p_crack"]) for r in rows[:2]], expected)
-    cracks = int((expected >= 0.5).sum())
-    assert f"{cracks} of 4 files show a crack" in capsys.readouterr().out
-    assert [p.name for p in out.parent.iterdir()] == ["scores.csv"]
-
-
-@pytest.mark.parametrize(("make", "said"), [(False, "is not a folder"), (True, "holds no files")])
-def test_score_says_what_is_missing(make: bool, said: str, tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    if make:
-        folder.mkdir()
-    with pytest.raises(CrackutilsError, match=said):
-        training.score(folder, tmp_path / "out.csv", tmp_path)
-    assert not (tmp_path / "out.csv").exists()
-
-
-def test_score_without_any_usable_image(saved: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    (folder / "a.txt").write_text("x")
-    training.score(folder, tmp_path / "out.csv", saved)
-    assert (tmp_path / "out.csv").read_text("utf-8") == "file,p_crack,problem\na.txt,,is not an image\n"
