@@ -13,7 +13,7 @@ PYTHON ?= $(if $(wildcard .venv/crackutils-stamp),$(VENV_PYTHON),python3)
 RUN := @$(VENV_PYTHON) -m crackutils
 
 .DEFAULT_GOAL := help
-.PHONY: help setup recipes lab data verify reference readme report pretrain tensorboard test lint badges lock clean
+.PHONY: help setup recipes lab data verify reference readme report pretrain bench tensorboard test lint badges lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ pretrain: setup ## make our own backbone again: half an hour on two cores, 2.5 G
 
 tensorboard: setup ## open TensorBoard on the results of a profile
 	$(RUN) tensorboard --make
+
+bench: setup ## measure how fast the series is, against a published recipe: three quarters of an hour
+	$(RUN) bench --make
 
 verify: setup ## compare the results of a profile with the reference results
 	$(RUN) verify --make

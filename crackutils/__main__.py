@@ -213,6 +213,11 @@ def _readme(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(args: argparse.Namespace) -> int:
+    _values(args, ())
+    return _call([sys.executable, str(config.ROOT / "benchmarks" / "speed.py")])
+
+
 def _report(args: argparse.Namespace) -> int:
     profile = _profile(args)
     from crackutils import runner
@@ -310,6 +315,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
         _pretrain,
         "make our own backbone again: half an hour on two cores, 2.5 GB of disk, goes on after a kill",
     ),
+    "bench": (_bench, "measure how fast the series is, against a published recipe: three quarters of an hour"),
     "verify": (_verify, "compare the results of a profile with the reference results"),
     "reference": (_reference, "make the results of a profile the reference"),
     "readme": (_readme, "write the result tables of README.md"),

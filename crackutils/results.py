@@ -624,7 +624,7 @@ def _close(difference: tuple[str, Any, Any], images: int, made: bool) -> bool:
 
 
 def update_readme(check: bool = False) -> bool:
-    """Write the tables of results, from `reference/` and `benchmarks/sample.json` alone, between README's marks.
+    """Write the tables of results, from `reference/` and `benchmarks/*.json` alone, between README's marks.
 
     Args:
         check: change nothing, only tell.
@@ -637,7 +637,7 @@ def update_readme(check: bool = False) -> bool:
     """
     readme = config.ROOT / "README.md"
     text = wanted = readme.read_text("utf-8")
-    for name, write in (("results", _readme_tables), ("sample", _readme_sample)):
+    for name, write in (("results", _readme_tables), ("speed", _readme_speed), ("sample", _readme_sample)):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if wanted.count(begin) != 1 or wanted.count(end) != 1:
             raise CrackutilsError(f"README.md must hold the lines {begin} and {end} once each; put them back.")
@@ -771,6 +771,76 @@ def _readme_splits() -> list[str]:
             " narrow; and some of the tested images were among those on which our recipe was chosen.",
         ]
     return lines
+
+
+def _readme_speed() -> str:
+    kept = json.loads((config.ROOT / "benchmarks" / "speed.json").read_text("utf-8"))
+    race = {(row["run"], row["images"]): row for row in kept["race"]}
+    counts = sorted({row["images"] for row in kept["race"]})
+    lines = [
+        "From the start of a process to the test metrics, TensorFlow's import left out, all in one run on"
+        f" {kept['machine']['cores']} cores; ratios are to the published recipe:",
+        "",
+        "| Images | As published | Ours, first time | Ours, features kept |",
+        "|---|---|---|---|",
+    ]
+    for count in counts:
+        theirs, first, again = (race[name, count] for name in ("published", "ours", "ours, again"))
+        lines.append(
+            f"| {count:,} | {theirs['total']:.0f} s, {_wrong(theirs)} | {first['total']:.0f} s,"
+            f" **{first['ratio']:.1f} times** as fast, {_wrong(first)} (McNemar p = {first['p_value']:.2g}) |"
+            f" {again['total']:.1f} s, {again['ratio']:.0f} times |"
+        )
+    most = counts[-1]
+    lines += [
+        "",
+        f"Variants of the linear head on {most:,} images:",
+        "",
+        "| Variant | Seconds | Times as fast | Validation loss | Above the lowest | Errors | McNemar p | Peak memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    variants = [row for (_, n), row in race.items() if n == most and row["val"] and row["run"] != "ours, again"]
+    for row in variants:
+        name = "160 px, as the recipe has it" if row["run"] == "ours" else row["run"]
+        above, error = row["val"]["above"], row["val"]["standard_error"]
+        lines.append(
+            f"| {name} | {row['total']:.0f} | {row['ratio']:.1f} | {row['val']['loss']:.4f} |"
+            f" {f'{above:.4f} ± {error:.4f}' if above else 'lowest'} | {row['errors']} of {row['tested']:,} |"
+            f" {row['p_value']:.2g} | {row['peak_gb']:.2f} GB |"
+        )
+    chosen = race[kept["chosen"], most]
+    lines += [
+        "",
+        "The fastest whose validation loss is less than two standard errors (of the paired difference) above the lowest"
+        f" is *{chosen['run']}*:"
+        f" {chosen['ratio']:.1f} times as fast as the published recipe, {_wrong(chosen)} against"
+        f" {_wrong(race['published', most])}.",
+    ]
+    score, series = kept["scoring"], kept["series"]
+    lines += [
+        "",
+        f"Scoring runs at {score['of_bound']:.2f} of what decoding and network allow one after the other, and"
+        f" {score['to_predict']:.1f} times as fast as Keras's `predict`. A run of all notebooks on the sample takes"
+        f" {series['wall']:.0f} s: {series['images']:.0f} s to make the images,"
+        f" {series['start'] + _sum(series, 'start'):.0f} s to start, {_sum(series, 'imports'):.0f} s to import, above"
+        f" all TensorFlow, {_sum(series, 'stages'):.0f} s for what the notebooks do; that leaves"
+        f" {1 - series['explained']:.1%} unexplained.",
+        "",
+        "`PRECISION=bfloat16` lets notebook 04 compute in bfloat16. Against float32 it trains "
+        + ", ".join(f"`{name}` {row['ratio']:.1f} times" for name, row in kept["precision"].items())
+        + " as fast on this CPU, which "
+        + ("has" if "bf16" in kept["machine"]["cpu"] else "has no")
+        + " bfloat16.",
+    ]
+    return "\n".join(lines)
+
+
+def _wrong(row: dict[str, Any]) -> str:
+    return f"{row['errors']} error{'s' * (row['errors'] != 1)} of {row['tested']:,}"
+
+
+def _sum(series: dict[str, Any], part: str) -> float:
+    return sum(row[part] for row in series["notebooks"])
 
 
 def _readme_sample() -> str:

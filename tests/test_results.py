@@ -249,6 +249,25 @@ def test_no_two_settings_share_a_folder() -> None:
     assert len({str(f).lower() for f in folders}) == len(folders)  # on macOS and Windows case does not count
 
 
+def test_engine_and_precision_show_in_the_name_where_they_are_not_usual() -> None:
+    linear, cnn = RECIPES["mobilenetv2-linear"], RECIPES["simple-cnn"]
+    usual = results.open_run("n", PROFILE, recipe=linear, engine="litert")
+    assert (usual.name, usual.settings["engine"]) == ("mobilenetv2-linear", "litert")
+    assert results.open_run("n", PROFILE, recipe=linear).settings["engine"] == "litert"
+    other = results.open_run("n", PROFILE, recipe=linear, engine="openvino")
+    assert (other.name, other.settings["engine"]) == ("mobilenetv2-linear--engine-openvino", "openvino")
+    half = results.open_run("n", PROFILE, recipe=cnn, precision="bfloat16")
+    assert (half.name, half.settings["precision"]) == ("simple-cnn--precision-bfloat16", "bfloat16")
+    plain = results.open_run("n", PROFILE, recipe=cnn, engine="litert", precision="float32")
+    assert plain.name == "simple-cnn"
+    assert not {"engine", "precision"} & set(plain.settings)
+    for setting in ({"engine": "openvin"}, {"precision": "float16"}):
+        with pytest.raises(CrackutilsError, match="is unknown"):
+            results.open_run("n", PROFILE, recipe=linear, **setting)
+    with pytest.raises(CrackutilsError, match="ENGINE=openvino means nothing to RECIPE=simple-cnn"):
+        results.open_run("n", PROFILE, recipe=cnn, engine="openvino")
+
+
 @pytest.mark.parametrize(("setting", "said"), [({"split": "rnadom"}, "SPLIT=rnadom"), ({"weights": "x"}, "WEIGHTS=x")])
 def test_unknown_settings_are_refused(setting: dict[str, str], said: str) -> None:
     with pytest.raises(CrackutilsError, match=said):
@@ -578,6 +597,35 @@ def test_a_reference_keeps_recipes_on_all_splits_and_nothing_else(
 # ---------------------------------------------------------------- README
 
 
+def raced(name: str, total: float, errors: int, loss: float | None, count: int = 2000) -> dict[str, Any]:
+    """A row of the benchmark's race."""
+    val = None if loss is None else {"loss": loss, "above": loss - 0.01, "standard_error": 0.002}
+    ratio = {"ratio": round(40 / total, 2), "peak_gb": 0.9, "p_value": 1.0}
+    return {"run": name, "images": count, "total": total, "errors": errors, "tested": count // 10, "val": val} | ratio
+
+
+SPEED_MARKS = "<!-- speed:begin -->\n<!-- speed:end -->\n"
+SPEED = {
+    "race": [
+        raced("published", 40, 2, None),
+        raced("ours", 8, 1, 0.01),
+        raced("ours, again", 2, 1, 0.01),
+        raced("128 px", 6, 1, 0.011),
+    ],
+    "chosen": "128 px",
+    "scoring": {"of_bound": 0.95, "to_predict": 2.5},
+    "series": {
+        "wall": 50,
+        "start": 1,
+        "images": 17,
+        "explained": 0.96,
+        "notebooks": [{"start": 2, "imports": 4, "stages": 9}] * 2,
+    },
+    "precision": {"simple-cnn": {"ratio": 1.02}, "marzed7-cnn-256": {"ratio": 1.71}},
+    "machine": {"cores": 2, "cpu": "x86_64 avx512_bf16"},
+}
+
+
 def test_update_readme_writes_between_its_marks_only(
     kept: results.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -614,20 +662,32 @@ def test_update_readme_writes_between_its_marks_only(
     (tmp_path / "benchmarks" / "sample.json").write_text(
         json.dumps({"versions": versions, "final": {"usefulness": useful}})
     )
+    (tmp_path / "benchmarks" / "speed.json").write_text(json.dumps(SPEED))
     readme = tmp_path / "README.md"
     begin, end = "<!-- results:begin -->", "<!-- results:end -->"
     begin_2, end_2 = "<!-- sample:begin -->", "<!-- sample:end -->"
-    before = f"# Title\n\n{begin}\nwas here\n{end}\n\nbetween\n\n{begin_2}\nand here\n{end_2}\n\nafter\n"
+    before = f"# Title\n\n{begin}\nwas here\n{end}\n\nbetween\n\n{SPEED_MARKS}\n{begin_2}\nand here\n{end_2}\n\nafter\n"
     readme.write_text(before, "utf-8")
     assert results.update_readme(check=True) is False
     assert readme.read_text("utf-8") == before  # a check changes nothing
     assert results.update_readme() is False
     text = readme.read_text("utf-8")
     assert text.startswith(f"# Title\n\n{begin}\n")
-    assert f"{end}\n\nbetween\n\n{begin_2}\n" in text
+    assert f"{end}\n\nbetween\n\n<!-- speed:begin -->\n" in text
     assert text.endswith(f"{end_2}\n\nafter\n")
     assert "was here" not in text and "and here" not in text
     ours, samples = text.split("between")
+    speed, samples = samples.split("<!-- speed:end -->")
+    assert (
+        "| 2,000 | 40 s, 2 errors of 200 | 8 s, **5.0 times** as fast, 1 error of 200 (McNemar p = 1) | 2.0 s," in speed
+    )
+    assert "| 128 px | 6 | 6.7 | 0.0110 | 0.0010 ± 0.0020 | 1 of 200 | 1 | 0.90 GB |" in speed
+    assert "| 160 px, as the recipe has it | 8 | 5.0 | 0.0100 | lowest | 1 of 200 | 1 | 0.90 GB |" in speed
+    assert "lowest is *128 px*: 6.7 times as fast as the published recipe, 1 error of 200 against 2 errors" in speed
+    assert "Scoring runs at 0.95 of" in speed and "2.5 times as fast as Keras's `predict`" in speed
+    assert "takes 50 s: 17 s to make the images, 5 s to start, 8 s to import" in speed
+    assert "18 s for what the notebooks do; that leaves 4.0% unexplained" in speed
+    assert "it trains `simple-cnn` 1.0 times, `marzed7-cnn-256` 1.7 times as fast on this CPU, which has bfl" in speed
     (row,) = (line for line in ours.splitlines() if line.startswith("| `mobilenetv2`: "))
     assert f"| 1 of {TEST} | 0.9833 (" in row
     assert "| - | - | 98,289 |" in row  # not run on a random split, not published
