@@ -346,9 +346,11 @@ def validation(manifest: Any, found: dict[str, dict[str, float]]) -> dict[str, d
     """
     import numpy as np
 
+    from crackutils.evaluation import EPS
+
     truth = manifest.query("split == 'val'").set_index("file")["label"]
     p = {name: np.array([chances[file] for file in truth.index]) for name, chances in found.items()}
-    losses = {name: -np.log(np.maximum(1e-7, np.where(truth == 1, q, 1 - q))) for name, q in p.items()}
+    losses = {name: -np.log(np.maximum(EPS, np.where(truth == 1, q, 1 - q))) for name, q in p.items()}
     lowest = min(losses.values(), key=np.mean)
     return {
         name: {
@@ -475,10 +477,15 @@ def main() -> None:
         except config.CrackutilsError as error:  # an engine that is not to be had here
             print(json.dumps({"left_out": str(error)}))
         return
+    if not Path("/proc/self/status").exists():
+        raise SystemExit("make bench reads memory from /proc, so it needs Linux.")
     from crackutils import results
 
     content = json.loads(OUT.read_text("utf-8")) if set(given.parts) < set(PARTS) else {}
-    ds, manifest = images(max(given.images))
+    try:
+        ds, manifest = images(max(given.images))
+    except config.CrackutilsError as error:
+        raise SystemExit(f"error: {error}") from None
     for file in config.progress(manifest["file"], "reading all images once", len(manifest), "file"):
         (ds.folder / file).read_bytes()
     with tempfile.TemporaryDirectory(prefix="crackutils-speed-") as scratch:

@@ -308,9 +308,11 @@ def test_the_key_of_a_checkpoint_holds_all_that_its_bytes_depend_on(task: Any, m
         key(weights="random"),
         key(engine={"engine": "tensorflow"}),
     ]
-    models.set_precision("bfloat16")
-    others.append(key())
-    models.set_precision("float32")
+    try:
+        models.set_precision("bfloat16")
+        others.append(key())
+    finally:
+        models.set_precision("float32")
     with monkeypatch.context() as patch:
         patch.setattr(results, "code_hash", lambda: "other code")
         others.append(key())
