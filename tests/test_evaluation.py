@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from crackutils import evaluation
+from crackutils.config import CrackutilsError
 from crackutils.evaluation import darkness, mcnemar, metrics, wilson
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1])
@@ -147,3 +148,99 @@ def test_darkness_measures_how_far_a_crack_stands_out() -> None:
     image[:, 40] = 60  # 1 %: thinner than what the measure sees
     assert darkness(image) == 0
     assert darkness(255 - image) == 0  # light lines are no cracks
+
+
+# ---------------------------------------------------------------- calibration and decisions
+
+
+def draws(n: int, t: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and probabilities that would be right at temperature `t`."""
+    rng = np.random.default_rng(seed)
+    logit = rng.normal(0, 3, n)
+    labels = (rng.random(n) < 1 / (1 + np.exp(-logit))).astype(int)
+    return labels, 1 / (1 + np.exp(-logit * t))
+
+
+def test_brier_and_ece_worked_out_by_hand() -> None:
+    found = metrics(LABELS, P)
+    assert found["brier"] == pytest.approx((0.01 + 0.36 + 0.25 + 0.01 + 0.36 + 0.25 + 0.04) / 7, abs=1e-6)
+    # each probability has a bin of its own but for 0.5, which comes with and without a crack
+    assert found["ece"] == pytest.approx((0.1 + 0.6 + 2 * 0 + 0.1 + 0.6 + 0.2) / 7, abs=1e-6)
+
+
+def test_reliability_has_a_row_for_each_bin_that_holds_something() -> None:
+    table = evaluation.reliability(np.array([0, 0, 1, 1, 1]), np.array([0.0, 0.1, 0.15, 0.95, 1.0]), 10)
+    assert table["n"].tolist() == [1, 2, 2]
+    assert table["low"].tolist() == [0, 0.1, 0.9] and table["high"].tolist() == [0.1, 0.2, 1]
+    assert table["p"].tolist() == pytest.approx([0, 0.125, 0.975])
+    assert table["share"].tolist() == [0, 0.5, 1]
+    assert (table["share_low"].iloc[1], table["share_high"].iloc[1]) == wilson(1, 2)
+
+
+@pytest.mark.parametrize("t", [0.5, 1.0, 3.0])
+def test_temperature_is_found_and_mends_the_calibration(t: float) -> None:
+    labels, p = draws(20_000, t, 1)
+    found = evaluation.temperature(labels, p)
+    assert found == pytest.approx(t, rel=0.05)
+    better = evaluation.tempered(p, found)
+    assert metrics(labels, better)["loss"] <= metrics(labels, p)["loss"]
+    assert metrics(labels, better)["ece"] < 0.01
+    assert (np.diff(better[np.argsort(p)]) >= 0).all()
+
+
+def test_certain_probabilities_can_be_tempered() -> None:
+    found = evaluation.tempered(np.array([0.0, 0.5, 1.0]), 2.0)
+    assert found[1] == 0.5 and 0 < found[0] < 0.001 and 0.999 < found[2] < 1
+
+
+def test_a_threshold_misses_as_many_cracks_as_allowed_and_no_more() -> None:
+    labels, p = np.repeat([0, 1], [100, 2000]), np.random.default_rng(2).random(2100)
+    threshold = evaluation.threshold_for(labels, p, 0.999)
+    assert metrics(labels, p, threshold)["fn"] == 2
+    assert metrics(labels, p, np.nextafter(threshold, 1))["fn"] == 3
+    assert evaluation.threshold_for(LABELS, P, 0.999) == np.float32(0.4)  # four cracks: none may be missed
+    assert evaluation.threshold_for(LABELS, P, 0.75) == 0.5
+    with pytest.raises(CrackutilsError, match="there are none"):
+        evaluation.threshold_for(np.zeros(3, int), np.zeros(3))
+
+
+def test_the_band_keeps_its_promise_on_new_images() -> None:
+    wrong = []
+    for seed in range(40):
+        labels, p = draws(1000, 1.0, seed)
+        low, high = evaluation.look_band(labels[:500], p[:500], 0.05)
+        assert low <= high
+        missed = ((p[500:] < low) & (labels[500:] == 1)).sum() / (labels[500:] == 1).sum()
+        alarms = ((p[500:] > high) & (labels[500:] == 0)).sum() / (labels[500:] == 0).sum()
+        wrong.append((missed, alarms))
+    assert (np.mean(wrong, axis=0) < 0.055).all()
+    assert (np.mean(wrong, axis=0) > 0.035).all()  # and is not wider than it must be
+
+
+def test_a_band_of_few_images_holds_everything() -> None:
+    assert evaluation.look_band(LABELS, P, 0.05) == (0, 1)
+
+
+def test_precision_where_cracks_are_rare() -> None:
+    assert evaluation.precision_at(0.01, 0.99, 0.01) == pytest.approx(0.5)
+    assert evaluation.precision_at(0.5, 0.99, 0.01) == pytest.approx(0.99)
+    assert evaluation.precision_at(0.01, 0.0, 0.0) is None
+
+
+def test_groups_make_an_interval_wider() -> None:
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(60), 20)
+    alike = (rng.random(60) < 0.2)[groups].astype(int)
+    alone = (rng.random(1200) < 0.2).astype(int)
+    spread = [high - low for low, high in (evaluation.group_interval(v, groups) for v in (alike, alone))]
+    assert spread[0] > 3 * spread[1]
+    low, high = evaluation.group_interval(alone, np.arange(1200))
+    assert (low, high) == pytest.approx(wilson(int(alone.sum()), 1200), abs=0.004)
+    assert evaluation.group_interval(alike, groups) == evaluation.group_interval(alike, groups)
+
+
+def test_holm_worked_out_by_hand() -> None:
+    found = evaluation.holm(np.array([0.01, 0.04, 0.03, 0.005]))
+    np.testing.assert_allclose(found, [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(evaluation.holm(np.array([0.6, 0.7])), [1, 1])
+    assert len(evaluation.holm(np.array([]))) == 0
