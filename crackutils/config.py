@@ -22,11 +22,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 REFERENCE = ROOT / "reference"
+AUDIT = ROOT / "data" / "audit"  # what people saw who opened the pictures
 LOCK = ROOT / "requirements.lock"
 CLASSES = ("Negative", "Positive")  # label 0: no crack, label 1: crack, everywhere
 DEFAULT_SEED = 1337
 WEIGHTS = ("imagenet", "crackutils", "random")  # what a backbone may start from
 ENGINES = ("litert", "tensorflow", "openvino", "openvino-bf16")  # what may run a frozen network; the first is usual
+LABELS = ("given", "corrected")  # as published, or with the verdicts of data/audit/
 PRECISIONS = ("float32", "bfloat16")  # of a CNN's arithmetic
 
 
@@ -77,6 +79,7 @@ PROFILES: dict[str, Profile] = {
         Profile("metu-tenth", "METU, files 00001-02000 of each class", "metu", 2000, (1, 2000)),
         Profile("metu-half", "METU, files 00001-10000 of each class", "metu", 10000, (1, 10000)),
         Profile("metu", "METU, all 40,000 images", "metu", 20000),
+        Profile("sdnet", "SDNET2018 wall tiles, whose names tell the photo", "sdnet", split="photo-safe"),
         Profile("own", "your own folder with Negative/ and Positive/", "own", epochs=2),
     )
 }

@@ -512,6 +512,7 @@ class Dataset:
         left_out: file and reason of every file that is not used.
         grey: uint8 (n, 128, 128), grey thumbnails in index order.
         colour: uint8 (n, 16, 16, 3), RGB thumbnails in index order.
+        labels: "given", or "corrected" where the verdicts of `verdicts` stand in the index.
     """
 
     profile: Profile
@@ -520,6 +521,12 @@ class Dataset:
     left_out: pd.DataFrame
     grey: np.ndarray
     colour: np.ndarray
+    labels: str = config.LABELS[0]
+
+    @cached_property
+    def given(self) -> np.ndarray:
+        """The labels that the folders give, int (n,), whatever was corrected: splits are made with them."""
+        return self.index["file"].str.startswith(f"{CLASSES[1]}/").to_numpy().astype(int)
 
     @cached_property
     def sha256(self) -> str:
@@ -537,6 +544,9 @@ class Dataset:
         """Where each image was cut, a row per image in index order: photo (its number, -1 where it is not known), and
         for the sample x, y (left, top, pixels) and what `synthetic.draw` notes besides.
         """
+        if self.profile.source == "sdnet":  # PHOTO-TILE.jpg
+            found = self.index["file"].str.extract(r"/(\d+)-\d+\.", expand=False)
+            return self.index[["file"]].assign(photo=found.fillna(-1).astype(int))
         table = self.folder / "patches.csv"
         cuts = pd.read_csv(table) if table.is_file() else pd.DataFrame()
         if not {"file", "photo"} <= set(cuts):  # not a table like the sample's
@@ -566,12 +576,18 @@ class Dataset:
         return np.load(file, mmap_mode="r")
 
 
-def load(profile: Profile) -> Dataset:
+def load(profile: Profile, labels: str = config.LABELS[0]) -> Dataset:
     """Return the images of a profile, making the sample or indexing the files where that is still to be done.
 
+    Args:
+        profile: as `config.start` returned it.
+        labels: "given" by the folders, or "corrected" by `verdicts`: what is ambiguous stays as given.
+
     Raises:
-        CrackutilsError: the source is not there, or holds fewer files than the profile needs.
+        CrackutilsError: the source is not there, or holds fewer files than the profile needs; no label of it is known
+            to be wrong.
     """
+    config.choose("LABELS", labels, config.LABELS)
     entry = sources()[profile.source]
     folder = fetch(profile.source) if "patches" in entry else raw_folder(profile.source)
     how = f"make data{'' if profile.source == 'metu' else f' SOURCE={profile.source}'}"
@@ -599,7 +615,55 @@ def load(profile: Profile) -> Dataset:
             )
     if not keep.all():
         index, grey, colour = index[keep].reset_index(drop=True), grey[keep], colour[keep]
-    return Dataset(profile, folder, index, left_out, grey, colour)  # whole, the thumbnails stay on disk until used
+    ds = Dataset(profile, folder, index, left_out, grey, colour, labels)  # whole, the thumbnails stay on disk
+    if labels != config.LABELS[0]:
+        table = verdicts(ds)
+        if not len(table):
+            raise CrackutilsError(
+                f"LABELS={labels}: nobody looked at the labels of PROFILE={profile.name}; leave it out."
+            )
+        sure = table[table["verdict"] != "ambiguous"]
+        index = index.assign(label=ds.given)
+        index.loc[sure["row"], "label"] = (sure["verdict"] == "crack").astype(int).to_numpy()
+        ds = replace(ds, index=index)
+    return ds
+
+
+def verdicts(ds: Dataset) -> pd.DataFrame:
+    """Return what people who opened the pictures say of labels that are wrong or may be: `data/audit/*_labels.csv`.
+
+    Returns:
+        A row per such image of these: row (of the index), file, label (the given one), verdict (crack, no crack or
+        ambiguous), reason. Empty where none is known.
+
+    Raises:
+        CrackutilsError: an image of that name has other bytes than the one that was looked at.
+    """
+    file = config.AUDIT / f"{ds.profile.source}_labels.csv"
+    if not file.is_file():
+        return pd.DataFrame({name: [] for name in ("row", "file", "label", "verdict", "reason")})
+    here = ds.index[["file", "sha256"]].reset_index(names="row")
+    table = here.merge(pd.read_csv(file), on="file", suffixes=("", "_seen"))
+    if len(other := table[table["sha256"] != table["sha256_seen"]]):
+        raise CrackutilsError(
+            f"{len(other)} images, {other['file'].iloc[0]} first, are not those that {config.shown(file)} speaks of;"
+            " fetch the published archive with make data."
+        )
+    return table[["row", "file", "label", "verdict", "reason"]]
+
+
+def reads(ds: Dataset) -> pd.DataFrame:
+    """Return which images were opened and read for their labels, and what was read: `data/audit/*_reads.csv`.
+
+    Returns:
+        A row per image of these: file, drawn (suspect: doubted by models; random: drawn from Negative images that
+        nobody had read; control: drawn among those that models believe), first and second (what two readings said,
+        neither of which saw the label), verdict (as in `verdicts`). Empty where nobody has read any.
+    """
+    file = config.AUDIT / f"{ds.profile.source}_reads.csv"
+    columns = ["file", "drawn", "first", "second", "verdict"]
+    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=columns)
+    return table[table["file"].isin(ds.index["file"])].reset_index(drop=True)
 
 
 def first(ds: Dataset, count: int) -> Dataset:
@@ -687,9 +751,8 @@ def _describe(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | str
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:
         return f"is too small ({width}x{height}, at least {SMALLEST} each way)"
-    image = Image.fromarray(pixels)
-    small = image.convert("L").resize((GREY, GREY), Image.Resampling.BILINEAR)  # BOX averages unevenly here
-    steps = np.asarray(small.resize((9, 8), Image.Resampling.BOX)).astype(int)
+    grey, colour = thumbnails(pixels)
+    steps = np.asarray(Image.fromarray(grey).resize((9, 8), Image.Resampling.BOX)).astype(int)
     row = {
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -698,4 +761,11 @@ def _describe(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | str
         "mode": mode,
         "phash": np.packbits(np.diff(steps, axis=1) > 0).tobytes().hex(),
     }
-    return row, np.asarray(small), np.asarray(image.resize((COLOUR, COLOUR), Image.Resampling.BOX))
+    return row, grey, colour
+
+
+def thumbnails(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the grey (128, 128) and the RGB (16, 16, 3) thumbnail of an image, all uint8."""
+    image = Image.fromarray(pixels)
+    small = image.convert("L").resize((GREY, GREY), Image.Resampling.BILINEAR)  # BOX averages unevenly here
+    return np.asarray(small), np.asarray(image.resize((COLOUR, COLOUR), Image.Resampling.BOX))

@@ -9,6 +9,7 @@ import os
 import time
 import uuid
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,14 @@ class Head:
         return expit(x @ self.weights + np.float32(self.bias)).astype(np.float32)
 
 
-def fit(x: np.ndarray, y: np.ndarray, val_x: np.ndarray, val_y: np.ndarray, iterations: int) -> Head:
+def fit(
+    x: np.ndarray,
+    y: np.ndarray,
+    val_x: np.ndarray,
+    val_y: np.ndarray,
+    iterations: int,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Head:
     """Fit logistic regression with an L2 penalty to standardised features; validation loss chooses its strength.
 
     Args:
@@ -202,6 +210,7 @@ def fit(x: np.ndarray, y: np.ndarray, val_x: np.ndarray, val_y: np.ndarray, iter
         val_x: as x, of the validation images.
         val_y: as y.
         iterations: upper bound of L-BFGS for each strength; it begins where the stricter one ended.
+        strengths: the C to try, in rising order.
 
     Raises:
         CrackutilsError: all training images are of one class.
@@ -218,7 +227,7 @@ def fit(x: np.ndarray, y: np.ndarray, val_x: np.ndarray, val_y: np.ndarray, iter
     standard /= scale.astype(np.float32)
     model = LogisticRegression(max_iter=iterations, warm_start=True, tol=_TOLERANCE)
     heads, rows = [], []
-    for strength in STRENGTHS:
+    for strength in strengths:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are in the table
             model.set_params(C=strength).fit(standard, y)

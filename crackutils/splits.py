@@ -28,17 +28,23 @@ from threadpoolctl import threadpool_limits
 
 from crackutils import config
 from crackutils.config import CLASSES, choose
-from crackutils.datasets import COLOUR, GREY, Dataset, _replacing
+from crackutils.datasets import COLOUR, GREY, Dataset, _replacing, thumbnails
 
 PARTS = ("train", "val", "test")
 RATIO = (0.7, 0.2, 0.1)
-METHODS = ("copy-safe", "random")
+METHODS = ("copy-safe", "random", "photo-safe")
 BUNDLES = 10  # 7 + 2 + 1 of them make 70/20/10
 SURE_NCC = 0.9  # from here on a pair is counted as a copy; from COPY_NCC on it is kept together, to be safe
 COPY_NCC = 0.8  # of registered high-passed crops; METU has next to no pair between 0.6 and 0.85
 PHASE_PEAK = 0.25  # unrelated METU crops stay below 0.19 (99 %), crops 57 pixels apart of one photo lie above 0.22
+OVERLAP_SCORE = 18.0  # of 2,000 Positive pairs of METU 500 numbers apart none is above 14, of neighbours 63 % above 30
+SURE_SCORE = 30.0  # for pictures of mosaics: one wrong link joins two photos, which a split need not mind
+SMALLEST_OVERLAP = 0.12  # of the area; METU cut its crops with a quarter or a third of overlap
+PER_PHOTO = 87  # METU's 40,000 crops come from 458 photos
+_OVERLAP_NEIGHBOURS = 40  # in appearance; of the overlaps found in METU nine in ten are among the 20 nearest
 _LINKS_VERSION = "1"  # raise it when copies are found or grouped in another way
 _NEIGHBOURS = 60  # of METU's copies 0.999 are among the 100 nearest in appearance, 0.995 among the 20 nearest
+_KEPT = 167 / 227  # of the side, in windows that are planted
 _COARSE = 32  # side of the thumbnails on which candidates are slid over each other
 
 
@@ -133,11 +139,12 @@ def copies(ds: Dataset) -> pd.DataFrame:
     """
     file = ds.cache / f"copies.v{_LINKS_VERSION}.csv"
     if not file.exists():
-        config.write_atomically(file, _find_copies(ds).to_csv(index=False, lineterminator="\n"))
+        config.write_atomically(file, find_copies(ds).to_csv(index=False, lineterminator="\n"))
     return pd.read_csv(file)
 
 
-def _find_copies(ds: Dataset) -> pd.DataFrame:
+def find_copies(ds: Dataset) -> pd.DataFrame:
+    """Return what `copies` keeps, computed now."""
     from sklearn.neighbors import NearestNeighbors
 
     n = len(ds.index)
@@ -182,6 +189,155 @@ def _register(ds: Dataset, pairs: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"a": pairs[:, 0], "b": pairs[:, 1], "dy": dy / GREY, "dx": dx / GREY, "ncc": ncc})
 
 
+# ---------------------------------------------------------------- source photos
+
+
+def overlaps(ds: Dataset) -> pd.DataFrame:
+    """Find crops of one photo that overlap, by registering images that look alike or have neighbouring numbers.
+
+    Normalised cross-correlation at every shift (Lewis 1995), of thumbnails whose contrast is made even everywhere: else
+    any two cracks match along their length. The score is Fisher's z of the correlation times the root of the number of
+    pixels, so that small overlaps must agree better than large ones.
+
+    Returns:
+        A row per pair above `OVERLAP_SCORE`, cached: a, b (rows of the index, a < b), dy, dx (where b's upper left
+        corner lies in a, as fractions of the side), area (share of the crop that both show), ncc, score.
+    """
+    file = ds.cache / f"overlaps.v{_LINKS_VERSION}.csv"
+    if not file.exists():
+        config.write_atomically(file, find_overlaps(ds).to_csv(index=False, lineterminator="\n"))
+    return pd.read_csv(file)
+
+
+def find_overlaps(ds: Dataset) -> pd.DataFrame:
+    """Return what `overlaps` keeps, computed now."""
+    from sklearn.neighbors import NearestNeighbors
+
+    n = len(ds.index)
+    x = appearance(ds)
+    k = min(_OVERLAP_NEIGHBOURS + 1, n)
+    near = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors(x, return_distance=False)
+    found = [np.column_stack([np.repeat(np.arange(n), k), near.ravel()])]
+    for label in (0, 1):
+        rows = np.flatnonzero((ds.given == label) & (ds.index["number"].to_numpy() >= 0))
+        rows = rows[np.argsort(ds.index["number"].to_numpy()[rows], kind="stable")]
+        found += [np.column_stack([rows[step:], rows[:-step]]) for step in range(1, 6)]
+    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    small = np.empty((n, GREY // 2, GREY // 2), np.float32)
+    for start in range(0, n, 1000):
+        y = ds.grey[start : start + 1000].astype(np.float32)
+        y = _bin(y - gaussian_filter(y, (0, 3, 3)), 2)
+        small[start : start + 1000] = np.clip(y / (np.sqrt(gaussian_filter(y * y, (0, 3, 3))) + 1), -2.5, 2.5)
+    area = _overlap_areas(small.shape[1])
+    table = _in_batches(lambda batch: _overlap(small, batch, area), pairs, 128, "registering crops that may overlap")
+    columns = ["a", "b", "dy", "dx", "area", "ncc", "score"]
+    found = pd.concat(table) if table else pd.DataFrame(columns=columns, dtype=float)
+    found = found[found["score"] > OVERLAP_SCORE].astype({"a": int, "b": int})
+    return found.round(4).sort_values(["a", "b"], ignore_index=True)
+
+
+def _overlap_areas(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the transform of a full crop, padded to twice its side, and the pixels that each shift has in common."""
+    ones = np.zeros((2 * side, 2 * side), np.float32)
+    ones[:side, :side] = 1
+    whole = fft.rfft2(ones)
+    return whole, np.maximum(fft.irfft2(np.conj(whole) * whole, ones.shape).round(), 1)
+
+
+def _overlap(small: np.ndarray, pairs: np.ndarray, area: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
+    side = small.shape[1]
+    shape, (whole, n) = (2 * side, 2 * side), area
+
+    def correlate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return fft.irfft2(np.conj(x) * y, shape)
+
+    a, b = small[pairs[:, 0]], small[pairs[:, 1]]
+    r = correlate(fft.rfft2(b, shape), fft.rfft2(a, shape))  # means are near 0 after the high-pass filter
+    energy_a = correlate(whole, fft.rfft2(a * a, shape))
+    energy_b = correlate(fft.rfft2(b * b, shape), whole)
+    r /= np.sqrt(np.maximum(energy_a, n / 2) * np.maximum(energy_b, n / 2))
+    score = np.arctanh(np.clip(r, -0.999, 0.999)) * np.sqrt(n)
+    score[:, n < SMALLEST_OVERLAP * side * side] = -1
+    score = score.reshape(len(pairs), -1)
+    best, rows = score.argmax(1), np.arange(len(pairs))
+    dy, dx = ((k + side) % (2 * side) - side for k in np.divmod(best, 2 * side))
+    return pd.DataFrame(
+        {"a": pairs[:, 0], "b": pairs[:, 1], "dy": dy / side, "dx": dx / side}
+        | {"area": n.ravel()[best] / side**2, "ncc": r.reshape(len(pairs), -1)[rows, best], "score": score[rows, best]}
+    )
+
+
+def mosaics(ds: Dataset, score: float = OVERLAP_SCORE) -> np.ndarray:
+    """Return the mosaic of each image, int (n,): crops that overlap with at least this score, one after the other, or
+    are copies.
+
+    Shifted copies count as far as `overlaps` confirms them, which it does for nearly all above `SURE_NCC`; below it
+    cracks of two photos may look alike.
+    """
+    same = copies(ds).query("kind != 'shifted'")
+    sure = overlaps(ds).query("score >= @score")
+    links = np.concatenate([table[["a", "b"]].to_numpy(int) for table in (sure, same)])
+    return components(len(ds.index), links)
+
+
+def components(n: int, links: np.ndarray) -> np.ndarray:
+    """Return the group of each of `n` images, int (n,), that links (m, 2) between them make."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_matrix((np.ones(len(links), bool), (links[:, 0], links[:, 1])), (n, n))
+    return connected_components(graph, directed=False)[1]
+
+
+def photos(ds: Dataset, per_photo: int = PER_PHOTO) -> np.ndarray:
+    """Estimate which photo each image was cut from, whether or not it is known.
+
+    Mosaics are certain, but a photo may hold several that do not touch. They are clustered by the mean appearance of
+    their images (Ward's method), whitened by how images that overlap, and so show one photo, differ: what varies within
+    photos shall count little (Hatch, Kajarekar, Stolcke 2006). Two clusters for three photos keep more of a photo
+    together than one for each, at the price of holding parts of others. Clusters of more than a twentieth of the images
+    are cut again, or no split could hold them.
+
+    Args:
+        ds: the images.
+        per_photo: images per photo, about.
+
+    Returns:
+        int (n,), a number for each estimated photo.
+    """
+    from sklearn.cluster import AgglomerativeClustering
+    from sklearn.neighbors import kneighbors_graph
+
+    mosaic = mosaics(ds)
+    size = np.bincount(mosaic)
+    x = appearance(ds)
+    links = overlaps(ds)
+    links = links[links["area"] < 0.8]  # others are copies: they hardly differ
+    if len(links) >= 4 * x.shape[1]:
+        difference = x[links["a"]] - x[links["b"]]
+        scatter = difference.T @ difference / len(links) / 2
+        scatter = 0.9 * scatter + 0.1 * np.trace(scatter) / len(scatter) * np.eye(len(scatter))
+        value, vector = np.linalg.eigh(scatter)
+        x = x @ (vector / np.sqrt(value))
+    mean = np.zeros((len(size), x.shape[1]))
+    np.add.at(mean, mosaic, x)
+    mean /= size[:, None]
+    clusters = min(len(size), max(1, round(2 * len(x) / per_photo / 3)))
+    if clusters == len(size):
+        return mosaic
+    near = kneighbors_graph(mean, min(30, len(size) - 1), include_self=False)
+    found = AgglomerativeClustering(clusters, connectivity=near + near.T, linkage="ward").fit_predict(mean)
+    while True:
+        held = np.bincount(found, size)
+        k = int(held.argmax())
+        those = np.flatnonzero(found == k)
+        if held[k] <= len(x) / (2 * BUNDLES) or len(those) < 2:
+            return found[mosaic]
+        halves = AgglomerativeClustering(2, linkage="ward").fit_predict(mean[those])
+        found[those[halves == 1]] = len(held)
+
+
 # ---------------------------------------------------------------- groups
 
 
@@ -198,14 +354,22 @@ class Groups:
     report: dict[str, int]
 
 
-def group(ds: Dataset) -> Groups:
-    """Join copies and runs of neighbouring Positive numbers, which METU cut along the same crack of one photo.
+def group(ds: Dataset, method: str = METHODS[0]) -> Groups:
+    """Return which images must stay together, for "copy-safe" or for "photo-safe".
+
+    Copy-safe joins copies and runs of neighbouring Positive numbers, which METU cut along the same crack of one photo.
 
     Where the photos are known, all patches of one are joined, and runs are not needed. Exact copies and copies of the
     same crop are always joined; then shifted ones and neighbours, each from the most alike on, unless the group would
     exceed the cap (an eighth of a bundle): without it the whole of Positive would chain into one group.
+
+    Photo-safe joins the images of one photo: as it is known, or else as `photos` estimates it.
     """
     n = len(ds.index)
+    if method == "photo-safe":
+        known = ds.cuts["photo"].to_numpy()
+        ids = np.unique(known if (known >= 0).all() else photos(ds), return_inverse=True)[1]
+        return Groups(ids, {"files": n, "groups": int(ids.max() + 1), "largest": int(np.bincount(ids).max())})
     cap = max(4, n // (8 * BUNDLES))
     parent, size = list(range(n)), [1] * n
     photo = ds.cuts["photo"].to_numpy()
@@ -287,8 +451,9 @@ def make(ds: Dataset, method: str, seed: int) -> pd.DataFrame:
 
     Args:
         ds: the images.
-        method: "copy-safe" keeps copies and runs of neighbours on one side; "random" splits each class file by file, as
-            published, and so leaks copies.
+        method: "copy-safe" keeps copies and runs of neighbours on one side, "photo-safe" whole photos, as far as they
+            are known or can be told (`group`); "random" splits each class file by file, as published, and so leaks
+            copies.
         seed: of the shuffling, 1337 in the published project.
 
     Returns:
@@ -301,11 +466,11 @@ def make(ds: Dataset, method: str, seed: int) -> pd.DataFrame:
     home = _home(ds, method, seed)
     file = home / "manifest.csv"
     if not file.exists():
-        grouped = group(ds) if method == "copy-safe" else None
+        grouped = group(ds, method) if method != "random" else None
         with _replacing(home) as work:
             _split_folders(ds, grouped, seed, work)
             (work / "report.json").write_text(json.dumps(grouped.report if grouped else {}, indent=1), "utf-8")
-    return pd.read_csv(file)
+    return pd.read_csv(file).assign(label=ds.index["label"])  # which may be corrected; the folders are as given
 
 
 def _home(ds: Dataset, method: str, seed: int) -> Path:
@@ -324,7 +489,7 @@ def _split_folders(ds: Dataset, grouped: Groups | None, seed: int, work: Path) -
     import splitfolders
 
     flat, out = work / "flat", work / "out"
-    labels = ds.index["label"].to_numpy()
+    labels = ds.given
     view = {}
     for row, file in enumerate(ds.index["file"]):
         folder, name = file.split("/")
@@ -457,7 +622,7 @@ def planted_recall(ds: Dataset, count: int = 200, seed: int = 0) -> pd.DataFrame
     rows = rng.permutation(len(ds.index))[: 10 * count]
     rows, count = np.sort(rows), min(count, len(rows))
     known = {tuple(p) for p in copies(ds)[["a", "b"]].to_numpy()}
-    base = np.stack([_window(ds, r, 0, 0, None, 1.0) for r in rows])
+    base = np.stack([thumbnails(window(ds, r))[0] for r in rows])
     kinds = ("shifted", "re-encoded", "brighter", "all three")
     picked = rng.choice(len(rows), count, replace=False)
     planted, kind = [], [kinds[i % len(kinds)] for i in range(count)]
@@ -465,7 +630,8 @@ def planted_recall(ds: Dataset, count: int = 200, seed: int = 0) -> pd.DataFrame
         shift, angle = rng.uniform(5, 60) if what in ("shifted", "all three") else 0, rng.uniform(0, np.pi / 2)
         quality = int(rng.integers(60, 96)) if what in ("re-encoded", "all three") else None
         gain = rng.uniform(1.05, 1.3) if what in ("brighter", "all three") else 1.0
-        planted.append(_window(ds, rows[i], shift * np.cos(angle) / 227, shift * np.sin(angle) / 227, quality, gain))
+        moved = (shift * np.cos(angle) * _KEPT / 227, shift * np.sin(angle) * _KEPT / 227)
+        planted.append(thumbnails(window(ds, rows[i], *moved, quality, gain))[0])
     found = _search(np.stack(planted), base, "looking for planted copies")
     hit = np.zeros(count, bool)
     wrong = dict.fromkeys(kinds, 0)
@@ -479,12 +645,23 @@ def planted_recall(ds: Dataset, count: int = 200, seed: int = 0) -> pd.DataFrame
     return table.assign(false_alarms=table["kind"].map(wrong))
 
 
-def _window(ds: Dataset, row: int, x: float, y: float, quality: int | None, gain: float) -> np.ndarray:
-    """Return a grey thumbnail of the window at (x, y), fractions of the side, re-encoded and brightened."""
+def window(
+    ds: Dataset, row: int, x: float = 0, y: float = 0, quality: int | None = None, gain: float = 1.0
+) -> np.ndarray:
+    """Return the window of 167/227 of an image's side at (x, y), re-encoded and brightened: uint8 (height, width, 3).
+
+    Args:
+        ds: the images.
+        row: of the index.
+        x: left edge, a fraction of the width.
+        y: upper edge, a fraction of the height.
+        quality: of a JPEG that it is saved as, and read again; None for none.
+        gain: what the grey levels are multiplied by.
+    """
     image = Image.fromarray(ds.read(row))
     w, h = image.size
-    side = 167 / 227
-    left, top = round(x * w * side), round(y * h * side)
+    side = _KEPT
+    left, top = round(x * w), round(y * h)
     image = image.crop((left, top, left + round(side * w), top + round(side * h)))
     if gain != 1:
         image = ImageEnhance.Brightness(image).enhance(gain)
@@ -492,4 +669,4 @@ def _window(ds: Dataset, row: int, x: float, y: float, quality: int | None, gain
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality)
         image = Image.open(buffer)
-    return np.asarray(image.convert("L").resize((GREY, GREY), Image.Resampling.BILINEAR))
+    return np.asarray(image)

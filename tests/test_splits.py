@@ -329,7 +329,7 @@ def test_copies_table(smoke: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     again = np.flatnonzero(smoke.index["sha256"].duplicated())
     assert len(again) >= 2
     assert set(again) <= set(exact["b"])  # of three equal ones all pairs may be listed
-    monkeypatch.setattr(splits, "_find_copies", None)  # the second call reads the first one's result
+    monkeypatch.setattr(splits, "find_copies", None)  # the second call reads the first one's result
     pd.testing.assert_frame_equal(splits.copies(smoke), found)
 
 
@@ -547,12 +547,35 @@ def test_the_check_finds_what_is_planted(smoke: Dataset) -> None:
 def test_the_check_can_fail(smoke: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted copies that show another place are not counted as found."""
     rolled = np.roll(smoke.grey, 40, axis=0)
-    window = splits._window
+    window = splits.window
     monkeypatch.setattr(
-        splits,
-        "_window",
-        lambda ds, row, x, y, q, gain: (
-            rolled[row] if (x, y, q, gain) != (0, 0, None, 1.0) else window(ds, row, x, y, q, gain)
-        ),
+        splits, "window", lambda ds, row, *how: np.stack([rolled[row]] * 3, 2) if how else window(ds, row)
     )
     assert (splits.planted_recall(smoke, 40)["recall"] <= 0.2).all()
+
+
+# ---------------------------------------------------------------- whole photos
+
+
+def test_photo_safe_keeps_known_photos_whole(smoke: Dataset) -> None:
+    manifest = splits.make(smoke, "photo-safe", 3)
+    assert manifest["split"].groupby(smoke.cuts["photo"].to_numpy()).nunique().max() == 1
+    assert splits.report(smoke, "photo-safe", 3)["groups"] == smoke.cuts["photo"].nunique()
+
+
+def test_photo_safe_keeps_what_overlaps_together_where_nothing_is_known(metu_like: Dataset) -> None:
+    links = splits.overlaps(metu_like)
+    leaked = {}
+    for method in ("random", "photo-safe"):
+        part = splits.make(metu_like, method, 3)["split"].to_numpy()
+        leaked[method] = splits.leaked_test_images(part, links)
+    assert leaked["random"] >= 5 and leaked["photo-safe"] == 0
+    ids = splits.group(metu_like, "photo-safe").ids
+    assert ids[links["a"]].tolist() == ids[links["b"]].tolist()
+    assert np.bincount(ids).max() <= max(len(ids) / (2 * splits.BUNDLES), np.bincount(splits.mosaics(metu_like)).max())
+
+
+def test_surer_links_make_smaller_mosaics(smoke: Dataset) -> None:
+    every, sure = splits.mosaics(smoke), splits.mosaics(smoke, splits.SURE_SCORE)
+    assert len(np.unique(sure)) > len(np.unique(every))
+    assert pd.Series(every).groupby(sure).nunique().max() == 1
