@@ -63,6 +63,17 @@ def image_grid(
     return figure
 
 
+def picture(image: np.ndarray, title: str, longest: float = 11.0) -> Figure:
+    """Show one uint8 (height, width, 3) image, its longer side `longest` inches."""
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    figure, ax = plt.subplots(figsize=(max(width * scale, 4), height * scale + 0.5))
+    ax.imshow(image)
+    ax.axis("off")
+    ax.set_title(title)
+    return figure
+
+
 def photos(images: Sequence[np.ndarray], masks: Sequence[np.ndarray], cuts: Sequence[pd.DataFrame]) -> Figure:
     """Show photos with frames around the patches that were cut from them, and their crack masks below.
 
@@ -394,7 +405,7 @@ def error_rates(table: pd.DataFrame) -> Figure:
 
 
 def p_values(table: pd.DataFrame) -> Figure:
-    """Show the exact McNemar test of each pair of models as a matrix; columns a, b, p_value.
+    """Show the exact McNemar test of each pair of models as a matrix; columns a, b, p_holm.
 
     Below 0.05, in bold on a dark ground, the two err differently often.
     """
@@ -404,10 +415,10 @@ def p_values(table: pd.DataFrame) -> Figure:
     side = 0.62 * len(names)
     figure, ax = plt.subplots(figsize=(side + 3.2, side + 2.2))
     for row in table.itertuples():
-        told = row.p_value < 0.05
+        told = row.p_holm < 0.05
         x, y = sorted((names.index(row.a), names.index(row.b)))
         ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_CB[0] if told else "0.95", edgecolor="white"))
-        text = f"{row.p_value:.2f}" if row.p_value >= 0.01 else f"{row.p_value:.0e}".replace("e-0", "e-")
+        text = f"{row.p_holm:.2f}" if row.p_holm >= 0.01 else f"{row.p_holm:.0e}".replace("e-0", "e-")
         ax.text(
             x, y, text, ha="center", va="center", fontsize=8,
             color="white" if told else "0.3", weight="bold" if told else "normal",
@@ -416,7 +427,7 @@ def p_values(table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(1, len(names)), names[1:])
     ax.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5), xlabel="one model", ylabel="another")
     ax.grid(False)
-    ax.set_title("p-values of the exact McNemar test (blue: told apart)")
+    ax.set_title("p-values of the exact McNemar test, corrected by Holm (blue: told apart)")
     return figure
 
 
@@ -429,4 +440,112 @@ def time_against_accuracy(table: pd.DataFrame) -> Figure:
     ax.margins(0.1)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     ax.set(xlabel="training time on this machine (minutes)", ylabel="test accuracy (fraction)")
+    return figure
+
+
+def reliability(runs: dict[str, pd.DataFrame]) -> Figure:
+    """Show shares of cracks against predicted probabilities, with 95 % Wilson intervals, a panel per entry.
+
+    Args:
+        runs: title and `evaluation.reliability` table.
+    """
+    figure, axes = plt.subplots(1, len(runs), figsize=(4.4 * len(runs), 4.1), squeeze=False)
+    for ax, (title, table) in zip(axes[0], runs.items(), strict=True):
+        ax.plot([0, 1], [0, 1], ":", color="0.5", label="perfect")
+        bars = [table["share"] - table["share_low"], table["share_high"] - table["share"]]
+        ax.errorbar(
+            table["p"], table["share"], np.maximum(bars, 0), fmt="o", color=_CB[0], capsize=3, label="test images"
+        )
+        for row in table.itertuples():
+            ax.annotate(
+                f"{row.n:,}", (row.p, row.share), (5, -11), textcoords="offset points", fontsize=7, color="0.35"
+            )
+        ax.set(xlim=(-0.04, 1.09), ylim=(-0.06, 1.06), xlabel="predicted probability of a crack", title=title)
+        ax.set_ylabel("share of images with a crack")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def cost_curves(labels: np.ndarray, p_crack: np.ndarray, threshold: float) -> Figure:
+    """Show what deciding at each threshold costs, for several prices of a missed crack, on a log-odds axis.
+
+    Args:
+        labels: int (n,), 0 or 1.
+        p_crack: (n,), probabilities in [0, 1].
+        threshold: the one that was chosen on validation images.
+    """
+    labels, p = np.asarray(labels), np.clip(np.asarray(p_crack, np.float64), 1e-6, 1 - 1e-6)
+    grid = 1 / (1 + np.exp(-np.linspace(-12, 12, 241)))
+    missed = np.array([((p < t) & (labels == 1)).sum() for t in grid])
+    alarms = np.array([((p >= t) & (labels == 0)).sum() for t in grid])
+    figure, ax = plt.subplots(figsize=(8, 3.9))
+    for k, price in enumerate((1, 10, 100)):
+        cost = (price * missed + alarms) / len(labels)
+        ax.plot(np.log(grid / (1 - grid)), cost, ("-", "--", "-.")[k], color=_CB[k], linewidth=2, label=f"{price}")
+    ax.axvline(0, color="0.5", linestyle=":")
+    ax.axvline(np.log(max(threshold, 1e-6) / (1 - min(threshold, 1 - 1e-6))), color="0.2", linestyle="--")
+    ticks = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+    ax.set_xticks([np.log(t / (1 - t)) for t in ticks], [f"{t:g}" for t in ticks])
+    ax.set(xlabel="threshold (log-odds axis); dashed: chosen on validation images, dotted: 0.5", yscale="symlog")
+    ax.set_yscale("symlog", linthresh=1 / len(labels))
+    ax.set(ylabel="cost per image (false alarms)", ylim=(0, None))
+    ax.legend(title="a missed crack costs\nas much as ... false alarms", fontsize=8)
+    return figure
+
+
+def prevalence(runs: dict[str, tuple[float, float]]) -> Figure:
+    """Show what precision becomes where fewer images are cracked.
+
+    Args:
+        runs: name, and recall and share of false alarms (fractions) at its threshold.
+    """
+    figure, ax = plt.subplots(figsize=(8, 3.9))
+    share = np.geomspace(1e-4, 0.5, 100)
+    for k, (name, (recall, alarms)) in enumerate(runs.items()):
+        precision = [evaluation.precision_at(s, recall, alarms) for s in share]
+        style = ("-", "--", "-.", ":")[k // 3 % 4]
+        ax.plot(share, np.array(precision, float), style, color=_CB[k % 10], linewidth=2, label=name)
+    ax.axvline(0.01, color="0.5", linestyle=":")
+    ax.set(xscale="log", ylim=(0, 1.02), xlabel="share of images that are cracked (log scale)")
+    ax.set_ylabel("precision: share of alarms\nthat are cracks")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+    return figure
+
+
+def slices(table: pd.DataFrame) -> Figure:
+    """Show the error rate of each run in each slice; columns run, slice, n, errors."""
+    wrong = table.pivot_table(index="run", columns="slice", values="errors", sort=False)
+    n = table.pivot_table(index="run", columns="slice", values="n", sort=False)
+    rate = wrong / n
+    order = rate.mean().sort_values(ascending=False).index
+    text = [[f"{w:.0f}/{m:.0f}" for w, m in zip(wrong.loc[r, order], n.loc[r, order], strict=True)] for r in rate.index]
+    figure, ax = plt.subplots(figsize=(1.15 * len(order) + 3.2, 0.42 * len(rate) + 1.6))
+    sns.heatmap(
+        rate[order], annot=np.array(text), fmt="", cmap="Blues", vmin=0, ax=ax, annot_kws={"fontsize": 8},
+        cbar_kws={"label": "share that is wrong"},
+    )  # fmt: skip
+    ax.set(xlabel="slice of the test images, the weakest first (wrong / all)", ylabel="")
+    return figure
+
+
+def leakage(table: pd.DataFrame) -> Figure:
+    """Show error rates with 95 % intervals, a row per head, a marker per split method.
+
+    Args:
+        table: columns head, method, error_rate, low, high (fractions).
+    """
+    heads, methods = list(dict.fromkeys(table["head"])), list(dict.fromkeys(table["method"]))
+    figure, ax = plt.subplots(figsize=(8.5, 0.85 * len(heads) + 1.4))
+    for row in table.itertuples():
+        k = methods.index(row.method)
+        y = heads.index(row.head) + 0.22 * (k - (len(methods) - 1) / 2)
+        ax.plot([row.low, row.high], [y, y], color=_CB[k], linewidth=2)
+        ax.plot(row.error_rate, y, "oDs^"[k], color=_CB[k], markersize=7)
+        ax.annotate(f"  {row.error_rate:.2%}", (row.high, y), va="center", fontsize=8)
+    for k, method in enumerate(methods):
+        ax.plot([], [], "oDs^"[k], color=_CB[k], label=method)
+    ax.set_yticks(range(len(heads)), heads)
+    ax.set(ylim=(len(heads) - 0.5, -0.5), xlabel="share of test images that are wrong, with 95 % interval over splits")
+    ax.set_xlim(0, 1.14 * table["high"].max() or 1)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
     return figure

@@ -658,6 +658,7 @@ if importlib.util.find_spec("crackutils") is None:
         os.chdir(f"{{root}}/notebooks")
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
         subprocess.run([*pip, "split-folders", "rarfile", "ai-edge-litert"], check=True)
+        subprocess.run([*pip, "cleanlab", "cleanvision", "imagehash"], check=True)
     sys.path.insert(0, root)"""
 _BEGIN, _END = "<!-- notebooks:begin -->", "<!-- notebooks:end -->"
 

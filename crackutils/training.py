@@ -249,7 +249,8 @@ def _key(
     recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, seed: int, loaded: dict[str, str], engine: dict[str, Any]
 ) -> str:
     """Everything that the bytes of a checkpoint depend on."""
-    parts = [recipe.as_dict(), ds.sha256, "".join(manifest["split"]), seed, loaded["weights"], loaded["sha256"]]
+    rows = "".join(manifest["label"].astype(str) + manifest["split"])
+    parts = [recipe.as_dict(), ds.sha256, rows, seed, loaded["weights"], loaded["sha256"]]
     parts += [engine, keras.config.dtype_policy().name]
     parts += [results.code_hash(), results.versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

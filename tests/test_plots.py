@@ -42,8 +42,20 @@ RATES = pd.DataFrame(
 )
 CUTS = pd.DataFrame({"x": [2, 10], "y": [3, 0], "side": 8, "label": [1, 0]})
 MASKS = [np.eye(24, 36, dtype=np.uint8) * 255, np.zeros((24, 36), np.uint8)]
-PAIRS = pd.DataFrame({"a": ["x", "x", "y"], "b": ["y", "z", "z"], "p_value": [0.8, 0.04, 0.0003]})
+PAIRS = pd.DataFrame({"a": ["x", "x", "y"], "b": ["y", "z", "z"], "p_holm": [0.8, 0.04, 0.0003]})
 CLAIMS = pd.DataFrame({"name": ["a", "b"], "wrong": [0.5, 0.99], "right": [0.95, 0.9]})
+SLICED = pd.DataFrame(
+    {"run": ["a", "a", "b", "b"], "slice": ["thin", "dark"] * 2, "n": [9, 7, 9, 7], "errors": [3, 0, 1, 1]}
+)
+LEAKED = pd.DataFrame(
+    {
+        "head": ["linear", "linear"],
+        "method": ["random", "copy-safe"],
+        "error_rate": [0.01, 0.02],
+        "low": 0.0,
+        "high": 0.03,
+    }
+)
 COSTS = pd.DataFrame({"name": ["a", "b"], "minutes": [2.0, 9.5], "accuracy": [0.99, 0.995]})
 
 
@@ -76,6 +88,12 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "predicted_against_true": (lambda: plots.predicted_against_true(IMAGES, TABLE[:7], "Predictions"), 0),
     "error_rates": (lambda: plots.error_rates(RATES), 1),
     "p_values": (lambda: plots.p_values(PAIRS), 1),
+    "picture": (lambda: plots.picture(IMAGES[0], "One"), 0),
+    "reliability": (lambda: plots.reliability({"a": evaluation.reliability(LABELS, P)}), 1),
+    "cost_curves": (lambda: plots.cost_curves(LABELS, P, 0.2), 1),
+    "prevalence": (lambda: plots.prevalence({"a": (0.99, 0.01), "b": (0.9, 0.0)}), 1),
+    "slices": (lambda: plots.slices(SLICED), 1),
+    "leakage": (lambda: plots.leakage(LEAKED), 1),
     "time_against_accuracy": (lambda: plots.time_against_accuracy(COSTS), 1),
 }
 
@@ -246,3 +264,15 @@ def test_architecture_colours_what_is_trained() -> None:
     assert "98,289 parameters" in text
     assert "conv_4" in text
     assert "14 x 14 x 128" in text
+
+
+def test_slices_come_with_the_weakest_first() -> None:
+    ax = plots.slices(SLICED).axes[0]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["thin", "dark"]
+    assert {t.get_text() for t in ax.texts} == {"3/9", "0/7", "1/9", "1/7"}
+
+
+def test_precision_falls_with_the_prevalence() -> None:
+    line = plots.prevalence({"a": (1.0, 0.01)}).axes[0].lines[0]
+    at = np.interp(0.01, line.get_xdata(), line.get_ydata())
+    assert at == pytest.approx(0.5025, abs=0.01)  # 1 in 100, a false alarm in 100: every second alarm is a crack

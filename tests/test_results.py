@@ -20,7 +20,7 @@ from PIL import Image
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from crackutils import config, evaluation, results
+from crackutils import audit, config, evaluation, results, splits
 from crackutils.config import CrackutilsError
 from crackutils.recipes import RECIPES
 
@@ -35,7 +35,16 @@ MANIFEST = pd.DataFrame(
         "group": np.arange(N),
     }
 )
-DS = SimpleNamespace(profile=PROFILE, sha256="d" * 64, index=MANIFEST[["file", "label"]], left_out=MANIFEST[:0])
+DS = SimpleNamespace(
+    profile=PROFILE, sha256="d" * 64, index=MANIFEST[["file", "label"]], left_out=MANIFEST[:0], labels="given"
+)
+
+
+@pytest.fixture(autouse=True)
+def slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake data have no pictures to measure: every third is dark, every seventh thin."""
+    held = {name: np.arange(N) % step == 0 for name, step in (("dark", 3), ("thin", 7))}
+    monkeypatch.setattr(audit, "slices", lambda ds: pd.DataFrame(dict.fromkeys(audit.SLICES, np.zeros(N, bool)) | held))
 
 
 # ---------------------------------------------------------------- a fake results tree
@@ -295,16 +304,60 @@ def test_tables_of_several_runs() -> None:
     (pair,) = results.against_each_other(runs).to_dict("records")
     assert [pair[k] for k in ("only_a_wrong", "only_b_wrong", "both_wrong")] == [0, 8, 1]
     assert pair["p_value"] == float(f"{2 / 256:.3g}")
+    assert pair["p_holm"] == pair["p_value"]  # one test needs no correction
     assert pair["verdict"] == "mobilenetv2 makes fewer errors"
     wrong = results.mistakes(runs)
     assert wrong["wrong"].tolist() == [2] + [1] * 8
     assert wrong["by"].tolist() == ["mobilenetv2, simple-cnn"] + ["simple-cnn"] * 8
 
 
+def test_verdicts_follow_the_corrected_p_value() -> None:
+    fake_run("mobilenetv2", 1)
+    fake_run("simple-cnn", 8)
+    fake_run("marzed7-cnn-256", 9)
+    table = results.against_each_other(results.collect(PROFILE.name)).set_index(["a", "b"])
+    assert (table["p_value"] <= 0.05).sum() == 2
+    np.testing.assert_allclose(table["p_holm"], evaluation.holm(table["p_value"]), rtol=0.01)
+    told = table["verdict"] != "not distinguishable"
+    assert told.equals(table["p_holm"] < 0.05)
+    assert 0 < told.sum() < len(told)
+
+
+def test_metrics_tell_calibration_decision_intervals_and_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "REFERENCE", tmp_path / "reference")
+    fake_run("mobilenetv2", 3)
+    (run,) = results.collect(PROFILE.name)
+    assert run["test"]["brier"] > 0 and run["test"]["ece"] > 0
+    assert run["intervals"]["error_rate"] == pytest.approx(3 / TEST, abs=1e-6)
+    for low, high in (run["intervals"]["wilson"], run["intervals"]["groups"]):
+        assert low <= 3 / TEST <= high
+    assert {row["slice"] for row in run["slices"]} == {"dark", "thin"}
+    assert [row["accuracy"] for row in run["slices"]] == sorted(row["accuracy"] for row in run["slices"])
+    table = results.judgements([run])
+    assert table.loc["mobilenetv2", "missed"] == run["decision"]["fn"]
+    assert np.isnan(table.loc["mobilenetv2", "temperature"])  # no error in validation determines it
+    changed = json.loads((run["folder"] / "metrics.json").read_text("utf-8"))
+    changed["decision"]["threshold"] += 0.01
+    results.make_reference(PROFILE.name)
+    config.write_atomically(run["folder"] / "metrics.json", json.dumps(changed))
+    assert results.verify(PROFILE.name) == 1
+
+
+def test_a_split_without_groups_has_no_interval_over_groups() -> None:
+    table = fake_predictions(2)
+    ungrouped = results.judged(table, DS, MANIFEST.assign(group=-1))
+    assert set(ungrouped["intervals"]) == {"error_rate", "wilson"}
+
+
 def test_runs_on_other_images_are_not_comparable() -> None:
     fake_run()
     runs = results.collect(PROFILE.name)
     other = SimpleNamespace(**(vars(DS) | {"sha256": "e" * 64}))
+    corrected = SimpleNamespace(**(vars(DS) | {"labels": "corrected"}))
+    with pytest.raises(CrackutilsError, match="No finished run"):
+        results.comparable(runs, corrected, "copy-safe", 1337)
     for ds, split, seed in ((DS, "random", 1337), (DS, "copy-safe", 1), (other, "copy-safe", 1337)):
         with pytest.raises(CrackutilsError, match="No finished run"):
             results.comparable(runs, ds, split, seed)
@@ -550,6 +603,18 @@ def test_without_usual_runs_the_table_is_empty_but_has_its_columns() -> None:
     assert table.empty and {"recipe", "split_seed", "errors"} <= set(table)
 
 
+def test_training_seeds_spread_errors() -> None:
+    for seed, wrong in ((config.DEFAULT_SEED, 2), (1, 5), (2, 2)):
+        fake_run("simple-cnn", wrong, seed=seed)
+    fake_run("simple-cnn", 9, seed=3, split="random")
+    fake_run("mobilenetv2", 1)
+    runs = results.collect(PROFILE.name)
+    (row,) = results.over_seeds(runs, DS, "copy-safe", config.DEFAULT_SEED).to_dict("records")
+    assert row["recipe"] == "simple-cnn" and row["n"] == TEST
+    assert row["seeds"] == [1, 2, config.DEFAULT_SEED] and row["errors"] == [5, 2, 2]
+    assert row["mean_errors"] == 3 and row["deviation"] == pytest.approx(3**0.5, abs=1e-6)
+
+
 def test_one_split_is_not_several() -> None:
     fake_run("mobilenetv2")
     fake_run("simple-cnn")
@@ -604,6 +669,29 @@ def raced(name: str, total: float, errors: int, loss: float | None, count: int =
     return {"run": name, "images": count, "total": total, "errors": errors, "tested": count // 10, "val": val} | ratio
 
 
+def fake_audit(profile: config.Profile) -> None:
+    """Write what notebook 07 writes, as far as the README shows it."""
+    heads = [(head, method) for head in ("linear", "dense", "nearest") for method in splits.METHODS]
+    rate = {"n": 500, "errors": 3, "error_rate": 0.006, "low": 0.002, "high": 0.01}
+    made = {"recall": 0.9, "precision": 0.95, "planted": 20}
+    found = {
+        "overlaps": 1234,
+        "mosaics": {"share": {"Positive": 0.994, "Negative": 0.397}},
+        "relatives_in_training": {m: {"test": 60, "with copy": 7, "with overlap": 21} for m in splits.METHODS},
+        "leakage": [{"head": head, "method": method} | rate for head, method in heads],
+        "leakage_by_relative": [{"head": "linear", "near": "copy", "in_training": t} | rate for t in (False, True)],
+        "unread": {"read": 90, "random": 50, "cracks": 2, "unread": 400, "expected": 16}
+        | {"expected_low": 4, "expected_high": 54},
+        "verdicts": {"crack": 5, "ambiguous": 6},
+        "planted_copies": [made],
+        "overlaps_found": [made],
+        "planted_labels": made,
+        "photos": {"how_good": {"estimated photos": {"recall": 0.31, "precision": 0.2}}},
+    }
+    results.open_run("07_data_audit", profile).finish(DS, MANIFEST, found, {})
+
+
+AUDIT_MARKS = "<!-- audit:begin -->\n<!-- audit:end -->\n"
 SPEED_MARKS = "<!-- speed:begin -->\n<!-- speed:end -->\n"
 SPEED = {
     "race": [
@@ -634,6 +722,7 @@ def test_update_readme_writes_between_its_marks_only(
     fake_run("marzed7-cnn-256", wrong=2, split="random")
     fake_comparison(results.collect(PROFILE.name))
     fake_eda()
+    fake_audit(PROFILE)
     results.make_reference(PROFILE.name)
     several = config.profile(results.SPLITS_PROFILE)
     for seed in (config.DEFAULT_SEED, 1):
@@ -647,7 +736,10 @@ def test_update_readme_writes_between_its_marks_only(
         fake_run(recipe, wrong, profile=sample)
     fake_run("simple-cnn", 5, profile=sample, seed=2)  # of other than the usual settings: not shown
     fake_comparison(results.collect("sample"), sample)
+    fake_audit(sample)
     results.make_reference("sample")
+    fake_audit(config.profile("sdnet"))
+    results.make_reference("sdnet")
     monkeypatch.setattr(config, "ROOT", tmp_path)
     useful = {
         name: {
@@ -666,14 +758,15 @@ def test_update_readme_writes_between_its_marks_only(
     readme = tmp_path / "README.md"
     begin, end = "<!-- results:begin -->", "<!-- results:end -->"
     begin_2, end_2 = "<!-- sample:begin -->", "<!-- sample:end -->"
-    before = f"# Title\n\n{begin}\nwas here\n{end}\n\nbetween\n\n{SPEED_MARKS}\n{begin_2}\nand here\n{end_2}\n\nafter\n"
+    before = f"# Title\n\n{begin}\nwas here\n{end}\n{AUDIT_MARKS}\nbetween\n\n{SPEED_MARKS}\n"
+    before += f"{begin_2}\nand here\n{end_2}\n\nafter\n"
     readme.write_text(before, "utf-8")
     assert results.update_readme(check=True) is False
     assert readme.read_text("utf-8") == before  # a check changes nothing
     assert results.update_readme() is False
     text = readme.read_text("utf-8")
     assert text.startswith(f"# Title\n\n{begin}\n")
-    assert f"{end}\n\nbetween\n\n<!-- speed:begin -->\n" in text
+    assert "<!-- audit:end -->\n\nbetween\n\n<!-- speed:begin -->\n" in text
     assert text.endswith(f"{end_2}\n\nafter\n")
     assert "was here" not in text and "and here" not in text
     ours, samples = text.split("between")
@@ -694,13 +787,21 @@ def test_update_readme_writes_between_its_marks_only(
     (row,) = (line for line in ours.splitlines() if line.startswith("| `marzed7-cnn-256`: "))
     assert f"| 9 of {TEST} | 0.8500 (" in row
     assert f"| 2 of {TEST} | 65 of 4,000 |" in row
-    assert "- mobilenetv2 makes fewer errors, against `marzed7-cnn-256` (p = 0.0078)." in ours
+    assert "- mobilenetv2 makes fewer errors, against `marzed7-cnn-256` (p = 0.023)." in ours
     assert f"| `mobilenetv2` (ours) | 1.0 | 2 of {2 * TEST} (1, 1) |" in ours
     assert f"| `marzed7-cnn-256` | 7.0 | 14 of {2 * TEST} (7, 7) | 0.8833 (" in ours
     assert (
         "Run on one of these splits only: `chernxi-cnn-80`; each makes more errors there than `mobilenetv2` on all 2."
     ) in ours
     assert "| marzed7/Capstone-Project-3-Image-Classification | 65 of 4,000 | 0.9838 | notebook output |" in ours
+    assert "| random | 60 | 7 | 21 | 0.60% (0.20%-1.00%) | 0.60%" in ours
+    assert "| linear | the same crop | 3 of 500 wrong, 0.60% | 3 of 500 wrong, 0.60% |" in ours
+    assert (
+        "90 pictures were opened and read; 5 called Negative show a crack, 0 called Positive show none, 6 are" in ours
+    )
+    assert "Of 50 Negative pictures drawn at random 2 show a crack, so some 16 more (95 % interval 4 to 54)" in ours
+    assert "keeps together 31% on the sample (precision 20%) and 31% on SDNET2018's walls (precision 20%)." in ours
+    assert "Of 20 copies planted in the sample it finds 90% (precision 95%)" in ours
     rows = [line for line in samples.splitlines() if line.startswith("| `")]
     assert [row.split("|")[1:3] for row in rows] == [
         [" `mobilenetv2` ", f" 3 of {TEST} "],
