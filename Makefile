@@ -17,7 +17,7 @@ RUN := @$(VENV_PYTHON) -m crackutils
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
-	@echo; echo '  PROFILE=sample, metu-mini, metu-tenth, metu-half, metu or own chooses the images (default: sample).'
+	@echo; echo '  PROFILE=sample, metu-mini, metu-tenth, metu-half, metu, sdnet or own chooses the images (default: sample).'
 
 setup: ## make .venv with the exact versions of requirements.lock
 	@$(PYTHON) -m crackutils setup

@@ -266,7 +266,8 @@ def _lint(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    return _lint(args) or _call([sys.executable, "-m", "pytest"])
+    # files are whole jobs: session fixtures, as the smoke images, are made once in each of the two processes
+    return _lint(args) or _call([sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile"])
 
 
 def _clean(args: argparse.Namespace) -> int:

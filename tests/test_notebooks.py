@@ -20,18 +20,28 @@ TAGS = {"colab-badge", "colab-setup", "parameters", "nbval-ignore-output"}
 
 # Cells whose output differs between equal runs: progress bars of data that are loaded, and timings. No others.
 LOAD = "ds = datasets.load(profile)"
+LOAD_LABELS = "ds = datasets.load(profile, LABELS)"
 TIMINGS = 'pd.Series(results.read(run.folder)["run_json"]["timings"]).to_frame("seconds, or images per second")'
 UNCOMPARED = {
     "01_eda": [LOAD],
     "02_augmentation": [LOAD],
-    "03_transfer_learning": [LOAD, TIMINGS],
-    "04_simple_cnn": [LOAD, TIMINGS],
+    "03_transfer_learning": [LOAD_LABELS, TIMINGS],
+    "04_simple_cnn": [LOAD_LABELS, TIMINGS],
     "05_comparison": [
-        LOAD,
+        LOAD_LABELS,
         "cost = results.costs(runs)",
         'run.show(plots.time_against_accuracy(cost.reset_index().rename(columns={"run": "name"})), "timing_accuracy")',
     ],
     "06_pitfalls": [LOAD],
+    "07_data_audit": [
+        LOAD,
+        "planted = audit.planted_copies(ds, PLANTED)",
+        "safe = splits.group(ds, 'photo-safe')",
+        "turned = audit.planted_labels(x, labels, safe.ids, seed=SPLIT_SEED)",
+        'corrected = datasets.load(profile, "corrected").index["label"].to_numpy() if len(wrong_ones) else labels',
+        "quality = audit.quality(ds)",
+        'ids = {"random": np.arange(len(labels)), "copy-safe": splits.group(ds).ids, "photo-safe": safe.ids}',
+    ],
 }
 
 
