@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 REFERENCE = ROOT / "reference"
-AUDIT = ROOT / "data" / "audit"  # what people saw who opened the pictures
+AUDIT = ROOT / "data" / "audit"  # verdicts on labels, from pictures that were opened; README tells how
 LOCK = ROOT / "requirements.lock"
 CLASSES = ("Negative", "Positive")  # label 0: no crack, label 1: crack, everywhere
 DEFAULT_SEED = 1337

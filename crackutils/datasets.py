@@ -630,7 +630,7 @@ def load(profile: Profile, labels: str = config.LABELS[0]) -> Dataset:
 
 
 def verdicts(ds: Dataset) -> pd.DataFrame:
-    """Return what people who opened the pictures say of labels that are wrong or may be: `data/audit/*_labels.csv`.
+    """Return verdicts on labels that are wrong or may be, from pictures that were opened: `data/audit/*_labels.csv`.
 
     Returns:
         A row per such image of these: row (of the index), file, label (the given one), verdict (crack, no crack or

@@ -149,6 +149,9 @@ def calibration(val_y: np.ndarray, val_p: np.ndarray, test_y: np.ndarray, test_p
     return {"temperature": round(t, 4)} | {name: after[name] for name in ("brier", "ece", "loss")}
 
 
+_BAND = ("errors_inside", "error_rate_inside", "errors_outside", "error_rate_outside")
+
+
 def decision(
     val_y: np.ndarray, val_p: np.ndarray, test_y: np.ndarray, test_p: np.ndarray, recall: float = 0.999
 ) -> dict[str, Any]:
@@ -158,11 +161,15 @@ def decision(
         recall_wanted; threshold; fn, fp, recall and false_alarms (share of the images without a crack) at it on the
         test images; precision at the prevalence of the test images, 1 in 10, 1 in 100 and 1 in 1,000; and band: alpha
         (0.001, or 0.01 where validation holds fewer than 999 of a class), low, high, share of the test images in it,
-        errors and error_rate inside, errors and error_rate outside.
+        errors and error_rate inside, errors and error_rate outside. All None where validation or test images lack a
+        class.
     """
     test_y, test_p = np.asarray(test_y, int), np.asarray(test_p, np.float64)
     if len(np.unique(val_y)) < 2 or len(np.unique(test_y)) < 2:
-        raise CrackutilsError("Choosing a threshold needs validation and test images of both classes.")
+        band = dict.fromkeys(("alpha", "low", "high", "share", *_BAND))
+        precision = dict.fromkeys(("test", "0.1", "0.01", "0.001"))
+        none = dict.fromkeys(("threshold", "fn", "fp", "recall", "false_alarms"))
+        return {"recall_wanted": recall} | none | {"precision_at_prevalence": precision, "band": band}
     threshold = threshold_for(val_y, val_p, recall)
     found = metrics(test_y, test_p, threshold)
     alarms = found["fp"] / (found["fp"] + found["tn"])

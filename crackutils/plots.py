@@ -514,6 +514,8 @@ def prevalence(runs: dict[str, tuple[float, float]]) -> Figure:
 
 def slices(table: pd.DataFrame) -> Figure:
     """Show the error rate of each run in each slice; columns run, slice, n, errors."""
+    if not len(table):
+        return image_grid([], title="No slice holds a test image")
     wrong = table.pivot_table(index="run", columns="slice", values="errors", sort=False)
     n = table.pivot_table(index="run", columns="slice", values="n", sort=False)
     rate = wrong / n

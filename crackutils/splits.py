@@ -27,7 +27,7 @@ from scipy.ndimage import gaussian_filter
 from threadpoolctl import threadpool_limits
 
 from crackutils import config
-from crackutils.config import CLASSES, choose
+from crackutils.config import CLASSES, CrackutilsError, choose
 from crackutils.datasets import COLOUR, GREY, Dataset, _replacing, thumbnails
 
 PARTS = ("train", "val", "test")
@@ -140,7 +140,7 @@ def copies(ds: Dataset) -> pd.DataFrame:
     file = ds.cache / f"copies.v{_LINKS_VERSION}.csv"
     if not file.exists():
         config.write_atomically(file, find_copies(ds).to_csv(index=False, lineterminator="\n"))
-    return pd.read_csv(file)
+    return pd.read_csv(file).astype({"a": int, "b": int, "kind": str, "dy": float, "dx": float, "ncc": float})
 
 
 def find_copies(ds: Dataset) -> pd.DataFrame:
@@ -206,7 +206,7 @@ def overlaps(ds: Dataset) -> pd.DataFrame:
     file = ds.cache / f"overlaps.v{_LINKS_VERSION}.csv"
     if not file.exists():
         config.write_atomically(file, find_overlaps(ds).to_csv(index=False, lineterminator="\n"))
-    return pd.read_csv(file)
+    return pd.read_csv(file).astype(dict.fromkeys(("dy", "dx", "area", "ncc", "score"), float) | {"a": int, "b": int})
 
 
 def find_overlaps(ds: Dataset) -> pd.DataFrame:
@@ -329,11 +329,12 @@ def photos(ds: Dataset, per_photo: int = PER_PHOTO) -> np.ndarray:
     near = kneighbors_graph(mean, min(30, len(size) - 1), include_self=False)
     found = AgglomerativeClustering(clusters, connectivity=near + near.T, linkage="ward").fit_predict(mean)
     while True:
-        held = np.bincount(found, size)
+        held, parts = np.bincount(found, size), np.bincount(found)
+        held[parts < 2] = 0  # a mosaic is not cut
         k = int(held.argmax())
-        those = np.flatnonzero(found == k)
-        if held[k] <= len(x) / (2 * BUNDLES) or len(those) < 2:
+        if held[k] <= len(x) / (2 * BUNDLES):
             return found[mosaic]
+        those = np.flatnonzero(found == k)
         halves = AgglomerativeClustering(2, linkage="ward").fit_predict(mean[those])
         found[those[halves == 1]] = len(held)
 
@@ -369,6 +370,11 @@ def group(ds: Dataset, method: str = METHODS[0]) -> Groups:
     if method == "photo-safe":
         known = ds.cuts["photo"].to_numpy()
         ids = np.unique(known if (known >= 0).all() else photos(ds), return_inverse=True)[1]
+        if ids.max() + 1 < min(BUNDLES, n):
+            raise CrackutilsError(
+                f"SPLIT=photo-safe needs at least {BUNDLES} photos, these {n} images come from about {ids.max() + 1};"
+                " use SPLIT=copy-safe."
+            )
         return Groups(ids, {"files": n, "groups": int(ids.max() + 1), "largest": int(np.bincount(ids).max())})
     cap = max(4, n // (8 * BUNDLES))
     parent, size = list(range(n)), [1] * n
@@ -388,7 +394,7 @@ def group(ds: Dataset, method: str = METHODS[0]) -> Groups:
     found = copies(ds)
     found = found.sort_values("ncc", ascending=False, kind="stable")
     shifted = found["kind"] == "shifted"
-    running = (ds.index["label"] == 1) & (ds.index["number"] >= 0) & (photo < 0)
+    running = (ds.given == 1) & (ds.index["number"] >= 0) & (photo < 0)
     positive = ds.index[running].sort_values("number", kind="stable")
     rows = positive.index.to_numpy()
     x = appearance(ds)

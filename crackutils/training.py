@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crackutils import config, evaluation, features, models, pipelines, results
+from crackutils import audit, config, evaluation, features, models, pipelines, results
 from crackutils.config import CLASSES, CrackutilsError
 from crackutils.datasets import Dataset
 from crackutils.models import keras
@@ -53,6 +53,7 @@ def prepare(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Ru
         parts = ("train", "val", "test") if recipe.on_features else ("train", "val")
         rows = np.flatnonzero(manifest["split"].isin(parts))
         _features(recipe, ds, rows, run.settings["weights"], run.settings["engine"])
+    audit.measures(ds)  # for the slices in the metrics
 
 
 def _features(recipe: Recipe, ds: Dataset, rows: np.ndarray, weights: str, engine: str) -> features.Features:
@@ -101,6 +102,7 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
         models.settle(base, images[np.sort(few)].astype(np.float32) * scale + offset)
     engine = run.settings.get("engine", "")
     before = evaluation.metrics(*_predict(model, recipe, ds, part["test"], weights, engine)[:2])
+    before = {name: value for name, value in before.items() if name not in ("brier", "ece")}  # of chance, not of trust
     fitted = {name: _features(recipe, ds, part[name], weights, engine) for name in ("train", "val") if recipe.linear}
     facts = fitted["train"].facts if fitted else {}
     folder = run.folder / "checkpoints"

@@ -244,3 +244,38 @@ def test_holm_worked_out_by_hand() -> None:
     np.testing.assert_allclose(found, [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(evaluation.holm(np.array([0.6, 0.7])), [1, 1])
     assert len(evaluation.holm(np.array([]))) == 0
+
+
+def test_decision_without_a_class_is_none_and_does_not_fail() -> None:
+    y, p = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.2, 0.8])
+    told = evaluation.decision(y, p, y[::2], p[::2])
+    assert told["threshold"] is None and set(told["band"].values()) == {None}
+    assert set(told) == set(evaluation.decision(y, p, y, p))
+    assert set(told["band"]) == set(evaluation.decision(y, p, y, p)["band"])
+    assert evaluation.calibration(y[::2], p[::2], y, p) == dict.fromkeys(("temperature", "brier", "ece", "loss"))
+
+
+def test_decision_keeps_the_recall_on_validation_and_tells_what_test_makes_of_it() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 4000)
+    p = 1 / (1 + np.exp(-rng.normal(4 * (y - 0.5), 1.5)))
+    told = evaluation.decision(y[:2000], p[:2000], y[2000:], p[2000:], recall=0.99)
+    missed = (p[:2000] < told["threshold"]) & (y[:2000] == 1)
+    assert missed.sum() <= 0.01 * (y[:2000] == 1).sum()
+    assert told["fn"] == ((p[2000:] < told["threshold"]) & (y[2000:] == 1)).sum()
+    rare = told["precision_at_prevalence"]
+    assert rare["0.001"] < rare["0.01"] < rare["0.1"] < rare["test"]
+    band = told["band"]
+    assert band["low"] < band["high"] and 0 < band["share"] < 1
+    assert band["error_rate_outside"] < 0.02 < band["error_rate_inside"]
+
+
+def test_a_temperature_undoes_what_made_the_model_too_sure() -> None:
+    rng = np.random.default_rng(1)
+    p = rng.uniform(0.02, 0.98, 8000)
+    y = (rng.random(8000) < p).astype(int)
+    told = evaluation.calibration(
+        y[:4000], evaluation.tempered(p, 0.4)[:4000], y[4000:], evaluation.tempered(p, 0.4)[4000:]
+    )
+    assert told["temperature"] == pytest.approx(2.5, rel=0.1)
+    assert told["ece"] < evaluation.metrics(y[4000:], evaluation.tempered(p, 0.4)[4000:])["ece"]

@@ -140,7 +140,9 @@ def test_training_leaves_scores_predictions_history_and_model(notebook: str, nam
     found = json.loads((folder / "metrics.json").read_text("utf-8"))
     for part in ("before", "val", "test"):
         scores = found[part]
-        assert set(scores) == {*COUNTS, *FRACTIONS, "loss"}
+        believed = set() if part == "before" else {"brier", "ece"}
+        assert set(scores) == {*COUNTS, *FRACTIONS, "loss"} | believed
+        assert all(0 <= scores[key] <= 1 for key in believed)
         assert all(isinstance(scores[key], int) for key in COUNTS)
         assert scores["n"] == scores["tn"] + scores["fp"] + scores["fn"] + scores["tp"]
         assert scores["errors"] == scores["fp"] + scores["fn"]

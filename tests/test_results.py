@@ -686,6 +686,10 @@ def fake_audit(profile: config.Profile) -> None:
         "planted_copies": [made],
         "overlaps_found": [made],
         "planted_labels": made,
+        "ranks_of_wrong_labels": [1, 3, 4],
+        "with_corrections": [
+            {"trained_with": name, "errors_given": 4, "errors_corrected": 6, "n": 60} for name in config.LABELS
+        ],
         "photos": {"how_good": {"estimated photos": {"recall": 0.31, "precision": 0.2}}},
     }
     results.open_run("07_data_audit", profile).finish(DS, MANIFEST, found, {})
@@ -778,7 +782,10 @@ def test_update_readme_writes_between_its_marks_only(
     assert "| 160 px, as the recipe has it | 8 | 5.0 | 0.0100 | lowest | 1 of 200 | 1 | 0.90 GB |" in speed
     assert "lowest is *128 px*: 6.7 times as fast as the published recipe, 1 error of 200 against 2 errors" in speed
     assert "Scoring runs at 0.95 of" in speed and "2.5 times as fast as Keras's `predict`" in speed
-    assert "takes 50 s: 17 s to make the images, 5 s to start, 8 s to import" in speed
+    assert (
+        "A run of the first 2 notebooks on the sample takes 50 s: 17 s to make the images, 5 s to start, 8 s to import"
+        in speed
+    )
     assert "18 s for what the notebooks do; that leaves 4.0% unexplained" in speed
     assert "it trains `simple-cnn` 1.0 times, `marzed7-cnn-256` 1.7 times as fast on this CPU, which has bfl" in speed
     (row,) = (line for line in ours.splitlines() if line.startswith("| `mobilenetv2`: "))
@@ -800,6 +807,10 @@ def test_update_readme_writes_between_its_marks_only(
         "90 pictures were opened and read; 5 called Negative show a crack, 0 called Positive show none, 6 are" in ours
     )
     assert "Of 50 Negative pictures drawn at random 2 show a crack, so some 16 more (95 % interval 4 to 54)" in ours
+    assert "of the 3 labels that are wrong in truth only 2 are among as many first suspects" in ours
+    assert (
+        "as given 4 errors by the given and 6 by the corrected labels; trained with the corrected ones 4 and 6" in ours
+    )
     assert "keeps together 31% on the sample (precision 20%) and 31% on SDNET2018's walls (precision 20%)." in ours
     assert "Of 20 copies planted in the sample it finds 90% (precision 95%)" in ours
     rows = [line for line in samples.splitlines() if line.startswith("| `")]

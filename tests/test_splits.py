@@ -14,7 +14,7 @@ import pytest
 import splitfolders
 from PIL import Image, ImageFilter
 
-from crackutils import config, datasets, splits, synthetic
+from crackutils import audit, config, datasets, splits, synthetic
 from crackutils.config import CLASSES, CrackutilsError
 from crackutils.datasets import Dataset
 
@@ -573,6 +573,38 @@ def test_photo_safe_keeps_what_overlaps_together_where_nothing_is_known(metu_lik
     ids = splits.group(metu_like, "photo-safe").ids
     assert ids[links["a"]].tolist() == ids[links["b"]].tolist()
     assert np.bincount(ids).max() <= max(len(ids) / (2 * splits.BUNDLES), np.bincount(splits.mosaics(metu_like)).max())
+
+
+@pytest.mark.parametrize("method", ["copy-safe", "photo-safe"])
+def test_corrected_labels_change_no_group(method: str, metu_like: Dataset) -> None:
+    turned = dataclasses.replace(metu_like, index=metu_like.index.assign(label=1 - metu_like.index["label"]))
+    vars(turned)["cuts"] = metu_like.cuts
+    np.testing.assert_array_equal(splits.group(turned, method).ids, splits.group(metu_like, method).ids)
+
+
+def test_photos_are_cut_down_to_what_a_split_can_hold(metu_like: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    n = len(metu_like.index)
+    mosaic = np.r_[np.zeros(40, int), np.arange(1, n - 39)]  # a big mosaic, which may not be cut, and single crops
+    monkeypatch.setattr(splits, "mosaics", lambda ds: mosaic)
+    held = np.sort(np.bincount(splits.photos(metu_like, n)))[::-1]
+    assert held[0] >= 40 and (held[1:] <= n / (2 * splits.BUNDLES)).all()
+
+
+def test_too_few_photos_are_told(smoke: Dataset) -> None:
+    few = dataclasses.replace(smoke)
+    vars(few)["cuts"] = smoke.cuts.assign(photo=np.arange(len(smoke.index)) % 4)
+    with pytest.raises(CrackutilsError, match=r"photo-safe needs at least 10 photos.*use SPLIT=copy-safe"):
+        splits.group(few, "photo-safe")
+
+
+def test_nothing_overlaps(data_dir: Path, tree: Callable[..., Path]) -> None:
+    tree(data_dir / "raw" / "own", 12)
+    ds = datasets.load(config.profile("own"))
+    for _ in range(2):  # computed, and read again
+        assert splits.overlaps(ds).empty and splits.overlaps(ds)["a"].dtype == int
+    assert len(np.unique(splits.mosaics(ds))) == 24
+    assert audit.loops(ds).empty and audit.largest_mosaics(ds) == []
+    assert audit.known_overlaps(ds).empty
 
 
 def test_surer_links_make_smaller_mosaics(smoke: Dataset) -> None:
