@@ -466,13 +466,13 @@ def reliability(runs: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def cost_curves(labels: np.ndarray, p_crack: np.ndarray, threshold: float) -> Figure:
+def cost_curves(labels: np.ndarray, p_crack: np.ndarray, threshold: float | None) -> Figure:
     """Show what deciding at each threshold costs, for several prices of a missed crack, on a log-odds axis.
 
     Args:
         labels: int (n,), 0 or 1.
         p_crack: (n,), probabilities in [0, 1].
-        threshold: the one that was chosen on validation images.
+        threshold: the one that was chosen on validation images, None for none.
     """
     labels, p = np.asarray(labels), np.clip(np.asarray(p_crack, np.float64), 1e-6, 1 - 1e-6)
     grid = 1 / (1 + np.exp(-np.linspace(-12, 12, 241)))
@@ -483,7 +483,8 @@ def cost_curves(labels: np.ndarray, p_crack: np.ndarray, threshold: float) -> Fi
         cost = (price * missed + alarms) / len(labels)
         ax.plot(np.log(grid / (1 - grid)), cost, ("-", "--", "-.")[k], color=_CB[k], linewidth=2, label=f"{price}")
     ax.axvline(0, color="0.5", linestyle=":")
-    ax.axvline(np.log(max(threshold, 1e-6) / (1 - min(threshold, 1 - 1e-6))), color="0.2", linestyle="--")
+    if threshold is not None:
+        ax.axvline(np.log(max(threshold, 1e-6) / (1 - min(threshold, 1 - 1e-6))), color="0.2", linestyle="--")
     ticks = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
     ax.set_xticks([np.log(t / (1 - t)) for t in ticks], [f"{t:g}" for t in ticks])
     ax.set(xlabel="threshold (log-odds axis); dashed: chosen on validation images, dotted: 0.5", yscale="symlog")

@@ -44,6 +44,7 @@ PER_PHOTO = 87  # METU's 40,000 crops come from 458 photos
 _OVERLAP_NEIGHBOURS = 40  # in appearance; of the overlaps found in METU nine in ten are among the 20 nearest
 _LINKS_VERSION = "1"  # raise it when copies are found or grouped in another way
 _NEIGHBOURS = 60  # of METU's copies 0.999 are among the 100 nearest in appearance, 0.995 among the 20 nearest
+PLANTED = ("shifted", "re-encoded", "brighter", "all three")  # kinds of copies that are planted
 _KEPT = 167 / 227  # of the side, in windows that are planted
 _COARSE = 32  # side of the thumbnails on which candidates are slid over each other
 
@@ -629,18 +630,14 @@ def planted_recall(ds: Dataset, count: int = 200, seed: int = 0) -> pd.DataFrame
     rows, count = np.sort(rows), min(count, len(rows))
     known = {tuple(p) for p in copies(ds)[["a", "b"]].to_numpy()}
     base = np.stack([thumbnails(window(ds, r))[0] for r in rows])
-    kinds = ("shifted", "re-encoded", "brighter", "all three")
     picked = rng.choice(len(rows), count, replace=False)
-    planted, kind = [], [kinds[i % len(kinds)] for i in range(count)]
-    for i, what in zip(picked, kind, strict=True):
-        shift, angle = rng.uniform(5, 60) if what in ("shifted", "all three") else 0, rng.uniform(0, np.pi / 2)
-        quality = int(rng.integers(60, 96)) if what in ("re-encoded", "all three") else None
-        gain = rng.uniform(1.05, 1.3) if what in ("brighter", "all three") else 1.0
-        moved = (shift * np.cos(angle) * _KEPT / 227, shift * np.sin(angle) * _KEPT / 227)
-        planted.append(thumbnails(window(ds, rows[i], *moved, quality, gain))[0])
+    kind = [PLANTED[i % len(PLANTED)] for i in range(count)]
+    planted = [
+        thumbnails(changed_window(ds, rows[i], what, rng, _KEPT, 60))[0] for i, what in zip(picked, kind, strict=True)
+    ]
     found = _search(np.stack(planted), base, "looking for planted copies")
     hit = np.zeros(count, bool)
-    wrong = dict.fromkeys(kinds, 0)
+    wrong = dict.fromkeys(PLANTED, 0)
     for a, b in found[["a", "b"]].to_numpy():
         if b == picked[a]:
             hit[a] = True
@@ -649,6 +646,26 @@ def planted_recall(ds: Dataset, count: int = 200, seed: int = 0) -> pd.DataFrame
     table = pd.DataFrame({"kind": kind, "hit": hit}).groupby("kind", sort=False)["hit"].agg(["size", "sum", "mean"])
     table = table.set_axis(["planted", "found", "recall"], axis=1).reset_index()
     return table.assign(false_alarms=table["kind"].map(wrong))
+
+
+def changed_window(
+    ds: Dataset, row: int, kind: str, rng: np.random.Generator, unit: float, farthest: float
+) -> np.ndarray:
+    """Return the `window` of an image as a copy of one of the kinds in `PLANTED` would have it.
+
+    Args:
+        ds: the images.
+        row: of the index.
+        kind: shifted, re-encoded (JPEG, quality 60-95), brighter (by 5-30 %), or all three.
+        rng: draws how far, in which direction, and how much.
+        unit: side, as a fraction of the image's, that counts 227 pixels below.
+        farthest: shifts go from 5 to this many pixels.
+    """
+    shift, angle = rng.uniform(5, farthest) if kind in ("shifted", "all three") else 0, rng.uniform(0, np.pi / 2)
+    quality = int(rng.integers(60, 96)) if kind in ("re-encoded", "all three") else None
+    gain = rng.uniform(1.05, 1.3) if kind in ("brighter", "all three") else 1.0
+    moved = (shift * np.cos(angle) * unit / 227, shift * np.sin(angle) * unit / 227)
+    return window(ds, row, *moved, quality, gain)
 
 
 def window(
