@@ -244,6 +244,14 @@ def _score(args: argparse.Namespace) -> int:
     return 0
 
 
+def _adapt(args: argparse.Namespace) -> int:
+    _values(args, ())
+    from crackutils import adaptation
+
+    adaptation.adapt(args.labels, args.out, args.model, args.engine)
+    return 0
+
+
 def _lab(args: argparse.Namespace) -> int:
     _values(args, ())
     return _call([sys.executable, "-m", "jupyterlab", str(config.NOTEBOOKS)], JUPYTER_PREFER_ENV_PATH="1")
@@ -322,6 +330,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "readme": (_readme, "write the result tables of README.md"),
     "report": (_report, "make the browsable report of a profile again"),
     "score": (_score, "score a folder of images with a trained model into a CSV file"),
+    "adapt": (
+        _adapt,
+        "fit a trained model to your own site with a CSV file of labelled tiles, and say what it is worth",
+    ),
     "lab": (_lab, "open JupyterLab on the notebooks"),
     "tensorboard": (_tensorboard, "open TensorBoard on the results of a profile"),
     "test": (_test, "lint, then run the tests"),
@@ -365,6 +377,16 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="RUN_FOLDER",
                 help="run whose model scores (the best on METU, by validation)",
             )
+        elif name == "adapt":
+            sub.add_argument("--labels", type=Path, required=True, metavar="CSV", help="columns file,label[,photo]")
+            sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new folder to write")
+            sub.add_argument(
+                "--model",
+                type=Path,
+                metavar="RUN_FOLDER",
+                help="run of notebook 08 to begin with (that on the largest METU profile)",
+            )
+        if name in ("score", "adapt"):
             sub.add_argument("--engine", default=config.ENGINES[0], help=f"one of {', '.join(config.ENGINES)}")
     return parser
 

@@ -1,7 +1,8 @@
 """Paths, profiles, threads and the one kind of error that users see.
 
 Everything that a profile fixes (data, split, weights, threads, budgets) stands in `PROFILES`.
-This module imports the standard library only, so that it can set thread counts before NumPy and TensorFlow start.
+At first this module imports the standard library only, so that it can set thread counts before NumPy and TensorFlow
+start.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Profile:
         weights: default backbone weights, one of `WEIGHTS`.
         epochs: factor on the epochs of a recipe's stages: a small set needs more of them for as many steps.
         max_epochs: upper bound on the epochs of each training stage; 0 for none.
+        cells: training steps and patches of each class, drawn with their masks, for `recipes.CELLS`.
         threads: TensorFlow intra-op and inter-op threads and BLAS threads; fixed, because results depend on them.
     """
 
@@ -65,17 +67,34 @@ class Profile:
     weights: str = "imagenet"
     epochs: int = 1
     max_epochs: int = 0
+    cells: tuple[int, int] = (1000, 5000)
     threads: int = 2
 
 
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
-        Profile("sample", "2,000 patches of photos made by code, no download", "sample", weights="crackutils"),
         Profile(
-            "smoke", "the sample cut down for tests: numbers mean nothing", "smoke", weights="crackutils", max_epochs=1
+            "sample",
+            "2,000 patches of photos made by code, no download",
+            "sample",
+            weights="crackutils",
+            cells=(200, 500),
         ),
-        Profile("metu-mini", "METU, files 00001-01000 of each class", "metu", 1000, (1, 1000), epochs=2),
+        Profile(
+            "smoke",
+            "the sample cut down for tests: numbers mean nothing",
+            "smoke",
+            weights="crackutils",
+            max_epochs=1,
+            cells=(2, 24),
+        ),
+        Profile(
+            "walls", "tiles of walls with hairlines, made by code", "walls", split="photo-safe", weights="crackutils"
+        ),
+        Profile(
+            "metu-mini", "METU, files 00001-01000 of each class", "metu", 1000, (1, 1000), epochs=2, cells=(200, 1000)
+        ),
         Profile("metu-tenth", "METU, files 00001-02000 of each class", "metu", 2000, (1, 2000)),
         Profile("metu-half", "METU, files 00001-10000 of each class", "metu", 10000, (1, 10000)),
         Profile("metu", "METU, all 40,000 images", "metu", 20000),
@@ -132,6 +151,17 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
     part.write_text(text, "utf-8", newline="\n")
+    os.replace(part, path)
+
+
+def save_array(path: Path, array: Any) -> None:
+    """Write a NumPy array as `write_atomically` writes text."""
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with open(part, "wb") as handle:
+        np.save(handle, array)
     os.replace(part, path)
 
 

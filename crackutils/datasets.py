@@ -19,7 +19,7 @@ import tempfile
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,6 +38,8 @@ GREY = 128  # side of the grey thumbnails, pixels
 COLOUR = 16  # side of the colour thumbnails, pixels
 SMALLEST = 32  # shorter side below which an image is left out, pixels
 DECODING = "1"  # raise it when decoding or the thumbnails change: caches made before are then made again
+_FOLDER = "folder-"  # how the sources of `at` begin
+_COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
 _FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _UPRIGHT = {  # what turns a picture upright, by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -154,7 +156,7 @@ def fetch(source: str, origin: str | Path | None = None) -> Path:
     entry = sources()[choose("SOURCE", source, sources())]
     target = raw_folder(source)
     if origin is None:
-        if "patches" in entry:
+        if "seed" in entry:
             return _draw_sample(source, entry)
         if target.is_dir() and not _short_of(source, target):
             print(f"{source}: already in {config.shown(target)}; remove that folder to fetch it again.")
@@ -217,11 +219,16 @@ def _draw_sample(source: str, entry: dict[str, Any]) -> Path:
         config.sha256(Path(synthetic.__file__)),
         f"numpy {np.__version__}, opencv {synthetic.cv2.__version__}, pillow {PIL.__version__}",
     )
-    made = f"{code} patches={entry['patches']} each={entry['each']} seed={entry['seed']} {made_by}\n"
+    made = (
+        f"{code} {' '.join(f'{k}={entry[k]}' for k in ('patches', 'photos', 'each', 'seed') if k in entry)} {made_by}\n"
+    )
     if stamp.is_file() and stamp.read_text("utf-8") == made:
         return target
     with _replacing(target) as work:
-        synthetic.draw(work, entry["patches"], entry["seed"], entry["each"])
+        if "photos" in entry:
+            synthetic.draw_tiles(work, entry["photos"], entry["seed"])
+        else:
+            synthetic.draw(work, entry["patches"], entry["seed"], entry["each"])
         (work / stamp.name).write_text(made, "utf-8")
     return target
 
@@ -544,8 +551,8 @@ class Dataset:
         """Where each image was cut, a row per image in index order: photo (its number, -1 where it is not known), and
         for the sample x, y (left, top, pixels) and what `synthetic.draw` notes besides.
         """
-        if self.profile.source == "sdnet":  # PHOTO-TILE.jpg
-            found = self.index["file"].str.extract(r"/(\d+)-\d+\.", expand=False)
+        found = self.index["file"].str.extract(r"/(\d+)-\d+\.", expand=False)  # PHOTO-TILE.jpg, as SDNET2018's
+        if self.profile.source == "sdnet" or (self.profile.source.startswith(_FOLDER) and found.notna().all()):
             return self.index[["file"]].assign(photo=found.fillna(-1).astype(int))
         table = self.folder / "patches.csv"
         cuts = pd.read_csv(table) if table.is_file() else pd.DataFrame()
@@ -589,7 +596,7 @@ def load(profile: Profile, labels: str = config.LABELS[0]) -> Dataset:
     """
     config.choose("LABELS", labels, config.LABELS)
     entry = sources()[profile.source]
-    folder = fetch(profile.source) if "patches" in entry else raw_folder(profile.source)
+    folder = fetch(profile.source) if "seed" in entry else raw_folder(profile.source)
     how = f"make data{'' if profile.source == 'metu' else f' SOURCE={profile.source}'}"
     if "addresses" in entry and "google.colab" in sys.modules and not folder.is_dir():
         fetch(profile.source)  # Colab starts from an empty disk, and the notebook is all that its user runs
@@ -627,6 +634,20 @@ def load(profile: Profile, labels: str = config.LABELS[0]) -> Dataset:
         index.loc[sure["row"], "label"] = (sure["verdict"] == "crack").astype(int).to_numpy()
         ds = replace(ds, index=index)
     return ds
+
+
+def at(folder: Path) -> Dataset:
+    """Return the images of any folder with Negative/ and Positive/; its images stay where they are.
+
+    Raises:
+        CrackutilsError: a class without a usable image.
+    """
+    source = f"{_FOLDER}{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
+    index, left_out, grey, colour = _index(source, folder)
+    for label, name in enumerate(CLASSES):
+        if not (index["label"] == label).any():
+            raise CrackutilsError(f"{folder / name} holds no usable image; it needs at least one.")
+    return Dataset(config.Profile(folder.name, str(folder), source), folder, index, left_out, grey, colour)
 
 
 def verdicts(ds: Dataset) -> pd.DataFrame:
@@ -672,6 +693,30 @@ def first(ds: Dataset, count: int) -> Dataset:
     if len(rows) == len(ds.index):
         return ds
     return replace(ds, index=ds.index.iloc[rows].reset_index(drop=True), grey=ds.grey[rows], colour=ds.colour[rows])
+
+
+def listed(folder: Path, files: Sequence[str], labels: Sequence[int]) -> Dataset:
+    """Return files of the user's choice as a dataset, to compute features of; nothing is kept on disk.
+
+    The index holds what `load` puts there, with the labels given here. There are no thumbnails (`grey` and `colour` are
+    empty), and what goes by the names of folders, as `Dataset.given`, means nothing.
+
+    Args:
+        folder: what the files are relative to.
+        files: their paths below it, or absolute ones.
+        labels: 0 or 1 for each.
+    """
+    rows, left_out = [], []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        described = pool.map(lambda file: _describe(folder / file), files)
+        for file, label, found in zip(files, labels, described, strict=True):
+            if isinstance(found, str):
+                left_out.append({"file": file, "reason": found})
+            else:
+                rows.append({"file": file, "label": label, "number": _number(file)} | found[0])
+    nothing = (np.zeros((0, GREY, GREY), np.uint8), np.zeros((0, COLOUR, COLOUR, 3), np.uint8))
+    left_out = pd.DataFrame(left_out, columns=["file", "reason"])
+    return Dataset(config.profile("own"), folder, pd.DataFrame(rows, columns=_COLUMNS), left_out, *nothing)
 
 
 def row_of(ds: Dataset, file: str) -> int:
@@ -728,8 +773,7 @@ def _make_index(folder: Path, files: list[str], home: Path) -> None:
             rows.append({"file": file, "label": CLASSES.index(file.split("/")[0]), "number": _number(file)} | row)
             grey.append(g)
             colour.append(c)
-    columns = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]
-    pd.DataFrame(rows, columns=columns).to_csv(home / "index.csv", index=False, lineterminator="\n")
+    pd.DataFrame(rows, columns=_COLUMNS).to_csv(home / "index.csv", index=False, lineterminator="\n")
     pd.DataFrame(left_out, columns=["file", "reason"]).to_csv(home / "left_out.csv", index=False, lineterminator="\n")
     np.save(home / "grey.npy", np.array(grey, np.uint8).reshape(-1, GREY, GREY))
     np.save(home / "colour.npy", np.array(colour, np.uint8).reshape(-1, COLOUR, COLOUR, 3))

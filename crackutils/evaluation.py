@@ -26,11 +26,10 @@ def metrics(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> 
         squared error of the probabilities (Brier 1950); ece, the mean distance between probabilities and shares of
         cracks in the bins of `reliability`, weighted by their images (Naeini, Cooper, Hauskrecht 2015).
     """
-    from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+    from sklearn.metrics import confusion_matrix
 
     labels, p = np.asarray(labels, int), np.asarray(p_crack, np.float64)
     tn, fp, fn, tp = (int(v) for v in confusion_matrix(labels, p >= threshold, labels=[0, 1]).ravel())
-    both = 0 < labels.sum() < len(labels)
     return {
         "n": len(labels),
         "tn": tn,
@@ -42,12 +41,58 @@ def metrics(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> 
         "precision": _share(tp, tp + fp),
         "recall": _share(tp, tp + fn),
         "f1": _share(2 * tp, 2 * tp + fp + fn),
-        "auroc": round(float(roc_auc_score(labels, p)), 6) if both else None,
-        "average_precision": round(float(average_precision_score(labels, p)), 6) if both else None,
+        **ranked(labels, p),
         "loss": round(_loss(labels, p), 6),
         "brier": round(float(np.square(p - labels).mean()), 6),
         "ece": round(_ece(reliability(labels, p)), 6),
     }
+
+
+def ranked(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
+    """Return auroc and average_precision, fractions in [0, 1], None where a class is missing.
+
+    Args:
+        labels: int (n,), 0 or 1.
+        scores: (n,), the higher the more like a crack; of any scale.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    labels = np.asarray(labels, int)
+    if not 0 < labels.sum() < len(labels):
+        return {"auroc": None, "average_precision": None}
+    found = {"auroc": roc_auc_score(labels, scores), "average_precision": average_precision_score(labels, scores)}
+    return {name: round(float(value), 6) for name, value in found.items()}
+
+
+def drawn_auroc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, draws: int = 1000) -> np.ndarray:
+    """Return AUROCs of draws of whole groups with replacement, float64 (<= draws,): those that hold both classes.
+
+    Args:
+        labels: int (n,), 0 or 1.
+        scores: (n,), the higher the more like a crack.
+        groups: (n,), what is drawn as a whole.
+        draws: how often.
+    """
+    from scipy.stats import rankdata
+
+    rng, rows = np.random.default_rng(0), [np.flatnonzero(groups == g) for g in np.unique(groups)]
+    ranks, found = rankdata(scores, "dense"), []  # small whole numbers rank faster than floats
+    for _ in range(draws):
+        some = np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))])
+        cracked = labels[some] == 1
+        n1, n0 = int(cracked.sum()), int((~cracked).sum())
+        if n1 and n0:  # the Mann-Whitney statistic is the AUROC (Hanley, McNeil 1982)
+            found.append((rankdata(ranks[some])[cracked].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+    return np.array(found)
+
+
+def fewest_errors(labels: np.ndarray, scores: np.ndarray) -> int:
+    """Return the wrong images at the threshold that is best for these very images; arguments as for `ranked`."""
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    labels = np.asarray(labels, int)[order]
+    called = np.append(np.diff(np.asarray(scores)[order]) != 0, True)  # a threshold lies between unequal scores only
+    missed, alarms = labels.sum() - np.cumsum(labels), np.cumsum(1 - labels)
+    return int(min(labels.sum(), (missed + alarms)[called].min()))
 
 
 def reliability(labels: np.ndarray, p_crack: np.ndarray, bins: int = 15) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
 import uuid
 import warnings
@@ -75,10 +74,68 @@ def of(
         raise CrackutilsError(f"view={view} must be 0 to {VIEWS - 1}.")
     running, made_with = models.features_engine(backbone, size, weights, engine)
     facts = running.facts | {"backbone": backbone, "weights": made_with["sha256"], "size": size, "view": view}
+    return _of(ds, rows, running, f"{backbone}-{size}-{engine}", made_with, facts, view)
+
+
+def of_run(ds: Dataset, rows: np.ndarray, folder: Path, engine: str = "litert") -> Features:
+    """Return what a run of `recipes.CELLS` makes of some images: its log-odds of a crack, and features of its map.
+
+    They are kept as those of `of`. Where the network was converted before, TensorFlow does not start.
+
+    Args:
+        ds: the images.
+        rows: which, in the order wanted; at least one.
+        folder: the run. x[:, 0] are its log-odds, by its last layer; x[:, 1:] what its layer `features` holds after the
+            first value.
+        engine: one of `config.ENGINES`.
+
+    Raises:
+        CrackutilsError: no such run; an engine that is not to be had; an image that has changed since it was indexed.
+    """
+    from crackutils import results
+
+    recipe, start = results.trained_recipe(folder)
+    file = folder / "model" / "model.weights.h5"
+    if not recipe.cells:
+        raise CrackutilsError(
+            f"{folder} holds a {recipe.name}, which gives no such features; give a run of notebook 08."
+        )
+    if not file.is_file():
+        raise CrackutilsError(f"{folder / 'model'} holds no model.weights.h5; run the notebook again with FORCE=1.")
+    weights = config.sha256(file)
+    made_with = {"model": weights, "start": start, "recipe": recipe.as_dict(), "layer": "features"}
+    key = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
+
+    def build() -> Any:
+        from crackutils import training
+
+        model, _ = training.load(folder)
+        found, layers = model.get_layer("features").output, training.keras.layers
+        last = layers.Dense(1, dtype="float32")
+        odds = last(found)
+        last.set_weights(model.get_layer("p_crack").get_weights())
+        return training.keras.Model(model.input, layers.Concatenate()([odds, found[:, 1:]]))
+
+    program = engines.program(f"{recipe.name}-features-{recipe.size}-{key}")
+    running = engines.start(engine, program, build)
+    facts = running.facts | {"model": weights, "size": recipe.size}
+    made_with["converted"] = program.name  # by which TensorFlow and Keras
+    return _of(ds, rows, running, f"{recipe.name}-{recipe.size}-{engine}", made_with, facts)
+
+
+def _of(
+    ds: Dataset,
+    rows: np.ndarray,
+    running: engines.Engine,
+    name: str,
+    made_with: dict[str, Any],
+    facts: dict[str, Any],
+    view: int = 0,
+) -> Features:
     made_with = made_with | facts | {"decoding": f"{DECODING}, pillow {PIL.__version__}"}
     text = json.dumps(made_with, indent=1, sort_keys=True) + "\n"
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    folder = config.data_dir() / "cache" / "features" / f"{backbone}-{size}-{engine}-{key}"
+    folder = config.data_dir() / "cache" / "features" / f"{name}-{key}"
     if not (folder / "made_with.json").is_file():
         config.write_atomically(folder / "made_with.json", text)
     rows = np.asarray(rows)
@@ -89,7 +146,7 @@ def of(
         if not len(missing):
             return Features(*_gather(*kept, contents), facts)
         _, first = np.unique(contents[missing], return_index=True)  # an exact copy costs nothing
-        _compute(ds, rows[missing[np.sort(first)]], folder, running, size, view)
+        _compute(ds, rows[missing[np.sort(first)]], folder, running, facts["size"], view)
 
 
 def turned(image: np.ndarray, view: int) -> np.ndarray:
@@ -127,10 +184,7 @@ def _write(folder: Path, contents: np.ndarray, x: np.ndarray, seconds: float) ->
     name = uuid.uuid4().hex
     # the keys last: a reader looks for them only, and then finds the features there
     for kind, array in (("x", x), ("keys", keys)):
-        part = folder / f".{name}.{kind}.part"
-        with open(part, "wb") as handle:
-            np.save(handle, array)
-        os.replace(part, folder / f"{name}.{kind}.npy")
+        config.save_array(folder / f"{name}.{kind}.npy", array)
 
 
 def _kept(folder: Path) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:

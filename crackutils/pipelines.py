@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 
 from crackutils import config
@@ -72,6 +74,92 @@ def augmented(layer: Any, image: np.ndarray, count: int) -> list[np.ndarray]:
     """Return `count` random draws of an augmentation layer on one uint8 (height, width, 3) image."""
     x = image[None].astype(np.float32)
     return [np.clip(np.asarray(layer(x, training=True))[0], 0, 255).astype(np.uint8) for _ in range(count)]
+
+
+VARIATIONS = ("scale", "contrast", "blur", "jpeg and tint")  # what `vary` knows
+CORRUPTIONS = {
+    "blur": (0.8, 1.5, 2.5, 4.0, 6.0),  # sigma, pixels
+    "noise": (6.0, 12.0, 20.0, 32.0, 50.0),  # standard deviation, grey levels
+    "darker": (0.5, 1.0, 1.5, 2.0, 2.5),  # exposure, stops
+    "brighter": (0.2, 0.4, 0.6, 0.8, 1.0),  # exposure, stops
+    "JPEG": (50, 30, 18, 10, 5),  # quality
+    "rotation": (10.0, 20.0, 30.0, 45.0, 60.0),  # degrees
+    "scale": (0.8, 0.65, 0.5, 0.35, 0.25),  # of the size; what lies around is mirrored
+}
+
+
+def vary(image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str], share: float = 1.0) -> np.ndarray:
+    """Return a uint8 (height, width, 3) image as another camera might have taken it.
+
+    Args:
+        image: uint8 (height, width, 3).
+        rng: draws how much.
+        kinds: of `VARIATIONS`: scale (shrunk to 0.4-1 of its size, its surroundings mirrored), contrast (with level),
+            blur (sigma 0.4-2 pixels), jpeg and tint (quality 35-95, colour cast, noise).
+        share: how probable each kind is; contrast always happens.
+    """
+    if "scale" in kinds and rng.random() < share:
+        image = shrink(image, rng.uniform(0.4, 1), rng)
+    x = image.astype(np.float32)
+    if "blur" in kinds and rng.random() < share:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 2))
+    if "contrast" in kinds:
+        mean = x.mean((0, 1), keepdims=True)
+        x = (x - mean) * np.exp(rng.normal(-0.1, 0.35)) + mean * rng.uniform(0.75, 1.2) + rng.uniform(-15, 15)
+    if "jpeg and tint" in kinds:
+        x = x + rng.normal(0, 7, 3)
+        if rng.random() < share:
+            x = x + rng.normal(0, rng.uniform(1, 7), x.shape[:2])[..., None]
+    image = np.clip(x, 0, 255).astype(np.uint8)
+    if "jpeg and tint" in kinds and rng.random() < share:
+        image = _jpeg(image, int(rng.uniform(35, 95)))
+    return image
+
+
+def shrink(image: np.ndarray, factor: float, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Return a square image shrunk by `factor` and surrounded by its mirror images; in the middle without `rng`."""
+    side = len(image)
+    small = cv2.resize(image, (max(2, int(factor * side)),) * 2, interpolation=cv2.INTER_AREA)
+    left = side - len(small)
+    y, x = rng.integers(0, left + 1, 2) if rng is not None else (left // 2, left // 2)
+    return cv2.copyMakeBorder(small, y, left - y, x, left - x, cv2.BORDER_REFLECT)
+
+
+def mix_textures(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return `other` with the fine structure of `image`, cracks included, burnt into it; both uint8 of one size."""
+    x = image.astype(np.float32) + 1
+    ratio = (x / cv2.GaussianBlur(x, (0, 0), len(image) / 12)).mean(2, keepdims=True)
+    return np.clip(other.astype(np.float32) * ratio, 0, 255).astype(np.uint8)
+
+
+def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+
+
+def corrupt(image: np.ndarray, kind: str, strength: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a uint8 square image with one of the `CORRUPTIONS`, at a strength of 1 to 5; 0 leaves it as it is.
+
+    After Hendrycks and Dietterich (2019), Benchmarking neural network robustness to common corruptions.
+    """
+    if not strength:
+        return image
+    value = CORRUPTIONS[kind][strength - 1]
+    if kind == "JPEG":
+        return _jpeg(image, value)
+    if kind == "scale":
+        return shrink(image, value)
+    if kind == "rotation":
+        side = len(image)
+        turn = cv2.getRotationMatrix2D((side / 2 - 0.5, side / 2 - 0.5), value, 1)
+        return cv2.warpAffine(image, turn, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    x = image.astype(np.float32)
+    if kind == "blur":
+        x = cv2.GaussianBlur(x, (0, 0), value)
+    elif kind == "noise":
+        x = x + rng.normal(0, value, x.shape)
+    else:
+        x = x * 2 ** (value if kind == "brighter" else -value)
+    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:

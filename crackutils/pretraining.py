@@ -9,24 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from crackutils import config, models, synthetic
-from crackutils.datasets import resize
 from crackutils.models import keras
+from crackutils.synthetic import CELL
 
 tf = config.tensorflow()
 
 SIZE = 160  # side at which patches are kept, pixels; crops are cut from that
-_CELL = 4  # pixels of a kept patch to a pixel of its kept mask
 _CROSSED = 0.2  # share of crack from which on a mask pixel counts as crossed
 _SCALE = (1 / 127.5, -1.0)
 
@@ -77,33 +74,10 @@ class Store:
 
 def store(schedule: Schedule) -> Store:
     """Return the training patches, drawn on first use and kept in the data folder."""
-    made_by = "".join(config.sha256(Path(f)) for f in (synthetic.__file__, __file__))
-    key = hashlib.sha256(f"{made_by} {np.__version__} {cv2.__version__}".encode()).hexdigest()[:12]
-    home = config.data_dir() / "cache" / f"pretrain-{key}-{schedule.seed}-{schedule.patches}-{schedule.each}"
-    names = ("images", "masks", "finish", "taken")
-    if not home.exists():
-        part = home.with_name(f"{home.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        n = 2 * schedule.patches
-        images = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (n, SIZE, SIZE, 3))
-        masks, finish, taken = np.zeros((n, SIZE // _CELL, SIZE // _CELL), np.uint8), [], []
-        numbers = config.progress(range(n), "photographing", n, unit="patch")
-        for _, shot, cut in synthetic.sample(schedule.seed, schedule.patches, schedule.each):
-            for patch in cut:
-                i = next(numbers)
-                images[i] = resize(patch.image, SIZE)
-                fine = cv2.resize(patch.mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-                masks[i] = fine.reshape(SIZE // _CELL, _CELL, SIZE // _CELL, _CELL).max((1, 3))
-                finish.append(synthetic.FINISHES.index(shot.facts["finish"]))
-                taken.append([np.log(shot.facts[k] + 0.05) for k in ("zoom", "blur", "noise")])
-        images.flush()
-        del images  # Windows renames no folder with an open file in it
-        t = np.array(taken, np.float32)
-        for name, values in zip(names[1:], (masks, np.array(finish), (t - t.mean(0)) / t.std(0)), strict=True):
-            np.save(part / f"{name}.npy", values)
-        os.replace(part, home)
-    return Store(*(np.load(home / f"{name}.npy", mmap_mode="r" if name == "images" else None) for name in names))
+    kept = synthetic.store(schedule.seed, schedule.patches, schedule.each, SIZE)
+    finish = kept.facts["finish"].map(synthetic.FINISHES.index).to_numpy()
+    t = np.log(kept.facts[["zoom", "blur", "noise"]].to_numpy() + 0.05).astype(np.float32)
+    return Store(kept.images, kept.masks, finish, (t - t.mean(0)) / t.std(0))
 
 
 def crops(
@@ -115,14 +89,14 @@ def crops(
     """
     rng = np.random.default_rng(seed)
     rows = rng.permutation(rows) if seed else rows
-    side = crop // _CELL
+    side = crop // CELL
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
         x = np.empty((len(chosen), crop, crop, 3), np.float32)
         m = np.empty((len(chosen), side, side), np.float32)
         for k, row in enumerate(chosen):
-            top, left = rng.integers(0, (SIZE - crop) // _CELL + 1, 2) if seed else (0, 0)
-            image = s.images[row, top * _CELL : top * _CELL + crop, left * _CELL : left * _CELL + crop]
+            top, left = rng.integers(0, (SIZE - crop) // CELL + 1, 2) if seed else (0, 0)
+            image = s.images[row, top * CELL : top * CELL + crop, left * CELL : left * CELL + crop]
             mask = s.masks[row, top : top + side, left : left + side]
             turns, flip = (int(rng.integers(4)), rng.random() < 0.5) if seed else (0, False)
             image, mask = np.rot90(image, turns), np.rot90(mask, turns)
@@ -133,7 +107,7 @@ def crops(
             middle = x.mean((1, 2, 3), keepdims=True)
             x = np.clip((x - middle) * gain + middle + lift + tint, 0, 255).astype(np.float32)
         m = (m / 255 > _CROSSED).astype(np.float32)
-        cells = {f"cells_{stride}": _blocks(m, stride // _CELL)[..., None] for stride in (16, 32)}
+        cells = {f"cells_{stride}": _blocks(m, stride // CELL)[..., None] for stride in (16, 32)}
         yield (
             x * np.float32(_SCALE[0]) + np.float32(_SCALE[1]),
             {"crack": (m.sum((1, 2)) > 4).astype(np.float32)[:, None]}

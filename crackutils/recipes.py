@@ -54,6 +54,7 @@ class Recipe:
         label_smoothing: share of the label that is spread over both classes, in [0, 1); with one unit only.
         averaging: momentum of a moving average of the weights over the steps, which replaces them; 0 for none.
         flips: whether predictions are means over the image and its three mirror images.
+        cells: share of the image's cells, those most like a crack, whose mean decides; 0 for recipes without cells.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Recipe:
     label_smoothing: float = 0.0
     averaging: float = 0.0
     flips: bool = False
+    cells: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what no loss of Keras can do, and L-BFGS where no head is linear; CrackutilsError."""
@@ -100,7 +102,7 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as plain lists and dictionaries, for `metrics.json`."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "cells" or value}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Recipe:
@@ -313,6 +315,19 @@ _ALL: tuple[Recipe, ...] = (
     ),
 )
 RECIPES: dict[str, Recipe] = {r.name: r for r in _ALL}
+# Learns from pictures with masks besides the images of a profile, so notebook 08 trains it and 03 cannot.
+CELLS = Recipe(
+    name="mobilenetv2-cells",
+    title="MobileNetV2 up to a stride of 16, a crack probability for each cell of 16 pixels",
+    family="cells",
+    size=256,
+    batch=32,
+    backbone=OWN_BACKBONE,
+    head=(),
+    augment=(),
+    cells=0.06,
+    stages=(Stage("cells", 1, 3e-4),),  # its steps are those of the profile
+)
 
 
 def recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: str = "") -> Recipe:

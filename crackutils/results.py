@@ -43,11 +43,16 @@ _PITFALLS = (  # what notebook 06 measures, on tiny models
     *("seen_in_training", "two_passes", "chosen_and_reported", "rescaled", "one_unit", "decayed_to_zero"),
     *("trainable", "batchnorm", "copies_across", "axes"),
 )
+_ELSEWHERE = (  # what notebook 08 measures
+    *("target", "elsewhere", "methods", "chosen", "report", "home", "by_measure", "adaptation", "robustness"),
+    *("stages", "last"),
+)
 _PICTURES = {  # kept with the reference because the README shows them
     "metu-half": (
         "03_transfer_learning/mobilenetv2/figures/predicted_against_true.png",
         "05_comparison/default/figures/error_rates.png",
         "07_data_audit/default/figures/mosaic_2.png",
+        "08_cross_dataset/mobilenetv2-cells/figures/maps.png",
     ),
     "sample": (
         "01_eda/default/figures/photos.png",
@@ -76,6 +81,12 @@ class Run:
         figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
         plt.close(figure)
         display(figure)
+
+    def begin(self) -> None:
+        """Write the settings alone into `metrics.json`, so that a model can be scored before its run has finished."""
+        (self.folder / "run.json").unlink(missing_ok=True)  # without it a run counts as unfinished
+        content = {"schema": SCHEMA, "notebook": self.notebook, "run": self.name, "settings": self.settings}
+        config.write_atomically(self.folder / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def finish(
         self, ds: Dataset, manifest: pd.DataFrame, found: dict[str, Any], timings: dict[str, float]
@@ -139,6 +150,7 @@ def open_run(
     precision: str = "float32",
     labels: str = "given",
     image: str = "",
+    target: str = "",
 ) -> Run:
     """Name the run by its recipe and by every setting that is not the default, and make its folder.
 
@@ -155,6 +167,7 @@ def open_run(
         precision: of a CNN's arithmetic, one of `config.PRECISIONS`.
         labels: one of `config.LABELS`.
         image: the file that the user wants to see, in notebooks that show one.
+        target: the other images that it is tested on, where they are not the usual ones.
 
     Raises:
         CrackutilsError: unknown split, weights, engine, precision or labels; an engine for a recipe without features.
@@ -180,6 +193,8 @@ def open_run(
         chosen["labels"], usual["labels"] = labels, LABELS[0]
     if image:
         chosen["image"], usual["image"] = image.replace("/", "-"), ""
+    if target:
+        chosen["target"], usual["target"] = re.sub(r"[^A-Za-z0-9.+-]+", "-", target).strip("-"), ""
     parts = [recipe.name if recipe is not None else "default"]
     parts += [f"{name.replace('_', '-')}-{value}" for name, value in chosen.items() if value != usual[name]]
     settings = {"profile": profile.name, "threads": profile.threads, "threshold": 0.5} | chosen
@@ -310,7 +325,8 @@ def collect(profile: str, trained: bool = True, base: Path | None = None) -> lis
         CrackutilsError: there is none.
     """
     base = base or config.results_dir() / profile
-    found = [read(file.parent) for file in sorted(base.glob("[0-9][0-9]_*/*/metrics.json"))]
+    files = sorted(base.glob("[0-9][0-9]_*/*/metrics.json"))
+    found = [read(file.parent) for file in files if file.with_name("run.json").is_file()]
     found = [run for run in found if "test" in run or not trained]
     if not found:
         raise CrackutilsError(
@@ -741,6 +757,10 @@ def _close(difference: tuple[str, Any, Any], images: int, made: bool) -> bool:
         numbers = isinstance(want, int | float) and isinstance(have, int | float)
         loose = max(0.005, 0.1 * abs(want)) if numbers else 0
         return numbers and abs(want - have) <= (loose if isinstance(want, float) else max(5, 0.1 * want))
+    if part in _ELSEWHERE:  # rankings of images that are not like those trained on
+        if not isinstance(want, int | float) or not isinstance(have, int | float):
+            return True
+        return abs(want - have) <= (0.1 if isinstance(want, float) else max(5, 0.1 * want))
     if part in _PITFALLS and isinstance(want, int | float) and isinstance(have, int | float):
         return abs(want - have) <= (0.05 if isinstance(want, float) else max(5, 0.05 * want))
     told = ("val", "test", "training", "runs", "by_split", "over_splits", "mcnemar", "wrong_by_several")
@@ -778,6 +798,7 @@ def update_readme(check: bool = False) -> bool:
     for name, write in (
         ("results", _readme_tables),
         ("audit", _readme_audit),
+        ("cross", _readme_cross),
         ("speed", _readme_speed),
         ("sample", _readme_sample),
     ):
@@ -987,6 +1008,77 @@ def _readme_audit() -> str:
         )
         + ". `photo-safe` is therefore sure of crops that overlap, not of photos.",
     ]
+    return "\n".join(lines)
+
+
+def _readme_cross() -> str:
+    file = config.REFERENCE / README_PROFILE / "08_cross_dataset" / "mobilenetv2-cells" / "metrics.json"
+    m = json.loads(file.read_text("utf-8"))
+    where, home = m["target"], m["home"]
+
+    def ranked(row: dict[str, Any]) -> str:
+        return f"{row['auroc']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
+
+    lines = [
+        f"Trained on {config.PROFILES[README_PROFILE].title}, tested on {where['images']:,} tiles of"
+        f" {where['photos']} of SDNET2018's wall photos, {where['cracked']:,} of them with a crack. None of their"
+        " labels has fitted anything."
+        " AUROC with the 95 % interval from drawing whole photos:",
+        "",
+        "| Recipe | Wrong at home | AUROC there | F1 there, at 0.5 |",
+        "|---|---|---|---|",
+    ]
+    for row in m["elsewhere"]:
+        lines.append(f"| `{row['run']}` | {row['home_errors']:.2%} | {ranked(row)} | {row['f1'] or 0:.2f} |")
+    lines += [
+        "",
+        f"What helps, on the {where['tuning_photos']} photos on which methods were chosen (wrong at home: validation"
+        " images, at the threshold that is best for them):",
+        "",
+        "| Method | AUROC there | Wrong at home |",
+        "|---|---|---|",
+    ]
+    for row in m["methods"]:
+        lines.append(f"| {row['method']} | {ranked(row)} | {row['home_errors']:.2%} |")
+    lines += [
+        "",
+        f"On the other {where['photos'] - where['tuning_photos']} photos ({where['held']:,} tiles), on which nothing"
+        f" was chosen (the method with the highest AUROC above is *{m['chosen']}*):",
+        "",
+        "| Method | AUROC | within photos | Average precision |",
+        "|---|---|---|---|",
+    ]
+    for row in m["report"]:
+        own = f"{row['auroc_by_photo']:.3f} | {row['average_precision']:.3f}"
+        lines.append(f"| {row['method']} | {ranked(row)} | {own} |")
+    lines += [
+        "",
+        f"The last of these is the network that notebook 08 saves. At home it makes {home['test']['errors']} errors of"
+        f" {home['test']['n']:,} test images; `{home['best_run']}`, the best by validation, makes"
+        f" {home['best_errors']}.",
+        "",
+        "Labels of one's own site, on photos that chose nothing, half of them labelled, the other half scored"
+        f" ({m['adaptation'][0]['draws']} draws):",
+        "",
+        "| Labelled tiles | AUROC | Gain (95 % of the draws) |",
+        "|---|---|---|",
+    ]
+    for row in m["adaptation"]:
+        gain = f"{row['auroc_gain']:+.3f} ({row['auroc_gain_low']:+.3f} to {row['auroc_gain_high']:+.3f})"
+        lines.append(f"| {row['n']} | {row['auroc']:.3f} | {gain if row['n'] else '-'} |")
+    table = pd.DataFrame(m["robustness"])
+    clean = table[table["corruption"] == "none"].set_index("run")["error_rate"]
+    rate = table[table["corruption"] != "none"].pivot_table("error_rate", "run", "corruption", sort=False)
+    lines += [
+        "",
+        f"Share of {table['n'].iloc[0]} test images of METU that is wrong, untouched and with corruptions (mean of five"
+        " strengths each):",
+        "",
+        f"| Recipe | untouched | {' | '.join(rate.columns)} |",
+        "|---" * (len(rate.columns) + 2) + "|",
+    ]
+    for run, row in rate.iterrows():
+        lines.append(f"| `{run}` | {clean[run]:.1%} | {' | '.join(f'{value:.0%}' for value in row)} |")
     return "\n".join(lines)
 
 

@@ -6,8 +6,10 @@ Everything follows from two numbers, the seed and the photo's number.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,17 +19,25 @@ from typing import Any
 import cv2  # noise, drawing and filters: the field's standard, many times faster than Pillow or SciPy at this
 import numpy as np
 import pandas as pd
+import PIL
 from PIL import Image
 from scipy.signal import lfilter
 
-from crackutils import config
+from crackutils import config, datasets
 from crackutils.config import CLASSES
 
 PATCH = 227  # side of a patch, pixels
+TILE = 256  # side of a tile, pixels
+CELL = 4  # pixels of a kept patch to a pixel of its kept mask
 WIDTH, HEIGHT = 1024, 768  # of a photo, pixels
 VERSION = 4  # of the generator: raised whenever pictures change; benchmarks/sample.json has a row per version
 QUALITY = 75  # of the JPEG files, as METU's
 FINISHES = ("smooth", "pitted", "brushed", "boards", "rough", "eroded")
+STYLES = ("hairline", "medium", "wide")  # of cracks
+USUAL = (0.33, 0.27, 0.4)  # shares of the styles
+THIN = (0.6, 0.25, 0.15)  # the same where thin cracks are to be learnt
+VISIBLE = (8.0, 1.0)  # least `contrast` of a crack in a patch that counts as cracked
+FAINT = (5.0, 0.7)  # the same where faint cracks are to be learnt
 OBJECTS = ("hair", "wire", "joint", "scratch", "shadow", "paint", "leaf", "root", "stain", "salt", "hole", "ridge")
 _FINE = 3  # cracks are drawn this many times finer than the photo, so that hairlines keep their width
 _BITS = 4  # fractional bits of OpenCV's drawing coordinates
@@ -568,7 +578,7 @@ def _camera(rng: np.random.Generator, rgb: np.ndarray) -> tuple[np.ndarray, dict
     }
 
 
-def photo(seed: int, number: int, width: int = WIDTH, height: int = HEIGHT) -> Photo:
+def photo(seed: int, number: int, width: int = WIDTH, height: int = HEIGHT, styles: tuple[float, ...] = USUAL) -> Photo:
     """Make one photo.
 
     Args:
@@ -576,9 +586,10 @@ def photo(seed: int, number: int, width: int = WIDTH, height: int = HEIGHT) -> P
         number: which photo of it, from 0.
         width: in pixels, at least 256.
         height: in pixels, at least 256.
+        styles: how probable each of `STYLES` is.
     """
     rng = np.random.default_rng([seed, number])
-    style = str(rng.choice(["hairline", "medium", "wide"], p=[0.33, 0.27, 0.4]))
+    style = str(rng.choice(STYLES, p=styles))
     zoom = float(np.clip(math.exp(rng.normal({"hairline": -0.2, "medium": 0.2, "wide": 0.6}[style], 0.45)), 0.5, 3.5))
     turn = rng.uniform(0, 2 * math.pi)
     s = _Scene(
@@ -647,12 +658,13 @@ def contrast(image: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     return step, step / (float(grey[beside].std()) + 1.0)
 
 
-def patches(shot: Photo, rng: np.random.Generator, each: int) -> list[Patch]:
+def patches(shot: Photo, rng: np.random.Generator, each: int, visible: tuple[float, float] = VISIBLE) -> list[Patch]:
     """Cut up to `each` patches with a crack and `each` without from a photo.
 
     A patch counts as cracked when at least 70 pixels of cracks run through its middle 190 pixels and stand out clearly
-    enough for a person to see them (`contrast`); as not cracked when not one pixel of it is crack. Half of the latter
-    lie on things that look like cracks, where the photo has any. Everything between the two is not cut.
+    enough for a person to see them (their `contrast` reaches `visible`); as not cracked when not one pixel of it is
+    crack. Half of the latter lie on things that look like cracks, where the photo has any. Everything between the two
+    is not cut.
     """
     h, w = shot.mask.shape
     found: list[Patch] = []
@@ -672,7 +684,7 @@ def patches(shot: Photo, rng: np.random.Generator, each: int) -> list[Patch]:
             continue
         image, mask = shot.image[y : y + PATCH, x : x + PATCH], shot.mask[y : y + PATCH, x : x + PATCH]
         step, clear = contrast(image, mask)
-        if step < 8 or clear < 1.0:
+        if step < visible[0] or clear < visible[1]:
             continue
         facts = {"width": round(float(np.median(inside[:, 2])), 2), "step": round(step, 1), "contrast": round(clear, 2)}
         found.append(Patch(image, mask, 1, x, y, facts))
@@ -690,13 +702,17 @@ def patches(shot: Photo, rng: np.random.Generator, each: int) -> list[Patch]:
     return found
 
 
-def sample(seed: int, count: int, each: int = 8) -> Iterator[tuple[int, Photo, list[Patch]]]:
-    """Yield photos with their patches, in order, until there are `count` patches of each class."""
+def sample(seed: int, count: int, each: int = 8, thin: bool = False) -> Iterator[tuple[int, Photo, list[Patch]]]:
+    """Yield photos with their patches, in order, until there are `count` patches of each class.
+
+    `thin` takes more hairlines, and fainter cracks.
+    """
     cv2.setNumThreads(1)  # the threads below do better, one photo each
 
     def one(number: int) -> tuple[int, Photo, list[Patch]]:
-        shot = photo(seed, number)
-        return number, shot, patches(shot, np.random.default_rng([seed, number, 1]), each)
+        shot = photo(seed, number, styles=THIN if thin else USUAL)
+        rng = np.random.default_rng([seed, number, 1])
+        return number, shot, patches(shot, rng, each, FAINT if thin else VISIBLE)
 
     left, start = [count, count], 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -711,6 +727,92 @@ def sample(seed: int, count: int, each: int = 8) -> Iterator[tuple[int, Photo, l
                         kept.append(patch)
                 if kept:
                     yield number, shot, kept
+
+
+@dataclass(frozen=True)
+class Store:
+    """Patches with their masks, kept for training.
+
+    Attributes:
+        images: uint8 (n, side, side, 3) RGB.
+        masks: uint8 (n, side / 4, side / 4), the most crack, 0-255, in each 4x4 block of the patch's mask.
+        facts: a row per patch: photo, label, and what `Photo.facts` tells of its photo.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    facts: pd.DataFrame
+
+
+def store(seed: int, count: int, each: int, side: int, thin: bool = False) -> Store:
+    """Return patches of `sample`, drawn on first use and kept in the data folder.
+
+    Args:
+        seed: of the photos.
+        count: patches of each class.
+        each: at most, of a class from one photo.
+        side: 160, to which patches are resized, or 224, to which they are cut.
+        thin: as in `sample`.
+    """
+    made_by = f"{config.sha256(Path(__file__))} {np.__version__} {cv2.__version__} {PIL.__version__}"
+    key = hashlib.sha256(made_by.encode()).hexdigest()[:12]
+    name = f"patches-{key}-{seed}-{count}-{each}-{side}{'-thin' if thin else ''}"
+    home = config.data_dir() / "cache" / name
+    if not home.exists():
+        part = home.with_name(f"{home.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        n, cells = 2 * count, side // CELL
+        images = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (n, side, side, 3))
+        masks, facts = np.zeros((n, cells, cells), np.uint8), []
+        numbers = config.progress(range(n), "photographing", n, unit="patch")
+        for number, shot, cut in sample(seed, count, each, thin):
+            for patch in cut:
+                i = next(numbers)
+                if side == 160:
+                    images[i] = datasets.resize(patch.image, side)
+                    fine = cv2.resize(patch.mask, (side, side), interpolation=cv2.INTER_AREA)
+                else:
+                    images[i], fine = patch.image[:side, :side], patch.mask[:side, :side]
+                masks[i] = fine.reshape(cells, CELL, cells, CELL).max((1, 3))
+                facts.append({"photo": number, "label": patch.label} | shot.facts | patch.facts)
+        images.flush()
+        del images  # Windows renames no folder with an open file in it
+        np.save(part / "masks.npy", masks)
+        pd.DataFrame(facts).to_csv(part / "facts.csv", index=False, lineterminator="\n")
+        os.replace(part, home)
+    images = np.load(home / "images.npy", mmap_mode="r")
+    return Store(images, np.load(home / "masks.npy"), pd.read_csv(home / "facts.csv"))
+
+
+def draw_tiles(folder: Path, count: int, seed: int) -> None:
+    """Write the tiles of `count` photos of hairlines to `folder/Negative` and `folder/Positive`, and `patches.csv`.
+
+    Cut and named like SDNET2018's: 256x256 pixels, without overlap, PHOTO-TILE.jpg. A tile counts as cracked when 30
+    pixels of open crack that stand out by 3 grey levels run through it, and as not cracked when none of it is crack;
+    what lies between is left out. patches.csv tells for each file the photo, where it was cut, and what is in it.
+    """
+    rows = []
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    for number in config.progress(range(count), "photographing", count, unit="photo"):
+        shot = photo(seed, number, 6 * TILE, 4 * TILE, (1.0, 0.0, 0.0))
+        spots = np.concatenate(shot.lines) if shot.lines else np.zeros((0, 3))
+        for tile in range(24):
+            y, x = tile // 6 * TILE, tile % 6 * TILE
+            image, mask = (part[y : y + TILE, x : x + TILE] for part in (shot.image, shot.mask))
+            here = spots[(spots[:, 0] // TILE == x // TILE) & (spots[:, 1] // TILE == y // TILE)]
+            here = here[here[:, 2] > 0.5 + 1 / _FINE]
+            step, clear = contrast(image, mask)
+            label = 1 if len(here) >= 15 and step >= 3 else 0 if not mask.any() else -1  # a point every two pixels
+            if label < 0:
+                continue
+            file = f"{CLASSES[label]}/{number:03d}-{tile + 1}.jpg"
+            Image.fromarray(image).save(folder / file, quality=90)
+            row = {"file": file, "photo": number, "x": x, "y": y} | {k: shot.facts[k] for k in ("finish", "blur")}
+            row |= {"width": round(float(np.median(here[:, 2])), 2), "step": round(step, 1)} if label else {}
+            rows.append(row | ({"contrast": round(clear, 2)} if label else {}))
+    pd.DataFrame(rows).to_csv(folder / "patches.csv", index=False, lineterminator="\n")
 
 
 def draw(folder: Path, count: int, seed: int, each: int = 8) -> None:

@@ -469,6 +469,63 @@ def test_sample_photos_are_made_anew_by_another_generator(
     assert leftovers(data_dir) == []
 
 
+@pytest.fixture
+def two_walls(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The source `walls`, cut down to two of its photos."""
+    entry = datasets.sources()["walls"] | {"photos": 2}
+    monkeypatch.setattr(datasets, "sources", lambda: {"walls": entry})
+    return entry
+
+
+def test_tiles_of_walls_are_made_once_and_know_their_photo(
+    data_dir: Path, two_walls: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = config.profile("walls")
+    assert (profile.source, profile.split, profile.numbers) == ("walls", "photo-safe", None)
+    ds = datasets.load(profile)
+    assert set(ds.index["label"]) == {0, 1}
+    assert set(ds.index["width"]) == set(ds.index["height"]) == {synthetic.TILE}
+    assert len(ds.left_out) == 0
+    cuts = ds.cuts
+    assert list(cuts["file"]) == list(ds.index["file"])
+    assert set(cuts["photo"]) == {0, 1}
+    for file, photo, x, y in cuts[["file", "photo", "x", "y"]].itertuples(index=False):
+        number, tile = Path(file).stem.split("-")
+        assert int(number) == photo
+        assert (x, y) == ((int(tile) - 1) % 6 * 256, (int(tile) - 1) // 6 * 256)
+    shot = synthetic.photo(two_walls["seed"], 1, 6 * 256, 4 * 256, (1.0, 0.0, 0.0))
+    for row in np.flatnonzero(cuts["photo"] == 1):
+        x, y = int(cuts.loc[row, "x"]), int(cuts.loc[row, "y"])
+        assert np.abs(ds.read(row).astype(int) - shot.image[y : y + 256, x : x + 256]).mean() < 6
+        assert shot.mask[y : y + 256, x : x + 256].any() == ds.index.loc[row, "label"]
+
+    before = contents(data_dir / "raw")
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "draw_tiles", None)  # the second call reads what the first one kept
+        again = datasets.load(profile)
+    assert again.sha256 == ds.sha256
+    assert contents(data_dir / "raw") == before
+
+
+def test_tiles_of_walls_are_made_anew_for_other_photos(
+    two_walls: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(synthetic, "draw_tiles", lambda folder, count, seed: drawn.append((count, seed)))
+    for _ in range(2):
+        datasets.fetch("walls")
+    two_walls["photos"] = 3
+    datasets.fetch("walls")
+    two_walls["seed"] = 5
+    datasets.fetch("walls")
+    assert drawn == [(2, 4242), (3, 4242), (3, 5)]
+
+
+def test_generated_sources_and_training_photos_have_different_seeds() -> None:
+    seeds = [entry["seed"] for entry in datasets.sources().values() if "seed" in entry]
+    assert len(set(seeds)) == len(seeds) >= 3
+
+
 # ---------------------------------------------------------------- where images were cut
 
 

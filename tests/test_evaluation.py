@@ -279,3 +279,22 @@ def test_a_temperature_undoes_what_made_the_model_too_sure() -> None:
     )
     assert told["temperature"] == pytest.approx(2.5, rel=0.1)
     assert told["ece"] < evaluation.metrics(y[4000:], evaluation.tempered(p, 0.4)[4000:])["ece"]
+
+
+def test_drawn_aurocs_spread_about_the_auroc() -> None:
+    rng = np.random.default_rng(1)
+    labels, groups = rng.integers(0, 2, 400), np.repeat(np.arange(20), 20)
+    scores = np.round(labels + rng.normal(0, 1, 400), 1)  # with ties
+    drawn = evaluation.drawn_auroc(labels, scores, groups, 300)
+    auroc = evaluation.ranked(labels, scores)["auroc"]
+    assert len(drawn) == 300 and abs(drawn.mean() - auroc) < 0.01 and 0.005 < drawn.std() < 0.1
+    one = evaluation.drawn_auroc(labels, scores, np.zeros(400), 2)
+    np.testing.assert_allclose(one, auroc, atol=1e-6)  # the one group is all
+    assert not len(evaluation.drawn_auroc(np.zeros(4, int), np.arange(4), np.arange(4), 5))
+
+
+def test_fewest_errors_are_those_of_the_best_threshold() -> None:
+    assert evaluation.fewest_errors([0, 0, 1, 1], [1, 2, 3, 4]) == 0
+    assert evaluation.fewest_errors([0, 1, 0, 1], [1, 2, 3, 4]) == 1
+    assert evaluation.fewest_errors([1, 1, 0], [1, 2, 3]) == 1  # call all of them cracked
+    assert evaluation.fewest_errors([0, 1, 0, 1], [5, 5, 5, 5]) == 2  # no threshold lies between equal scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crackutils import config, models
+from crackutils import config, models, scoring, training
 from crackutils.config import CrackutilsError
 from crackutils.models import keras
-from crackutils.recipes import RECIPES, Recipe
+from crackutils.recipes import CELLS, RECIPES, Recipe
 
 POOL = (("GlobalAveragePooling2D", {}),)
 # two of the four convolutions of 16 and 32, each with its BatchNorm, ReLU and pooling
@@ -186,6 +187,114 @@ def test_two_units_are_the_probabilities_of_the_classes() -> None:
     found = model.predict_on_batch(pictures(5, 32))
     assert found.shape == (5, 2) and found.dtype == np.float32
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+
+
+# ---------------------------------------------------------------- cells
+
+MAP = dataclasses.replace(CELLS, size=96)
+
+
+@pytest.fixture(scope="module")
+def cells() -> Any:
+    """The network of cells at 96 px; tests must leave it as it is."""
+    return models.build(MAP, "crackutils", 1)[0]
+
+
+def maps_of(model: Any, x: np.ndarray) -> np.ndarray:
+    return keras.Model(model.input, model.get_layer("cells").output).predict_on_batch(x)
+
+
+def top_mean(maps: np.ndarray, count: int) -> np.ndarray:
+    return np.sort(maps.reshape(len(maps), -1), axis=1)[:, -count:].mean(1)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 2), (0.06, 2), (0.1, 4), (0.5, 18), (1.0, 36)])
+def test_the_mean_of_the_largest_values(share: float, count: int) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 4, 9, 1)).astype(np.float32)
+    layer = models._TopMean(share)
+    assert models.top_count(share, 36) == count
+    found = np.asarray(layer(x))
+    assert found.shape == (5, 1)
+    np.testing.assert_allclose(found[:, 0], top_mean(x, count), rtol=1e-5)
+    again = models._TopMean.from_config(layer.get_config())
+    np.testing.assert_array_equal(np.asarray(again(x)), found)
+
+
+@pytest.mark.parametrize("size", [64, 96, 160])
+def test_a_cell_is_sixteen_pixels(size: int) -> None:
+    model, loaded = models.build(dataclasses.replace(CELLS, size=size), "crackutils", 1, load=size == 96)
+    assert model.get_layer("cells").output.shape == (None, size // 16, size // 16, 1)
+    assert model.output_shape == (None, 1)
+    assert loaded["weights"] == ("crackutils" if size == 96 else "random")
+
+
+def test_a_mark_shows_in_the_cells_about_it(cells: Any) -> None:
+    x = np.full((3, 96, 96, 3), 128, np.float32)
+    x[1, 4:12, 4:12], x[2, 84:92, 84:92] = 0, 0
+    plain, first, last = maps_of(cells, x)[..., 0]
+    assert np.unravel_index(np.abs(first - plain).argmax(), (6, 6)) < (2, 2)
+    y, x = np.unravel_index(np.abs(last - plain).argmax(), (6, 6))
+    assert y >= 4 and x >= 4
+
+
+def test_the_most_crack_like_cells_decide_and_the_features_do_not_count(cells: Any) -> None:
+    x = pictures(6, 96)
+    maps, p = maps_of(cells, x), cells.predict_on_batch(x)
+    assert p.shape == (6, 1)
+    expected = 1 / (1 + np.exp(-top_mean(maps, 2)))  # 0.06 of 36 cells
+    np.testing.assert_allclose(p[:, 0], expected, atol=1e-6)
+    assert np.ptp(p) > 0.01
+    features = keras.Model(cells.input, cells.get_layer("features").output).predict_on_batch(x)
+    found = models.backbone_of(cells).predict_on_batch(x / 127.5 - 1)
+    np.testing.assert_allclose(features[:, 0], top_mean(maps, 2), rtol=1e-5)
+    np.testing.assert_allclose(features[:, 1:], np.concatenate([found.mean((1, 2)), found.max((1, 2))], 1), atol=1e-4)
+    fitted, _ = models.build(MAP, "crackutils", 1)
+    kernel, bias = fitted.get_layer("p_crack").get_weights()
+    kernel[1:] = 0.01  # as when they are fitted to a site
+    fitted.get_layer("p_crack").set_weights([kernel, bias])
+    assert np.abs(fitted.predict_on_batch(x) - p).max() > 0.01
+
+
+def test_the_network_of_cells_from_training_to_scoring(
+    cells: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = models.build(MAP, "crackutils", 1, load=False)
+    rng = np.random.default_rng(2)
+    model.set_weights([w * rng.uniform(0.9, 1.1, w.shape).astype(np.float32) for w in cells.get_weights()])
+    kernel, bias = model.get_layer("p_crack").get_weights()
+    model.get_layer("p_crack").set_weights([kernel + 0.01, bias])
+    x = pictures(8, 96)
+    p = model.predict_on_batch(x)
+    assert np.abs(p - cells.predict_on_batch(x)).max() > 1e-3  # the files must hold the weights
+    folder = tmp_path / "run" / "model"
+    folder.mkdir(parents=True)
+    model.save_weights(folder / "model.weights.h5")
+    model.save(folder / "model.keras")
+    settings = {"recipe": MAP.as_dict(), "weights": "crackutils"}
+    (folder.parent / "metrics.json").write_text(json.dumps({"settings": settings}))
+
+    loaded, recipe = training.load(folder.parent)
+    assert recipe == MAP
+    np.testing.assert_array_equal(loaded.predict_on_batch(x), p)
+    kept = keras.models.load_model(folder / "model.keras")
+    np.testing.assert_array_equal(kept.predict_on_batch(x), p)
+    np.testing.assert_array_equal(maps_of(kept, x), maps_of(model, x))
+
+    engine, recipe, _ = scoring.engine_of(folder.parent, "litert")
+    assert recipe == MAP
+    np.testing.assert_allclose(engine.worker()(x), p, atol=1e-4)
+
+
+def test_weights_of_cells_load_at_another_size(tmp_path: Path, cells: Any) -> None:
+    cells.save_weights(tmp_path / "small.weights.h5")
+    large, _ = models.build(dataclasses.replace(CELLS, size=160), "crackutils", 2, load=False)
+    before = weights_of(large)
+    large.load_weights(tmp_path / "small.weights.h5")
+    assert all_equal(weights_of(large), weights_of(cells))
+    assert not all_equal(before, weights_of(cells))
+    x = pictures(2, 160)
+    expected = 1 / (1 + np.exp(-top_mean(maps_of(large, x), 6)))
+    np.testing.assert_allclose(large.predict_on_batch(x)[:, 0], expected, atol=1e-6)
 
 
 # ---------------------------------------------------------------- seeds and randomness
@@ -387,9 +496,9 @@ def test_bfloat16_computes_in_it_and_keeps_weights_and_probabilities_in_float32(
         models.set_precision("float16")
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", "simple-cnn"])
+@pytest.mark.parametrize("name", ["mobilenetv2", "simple-cnn", CELLS.name])
 def test_a_model_without_its_augmentation_predicts_the_same(name: str) -> None:
-    model, _ = models.build(dataclasses.replace(RECIPES[name], size=32), "random", 1)
+    model, _ = models.build(dataclasses.replace((RECIPES | {CELLS.name: CELLS})[name], size=32), "random", 1)
     plain = models.without_augmentation(model)
     assert not [layer.name for layer in plain.layers if layer.name.startswith("augment_")]
     x = pictures(3, 32)

@@ -42,6 +42,16 @@ UNCOMPARED = {
         "quality = audit.quality(ds)",
         'ids = {"random": np.arange(len(labels)), "copy-safe": splits.group(ds).ids, "photo-safe": safe.ids}',
     ],
+    "08_cross_dataset": [
+        "ds = datasets.load(profile)",
+        "everything = results.comparable(results.collect(PROFILE), ds, run.settings['split'], SPLIT_SEED)",
+        "kept = cells.photos(profile)",
+        "folder = run.folder / 'checkpoints'",
+        "tuned = cross_dataset.tuning(target)",
+        "test = np.flatnonzero(manifest['split'].isin(['val', 'test']))",
+        "from crackutils import features",
+        "asked = rng.permutation(np.flatnonzero(manifest['split'] == 'test'))[:CORRUPTED]",
+    ],
 }
 
 
@@ -119,7 +129,7 @@ def test_parameters_are_literals_and_explained(path: Path, nb: nbformat.Notebook
         told = "  # " in line or f"`{name}`" in intro or name.endswith("SEED")
         assert told, f"{name} needs a comment behind it or a sentence in the introduction"
     offered = lines[0].partition("# ")[2].split(", ")
-    assert offered == [name for name in config.PROFILES if name != "smoke"]  # that one is for these tests
+    assert offered == [name for name in config.PROFILES if name not in ("smoke", "walls")]  # for tests; a target
 
 
 def test_a_parameter_has_one_default_in_the_whole_series() -> None:

@@ -180,3 +180,154 @@ def test_blur_and_fade() -> None:
     np.testing.assert_array_equal(pipelines.fade(image, 1), image)
     grey = np.full((8, 8, 3), (10, 100, 200), np.uint8)
     np.testing.assert_array_equal(pipelines.blur(grey, 3), grey)  # colours do not run into each other
+
+
+# ---------------------------------------------------------------- as another camera might have taken it
+
+SQUARE = 96
+ONE_BY_ONE = [(kind,) for kind in pipelines.VARIATIONS]
+MONOTONE = ("blur", "noise", "darker", "brighter", "JPEG", "scale")
+
+
+def surface(line: int = 0, side: int = SQUARE, seed: int = 0) -> np.ndarray:
+    """Return a grey, slightly rough surface, with an upright dark line of so many pixels in the middle."""
+    rng = np.random.default_rng(seed)
+    grey = 150 + 20 * np.sin(np.arange(side) / 30)[:, None] + rng.normal(0, 3, (side, side))
+    left = (side - line) // 2
+    grey[:, left : left + line] = 40
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, 2)
+
+
+def dark(image: np.ndarray, row: int) -> np.ndarray:
+    """Return the columns of a row that are dark."""
+    return np.flatnonzero(image[row, :, 1] < 95)
+
+
+@pytest.mark.parametrize("kinds", [(), *ONE_BY_ONE, pipelines.VARIATIONS])
+def test_varied_images_keep_their_shape_and_follow_the_seed(kinds: tuple[str, ...]) -> None:
+    image = surface(6)
+    before = image.copy()
+
+    def draws(seed: int) -> list[bytes]:
+        rng = np.random.default_rng(seed)
+        found = [pipelines.vary(image, rng, kinds) for _ in range(4)]
+        assert all((x.shape, x.dtype) == (image.shape, np.uint8) for x in found)
+        return [x.tobytes() for x in found]
+
+    first = draws(1)
+    assert draws(1) == first
+    np.testing.assert_array_equal(image, before)
+    if not kinds:
+        assert set(first) == {image.tobytes()}
+        return
+    assert len({image.tobytes(), *first}) == 5  # each is another, and none is as it was
+    assert not set(draws(2)) & set(first)
+
+
+def test_the_share_says_how_often_a_kind_of_variation_happens() -> None:
+    image, rng = surface(6), np.random.default_rng(0)
+    for kind in ("blur", "scale"):
+        for share in (0.0, 0.3):
+            changed = [not np.array_equal(pipelines.vary(image, rng, (kind,), share), image) for _ in range(200)]
+            assert np.mean(changed) == pytest.approx(share, abs=0.1)
+            assert share or not any(changed)
+    for kind in ("contrast", "jpeg and tint"):  # light and colour are never quite the same
+        assert not np.array_equal(pipelines.vary(image, rng, (kind,), 0.0), image)
+
+
+def test_each_kind_of_variation_does_what_its_name_says() -> None:
+    image, rng = surface(6), np.random.default_rng(4)
+
+    def many(kind: str) -> np.ndarray:
+        return np.stack([pipelines.vary(image, rng, (kind,)) for _ in range(60)]).astype(float)
+
+    contrast = many("contrast")
+    spread, level = contrast.std((1, 2, 3)) / image.std(), contrast.mean((1, 2, 3)) / image.mean()
+    assert spread.min() < 0.7 and spread.max() > 1.2
+    assert level.min() < 0.85 and level.max() > 1.1
+    blurred = many("blur")
+    assert (np.abs(np.diff(blurred, axis=2)).max((1, 2, 3)) < np.abs(np.diff(image.astype(float), axis=1)).max()).all()
+    np.testing.assert_allclose(blurred.mean((1, 2, 3)), image.mean(), atol=1.5)
+    tinted = many("jpeg and tint").mean((1, 2))
+    assert 3 < np.std(tinted - tinted.mean(1, keepdims=True)) < 9
+
+
+def test_to_shrink_makes_a_line_thinner_and_mirrors_what_lies_around() -> None:
+    image = surface(12)
+    small = pipelines.shrink(image, 0.5)
+    assert (small.shape, small.dtype) == (image.shape, np.uint8)
+    row = SQUARE // 2
+    middle = dark(small, row)
+    middle = middle[np.abs(middle - SQUARE / 2) < SQUARE / 4]
+    assert 5 <= len(middle) <= 7  # 12 before
+    assert middle.mean() == pytest.approx((SQUARE - 1) / 2, abs=1)
+    quarter = SQUARE // 4
+    np.testing.assert_array_equal(small[:, :quarter], small[:, quarter : 2 * quarter][:, ::-1])
+    np.testing.assert_array_equal(small[-quarter:], small[-2 * quarter : -quarter][::-1])
+    np.testing.assert_array_equal(pipelines.shrink(image, 1.0), image)
+    drawn = [pipelines.vary(image, np.random.default_rng(k), ("scale",)) for k in range(20)]
+    runs = [np.diff(np.flatnonzero(np.diff(np.pad((x[row, :, 1] < 95).astype(int), 1)))).min() for x in drawn]
+    assert max(runs) <= 12
+    assert min(runs) <= 7
+    places = {dark(pipelines.shrink(image, 0.5, np.random.default_rng(k)), row)[0] for k in range(12)}
+    assert len(places) > 4  # anywhere
+
+
+def test_textures_are_mixed_so_that_a_crack_stays_where_it_was() -> None:
+    image, other = surface(4), np.full((SQUARE, SQUARE, 3), (200, 160, 120), np.uint8)
+    other[: SQUARE // 2] -= 40
+    mixed = pipelines.mix_textures(image, other)
+    assert (mixed.shape, mixed.dtype) == (image.shape, np.uint8)
+    assert np.abs(mixed[:, :30].astype(int) - other[:, :30]).mean() < 8  # the other surface, where there is no crack
+    line = slice((SQUARE - 4) // 2, (SQUARE + 4) // 2)
+    share = mixed[:, line].astype(float) / other[:, line]
+    assert share.max() < 0.6
+    beside = np.delete(np.arange(SQUARE), np.arange(line.start - 2, line.stop + 2))
+    assert (mixed[:, beside].astype(float) / other[:, beside]).min() > 0.8
+    even = np.full_like(image, 90)
+    assert np.abs(pipelines.mix_textures(even, other).astype(int) - other).max() <= 1  # nothing to add
+
+
+# ---------------------------------------------------------------- corruptions
+
+
+@pytest.mark.parametrize("kind", pipelines.CORRUPTIONS)
+def test_corruptions_keep_shape_and_follow_the_seed(kind: str) -> None:
+    image = surface(6)
+    before = image.copy()
+    assert len(pipelines.CORRUPTIONS[kind]) == 5
+    np.testing.assert_array_equal(pipelines.corrupt(image, kind, 0, np.random.default_rng(0)), image)
+    for strength in range(1, 6):
+        one, two, other = (pipelines.corrupt(image, kind, strength, np.random.default_rng(k)) for k in (1, 1, 2))
+        assert (one.shape, one.dtype) == (image.shape, np.uint8)
+        np.testing.assert_array_equal(one, two)
+        assert np.array_equal(one, other) == (kind != "noise")
+        assert not np.array_equal(one, image)
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("kind", MONOTONE)
+def test_a_stronger_corruption_changes_more(kind: str) -> None:
+    image = surface(6).astype(int)
+    errors = [
+        np.abs(pipelines.corrupt(image.astype(np.uint8), kind, strength, np.random.default_rng(0)) - image).mean()
+        for strength in range(6)
+    ]
+    assert errors[0] == 0
+    assert (np.diff(errors) > 0).all(), errors
+
+
+def test_corruptions_are_as_strong_as_they_say() -> None:
+    flat, rng = np.full((SQUARE, SQUARE, 3), 100, np.uint8), np.random.default_rng(0)
+    for strength in range(1, 6):
+        value = {kind: values[strength - 1] for kind, values in pipelines.CORRUPTIONS.items()}
+        assert pipelines.corrupt(flat, "noise", strength, rng).std() == pytest.approx(value["noise"], rel=0.1)
+        darker, brighter = (pipelines.corrupt(flat, kind, strength, rng) for kind in ("darker", "brighter"))
+        np.testing.assert_array_equal(darker, round(100 * 2 ** -value["darker"]))
+        np.testing.assert_array_equal(brighter, round(100 * 2 ** value["brighter"]))
+        for kind in ("blur", "rotation", "scale"):
+            np.testing.assert_allclose(pipelines.corrupt(flat, kind, strength, rng), flat, atol=1)
+        turned = pipelines.corrupt(surface(4), "rotation", strength, rng)[..., 1] < 95
+        y, x = np.nonzero(turned[20:-20, 20:-20])
+        angle = np.degrees(np.arctan2(*np.linalg.eigh(np.cov(x, y))[1][::-1, -1]))
+        assert abs(90 - angle % 180) == pytest.approx(value["rotation"], abs=2)

@@ -70,6 +70,35 @@ def network() -> Any:
 
 
 # name: what draws it, and how many axes with scales it has (pictures have none)
+MEASURED = pd.DataFrame({"width": [0.1, 0.2], "depth": [20.0, 40], "sharpness": [0.5, 1.5]})
+METHODS = pd.DataFrame({"method": ["a", "b"], "auroc": [0.7, 0.9], "low": [0.6, None], "high": [0.8, None]})
+THIRDS = pd.DataFrame(
+    [
+        {"run": run, "measure": measure, "third": k, "auroc": 0.5 + 0.1 * k}
+        for run in "ab"
+        for measure in ("width", "contrast", "sharpness")
+        for k in range(3)
+    ]
+)
+BROKEN = pd.DataFrame(
+    [
+        {"run": run, "corruption": kind, "strength": s, "error_rate": 0.05 * s}
+        for run in "ab"
+        for kind, strengths in (("none", [0]), ("blur", range(1, 6)), ("JPEG", range(1, 6)))
+        for s in strengths
+    ]
+)
+LEARNT = pd.DataFrame(
+    [
+        {"n": n, "draws": 20}
+        | {
+            f"{score}{part}": 0.8 + n / 1000
+            for score in ("auroc", "average_precision")
+            for part in ("", "_gain", "_gain_low", "_gain_high")
+        }
+        for n in (0, 20, 100)
+    ]
+)
 CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "image_grid": (lambda: plots.image_grid(IMAGES, list("abcdefg"), 3, "Pictures", [True] + [False] * 6), 0),
     "photos": (lambda: plots.photos([np.stack([m] * 3, 2) for m in MASKS], MASKS, [CUTS, CUTS[:1]]), 0),
@@ -94,6 +123,12 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "prevalence": (lambda: plots.prevalence({"a": (0.99, 0.01), "b": (0.9, 0.0)}), 1),
     "slices": (lambda: plots.slices(SLICED), 1),
     "leakage": (lambda: plots.leakage(LEAKED), 1),
+    "learning_curve": (lambda: plots.learning_curve(LEARNT), 2),
+    "domains": (lambda: plots.domains({"home": MEASURED, "elsewhere": MEASURED + 0.1}), 3),
+    "methods": (lambda: plots.methods(METHODS, 0.85), 1),
+    "by_measure": (lambda: plots.by_measure(THIRDS), 3),
+    "robustness": (lambda: plots.robustness(BROKEN), 2),
+    "cell_maps": (lambda: plots.cell_maps(IMAGES[:2], [np.eye(4), -np.eye(4)], ["a", "b"], "Maps"), 0),
     "time_against_accuracy": (lambda: plots.time_against_accuracy(COSTS), 1),
 }
 

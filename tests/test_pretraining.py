@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -177,7 +178,7 @@ def test_the_store_holds_the_patches_and_is_made_once(data_dir: Path, monkeypatc
     s = pretraining.store(schedule)
     assert (s.images.shape, s.images.dtype) == ((40, SIZE, SIZE, 3), np.uint8)
     assert (s.masks.shape, s.masks.dtype) == ((40, CELLS, CELLS), np.uint8)
-    i = 0
+    i, taken = 0, []
     for _, shot, found in synthetic.sample(4, 20, 3):
         for patch in found:
             np.testing.assert_array_equal(s.images[i], datasets.resize(patch.image, SIZE))
@@ -186,13 +187,19 @@ def test_the_store_holds_the_patches_and_is_made_once(data_dir: Path, monkeypatc
             marked = s.masks[i][y * CELLS // synthetic.PATCH, x * CELLS // synthetic.PATCH]
             assert (marked > 51).mean() > 0.97 if patch.label else not len(marked)
             assert synthetic.FINISHES[s.finish[i]] == shot.facts["finish"]
+            taken.append([np.log(shot.facts[name] + 0.05) for name in ("zoom", "blur", "noise")])
             i += 1
     assert i == 40
+    assert s.taken.dtype == np.float32
+    np.testing.assert_allclose(s.taken, (taken - np.mean(taken, 0)) / np.std(taken, 0), atol=1e-4)
     np.testing.assert_allclose(s.taken.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(s.taken.std(0), 1, atol=1e-5)
     monkeypatch.setattr(synthetic, "sample", None)  # the second call reads what the first one kept
-    np.testing.assert_array_equal(pretraining.store(schedule).images, s.images)
-    assert [p.suffix for p in (data_dir / "cache").iterdir()] == [""]
+    again = pretraining.store(schedule)
+    for one, two in zip(dataclasses.astuple(s), dataclasses.astuple(again), strict=True):
+        np.testing.assert_array_equal(one, two)
+    (home,) = (data_dir / "cache").iterdir()
+    assert home.name.startswith("patches-") and home.name.endswith("-4-20-3-160")  # the one of synthetic.store
 
 
 @pytest.mark.usefixtures("quick")
@@ -206,7 +213,8 @@ def test_a_store_that_was_cut_short_is_made_anew(data_dir: Path, monkeypatch: py
         patch.setattr(synthetic, "sample", dies)
         with pytest.raises(KeyboardInterrupt):
             pretraining.store(schedule)
-    assert not [p for p in (data_dir / "cache").iterdir() if p.suffix != ".part"]
+    (left,) = (data_dir / "cache").iterdir()
+    assert left.suffix == ".part" and left.name.startswith("patches-")
     s = pretraining.store(schedule)
     assert (s.images.reshape(16, -1).std(1) > 1).all()
     assert [p.suffix for p in (data_dir / "cache").iterdir()] == [""]

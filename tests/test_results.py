@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 
 from crackutils import audit, config, evaluation, results, splits
 from crackutils.config import CrackutilsError
-from crackutils.recipes import RECIPES
+from crackutils.recipes import CELLS, RECIPES
 
 PROFILE = config.profile("metu-half")
 N = 600  # images of the fake data: every tenth is test, two tenths are val
@@ -695,7 +695,28 @@ def fake_audit(profile: config.Profile) -> None:
     results.open_run("07_data_audit", profile).finish(DS, MANIFEST, found, {})
 
 
-AUDIT_MARKS = "<!-- audit:begin -->\n<!-- audit:end -->\n"
+def fake_cross(profile: config.Profile) -> None:
+    """Write what notebook 08 writes, as far as the README shows it."""
+    rank = {"auroc": 0.9, "low": 0.85, "high": 0.95, "auroc_by_photo": 0.88, "average_precision": 0.7}
+    gain = {"auroc_gain": 0.01, "auroc_gain_low": -0.002, "auroc_gain_high": 0.03}
+    found = {
+        "target": {"images": 5950, "photos": 24, "cracked": 1378, "tuning_photos": 8, "held": 4032},
+        "elsewhere": [{"run": "simple-cnn", "home_errors": 0.0035, "f1": None} | rank],
+        "methods": [{"method": "frozen features, linear head", "home_errors": 0.002} | rank],
+        "chosen": "the best",
+        "report": [{"method": "the best"} | rank],
+        "home": {"test": {"errors": 3, "n": 1989}, "best_run": "mobilenetv2", "best_errors": 1},
+        "adaptation": [{"n": n, "draws": 20, "auroc": 0.9} | gain for n in (0, 50)],
+        "robustness": [
+            {"run": "simple-cnn", "corruption": kind, "n": 240, "error_rate": rate}
+            for kind, rate in (("none", 0.004), ("blur", 0.1), ("blur", 0.3), ("noise", 0.5))
+        ],
+    }
+    results.open_run("08_cross_dataset", profile, recipe=CELLS).finish(DS, MANIFEST, found, {})
+
+
+AUDIT_MARKS = "<!-- cross:begin -->\n<!-- cross:end -->\n"
+AUDIT_MARKS += "<!-- audit:begin -->\n<!-- audit:end -->\n"
 SPEED_MARKS = "<!-- speed:begin -->\n<!-- speed:end -->\n"
 SPEED = {
     "race": [
@@ -727,6 +748,7 @@ def test_update_readme_writes_between_its_marks_only(
     fake_comparison(results.collect(PROFILE.name))
     fake_eda()
     fake_audit(PROFILE)
+    fake_cross(PROFILE)
     results.make_reference(PROFILE.name)
     several = config.profile(results.SPLITS_PROFILE)
     for seed in (config.DEFAULT_SEED, 1):
@@ -774,6 +796,11 @@ def test_update_readme_writes_between_its_marks_only(
     assert text.endswith(f"{end_2}\n\nafter\n")
     assert "was here" not in text and "and here" not in text
     ours, samples = text.split("between")
+    assert "| `simple-cnn` | 0.35% | 0.900 (0.850-0.950) | 0.00 |" in ours
+    assert "On the other 16 photos (4,032 tiles), on which nothing was chosen" in ours
+    assert "it makes 3 errors of 1,989 test images; `mobilenetv2`, the best by validation, makes 1." in ours
+    assert "| 0 | 0.900 | - |\n| 50 | 0.900 | +0.010 (-0.002 to +0.030) |" in ours
+    assert "| Recipe | untouched | blur | noise |\n|---|---|---|---|\n| `simple-cnn` | 0.4% | 20% | 50% |" in ours
     speed, samples = samples.split("<!-- speed:end -->")
     assert (
         "| 2,000 | 40 s, 2 errors of 200 | 8 s, **5.0 times** as fast, 1 error of 200 (McNemar p = 1) | 2.0 s," in speed

@@ -20,7 +20,7 @@ from PIL import Image
 
 from crackutils import synthetic
 from crackutils.config import CLASSES
-from crackutils.datasets import read_image
+from crackutils.datasets import read_image, resize
 from crackutils.synthetic import FINISHES, OBJECTS, PATCH, Photo
 
 SMALL = (512, 384)
@@ -148,6 +148,30 @@ def test_a_photo_has_the_size_that_was_asked_for(width: int, height: int) -> Non
 def test_the_usual_size() -> None:
     shot = synthetic.photo(4, 1)
     assert shot.image.shape == (synthetic.HEIGHT, synthetic.WIDTH, 3)
+
+
+def test_unless_told_otherwise_photos_are_those_that_they_always_were(small: list[Photo]) -> None:
+    assert (synthetic.USUAL, synthetic.VISIBLE) == ((0.33, 0.27, 0.4), (8.0, 1.0))
+    for number, shot in enumerate(small):
+        rng = np.random.default_rng([SEED, number])
+        assert shot.facts["style"] == rng.choice(["hairline", "medium", "wide"], p=[0.33, 0.27, 0.4])
+    for number in (3, 8):
+        assert same(small[number], synthetic.photo(SEED, number, *SMALL, styles=(0.33, 0.27, 0.4)))
+
+
+def test_styles_choose_how_wide_cracks_are(small: list[Photo]) -> None:
+    assert {shot.facts["style"] for shot in small[:12]} == set(synthetic.STYLES)
+    thin = [synthetic.photo(SEED, number, *SMALL, styles=(1, 0, 0)) for number in range(12)]
+    assert {shot.facts["style"] for shot in thin} == {"hairline"}
+    for number, shot in enumerate(thin):
+        if small[number].facts["style"] == "hairline":
+            assert same(shot, small[number])
+        else:
+            assert not np.array_equal(shot.mask, small[number].mask)
+    wide = synthetic.photo(SEED, 0, *SMALL, styles=(0, 0, 1))
+    assert wide.facts["style"] == "wide"
+    mean = [np.concatenate(shot.lines)[:, 2].mean() for shot in thin]
+    assert np.median(mean) < 3 < np.concatenate(wide.lines)[:, 2].mean()
 
 
 # ---------------------------------------------------------------- masks
@@ -291,6 +315,16 @@ def test_what_nobody_can_see_is_not_cut_as_a_crack_nor_as_none() -> None:
     assert not any(p.mask.any() for p in negative)
 
 
+@pytest.mark.parametrize(("step", "usual", "faint"), [(4, 0, 0), (6, 0, 20), (9, 20, 20)])
+def test_fainter_cracks_count_where_that_is_asked_for(step: int, usual: int, faint: int) -> None:
+    shot = board(visible=False)
+    shot.image[shot.mask > 0] = 180 - step
+    for visible, count in (((8.0, 1.0), usual), (synthetic.FAINT, faint)):
+        found = synthetic.patches(shot, np.random.default_rng(0), 20, visible)
+        assert sum(p.label for p in found) == count
+    assert sum(p.label for p in synthetic.patches(shot, np.random.default_rng(0), 20)) == usual
+
+
 @pytest.mark.parametrize(("length", "row", "enough"), [(50, 400, False), (90, 400, True), (1024, 8, False)])
 def test_a_crack_counts_where_enough_of_it_lies_in_the_middle_part(length: int, row: int, enough: bool) -> None:
     """Too short a crack, or one that runs along the patch's rim, makes a patch neither Positive nor Negative."""
@@ -337,6 +371,119 @@ def test_sample_gives_as_many_as_asked_in_order_whatever_the_cores(monkeypatch: 
     for label in (0, 1):  # a smaller sample is the beginning of a larger one
         first, all_ = ([row for row in rows if row[1] == label] for rows in (fewer, one))
         assert first == all_[:9]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("thin", "styles", "visible"), [(False, (0.33, 0.27, 0.4), (8.0, 1.0)), (True, synthetic.THIN, synthetic.FAINT)]
+)
+def test_a_sample_of_thin_cracks_has_other_photos_and_fainter_cracks(
+    thin: bool, styles: tuple[float, ...], visible: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, photo, patches = [], synthetic.photo, synthetic.patches
+    monkeypatch.setattr(
+        synthetic, "photo", lambda *args, styles: (asked.append(styles), photo(*args, styles=styles))[1]
+    )
+    monkeypatch.setattr(
+        synthetic,
+        "patches",
+        lambda shot, rng, each, seen: (asked.append(seen), patches(shot, rng, each, seen))[1],
+    )
+    found = list(synthetic.sample(SEED, 4, 4, **({"thin": True} if thin else {})))
+    assert set(asked) == {styles, visible}
+    assert sum(p.label for *_, cut in found for p in cut) == 4
+
+
+# ---------------------------------------------------------------- the kept patches
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("side", "thin"), [(160, False), (224, True)])
+def test_the_store_keeps_images_and_masks_together_and_is_made_once(
+    side: int, thin: bool, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = synthetic.store(SEED, 9, 3, side, thin)
+    assert (s.images.shape, s.images.dtype) == ((18, side, side, 3), np.uint8)
+    assert (s.masks.shape, s.masks.dtype) == ((18, side // 4, side // 4), np.uint8)
+    assert len(s.facts) == 18
+    i = 0
+    for number, shot, found in synthetic.sample(SEED, 9, 3, thin):
+        for patch in found:
+            if side == 160:
+                np.testing.assert_array_equal(s.images[i], resize(patch.image, 160))
+                assert s.masks[i].any() == patch.label
+            else:
+                np.testing.assert_array_equal(s.images[i], patch.image[:224, :224])
+                blocks = [[patch.mask[y : y + 4, x : x + 4].max() for x in range(0, 224, 4)] for y in range(0, 224, 4)]
+                np.testing.assert_array_equal(s.masks[i], blocks)
+            scale = PATCH / 160 if side == 160 else 1
+            y, x = np.nonzero(patch.mask > 127)
+            y, x = (np.floor(v / scale / 4).astype(int) for v in (y, x))
+            inside = (y < side // 4) & (x < side // 4)
+            assert (s.masks[i][y[inside], x[inside]] > 0).all()
+            row = s.facts.iloc[i]
+            told = (row["photo"], row["label"], row["finish"], row["style"], row["zoom"])
+            assert told == (number, patch.label, *(shot.facts[name] for name in ("finish", "style", "zoom")))
+            assert row["width"] == patch.facts["width"] if patch.label else np.isnan(row["width"])
+            i += 1
+    assert i == 18
+    monkeypatch.setattr(synthetic, "sample", None)  # the second call reads what the first one kept
+    again = synthetic.store(SEED, 9, 3, side, thin)
+    np.testing.assert_array_equal(again.images, s.images)
+    np.testing.assert_array_equal(again.masks, s.masks)
+    pd.testing.assert_frame_equal(again.facts, s.facts)
+    (home,) = (data_dir / "cache").iterdir()
+    assert home.suffix == ""
+
+
+def test_stores_of_other_settings_or_of_another_generator_are_others(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def sample(seed: int, count: int, each: int, thin: bool) -> Iterator[tuple[int, Photo, list[synthetic.Patch]]]:
+        asked.append((seed, count, each, thin))
+        shot = board()
+        for number in range(count):
+            yield (
+                number,
+                shot,
+                [synthetic.Patch(cut(shot.image, 0, 0), cut(shot.mask, 0, 0), k, 0, 0, {}) for k in (0, 1)],
+            )
+
+    monkeypatch.setattr(synthetic, "sample", sample)
+    usual = (1, 2, 3, 160)
+    others = [usual, (2, 2, 3, 160), (1, 4, 3, 160), (1, 2, 4, 160), (1, 2, 3, 224), (1, 2, 3, 160, True)]
+    for args in others * 2:
+        assert len(synthetic.store(*args).images) == 2 * args[1]
+    assert len(asked) == len(others) == len(list((data_dir / "cache").iterdir()))
+    for module in (np, cv2):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__version__", "0.0")
+            synthetic.store(*usual)
+    (tmp_path / "synthetic.py").write_text("# another generator")
+    monkeypatch.setattr(synthetic, "__file__", str(tmp_path / "synthetic.py"))
+    synthetic.store(*usual)
+    assert len(asked) == len(others) + 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_store_that_was_cut_short_is_made_anew(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*args: object) -> Iterator[object]:
+        yield from itertools.islice(sample(*args), 2)
+        raise KeyboardInterrupt
+
+    sample = synthetic.sample
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "sample", dies)
+        with pytest.raises(KeyboardInterrupt):
+            synthetic.store(4, 6, 2, 224)
+    (left,) = (data_dir / "cache").iterdir()
+    assert left.suffix == ".part"
+    s = synthetic.store(4, 6, 2, 224)
+    assert (s.images.reshape(12, -1).std(1) > 1).all()
+    assert len(s.facts) == 12
+    assert [p.suffix for p in (data_dir / "cache").iterdir()] == [""]
 
 
 # ---------------------------------------------------------------- draw
@@ -452,6 +599,83 @@ def test_another_seed_draws_other_pictures(tmp_path: Path) -> None:
     shas = [{hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / s).glob("*/*")} for s in ("1", "2")]
     assert len(shas[0]) > 12
     assert not shas[0] & shas[1]
+
+
+# ---------------------------------------------------------------- tiles
+
+
+def wall(*args: object) -> Photo:
+    """Return six by four tiles: cracks that are clear, faint, too faint, too short, closed or a mere spot, or none."""
+    image, mask, lines = np.full((1024, 1536, 3), 180, np.uint8), np.zeros((1024, 1536), np.uint8), []
+
+    def crack(row: int, begin: int, end: int, step: int, width: float = 3.0) -> None:
+        mask[row - 1 : row + 2, begin:end], image[row - 1 : row + 2, begin:end] = 255, 180 - step
+        x = np.arange(begin, end, 2, np.float32)
+        lines.append(np.column_stack([x, np.full_like(x, row), np.full_like(x, width)]))
+
+    crack(100, 0, 1536, 90)  # tiles 1 to 6
+    crack(356, 4, 30, 90)  # tile 7: 26 pixels
+    crack(356, 300, 334, 90)  # tile 8: 34
+    crack(612, 0, 1536, 0)  # tiles 13 to 18: nobody can see it
+    crack(868, 0, 256, 5)  # tile 19
+    crack(868, 256, 512, 2)  # tile 20
+    crack(868, 512, 768, 60, 0.8)  # tile 21: closed
+    mask[800, 800] = 1  # tile 22
+    return Photo(image, mask, lines, [], {"finish": "smooth", "style": "hairline", "blur": 0.5, "objects": []})
+
+
+def test_tiles_of_a_wall_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(synthetic, "photo", lambda *args: (asked.append(args), wall())[1])
+    synthetic.draw_tiles(tmp_path / "out", 2, 9)
+    assert asked == [(9, number, 1536, 1024, (1.0, 0.0, 0.0)) for number in (0, 1)]
+    positive, negative = [1, 2, 3, 4, 5, 6, 8, 19], [9, 10, 11, 12, 23, 24]
+    files = {
+        f"{name}/{number:03d}-{tile}.jpg"
+        for name, tiles in zip(CLASSES, (negative, positive), strict=True)
+        for tile in tiles
+        for number in (0, 1)
+    }
+    assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").glob("*/*")} == files
+    table = pd.read_csv(tmp_path / "out" / "patches.csv")
+    assert set(table["file"]) == files and len(table) == len(files)
+    label = table["file"].str.startswith(CLASSES[1])
+    assert set(table.loc[label, "width"]) == {3}
+    assert set(table.loc[label, "step"]) == {90, 5}
+    assert table.loc[~label, ["width", "step", "contrast"]].isna().all(axis=None)
+
+
+def test_tiles_of_photos_are_cut_like_those_of_sdnet_and_labelled_truly(tmp_path: Path) -> None:
+    home = tmp_path / "one"
+    synthetic.draw_tiles(home, 2, SEED)
+    table = pd.read_csv(home / "patches.csv").set_index("file")
+    assert {"photo", "x", "y", "width", "step", "contrast", "finish", "blur"} <= set(table)
+    assert {p.relative_to(home).as_posix() for p in home.glob("*/*")} == set(table.index)
+    assert sorted(p.name for p in home.iterdir()) == [*CLASSES, "patches.csv"]
+    counts = Counter()
+    for number in (0, 1):
+        shot = synthetic.photo(SEED, number, 1536, 1024, (1.0, 0.0, 0.0))
+        for tile in range(24):
+            y, x = tile // 6 * 256, tile % 6 * 256
+            image, mask = (part[y : y + 256, x : x + 256] for part in (shot.image, shot.mask))
+            names = [f"{name}/{number:03d}-{tile + 1}.jpg" for name in CLASSES]
+            there = [(home / name).is_file() for name in names]
+            assert there[0] == (not mask.any())
+            if any(there):
+                row, pixels = table.loc[names[there.index(True)]], read_image(home / names[there.index(True)])
+                assert (row["photo"], row["x"], row["y"]) == (number, x, y)
+                assert pixels.shape == (256, 256, 3)
+                assert np.abs(pixels.astype(int) - image).mean() < 6
+            if there[1]:
+                assert (mask > 0).sum() >= 30
+                assert synthetic.contrast(image, mask)[0] >= 3
+                assert row["width"] < 4
+            counts[tuple(there)] += 1
+    assert set(counts) >= {(True, False), (False, True)}
+    assert not counts[(True, True)]
+    synthetic.draw_tiles(tmp_path / "two", 2, SEED)
+    for file in [*table.index, "patches.csv"]:
+        assert (home / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 # ---------------------------------------------------------------- what is no crack

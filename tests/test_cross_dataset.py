@@ -1,0 +1,264 @@
+"""Tests of what models are worth on other people's concrete: rankings, choices, alignment, corruptions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from crackutils import audit, config, cross_dataset, engines, models, pipelines, recipes, scoring
+from crackutils.config import CrackutilsError
+
+RNG = np.random.default_rng(0)
+
+
+def dataset(source: str, photo: list[int], label: list[int] | None = None) -> Any:
+    """What the functions read of a Dataset."""
+    index = pd.DataFrame({"label": label if label is not None else [0, 1] * (len(photo) // 2)})
+    profile = SimpleNamespace(name=source, source=source)
+    return SimpleNamespace(profile=profile, index=index, cuts=pd.DataFrame({"photo": photo}), sha256=source)
+
+
+# ---------------------------------------------------------------- the target
+
+
+def test_the_usual_target_is_real_for_metu_only() -> None:
+    assert cross_dataset.usual(config.profile("metu-tenth")) == "sdnet"
+    assert cross_dataset.usual(config.profile("sample")) == "walls"
+
+
+def test_a_target_that_is_not_here_is_replaced_aloud(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metu = config.profile("metu-half")
+    assert cross_dataset.chosen_target("", metu) == "walls"
+    assert "make data SOURCE=sdnet" in capsys.readouterr().out
+    for name in config.CLASSES:
+        (data_dir / "raw" / "sdnet" / name).mkdir(parents=True)
+    assert cross_dataset.chosen_target("", metu) == "sdnet"
+    assert cross_dataset.chosen_target("own", metu) == "own"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_is_a_target_and_tells_photos_by_its_names(data_dir: Path, tmp_path: Path) -> None:
+    for k, name in enumerate(config.CLASSES):
+        (tmp_path / "site" / name).mkdir(parents=True)
+        for photo in (7, 12):
+            pixels = RNG.integers(0, 255, (64, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "site" / name / f"{photo}-{k + 1}.png")
+    ds = cross_dataset.target(str(tmp_path / "site"))
+    assert ds.index["label"].tolist() == [0, 0, 1, 1]
+    assert cross_dataset.photos(ds).tolist() == [7, 12, 7, 12]
+    assert ds.read(0).shape == (64, 64, 3)
+    Image.fromarray(pixels).save(tmp_path / "site" / "Positive" / "other.png")
+    assert (cross_dataset.target(str(tmp_path / "site")).cuts["photo"] == -1).all()  # one name tells none
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        ((), "is neither a profile"),
+        (("Positive",), "python -m crackutils score"),
+        (("Positive", "Negative"), "holds no usable image"),
+    ],
+)
+def test_a_target_that_cannot_be_used_is_told(
+    make: tuple[str, ...], words: str, data_dir: Path, tmp_path: Path
+) -> None:
+    for name in make:
+        (tmp_path / "there" / name).mkdir(parents=True)
+    with pytest.raises(CrackutilsError, match=words):
+        cross_dataset.target(str(tmp_path / "there"))
+
+
+def test_methods_are_chosen_on_named_photos_or_on_a_third() -> None:
+    found = cross_dataset.tuning(dataset("sdnet", [7069, 7072, 7132, 7070]))
+    assert found.tolist() == [True, False, True, False]
+    assert cross_dataset.tuning(dataset("walls", [5, 1, 1, 9, 3, 7])).tolist() == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert not cross_dataset.tuning(dataset("own", [-1, -1, -1, -1])).any()
+    assert len(set(cross_dataset.photos(dataset("own", [-1, -1, 3, 3])))) == 3  # unknown ones are alone
+
+
+# ---------------------------------------------------------------- judging
+
+
+def test_judge_counts_pairs_and_draws_photos() -> None:
+    labels, scores = np.array([0, 0, 1, 1, 0, 1]), np.array([1.0, 2, 3, 4, 10, 11])
+    photo = np.array([1, 1, 1, 1, 2, 2])
+    found = cross_dataset.judge(labels, scores, photo)
+    assert found["auroc"] == pytest.approx(7 / 9, abs=1e-6)  # photo 2 is brighter, and its image without a crack too
+    assert found["auroc_by_photo"] == 1.0
+    assert found["low"] <= found["auroc"] <= found["high"]
+    alone = cross_dataset.judge(labels[:4], scores[:4], photo[:4])
+    assert (alone["low"], alone["high"]) == (None, None)  # one photo tells nothing of the next
+
+
+def test_compare_shows_methods_the_tuning_photos_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = dataset("sdnet", [7069] * 4 + [7072] * 4)
+    source = SimpleNamespace(index=pd.DataFrame({"label": [0, 1, 0, 1]}), sha256="s")
+    manifest = pd.DataFrame({"split": ["val"] * 4})
+    bench = cross_dataset.Bench(source, manifest, target, None, "imagenet", "litert", Path(), few=16)
+    seen: list[list[int]] = []
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        seen.append(rows.tolist())
+        return np.array([0.0, 1, 2, 3])
+
+    way = cross_dataset.Method("ours", score, lambda rows: np.array([1.0, 2, 3, 4]))
+    table = cross_dataset.compare(bench, [way])
+    assert seen == [[0, 1, 2, 3]]
+    assert table.loc[0, ["method", "n", "auroc", "home_auroc", "home_errors"]].tolist() == ["ours", 4, 0.75, 0.75, 0.25]
+    nowhere = replace(bench, target=dataset("own", [-1] * 4))
+    assert not len(cross_dataset.compare(nowhere, [way]))
+
+
+# ---------------------------------------------------------------- alignment
+
+
+def test_recoloured_features_have_the_targets_mean_and_covariance() -> None:
+    source = (RNG.normal(size=(4000, 3)) @ np.array([[3, 0, 0], [1, 1, 0], [0, 2, 1]])).astype(np.float32)
+    there = (RNG.normal(size=(4000, 3)) @ np.array([[1, 0, 2], [0, 4, 0], [0, 0, 1]]) + 7).astype(np.float32)
+    moved = cross_dataset.recoloured(source, there, source)
+    np.testing.assert_allclose(moved.mean(0), there.mean(0), atol=0.2)
+    before, after = (np.abs(np.cov(x.T) - np.cov(there.T)).max() for x in (source, moved))
+    assert after < 0.6 * before  # not zero: as much identity is added as there is variance
+
+
+def test_each_photo_gets_the_statistics_of_the_source() -> None:
+    like = RNG.normal(5, 2, (500, 4)).astype(np.float32)
+    photo = np.repeat([1, 2], 300)
+    x = (RNG.normal(size=(600, 4)) * np.where(photo == 1, 1, 9)[:, None] + 30 * photo[:, None]).astype(np.float32)
+    found = cross_dataset._aligned(x, photo, like)
+    for p in (1, 2):
+        np.testing.assert_allclose(found[photo == p].mean(0), like.mean(0), rtol=1e-3)
+        np.testing.assert_allclose(found[photo == p].std(0), like.std(0), rtol=1e-3)
+
+
+def test_top_mean_is_what_the_network_does() -> None:
+    maps = RNG.normal(size=(3, 16, 16)).astype(np.float32)
+    layer = models._TopMean(recipes.CELLS.cells)
+    np.testing.assert_allclose(cross_dataset.top_mean(maps), np.asarray(layer(maps[..., None]))[:, 0], rtol=1e-5)
+
+
+# ---------------------------------------------------------------- where it fails, what breaks it
+
+
+def test_thirds_hold_the_cracks_that_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [1] * 6 + [0] * 6
+    width = [1.0, 2, 3, 4, 5, 6] + [9.0] * 6
+    sharp = list(np.linspace(0, 1, 12))
+    monkeypatch.setattr(
+        audit, "measures", lambda ds: pd.DataFrame({"width": width, "depth": width, "sharpness": sharp})
+    )
+    score = np.array([-1, -1, 1, 1, 1, 1] + [0] * 6, float)  # the thinnest are missed
+    table = cross_dataset.by_measure(dataset("sdnet", [1] * 12, labels), np.arange(12), {"run": score})
+    thin = table[table["measure"] == "width"].set_index("third")
+    assert thin["cracked"].tolist() == [2, 2, 2]
+    assert thin["auroc"].tolist() == [0.0, 1.0, 1.0]
+    assert table[table["measure"] == "sharpness"]["cracked"].tolist() == [4, 2, 0]
+
+
+def test_robustness_corrupts_as_asked_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.full((64, 64, 3), 128, np.uint8)
+    ds = SimpleNamespace(index=pd.DataFrame({"label": [1, 0]}), read=lambda row: image)
+
+    def brightness() -> Any:
+        return lambda x: (x.mean((1, 2, 3)) / 255)[:, None].astype(np.float32)
+
+    running = engines.Engine("litert", "0", "float32", brightness)
+    monkeypatch.setattr(scoring, "engine_of", lambda folder, engine: (running, replace(recipes.CELLS, size=32), ""))
+    table = cross_dataset.robustness(ds, np.arange(2), {"run": Path("x")}, "litert", 0)
+    assert len(table) == 1 + 5 * len(pipelines.CORRUPTIONS)
+    got = table.set_index(["corruption", "strength"])["errors"]
+    assert got["none", 0] == 1  # both are called cracked, at 128 of 255
+    assert [got["darker", s] for s in range(1, 6)] == [1] * 5  # both are called free of cracks
+    assert (table["n"] == 2).all()
+
+
+def test_runs_that_are_tested_elsewhere() -> None:
+    runs = [{"run": n, "val": {"loss": v}} for n, v in (("chernxi-cnn-80", 0.2), ("imranismael-mobilenetv2", 0.1))]
+    runs += [{"run": n, "val": {"loss": 9}} for n in ("simple-cnn", "simple-cnn--seed-3")]
+    assert list(cross_dataset.compared(runs)) == ["imranismael-mobilenetv2", "simple-cnn"]
+    assert list(cross_dataset.compared(runs[2:])) == ["simple-cnn"]
+
+
+def test_scored_images_come_in_the_order_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ds = SimpleNamespace(read=lambda row, size: np.full((size, size, 3), row * 10, np.uint8))
+    running = engines.Engine("litert", "0", "float32", lambda: lambda x: x[:, 0, 0, :1] / 255)
+    monkeypatch.setattr(scoring, "engine_of", lambda folder, engine: (running, replace(recipes.CELLS, size=32), ""))
+    found = cross_dataset.scored(ds, np.array([3, 0, 20]), Path("x"), "litert")
+    np.testing.assert_allclose(found, np.array([30, 0, 200]) / 255, rtol=1e-6)
+
+
+def test_the_card_says_where_it_works_and_where_not() -> None:
+    row = {"method": cross_dataset.SAVED, "n": 100, "cracked": 20, "auroc": 0.9, "average_precision": 0.7}
+    thirds = [
+        {"run": recipes.CELLS.name, "measure": m, "third": k, "auroc": 0.6 + 0.1 * k}
+        for m in ("width", "contrast", "sharpness")
+        for k in range(3)
+    ]
+    broken = [{"run": recipes.CELLS.name, "corruption": "blur", "strength": 3, "error_rate": 0.31}]
+    metrics = {
+        "settings": {"profile": "metu-half"},
+        "data": {"train": {"images": 14000}},
+        "model": {"start": {"weights": "imagenet"}, "parameters": 123},
+        "stages": [{"steps": 10}],
+        "target": {"name": "sdnet"},
+        "home": {"test": {"errors": 3, "n": 1989, "auroc": 0.9999}},
+        "report": [row | {"low": 0.85, "high": 0.93}],
+        "by_measure": thirds,
+        "robustness": broken,
+    }
+    text = cross_dataset.card(metrics, recipes.CELLS)
+    for words in ("3 errors in 1,989", "AUROC 0.900 (95 % interval over photos 0.850 to 0.930)", "blur 31%"):
+        assert words in text
+    assert "By width: AUROC 0.600 on the thinnest third, 0.800 on the widest." in text
+    metrics["report"][0] |= {"low": None, "high": None}
+    assert "interval over photos" not in cross_dataset.card(metrics, recipes.CELLS)
+
+
+def test_windows_cover_the_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each corner of an image lies in one window, its middle in all of them."""
+    image = np.zeros((256, 256, 3), np.uint8)
+    image[:16, :16], image[-16:, -16:] = 255, 128
+    seen: list[np.ndarray] = []
+    bench = cross_dataset.Bench(None, None, dataset("x", [1, 1]), None, "crackutils", "litert", tmp_path)
+
+    def of_images(self: Any, name: str, items: list[Any], read: Any) -> np.ndarray:
+        seen.extend(read(item) for item in items)
+        return np.zeros((len(items), 5), np.float32)
+
+    monkeypatch.setattr(cross_dataset.Bench, "of_images", of_images)
+    ds = SimpleNamespace(read=lambda row: image, profile=SimpleNamespace(source="x"))
+    assert bench.windows(ds, np.array([0])).shape == (1, 4, 5)
+    assert [w.max() > 200 for w in seen] == [True, False, False, False]
+    assert [100 < w.max() < 200 for w in seen] == [False, False, False, True]
+
+
+def test_kept_features_of_made_up_images_are_found_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    running = engines.Engine("litert", "0", "float32", lambda: lambda x: x.mean((1, 2)))
+    monkeypatch.setattr(models, "features_engine", lambda *args: (running, {}))
+    ds = dataset("x", [1, 1])
+    bench = cross_dataset.Bench(ds, None, ds, None, "crackutils", "litert", tmp_path)
+    calls: list[int] = []
+
+    def read(row: int) -> np.ndarray:
+        calls.append(row)
+        return np.full((160, 160, 3), row, np.uint8)
+
+    first = bench.of_images("some", [1, 2, 3], read)
+    np.testing.assert_array_equal(first, np.repeat([[1.0], [2], [3]], 3, 1))
+    np.testing.assert_array_equal(bench.of_images("some", [1, 2, 3], read), first)
+    assert sorted(calls) == [1, 2, 3]
+    assert bench.of_images("some", [4], read)[0, 0] == 4  # other images are not mistaken for these
