@@ -75,10 +75,7 @@ def adapt(
     with _beside(out) as work:
         found = features.of_run(ds, np.arange(len(table)), model, engine)
         y = table["label"].to_numpy()
-        try:
-            curve, why = learning_curve(found.x, y, photos, draws=draws), ""
-        except CrackutilsError as error:
-            curve, why = pd.DataFrame(columns=_CURVE), str(error)
+        curve, why = tried(found.x, y, photos, draws=draws)
         weights, bias, penalty = fit_head(found.x, y, photos)
         facts = {
             "model": config.shown(model),
@@ -109,9 +106,12 @@ def best_cells() -> Path:
     Only the run with the usual settings counts. Raises CrackutilsError where there is none.
     """
     for profile in ("metu", "metu-half", "metu-tenth", "metu-mini", "sample"):
-        folder = config.results_dir() / profile / "08_cross_dataset" / recipes.CELLS.name
-        if (folder / "metrics.json").is_file() and (folder / "model" / "model.weights.h5").is_file():
-            return folder
+        home = config.results_dir() / profile / "08_cross_dataset"
+        # where it was tested does not change the network
+        for folder in (home / recipes.CELLS.name, *sorted(home.glob(f"{recipes.CELLS.name}--target-*"))):
+            finished = (folder / "run.json").is_file() and (folder / "model" / "model.weights.h5").is_file()
+            if finished and "--" not in folder.name.removeprefix(recipes.CELLS.name).removeprefix("--target-"):
+                return folder
     raise CrackutilsError(
         f"No finished run of notebook 08 is in {config.shown(config.results_dir())}; run make run-08 PROFILE=metu-half"
         " first, or give a run's folder as --model."
@@ -401,6 +401,16 @@ def learning_curve(
             row |= dict(zip((score, f"{score}_gain", f"{score}_gain_low", f"{score}_gain_high"), parts, strict=True))
         rows.append(row)
     return pd.DataFrame(rows, columns=_CURVE)
+
+
+def tried(
+    x: np.ndarray, labels: np.ndarray, photos: np.ndarray, draws: int = 20, seed: int = config.DEFAULT_SEED
+) -> tuple[pd.DataFrame, str]:
+    """Return `learning_curve` and an empty text; or one without rows, and why there is none."""
+    try:
+        return learning_curve(x, labels, photos, draws=draws, seed=seed), ""
+    except CrackutilsError as error:
+        return pd.DataFrame(columns=_CURVE), str(error)
 
 
 def _halves(labels: np.ndarray, photos: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
 from pathlib import Path
@@ -33,6 +32,7 @@ _STRIDE = 16  # pixels of a cell
 _GRID = CROP // _STRIDE
 _CHUNK = 100  # steps between two checkpoints
 _WARM_UP = 50  # steps
+_CENTRED = ("metu", "sample", "smoke")  # sources whose cracks run through the middle of the image
 _VARIED = 0.35  # how probable each variation of a training image is
 _DRAWN = 0.625  # share of a batch that has masks
 _LAST = 6000  # training images, at most, that the last layer is fitted to, and half as many patches with masks
@@ -73,31 +73,29 @@ def drawn(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tupl
     return pipelines.vary(image, rng, pipelines.VARIATIONS[1:], _VARIED), cells
 
 
-def labelled(image: np.ndarray, label: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def labelled(image: np.ndarray, label: int, centred: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return a training image and its cells from an image of which the label is all that is known.
 
-    Cracked ones are cut about their middle, where METU has its cracks, or shrunk; others are cut anywhere.
+    Images are cut, enlarged and shrunk in the same way whatever their label, so that neither size nor sharpness tells
+    it. Only where cracks run through the middle can a cracked one be cut.
 
     Args:
         image: uint8 (side, side, 3).
         label: 0 or 1.
+        centred: whether cracks of these images run through their middle.
         rng: as in `drawn`.
 
     Returns:
         As `drawn`; all cells are `SOMEWHERE`, or all 0.
     """
     side = len(image)
-    if label:
-        part = int(rng.integers(round(0.625 * side), side + 1)) if rng.random() < 0.7 else side
-        y, x = np.clip(rng.normal((side - part) / 2, 0.05 * side, 2), 0, side - part).astype(int)
-    else:
-        part = int(rng.integers(round(0.35 * side), side + 1))
-        y, x = rng.integers(0, side - part + 1, 2)
+    part = int(rng.integers(round(0.625 * side), side + 1)) if centred and rng.random() < 0.7 else side
+    place = rng.normal((side - part) / 2, 0.05 * side, 2) if label else rng.uniform(0, side - part, 2)
+    y, x = np.clip(place, 0, side - part).astype(int)
     how = cv2.INTER_AREA if part > CROP else cv2.INTER_CUBIC
     image = cv2.resize(image[y : y + part, x : x + part], (CROP, CROP), interpolation=how)
-    kinds = pipelines.VARIATIONS[0 if label else 1 :]
     image, cells = _turned(rng, image, np.full((_GRID, _GRID), SOMEWHERE if label else 0.0))
-    return pipelines.vary(image, rng, kinds, _VARIED), cells
+    return pipelines.vary(image, rng, pipelines.VARIATIONS, _VARIED), cells
 
 
 def _turned(rng: np.random.Generator, *maps: np.ndarray) -> list[np.ndarray]:
@@ -106,7 +104,13 @@ def _turned(rng: np.random.Generator, *maps: np.ndarray) -> list[np.ndarray]:
 
 
 def batch(
-    recipe: Recipe, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, kept: synthetic.Store | None, seed: Any
+    recipe: Recipe,
+    images: np.ndarray,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    kept: synthetic.Store | None,
+    seed: Any,
+    centred: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return one training batch, the same for the same seed: float32 (n, 160, 160, 3) 0-255 and (n, 10, 10, 1) cells.
 
@@ -117,12 +121,13 @@ def batch(
         rows: which of them are for training.
         kept: patches with masks, `_DRAWN` of the batch; None for none.
         seed: of this batch.
+        centred: as in `labelled`.
     """
     rng = np.random.default_rng(seed)
     count = round(_DRAWN * recipe.batch) if kept is not None else 0
     chosen = rng.integers(0, trained_on(kept), count) if count else ()
     pairs = [drawn(kept.images[i], kept.masks[i], rng) for i in chosen]
-    pairs += [labelled(images[i], int(labels[i]), rng) for i in rng.choice(rows, recipe.batch - count)]
+    pairs += [labelled(images[i], int(labels[i]), centred, rng) for i in rng.choice(rows, recipe.batch - count)]
     x, cells = (np.stack(part).astype(np.float32) for part in zip(*pairs, strict=True))
     return x, cells[..., None]
 
@@ -177,6 +182,8 @@ def train(
     """
     rows = np.flatnonzero(manifest["split"] == "train")
     labels = ds.index["label"].to_numpy()
+    if empty := [name for name in ("train", "val", "test") if not (manifest["split"] == name).any()]:
+        raise CrackutilsError(f"The split leaves no image for {' and '.join(empty)}: {len(labels)} images are too few.")
     if len(np.unique(labels[rows])) < 2:
         raise CrackutilsError("The training images are all of one class; a classifier needs both.")
     images = ds.pixels(synthetic.PATCH)
@@ -192,8 +199,6 @@ def train(
     net.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss(recipe.cells))
     net.optimizer.build(net.trainable_variables)
     key = _key(recipe, ds, manifest, kept, seed, loaded, steps)
-    if os.environ.get("CRACKUTILS_FORCE"):
-        shutil.rmtree(folder, ignore_errors=True)
     record = folder / "done.json"
     done = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     if done.get("key") == key:
@@ -206,7 +211,7 @@ def train(
     while (at := done["steps"][-1]["step"] if done["steps"] else 0) < steps:
         began, until = time.perf_counter(), min(at + _CHUNK, steps)
         fitted = net.fit(
-            _stream(recipe, images, labels, rows, kept, seed, range(at, until)),
+            _stream(recipe, images, labels, rows, kept, seed, range(at, until), ds.profile.source in _CENTRED),
             steps_per_epoch=until - at,
             shuffle=False,
             verbose=0,
@@ -234,9 +239,10 @@ def _stream(
     kept: synthetic.Store | None,
     seed: int,
     steps: range,
+    centred: bool,
 ) -> Any:
     shapes = (tf.TensorSpec((None, CROP, CROP, 3), tf.float32), tf.TensorSpec((None, _GRID, _GRID, 1), tf.float32))
-    made = (batch(recipe, images, labels, rows, kept, (seed, step)) for step in steps)
+    made = (batch(recipe, images, labels, rows, kept, (seed, step), centred) for step in steps)
     return tf.data.Dataset.from_generator(lambda: made, output_signature=shapes).prefetch(4)
 
 
@@ -293,7 +299,8 @@ def fit_last(
     patches = {"train": made[: trained_on(kept)][: _LAST // 2], "val": made[trained_on(kept) :][: _LAST // 8]}
     x, y = {}, {}
     for part in rows:
-        key = hashlib.sha256(np.concatenate([w.ravel() for w in trained.model.get_weights()]).tobytes()).hexdigest()
+        kernel = b"".join(w.tobytes() for w in net.get_weights())
+        key = hashlib.sha256(kernel + rows[part].tobytes() + ds.sha256.encode()).hexdigest()
         file = folder / f"last-{part}-{key[:12]}.npy"
         if not file.is_file():
             at_home = _seen(net, f"features, {part}", recipe.size, (lambda i: ds.read(i, recipe.size), rows[part]))
@@ -321,10 +328,3 @@ def maps(model: Any, ds: Dataset, rows: np.ndarray, size: int) -> np.ndarray:
     """Return the cells' log-odds, float32 (n, size / 16, size / 16), of some images."""
     net = keras.Model(model.input, model.get_layer("cells").output)
     return _seen(net, f"cells at {size} px", size, (lambda row: ds.read(row, size), rows))[..., 0]
-
-
-def log_odds(model: Any, ds: Dataset, rows: np.ndarray, size: int) -> np.ndarray:
-    """Return a crack's log-odds, float32 (n,), by the last layer, of some images."""
-    net = keras.Model(model.input, model.get_layer("features").output)
-    kernel, bias = model.get_layer("p_crack").get_weights()
-    return _seen(net, f"images at {size} px", size, (lambda row: ds.read(row, size), rows)) @ kernel[:, 0] + bias[0]

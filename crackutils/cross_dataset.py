@@ -12,7 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crackutils import audit, cells, config, datasets, engines, evaluation, features, models, pipelines, synthetic
+from crackutils import (
+    audit,
+    cells,
+    config,
+    datasets,
+    engines,
+    evaluation,
+    features,
+    models,
+    pipelines,
+    results,
+    synthetic,
+)
 from crackutils.config import CrackutilsError
 from crackutils.datasets import Dataset
 from crackutils.models import keras
@@ -27,49 +39,49 @@ _WINDOW = 5 / 8  # of the side: four of them cover an image twice at its middle
 _CELLS = 60_000  # that a frozen network's cell head is fitted to
 
 
-def usual(profile: config.Profile) -> str:
-    """Return where a profile's models are tested if nothing else is asked for: SDNET2018's walls, or walls by code."""
-    return "sdnet" if profile.source == "metu" else "walls"
-
-
-def chosen_target(name: str, profile: config.Profile) -> str:
-    """Return `name`, or the `usual` one where it is empty; where that is not here, walls made by code, and say so."""
-    if name or all((datasets.raw_folder(usual(profile)) / kind).is_dir() for kind in config.CLASSES):
-        return name or usual(profile)
-    if usual(profile) == "sdnet":
-        print("SDNET2018's walls are not here (make data SOURCE=sdnet FROM=...): tested on walls made by code.")
-    return "walls"
-
-
-def target(name: str) -> Dataset:
-    """Return the images to test on: those of a profile, or of a folder with Negative/ and Positive/.
+def about(where: Dataset, home: Dataset) -> str:
+    """Return in a sentence what the target is.
 
     Raises:
-        CrackutilsError: neither a profile nor such a folder; what `datasets.load` raises.
+        CrackutilsError: images of the target are among those trained on.
     """
-    if name in config.PROFILES:
-        return datasets.load(config.profile(name))
-    folder = Path(name).expanduser()
-    folder = folder if folder.is_absolute() else config.ROOT / folder
-    if not folder.is_dir():
+    shared = int(where.index["sha256"].isin(home.index["sha256"]).sum())
+    if shared:
         raise CrackutilsError(
-            f"TARGET={name} is neither a profile ({', '.join(config.PROFILES)}) nor a folder; name a folder with"
-            " Negative/ and Positive/ in it."
+            f"TARGET={where.profile.name}: {shared:,} of its images are among those of PROFILE={home.profile.name};"
+            " name other images."
         )
-    if not all((folder / kind).is_dir() for kind in config.CLASSES):
-        raise CrackutilsError(
-            f"TARGET={name} holds no Negative/ and Positive/, so nothing can be counted there; to score images without"
-            f" labels run python -m crackutils score {name} --out scores.csv."
+    told = f"Tested on {where.profile.title} ({len(where.index):,} images)."
+    if where.profile.source == "walls":
+        told += (
+            " The same generator makes the photos with masks that the network learns from: these numbers show that the"
+            " notebook works, not what a model is worth elsewhere. For that: make data SOURCE=sdnet FROM=..., or"
+            " TARGET=folder."
         )
-    return datasets.at(folder)
+    return told
 
 
-def compared(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the runs that are tested elsewhere, by name: of our recipes, and the best published by validation loss."""
-    usual_runs = {run["run"]: run for run in runs if run["run"] in RECIPES}
-    published = [run for name, run in usual_runs.items() if name in PUBLISHED]
-    best = min(published, key=lambda run: (run["val"]["loss"], run["run"]), default=None)
-    return {name: run for name, run in usual_runs.items() if name not in PUBLISHED or run is best}
+def compared(runs: list[dict[str, Any]], seed: int) -> dict[str, dict[str, Any]]:
+    """Return the runs that are tested elsewhere, by recipe: ours, and the best published one by validation loss.
+
+    Args:
+        runs: of one split, as `results.comparable` returns them.
+        seed: of their training.
+
+    Raises:
+        CrackutilsError: none has this seed and otherwise usual settings.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        settings = run["settings"]
+        unusual = [k for k in ("--epochs", "--weights", "--engine", "--precision", "--labels") if k in run["run"]]
+        if settings["seed"] == seed and not unusual:
+            found[settings["recipe"]["name"]] = run
+    if not found:
+        raise CrackutilsError(f"No finished run has SEED={seed} and otherwise usual settings; run notebooks 03 and 04.")
+    published = [name for name in found if name in PUBLISHED]
+    best = min(published, key=lambda name: (found[name]["val"]["loss"], name), default="")
+    return {name: found[name] for name in RECIPES if name in found and (name not in PUBLISHED or name == best)}
 
 
 def photos(ds: Dataset) -> np.ndarray:
@@ -81,13 +93,16 @@ def photos(ds: Dataset) -> np.ndarray:
 def tuning(ds: Dataset) -> np.ndarray:
     """Tell the images, bool (n,), on which methods may be chosen: `TUNING` in SDNET2018, else a third of the photos.
 
-    None where photos are not known: what is chosen on images cannot be reported on others of the same photo.
+    None where photos are not known, or hold one class only: what is chosen on images cannot be reported on others of
+    the same photo.
     """
     found = ds.cuts["photo"].to_numpy()
-    if ds.profile.source == "sdnet":
+    if np.isin(TUNING, found).sum() > len(TUNING) // 2:  # SDNET2018, by whatever name
         return np.isin(found, TUNING)
     known = np.unique(found[found >= 0])
-    return np.isin(found, known[: len(known) // 3])
+    asked, labels = np.isin(found, known[: len(known) // 3]), ds.index["label"].to_numpy()
+    both = all(len(np.unique(labels[part])) == 2 for part in (asked, ~asked))
+    return asked if both else np.zeros(len(found), bool)
 
 
 def judge(labels: np.ndarray, scores: np.ndarray, photo: np.ndarray) -> dict[str, Any]:
@@ -114,6 +129,28 @@ def judge(labels: np.ndarray, scores: np.ndarray, photo: np.ndarray) -> dict[str
     return {"n": len(labels), "cracked": int(labels.sum())} | found
 
 
+def gain(labels: np.ndarray, scores: np.ndarray, before: np.ndarray, photo: np.ndarray) -> dict[str, float | None]:
+    """Return how much more AUROC one ranking has than another: gain, and gain_low and gain_high, its 95 % interval.
+
+    The same photos are drawn for both; arguments are those of `judge`. With a single photo there is no interval.
+    """
+    pair = [evaluation.ranked(labels, s)["auroc"] for s in (scores, before)]
+    found = {"gain": None if None in pair else round(pair[0] - pair[1], 6), "gain_low": None, "gain_high": None}
+    if len(np.unique(photo)) > 1:
+        drawn = [evaluation.drawn_auroc(labels, s, photo) for s in (scores, before)]
+        if len(drawn[0]):
+            low, high = np.quantile(drawn[0] - drawn[1], (0.025, 0.975))
+            found |= {"gain_low": round(float(low), 6), "gain_high": round(float(high), 6)}
+    return found
+
+
+def told(row: dict[str, Any]) -> str:
+    """Return an AUROC with its interval, as far as there is one."""
+    if row["auroc"] is None:
+        return "not defined"
+    return f"{row['auroc']:.3f}" + (f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else "")
+
+
 # ---------------------------------------------------------------- what helps
 
 
@@ -124,12 +161,12 @@ class Method:
     Attributes:
         name: what is done.
         score: from rows of the target to scores (n,), the higher the more like a crack; it sees no label.
-        source: the same for rows of the source.
+        source: the same for rows of the source; None where what is done makes no sense at home.
     """
 
     name: str
     score: Callable[[np.ndarray], np.ndarray]
-    source: Callable[[np.ndarray], np.ndarray]
+    source: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass
@@ -144,6 +181,7 @@ class Bench:
         weights: what the frozen backbone has, "imagenet" or "crackutils".
         engine: one of `config.ENGINES`.
         folder: for what is kept.
+        saved: run folder of the network that scores as `SAVED`; None for none.
         few: training images, and a quarter as many validation images, that methods work with.
         seed: of all draws.
     """
@@ -155,6 +193,7 @@ class Bench:
     weights: str
     engine: str
     folder: Path
+    saved: Path | None = None
     few: int = 4000
     seed: int = config.DEFAULT_SEED
     trained: dict[str, Any] = field(default_factory=dict)
@@ -174,15 +213,18 @@ class Bench:
         """Return frozen features, float32 (n, dimensions)."""
         return features.of(ds, rows, OWN_BACKBONE, size, self.weights, self.engine).x
 
-    def of_images(self, name: str, items: list[Any], read: Callable[[Any], np.ndarray]) -> np.ndarray:
-        """Return frozen features of made-up images, uint8 (160, 160, 3) each, kept in a file called by name."""
-        file = self.folder / f"{name.replace(' ', '-')}-{_hash(self.target.sha256, self.source.sha256, items)}.npy"
-        if not file.is_file():
+    def of_images(self, name: str, of: str, items: list[Any], read: Callable[[Any], np.ndarray]) -> np.ndarray:
+        """Return frozen features of made-up images, uint8 (160, 160, 3) each, kept in a file called by name.
+
+        `of` tells what they were made of.
+        """
+
+        def compute() -> np.ndarray:
             running, _ = models.features_engine(OWN_BACKBONE, _SIZE, self.weights, self.engine)
-            found = config.progress(engines.stream(running, items, read), name, len(items))
-            x = np.stack([one for _, one, _ in found])
-            config.save_array(file, x)
-        return np.load(file)
+            return _stacked(config.progress(engines.stream(running, items, read), name, len(items)))
+
+        key = (of, self.weights, self.engine, self.seed, items)
+        return _kept(self.folder, name, key, compute)
 
     def varied(self, kind: str) -> np.ndarray:
         """Return features of the training images, each as one of `pipelines.VARIATIONS`, or "texture", changes it."""
@@ -190,18 +232,18 @@ class Bench:
         free = rows[self.labels[rows] == 0]
 
         def read(row: int) -> np.ndarray:
-            rng, image = np.random.default_rng((self.seed, row)), self.source.read(row)
+            rng, image = np.random.default_rng((self.seed, row)), self.source.read(row, synthetic.PATCH)
             if kind == "texture":
-                other = datasets.resize(self.source.read(rng.choice(free)), len(image))
+                other = self.source.read(rng.choice(free), synthetic.PATCH)
                 return datasets.resize(pipelines.mix_textures(image, other), _SIZE)
             return datasets.resize(pipelines.vary(image, rng, (kind,)), _SIZE)
 
-        return self.of_images(f"varied {kind}", rows.tolist(), read)
+        return self.of_images(f"varied {kind}", self.source.sha256, rows.tolist(), read)
 
     def drawn(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features and labels of patches of the photos with masks, half as many as there are training images."""
         rows = np.random.default_rng(self.seed).permutation(len(self.kept.images))[: self.few // 2]
-        x = self.of_images("photos", rows.tolist(), lambda row: datasets.resize(self.kept.images[row], _SIZE))
+        x = self.of_images("photos", "kept", rows.tolist(), lambda row: datasets.resize(self.kept.images[row], _SIZE))
         return x, self.kept.facts["label"].to_numpy()[rows]
 
     def windows(self, ds: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -214,11 +256,34 @@ class Bench:
             return datasets.resize(image[y : y + side, x : x + side], _SIZE)
 
         items = [(int(row), k) for row in rows for k in range(4)]
-        return self.of_images(f"windows {ds.profile.source}", items, read).reshape(len(rows), 4, -1)
+        return self.of_images(f"windows {ds.profile.name}", ds.sha256, items, read).reshape(len(rows), 4, -1)
 
 
-def _hash(*parts: Any) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+def _kept(folder: Path, name: str, key: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return an array that is computed once for its key and this code, and found again after a kill."""
+    text = repr((key, results.code_hash(), results.versions()))
+    named = f"{name.replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npy"
+    if not (folder / named).is_file():
+        config.save_array(folder / named, compute())
+    return np.load(folder / named)
+
+
+def _stacked(found: Iterable[tuple[Any, np.ndarray | None, str]]) -> np.ndarray:
+    rows = []
+    for item, one, problem in found:
+        if one is None:
+            raise CrackutilsError(f"Image {item} {problem}.")
+        rows.append(one)
+    return np.stack(rows)
+
+
+def saved(b: Bench) -> Method:
+    """Return the network as it is saved, with its last layer."""
+
+    def odds(ds: Dataset) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda rows: features.of_run(ds, rows, b.saved, b.engine).x[:, 0]
+
+    return Method(SAVED, odds(b.target), odds(b.source))
 
 
 def methods(b: Bench) -> Iterator[Method]:
@@ -245,7 +310,8 @@ def methods(b: Bench) -> Iterator[Method]:
         yield plain(f"+ {kind} varied in training", head(more))
     drawn = b.drawn()
     yield plain("+ sample photos with thin cracks", head(drawn))
-    yield plain("+ all of these", head(*varied, drawn))
+    everything = head(*varied, drawn)
+    yield plain("+ all of these", everything)
     fine = [b.features(b.source, rows, _FINE) for rows in (train, val)]
     yield plain("finer resolution (256 pixels)", features.fit(fine[0], y, fine[1], val_y, 1000), _FINE)
 
@@ -254,17 +320,18 @@ def methods(b: Bench) -> Iterator[Method]:
 
     yield Method("overlapping windows, the highest counts", windowed(b.target), windowed(b.source))
 
-    def standardised(rows: np.ndarray) -> np.ndarray:
-        return _aligned(b.features(b.target, rows), photos(b.target)[rows], x) @ usual.weights
+    def standardised(fitted: features.Head) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda rows: _aligned(b.features(b.target, rows), photos(b.target)[rows], x) @ fitted.weights
 
-    yield Method("batch statistics of each photo", standardised, _scorer(b, b.source, usual, _SIZE))
+    yield Method("batch statistics of each photo", standardised(usual))
+    yield Method("+ all of these, and batch statistics of each photo", standardised(everything))
 
     def coral(rows: np.ndarray) -> np.ndarray:
         there = b.features(b.target, rows)
-        moved = recoloured(x, there, x), recoloured(x, there, val_x)
-        return features.fit(moved[0], y, moved[1], val_y, 1000).chances(there)
+        moved = recoloured(x, there, np.concatenate([x, val_x]))
+        return features.fit(moved[: len(x)], y, moved[len(x) :], val_y, 1000).chances(there)
 
-    yield Method("features aligned without labels (CORAL)", coral, _scorer(b, b.source, usual, _SIZE))
+    yield Method("features aligned without labels (CORAL)", coral)
     yield from _of_cells("frozen network, head on masks", b, _cell_head(b))
     for name, model in b.trained.items():
         yield from _of_cells(name, b, model)
@@ -272,8 +339,8 @@ def methods(b: Bench) -> Iterator[Method]:
         name, model = list(b.trained.items())[-1]
         finer = _mapped(b, model, 320)
         yield Method(f"{name}, at 320 pixels", *(_pooled(finer, ds) for ds in (b.target, b.source)))
-        asked = [lambda rows, ds=ds: cells.log_odds(model, ds, rows, CELLS.size) for ds in (b.target, b.source)]
-        yield Method(SAVED, *asked)
+    if b.saved is not None:
+        yield saved(b)
 
 
 def _scorer(b: Bench, ds: Dataset, head: features.Head, size: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -373,7 +440,7 @@ def _of_cells(name: str, b: Bench, model: Any) -> Iterator[Method]:
             found[photo == p] = (here - middle) / (np.median(np.abs(here - middle)) + 1e-6)
         return top_mean(found)
 
-    yield Method(f"{name}, batch statistics of each photo", standardised, _pooled(find, b.source))
+    yield Method(f"{name}, batch statistics of each photo", standardised)
 
 
 def top_mean(found: np.ndarray) -> np.ndarray:
@@ -382,25 +449,59 @@ def top_mean(found: np.ndarray) -> np.ndarray:
     return flat[:, -models.top_count(CELLS.cells, flat.shape[1]) :].mean(1)
 
 
-def compare(b: Bench, found: Iterable[Method]) -> pd.DataFrame:
-    """Return a row per method with what it is worth on the tuning photos of the target, and at home.
+def compare(b: Bench) -> tuple[pd.DataFrame, dict[str, Method]]:
+    """Try all methods on the tuning photos of the target.
 
     Returns:
-        method, auroc, auroc_by_photo, average_precision, low, high (as `judge` has them; on tuning photos only), and
-        home_auroc and home_errors (share) on validation images of the source, the errors at the threshold that is best
-        there, because scores have different scales.
+        A row per method: method; n, cracked, auroc, auroc_by_photo, average_precision, low, high (as `judge` has them,
+        on tuning photos only); home_auroc and home_errors (share) on validation images of the source, the errors at the
+        threshold that is best there, because scores have different scales (NaN where the method makes no sense there).
+        And the methods by name. Where there are no tuning photos, no rows, and the saved network alone.
     """
     rows, val = np.flatnonzero(tuning(b.target)), b.rows("val")
     labels, photo = b.target.index["label"].to_numpy()[rows], photos(b.target)[rows]
-    table = []
-    for method in found if len(rows) else ():
-        scores = judge(labels, method.score(rows), photo)
-        here = method.source(val)
-        home = {"home_auroc": evaluation.ranked(b.labels[val], here)["auroc"]}
-        home["home_errors"] = round(evaluation.fewest_errors(b.labels[val], here) / len(val), 6)
-        table.append({"method": method.name} | scores | home)
-        print(f"{method.name}: AUROC {scores['auroc']:.3f}", flush=True)
-    return pd.DataFrame(table)
+    table, ways = [], {}
+    for method in methods(b) if len(rows) else [saved(b)]:
+        ways[method.name] = method
+        if not len(rows):
+            continue
+        row = {"method": method.name} | judge(labels, method.score(rows), photo)
+        print(f"{method.name}: AUROC {row['auroc']:.3f}", flush=True)
+        row |= {"home_auroc": np.nan, "home_errors": np.nan}
+        if method.source is not None:
+            here = method.source(val)
+            row["home_auroc"] = evaluation.ranked(b.labels[val], here)["auroc"]
+            row["home_errors"] = round(evaluation.fewest_errors(b.labels[val], here) / len(val), 6)
+        table.append(row)
+    return pd.DataFrame(table), ways
+
+
+def report(
+    b: Bench, ways: dict[str, Method], chosen: str, guesses: dict[str, np.ndarray]
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Judge what was trained at home, the chosen method and the saved network on photos that chose nothing.
+
+    Args:
+        b: what they were tried on.
+        ways: as `compare` returns them.
+        chosen: one of their names.
+        guesses: by name, scores of all images of the target, of models trained at home.
+
+    Returns:
+        A row each, as `judge` has it, with method and `gain` over the first; and the saved network's log-odds,
+        float32 (n,), of these images.
+    """
+    held = np.flatnonzero(~tuning(b.target))
+    labels, photo = b.target.index["label"].to_numpy()[held], photos(b.target)[held]
+    scores = {name: p[held] for name, p in guesses.items()}
+    scores |= {name: ways[name].score(held) for name in dict.fromkeys([chosen, SAVED])}
+    first = next(iter(scores.values()))
+    rows = []
+    for name, score in scores.items():
+        extra = {"gain": None, "gain_low": None, "gain_high": None}
+        extra = extra if score is first else gain(labels, score, first, photo)
+        rows.append({"method": name} | judge(labels, score, photo) | extra)
+    return rows, scores[SAVED]
 
 
 # ---------------------------------------------------------------- where it fails
@@ -421,6 +522,8 @@ def by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray]) -> 
     """
     m, labels = audit.measures(ds).iloc[rows], ds.index["label"].to_numpy()[rows]
     table = []
+    if len(np.unique(labels)) < 2:
+        return pd.DataFrame(columns=["run", "measure", "third", "from_", "to", "cracked", "auroc"])
     for measure, column in (("width", "width"), ("contrast", "depth"), ("sharpness", "sharpness")):
         value, cracked = m[column].to_numpy(), labels == 1
         edges = np.quantile(value if measure == "sharpness" else value[cracked], [0, 1 / 3, 2 / 3, 1])
@@ -439,7 +542,9 @@ def by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray]) -> 
 # ---------------------------------------------------------------- robustness
 
 
-def robustness(ds: Dataset, rows: np.ndarray, runs: dict[str, Path], engine: str, seed: int) -> pd.DataFrame:
+def robustness(
+    ds: Dataset, rows: np.ndarray, runs: dict[str, Path], engine: str, seed: int, keep: Path
+) -> pd.DataFrame:
     """Return the errors of trained models on corrupted images.
 
     Args:
@@ -448,28 +553,25 @@ def robustness(ds: Dataset, rows: np.ndarray, runs: dict[str, Path], engine: str
         runs: run folders by name.
         engine: one of `config.ENGINES`.
         seed: of noise.
+        keep: folder where what is computed for a run is found after a kill.
 
     Returns:
         A row per run, corruption and strength (0 to 5): run, corruption, strength, n, errors, error_rate (threshold
         0.5), auroc.
     """
-    from crackutils import scoring
-
     labels = ds.index["label"].to_numpy()[rows]
     jobs = [("none", 0)] + [(kind, s) for kind in pipelines.CORRUPTIONS for s in range(1, 6)]
+    items = [(kind, strength, int(row)) for kind, strength in jobs for row in rows]
+
+    def corrupted(item: tuple[str, int, int]) -> np.ndarray:
+        kind, strength, row = item
+        image = ds.read(row, synthetic.PATCH)  # strengths are in pixels of a patch
+        return pipelines.corrupt(image, kind, strength, np.random.default_rng((seed, row, strength)))
+
     table = []
     for name, folder in runs.items():
-        running, recipe, _ = scoring.engine_of(folder, engine)
-        items = [(kind, strength, int(row)) for kind, strength in jobs for row in rows]
-
-        def read(item: tuple[str, int, int], size: int = recipe.size) -> np.ndarray:
-            kind, strength, row = item
-            image = pipelines.corrupt(ds.read(row), kind, strength, np.random.default_rng((seed, row, strength)))
-            return datasets.resize(image, size)
-
-        stream = config.progress(engines.stream(running, items, read), f"{name}, corrupted", len(items))
-        p = np.array([chances[-1] for _, chances, _ in stream]).reshape(len(jobs), len(rows))
-        for (kind, strength), chances in zip(jobs, p, strict=True):
+        p = _chances(folder, engine, f"{name}, corrupted", items, corrupted, (ds.sha256, seed), keep)
+        for (kind, strength), chances in zip(jobs, p.reshape(len(jobs), len(rows)), strict=True):
             wrong = int(((chances >= 0.5) != labels).sum())
             row = {"run": name, "corruption": kind, "strength": strength, "n": len(rows), "errors": wrong}
             auroc = evaluation.ranked(labels, chances)["auroc"]
@@ -477,22 +579,34 @@ def robustness(ds: Dataset, rows: np.ndarray, runs: dict[str, Path], engine: str
     return pd.DataFrame(table)
 
 
-def scored(ds: Dataset, rows: np.ndarray, folder: Path, engine: str) -> np.ndarray:
-    """Return the crack probabilities, float32 (n,), that the model of a run gives to images."""
+def scored(ds: Dataset, rows: np.ndarray, folder: Path, engine: str, keep: Path) -> np.ndarray:
+    """Return the crack probabilities, float32 (n,), that the model of a run gives to images.
+
+    `keep` is the folder where they are found after a kill.
+    """
+    items = [int(row) for row in rows]
+    return _chances(folder, engine, f"{folder.name}, scoring", items, ds.read, ds.sha256, keep)
+
+
+def _chances(
+    folder: Path, engine: str, what: str, items: list[Any], read: Callable[[Any], np.ndarray], data: Any, keep: Path
+) -> np.ndarray:
     from crackutils import scoring
 
-    running, recipe, _ = scoring.engine_of(folder, engine)
-    stream = engines.stream(running, [int(row) for row in rows], lambda row: ds.read(row, recipe.size))
-    found = config.progress(stream, f"{folder.name}", len(rows))
-    return np.array([chances[-1] for _, chances, _ in found], np.float32)
+    running, recipe, key = scoring.engine_of(folder, engine)
+
+    def compute() -> np.ndarray:
+        found = engines.stream(running, items, lambda item: datasets.resize(read(item), recipe.size))
+        return _stacked(config.progress(found, what, len(items)))[:, -1].astype(np.float32)
+
+    return _kept(keep, what, (key, data, items), compute)
 
 
 def card(metrics: dict[str, Any], recipe: Any) -> str:
     """Return the card of the network of notebook 08: what it is, how it was trained, where it works, where not."""
-    m, home = metrics, metrics["home"]
-    report = {row["method"]: row for row in m["report"]}
-    net = report[SAVED]
-    thirds = {(r["measure"], r["third"]): r for r in m["by_measure"] if r["run"] == recipe.name}
+    m, home, where, there = metrics, metrics["home"]["test"], metrics["target"], metrics["at_threshold"]
+    net = next(row for row in m["report"] if row["method"] == SAVED)
+    thirds = {(r["measure"], r["third"]): r["auroc"] for r in m["by_measure"] if r["run"] == recipe.name}
     lines = [
         f"# {recipe.title}",
         "",
@@ -500,35 +614,34 @@ def card(metrics: dict[str, Any], recipe: Any) -> str:
         f"- Input: RGB {recipe.size}x{recipe.size}, values 0-255. Output: probability of `{config.CLASSES[1]}`. The"
         f" layer `cells` gives log-odds for each of {(recipe.size // 16) ** 2} cells.",
         f"- Trained on `{m['settings']['profile']}` ({m['data']['train']['images']:,} images, of which only the label"
-        " is"
-        f" used) and on photos made by code with their masks; from {m['model']['start']['weights']} weights,"
-        f" {m['model']['parameters']:,} parameters, {m['stages'][0]['steps']:,} steps. No label of"
-        f" `{m['target']['name']}` was used.",
-        f"- At home: {home['test']['errors']} errors in {home['test']['n']:,} test images at the threshold 0.5"
-        f" (AUROC {home['test']['auroc']:.4f}).",
-        f"- Elsewhere, `{m['target']['name']}`, photos on which nothing was chosen ({net['n']:,} images,"
-        f" {net['cracked']:,} with a crack): AUROC {net['auroc']:.3f}"
-        + (f" (95 % interval over photos {net['low']:.3f} to {net['high']:.3f})" if net["low"] is not None else "")
-        + f", average precision {net['average_precision']:.3f}.",
+        " is used) and on photos made by code with their masks; from"
+        f" {m['model']['start']['weights']} weights, {m['model']['parameters']:,} parameters,"
+        f" {m['stages'][0]['steps']:,} steps.",
+        f"- At home: {home['errors']} errors in {home['n']:,} test images at the threshold 0.5 (AUROC"
+        f" {home['auroc']:.4f}).",
+        f"- Elsewhere, `{where['name']}`: AUROC {told(net)}, average precision {net['average_precision'] or 0:.3f} on"
+        f" {net['n']:,} images ({net['cracked']:,} with a crack) of photos on which nothing was chosen; no label of"
+        f" theirs fitted anything, {where['tuning_photos']} other photos helped to choose the method.",
+        f"- There, at the threshold 0.5: recall {there['recall'] or 0:.3f}, precision {there['precision'] or 0:.3f}, F1"
+        f" {there['f1'] or 0:.3f}. Choose the threshold at your own site.",
     ]
-    for measure, (low, high) in {
-        "width": ("thinnest", "widest"),
-        "contrast": ("faintest", "clearest"),
-        "sharpness": ("most blurred", "sharpest"),
-    }.items():
-        ends = [thirds[measure, k]["auroc"] for k in (0, 2)]
+    if where["made"]:
+        lines.append(
+            "- Those images were made by the same code as the photos with masks: no evidence of use elsewhere."
+        )
+    names = {"width": ("width of the longest dark thing", "narrowest", "widest")}
+    names |= {"contrast": ("depth of the darkest 2 %", "faintest", "clearest")}
+    names |= {"sharpness": ("sharpness", "most blurred", "sharpest")}
+    for measure, (what, low, high) in names.items():
+        ends = [thirds.get((measure, k)) for k in (0, 2)]
         if None not in ends:
-            lines.append(f"- By {measure}: AUROC {ends[0]:.3f} on the {low} third, {ends[1]:.3f} on the {high}.")
-    wrong: dict[str, float] = {}
-    for row in m["robustness"]:
-        if row["run"] == recipe.name and row["strength"] == 3:
-            wrong[row["corruption"]] = row["error_rate"]
-    told = ", ".join(f"{kind} {rate:.0%}" for kind, rate in sorted(wrong.items(), key=lambda pair: -pair[1]))
+            lines.append(f"- By {what}: AUROC {ends[0]:.3f} on the {low} third, {ends[1]:.3f} on the {high}.")
+    rows = [r for r in m["robustness"] if r["run"] == recipe.name and r["strength"] == 3]
+    broken = ", ".join(f"{r['corruption']} {r['error_rate']:.0%}" for r in sorted(rows, key=lambda r: -r["error_rate"]))
     lines += [
-        f"- Corrupted images of the profile, middle strength, share that is wrong: {told}.",
-        "- Made for tiles of 200-300 pixels a side and cracks of one pixel and more. Not for whole photos squeezed into"
-        " one tile, and untested on other materials than concrete. At another site the ranking holds better than the"
-        " threshold 0.5: choose it there, or adapt with labels of your own.",
+        f"- Corrupted images of the profile, middle strength, share that is wrong: {broken}.",
+        "- Not tested: whole photos squeezed into one tile, other magnifications than those of these images, other"
+        " materials than concrete.",
         '- Load: `crackutils.training.load("<this run\'s folder>")`; score: `python -m crackutils score FOLDER --model'
         " <this run's folder> --out scores.csv`; adapt: `python -m crackutils adapt --labels my.csv --out FOLDER`.",
     ]

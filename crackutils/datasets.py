@@ -551,10 +551,10 @@ class Dataset:
         """Where each image was cut, a row per image in index order: photo (its number, -1 where it is not known), and
         for the sample x, y (left, top, pixels) and what `synthetic.draw` notes besides.
         """
-        found = self.index["file"].str.extract(r"/(\d+)-\d+\.", expand=False)  # PHOTO-TILE.jpg, as SDNET2018's
-        if self.profile.source == "sdnet" or (self.profile.source.startswith(_FOLDER) and found.notna().all()):
-            return self.index[["file"]].assign(photo=found.fillna(-1).astype(int))
         table = self.folder / "patches.csv"
+        found = self.index["file"].str.extract(r"/(\d+)-\d+\.", expand=False)  # PHOTO-TILE.jpg, as SDNET2018's
+        if not table.is_file() and (self.profile.source == "sdnet" or found.notna().all()):
+            return self.index[["file"]].assign(photo=found.fillna(-1).astype(int))
         cuts = pd.read_csv(table) if table.is_file() else pd.DataFrame()
         if not {"file", "photo"} <= set(cuts):  # not a table like the sample's
             cuts = pd.DataFrame({"file": [], "photo": []})
@@ -648,6 +648,38 @@ def at(folder: Path) -> Dataset:
         if not (index["label"] == label).any():
             raise CrackutilsError(f"{folder / name} holds no usable image; it needs at least one.")
     return Dataset(config.Profile(folder.name, str(folder), source), folder, index, left_out, grey, colour)
+
+
+def usual_target(profile: Profile) -> str:
+    """Return where a profile's models are tested if nothing else is asked for.
+
+    SDNET2018's walls for METU, where they are here; else walls made by code.
+    """
+    real = raw_folder("sdnet")
+    return "sdnet" if profile.source == "metu" and all((real / name).is_dir() for name in CLASSES) else "walls"
+
+
+def target(name: str) -> Dataset:
+    """Return the images to test on: those of a profile, or of a folder with Negative/ and Positive/.
+
+    Raises:
+        CrackutilsError: neither a profile nor such a folder; what `load` raises.
+    """
+    if name in config.PROFILES:
+        return load(config.profile(name))
+    folder = Path(name).expanduser()
+    folder = folder if folder.is_absolute() else config.ROOT / folder  # notebooks run in a folder of their own
+    if not folder.is_dir():
+        raise CrackutilsError(
+            f"TARGET={name} is neither a profile ({', '.join(config.PROFILES)}) nor a folder; name a folder with"
+            " Negative/ and Positive/ in it."
+        )
+    if not all((folder / kind).is_dir() for kind in CLASSES):
+        raise CrackutilsError(
+            f"TARGET={name} holds no Negative/ and Positive/, so nothing can be counted there; to score images without"
+            f" labels run python -m crackutils score {name} --out scores.csv."
+        )
+    return at(folder)
 
 
 def verdicts(ds: Dataset) -> pd.DataFrame:

@@ -80,8 +80,8 @@ VARIATIONS = ("scale", "contrast", "blur", "jpeg and tint")  # what `vary` knows
 CORRUPTIONS = {
     "blur": (0.8, 1.5, 2.5, 4.0, 6.0),  # sigma, pixels
     "noise": (6.0, 12.0, 20.0, 32.0, 50.0),  # standard deviation, grey levels
-    "darker": (0.5, 1.0, 1.5, 2.0, 2.5),  # exposure, stops
-    "brighter": (0.2, 0.4, 0.6, 0.8, 1.0),  # exposure, stops
+    "darker": (0.5, 1.0, 1.5, 2.0, 2.5),  # values are divided by 2 to this power
+    "brighter": (0.2, 0.4, 0.6, 0.8, 1.0),  # values are multiplied by 2 to this power
     "JPEG": (50, 30, 18, 10, 5),  # quality
     "rotation": (10.0, 20.0, 30.0, 45.0, 60.0),  # degrees
     "scale": (0.8, 0.65, 0.5, 0.35, 0.25),  # of the size; what lies around is mirrored
@@ -96,7 +96,7 @@ def vary(image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str], shar
         rng: draws how much.
         kinds: of `VARIATIONS`: scale (shrunk to 0.4-1 of its size, its surroundings mirrored), contrast (with level),
             blur (sigma 0.4-2 pixels), jpeg and tint (quality 35-95, colour cast, noise).
-        share: how probable each kind is; contrast always happens.
+        share: how probable each kind is; contrast and colour cast always happen.
     """
     if "scale" in kinds and rng.random() < share:
         image = shrink(image, rng.uniform(0.4, 1), rng)
@@ -133,7 +133,8 @@ def mix_textures(image: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    found = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]  # OpenCV wants BGR
+    return np.ascontiguousarray(cv2.imdecode(found, cv2.IMREAD_COLOR)[..., ::-1])
 
 
 def corrupt(image: np.ndarray, kind: str, strength: int, rng: np.random.Generator) -> np.ndarray:

@@ -594,7 +594,8 @@ def methods(table: pd.DataFrame, aim: float | None = None) -> Figure:
 
 def by_measure(table: pd.DataFrame) -> Figure:
     """Show AUROC by thirds of width, contrast and sharpness, a line per run; as `cross_dataset.by_measure` has it."""
-    names = {"width": "width of the crack", "contrast": "contrast of the crack", "sharpness": "sharpness of the image"}
+    names = {"width": "width of the longest dark thing", "contrast": "depth of the darkest 2 %"}
+    names |= {"sharpness": "sharpness of the image"}
     ends = {"width": ("thin", "wide"), "contrast": ("faint", "clear"), "sharpness": ("blurred", "sharp")}
     figure, axes = plt.subplots(1, len(names), figsize=(11, 3.4), sharey=True)
     for ax, (measure, label) in zip(axes, names.items(), strict=True):
@@ -615,7 +616,7 @@ def robustness(table: pd.DataFrame) -> Figure:
     """
     kinds = [kind for kind in table["corruption"].unique() if kind != "none"]
     clean = table[table["corruption"] == "none"].set_index("run")["error_rate"]
-    columns = 4
+    columns, highest = 4, max(0.55, 1.05 * table["error_rate"].max())
     figure, axes = plt.subplots(
         -(-len(kinds) // columns),
         columns,
@@ -628,7 +629,7 @@ def robustness(table: pd.DataFrame) -> Figure:
             style = ("-", "--", "-.", ":")[k % 4]
             rate = [clean[run], *rows.sort_values("strength")["error_rate"]]
             ax.plot(range(len(rate)), rate, style, marker="osD^vP"[k % 6], markersize=5, color=_CB[k], label=run)
-        ax.set(title=kind, xlabel="strength (0: untouched)", ylabel="share that is wrong", ylim=(-0.02, 0.55))
+        ax.set(title=kind, xlabel="strength (0: untouched)", ylabel="share that is wrong", ylim=(-0.02, highest))
     for ax in axes.ravel()[len(kinds) :]:
         ax.axis("off")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

@@ -292,13 +292,14 @@ def _estimates(jobs: list[Job], profile: Profile, images: str, count: int) -> li
 
 
 def _as_the_reference(job: Job, profile: Profile, images: int) -> float | None:
-    name = (job.defaults | job.values).get("RECIPE", "default")
+    name = (job.defaults | job.values).get("RECIPE", "*")
+    kept = config.REFERENCE.glob(f"*/{job.notebook.stem}/{name}/run.json")
     # the largest reference first: start-up weighs least there
-    for file in sorted(config.REFERENCE.glob(f"*/{job.notebook.stem}/{name}/run.json"), key=_images_of, reverse=True):
+    for file in sorted((f for f in kept if "--" not in f.parent.name), key=_images_of, reverse=True):
         timings = json.loads(file.read_text("utf-8"))["timings"]
         metrics = json.loads((file.parent / "metrics.json").read_text("utf-8"))
         more = images / metrics["data"]["images"]
-        if "recipe" in metrics["settings"]:
+        if "RECIPE" in job.defaults and "recipe" in metrics["settings"]:
             there = sum(stage["epochs"] for stage in metrics["settings"]["recipe"]["stages"])
             here = recipes.recipe(
                 name,
@@ -392,6 +393,11 @@ def _key(job: Job, profile: Profile, images: str) -> str:
         add(cell.cell_type, cell.source)
     add("parameters", json.dumps(job.defaults | job.values, sort_keys=True, default=str))
     add("images", images)
+    if "TARGET" in job.defaults:
+        from crackutils import datasets
+
+        name = (job.defaults | job.values)["TARGET"] or datasets.usual_target(profile)
+        add("target", f"{name} {datasets.target(name).sha256}")
     add("python", platform.python_version())
     for file in (
         *sorted(Path(__file__).parent.glob("*.py")),

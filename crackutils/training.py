@@ -105,10 +105,8 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
     before = {name: value for name, value in before.items() if name not in ("brier", "ece")}  # of chance, not of trust
     fitted = {name: _features(recipe, ds, part[name], weights, engine) for name in ("train", "val") if recipe.linear}
     facts = fitted["train"].facts if fitted else {}
-    folder = run.folder / "checkpoints"
+    folder = run.checkpoints()
     key = _key(recipe, ds, manifest, seed, loaded, facts)
-    if os.environ.get("CRACKUTILS_FORCE"):
-        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     start = _save(model, folder / f"start-{key[:12]}.weights.h5")
     rows: list[dict[str, Any]] = []

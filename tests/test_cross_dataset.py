@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from crackutils import audit, config, cross_dataset, engines, models, pipelines, recipes, scoring
+from crackutils import audit, config, cross_dataset, datasets, engines, models, pipelines, recipes, scoring
 from crackutils.config import CrackutilsError
 
 RNG = np.random.default_rng(0)
@@ -28,20 +28,25 @@ def dataset(source: str, photo: list[int], label: list[int] | None = None) -> An
 # ---------------------------------------------------------------- the target
 
 
-def test_the_usual_target_is_real_for_metu_only() -> None:
-    assert cross_dataset.usual(config.profile("metu-tenth")) == "sdnet"
-    assert cross_dataset.usual(config.profile("sample")) == "walls"
-
-
-def test_a_target_that_is_not_here_is_replaced_aloud(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_usual_target_is_real_for_metu_where_it_is_here(data_dir: Path) -> None:
     metu = config.profile("metu-half")
-    assert cross_dataset.chosen_target("", metu) == "walls"
-    assert "make data SOURCE=sdnet" in capsys.readouterr().out
+    assert datasets.usual_target(metu) == datasets.usual_target(config.profile("sample")) == "walls"
     for name in config.CLASSES:
         (data_dir / "raw" / "sdnet" / name).mkdir(parents=True)
-    assert cross_dataset.chosen_target("", metu) == "sdnet"
-    assert cross_dataset.chosen_target("own", metu) == "own"
-    assert capsys.readouterr().out == ""
+    assert datasets.usual_target(metu) == "sdnet"
+    assert datasets.usual_target(config.profile("sample")) == "walls"
+
+
+def test_a_target_made_by_the_same_code_or_trained_on_is_told() -> None:
+    home, there = (SimpleNamespace(index=pd.DataFrame({"sha256": list(w)}), profile=None) for w in ("abc", "def"))
+    home.profile = SimpleNamespace(name="home", title="Home", source="metu")
+    there.profile = SimpleNamespace(name="walls", title="Walls", source="walls")
+    assert "same generator" in cross_dataset.about(there, home)
+    there.profile.source = "sdnet"
+    assert "same generator" not in cross_dataset.about(there, home)
+    there.index = pd.DataFrame({"sha256": ["c", "x"]})
+    with pytest.raises(CrackutilsError, match="1 of its images are among those of PROFILE=home"):
+        cross_dataset.about(there, home)
 
 
 def test_a_folder_is_a_target_and_tells_photos_by_its_names(data_dir: Path, tmp_path: Path) -> None:
@@ -50,12 +55,12 @@ def test_a_folder_is_a_target_and_tells_photos_by_its_names(data_dir: Path, tmp_
         for photo in (7, 12):
             pixels = RNG.integers(0, 255, (64, 64, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "site" / name / f"{photo}-{k + 1}.png")
-    ds = cross_dataset.target(str(tmp_path / "site"))
+    ds = datasets.target(str(tmp_path / "site"))
     assert ds.index["label"].tolist() == [0, 0, 1, 1]
     assert cross_dataset.photos(ds).tolist() == [7, 12, 7, 12]
     assert ds.read(0).shape == (64, 64, 3)
     Image.fromarray(pixels).save(tmp_path / "site" / "Positive" / "other.png")
-    assert (cross_dataset.target(str(tmp_path / "site")).cuts["photo"] == -1).all()  # one name tells none
+    assert (datasets.target(str(tmp_path / "site")).cuts["photo"] == -1).all()  # one name tells none
 
 
 @pytest.mark.parametrize(
@@ -72,12 +77,14 @@ def test_a_target_that_cannot_be_used_is_told(
     for name in make:
         (tmp_path / "there" / name).mkdir(parents=True)
     with pytest.raises(CrackutilsError, match=words):
-        cross_dataset.target(str(tmp_path / "there"))
+        datasets.target(str(tmp_path / "there"))
 
 
 def test_methods_are_chosen_on_named_photos_or_on_a_third() -> None:
-    found = cross_dataset.tuning(dataset("sdnet", [7069, 7072, 7132, 7070]))
-    assert found.tolist() == [True, False, True, False]
+    named = [*cross_dataset.TUNING, 7072, 7072]
+    for source in ("sdnet", "folder-abc"):  # by whatever name
+        assert cross_dataset.tuning(dataset(source, named)).tolist() == [True] * 8 + [False] * 2
+    assert not cross_dataset.tuning(dataset("walls", [1, 1, 2, 2, 3, 3], [0, 0, 0, 1, 1, 0])).any()  # one class only
     assert cross_dataset.tuning(dataset("walls", [5, 1, 1, 9, 3, 7])).tolist() == [
         False,
         True,
@@ -105,7 +112,7 @@ def test_judge_counts_pairs_and_draws_photos() -> None:
 
 
 def test_compare_shows_methods_the_tuning_photos_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = dataset("sdnet", [7069] * 4 + [7072] * 4)
+    target = dataset("walls", [1] * 4 + [2, 2, 3, 3])
     source = SimpleNamespace(index=pd.DataFrame({"label": [0, 1, 0, 1]}), sha256="s")
     manifest = pd.DataFrame({"split": ["val"] * 4})
     bench = cross_dataset.Bench(source, manifest, target, None, "imagenet", "litert", Path(), few=16)
@@ -115,12 +122,43 @@ def test_compare_shows_methods_the_tuning_photos_and_no_others(monkeypatch: pyte
         seen.append(rows.tolist())
         return np.array([0.0, 1, 2, 3])
 
-    way = cross_dataset.Method("ours", score, lambda rows: np.array([1.0, 2, 3, 4]))
-    table = cross_dataset.compare(bench, [way])
-    assert seen == [[0, 1, 2, 3]]
+    ours = cross_dataset.Method("ours", score, lambda rows: np.array([1.0, 2, 3, 4]))
+    away = cross_dataset.Method("away", score)
+    monkeypatch.setattr(cross_dataset, "methods", lambda b: iter([ours, away]))
+    monkeypatch.setattr(cross_dataset, "saved", lambda b: cross_dataset.Method(cross_dataset.SAVED, score))
+    table, ways = cross_dataset.compare(bench)
+    assert seen == [[0, 1, 2, 3]] * 2 and list(ways) == ["ours", "away"]
     assert table.loc[0, ["method", "n", "auroc", "home_auroc", "home_errors"]].tolist() == ["ours", 4, 0.75, 0.75, 0.25]
-    nowhere = replace(bench, target=dataset("own", [-1] * 4))
-    assert not len(cross_dataset.compare(nowhere, [way]))
+    assert np.isnan(table.loc[1, "home_errors"])  # nothing at home that it could be measured on
+    seen.clear()
+    table, ways = cross_dataset.compare(replace(bench, target=dataset("own", [-1] * 4)))
+    assert not len(table) and list(ways) == [cross_dataset.SAVED] and not seen
+    # reported on the other photos, of which two images each have a crack and none
+    scored = np.array([9, 9, 9, 9, 0, 1, 0, 1.0])
+    ways = {name: cross_dataset.Method(name, lambda rows: scored[rows]) for name in ("ours", cross_dataset.SAVED)}
+    rows, odds = cross_dataset.report(bench, ways, "ours", {"home": np.array([5, 5, 5, 5, 1, 0, 1, 0.0])})
+    assert [(r["method"], r["n"], r["auroc"], r["gain"]) for r in rows] == [
+        ("home", 4, 0.0, None),
+        ("ours", 4, 1.0, 1.0),
+        (cross_dataset.SAVED, 4, 1.0, 1.0),
+    ]
+    assert odds.tolist() == [0, 1, 0, 1]
+
+
+def test_a_gain_is_drawn_with_the_same_photos() -> None:
+    labels, photo = RNG.integers(0, 2, 200), np.repeat(np.arange(10), 20)
+    scores = labels + RNG.normal(0, 1, 200)
+    same = cross_dataset.gain(labels, scores * 3, scores, photo)
+    assert same == {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
+    better = cross_dataset.gain(labels, labels.astype(float), scores, photo)
+    assert 0 < better["gain_low"] < better["gain"] < better["gain_high"]
+    assert cross_dataset.gain(labels, scores, scores, np.zeros(200))["gain_low"] is None
+
+
+def test_an_auroc_is_told_as_far_as_it_is_known() -> None:
+    assert cross_dataset.told({"auroc": 0.9, "low": 0.85, "high": 0.95}) == "0.900 (0.850 to 0.950)"
+    assert cross_dataset.told({"auroc": 0.9, "low": None, "high": None}) == "0.900"
+    assert cross_dataset.told({"auroc": None, "low": None, "high": None}) == "not defined"
 
 
 # ---------------------------------------------------------------- alignment
@@ -169,16 +207,16 @@ def test_thirds_hold_the_cracks_that_they_say(monkeypatch: pytest.MonkeyPatch) -
     assert table[table["measure"] == "sharpness"]["cracked"].tolist() == [4, 2, 0]
 
 
-def test_robustness_corrupts_as_asked_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_robustness_corrupts_as_asked_and_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     image = np.full((64, 64, 3), 128, np.uint8)
-    ds = SimpleNamespace(index=pd.DataFrame({"label": [1, 0]}), read=lambda row: image)
+    ds = SimpleNamespace(index=pd.DataFrame({"label": [1, 0]}), read=lambda row, size: image, sha256="ds")
 
     def brightness() -> Any:
         return lambda x: (x.mean((1, 2, 3)) / 255)[:, None].astype(np.float32)
 
     running = engines.Engine("litert", "0", "float32", brightness)
     monkeypatch.setattr(scoring, "engine_of", lambda folder, engine: (running, replace(recipes.CELLS, size=32), ""))
-    table = cross_dataset.robustness(ds, np.arange(2), {"run": Path("x")}, "litert", 0)
+    table = cross_dataset.robustness(ds, np.arange(2), {"run": Path("x")}, "litert", 0, tmp_path)
     assert len(table) == 1 + 5 * len(pipelines.CORRUPTIONS)
     got = table.set_index(["corruption", "strength"])["errors"]
     assert got["none", 0] == 1  # both are called cracked, at 128 of 255
@@ -187,18 +225,27 @@ def test_robustness_corrupts_as_asked_and_counts(monkeypatch: pytest.MonkeyPatch
 
 
 def test_runs_that_are_tested_elsewhere() -> None:
-    runs = [{"run": n, "val": {"loss": v}} for n, v in (("chernxi-cnn-80", 0.2), ("imranismael-mobilenetv2", 0.1))]
-    runs += [{"run": n, "val": {"loss": 9}} for n in ("simple-cnn", "simple-cnn--seed-3")]
-    assert list(cross_dataset.compared(runs)) == ["imranismael-mobilenetv2", "simple-cnn"]
-    assert list(cross_dataset.compared(runs[2:])) == ["simple-cnn"]
+    def run(name: str, loss: float, extra: str = "", seed: int = 1) -> dict[str, Any]:
+        return {"run": name + extra, "val": {"loss": loss}, "settings": {"recipe": {"name": name}, "seed": seed}}
+
+    runs = [run("chernxi-cnn-80", 0.2), run("imranismael-mobilenetv2", 0.1), run("simple-cnn", 9, "--split-seed-3")]
+    runs += [run("mobilenetv2", 0, "--weights-random"), run("mobilenetv2-linear", 0, "--seed-2", 2)]
+    assert list(cross_dataset.compared(runs, 1)) == ["simple-cnn", "imranismael-mobilenetv2"]
+    assert list(cross_dataset.compared(runs, 2)) == ["mobilenetv2-linear"]
+    with pytest.raises(CrackutilsError, match="SEED=3"):
+        cross_dataset.compared(runs, 3)
 
 
-def test_scored_images_come_in_the_order_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    ds = SimpleNamespace(read=lambda row, size: np.full((size, size, 3), row * 10, np.uint8))
+def test_scored_images_come_in_the_order_asked_for_and_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ds = SimpleNamespace(read=lambda row: np.full((40, 50, 3), row * 10, np.uint8), sha256="ds")
     running = engines.Engine("litert", "0", "float32", lambda: lambda x: x[:, 0, 0, :1] / 255)
     monkeypatch.setattr(scoring, "engine_of", lambda folder, engine: (running, replace(recipes.CELLS, size=32), ""))
-    found = cross_dataset.scored(ds, np.array([3, 0, 20]), Path("x"), "litert")
+    found = cross_dataset.scored(ds, np.array([3, 0, 20]), Path("x"), "litert", tmp_path)
     np.testing.assert_allclose(found, np.array([30, 0, 200]) / 255, rtol=1e-6)
+    ds.read = None  # after a kill nothing is read again
+    np.testing.assert_array_equal(cross_dataset.scored(ds, np.array([3, 0, 20]), Path("x"), "litert", tmp_path), found)
 
 
 def test_the_card_says_where_it_works_and_where_not() -> None:
@@ -214,18 +261,22 @@ def test_the_card_says_where_it_works_and_where_not() -> None:
         "data": {"train": {"images": 14000}},
         "model": {"start": {"weights": "imagenet"}, "parameters": 123},
         "stages": [{"steps": 10}],
-        "target": {"name": "sdnet"},
+        "target": {"name": "sdnet", "tuning_photos": 8, "made": False},
+        "at_threshold": {"recall": 0.8, "precision": 0.6, "f1": None},
         "home": {"test": {"errors": 3, "n": 1989, "auroc": 0.9999}},
         "report": [row | {"low": 0.85, "high": 0.93}],
         "by_measure": thirds,
         "robustness": broken,
     }
     text = cross_dataset.card(metrics, recipes.CELLS)
-    for words in ("3 errors in 1,989", "AUROC 0.900 (95 % interval over photos 0.850 to 0.930)", "blur 31%"):
+    for words in ("3 errors in 1,989", "AUROC 0.900 (0.850 to 0.930)", "blur 31%", "recall 0.800"):
         assert words in text
-    assert "By width: AUROC 0.600 on the thinnest third, 0.800 on the widest." in text
+    assert "By width of the longest dark thing: AUROC 0.600 on the narrowest third, 0.800 on the widest." in text
+    assert "no evidence" not in text
+    metrics["target"]["made"] = True
+    assert "no evidence" in cross_dataset.card(metrics, recipes.CELLS)
     metrics["report"][0] |= {"low": None, "high": None}
-    assert "interval over photos" not in cross_dataset.card(metrics, recipes.CELLS)
+    assert "AUROC 0.900, average" in cross_dataset.card(metrics, recipes.CELLS)
 
 
 def test_windows_cover_the_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -235,12 +286,12 @@ def test_windows_cover_the_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     seen: list[np.ndarray] = []
     bench = cross_dataset.Bench(None, None, dataset("x", [1, 1]), None, "crackutils", "litert", tmp_path)
 
-    def of_images(self: Any, name: str, items: list[Any], read: Any) -> np.ndarray:
+    def of_images(self: Any, name: str, of: str, items: list[Any], read: Any) -> np.ndarray:
         seen.extend(read(item) for item in items)
         return np.zeros((len(items), 5), np.float32)
 
     monkeypatch.setattr(cross_dataset.Bench, "of_images", of_images)
-    ds = SimpleNamespace(read=lambda row: image, profile=SimpleNamespace(source="x"))
+    ds = SimpleNamespace(read=lambda row: image, profile=SimpleNamespace(name="x"), sha256="x")
     assert bench.windows(ds, np.array([0])).shape == (1, 4, 5)
     assert [w.max() > 200 for w in seen] == [True, False, False, False]
     assert [100 < w.max() < 200 for w in seen] == [False, False, False, True]
@@ -257,8 +308,8 @@ def test_kept_features_of_made_up_images_are_found_again(monkeypatch: pytest.Mon
         calls.append(row)
         return np.full((160, 160, 3), row, np.uint8)
 
-    first = bench.of_images("some", [1, 2, 3], read)
+    first = bench.of_images("some", "x", [1, 2, 3], read)
     np.testing.assert_array_equal(first, np.repeat([[1.0], [2], [3]], 3, 1))
-    np.testing.assert_array_equal(bench.of_images("some", [1, 2, 3], read), first)
+    np.testing.assert_array_equal(bench.of_images("some", "x", [1, 2, 3], read), first)
     assert sorted(calls) == [1, 2, 3]
-    assert bench.of_images("some", [4], read)[0, 0] == 4  # other images are not mistaken for these
+    assert bench.of_images("some", "x", [4], read)[0, 0] == 4  # other images are not mistaken for these

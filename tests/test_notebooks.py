@@ -46,7 +46,7 @@ UNCOMPARED = {
         "ds = datasets.load(profile)",
         "everything = results.comparable(results.collect(PROFILE), ds, run.settings['split'], SPLIT_SEED)",
         "kept = cells.photos(profile)",
-        "folder = run.folder / 'checkpoints'",
+        "bench = cross_dataset.Bench(ds, manifest, target, kept, weights, engine, folder, run.folder, FEW, SEED, nets)",
         "tuned = cross_dataset.tuning(target)",
         "test = np.flatnonzero(manifest['split'].isin(['val', 'test']))",
         "from crackutils import features",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -699,12 +700,13 @@ def fake_cross(profile: config.Profile) -> None:
     """Write what notebook 08 writes, as far as the README shows it."""
     rank = {"auroc": 0.9, "low": 0.85, "high": 0.95, "auroc_by_photo": 0.88, "average_precision": 0.7}
     gain = {"auroc_gain": 0.01, "auroc_gain_low": -0.002, "auroc_gain_high": 0.03}
+    none, some = (dict(zip(("gain", "gain_low", "gain_high"), v, strict=True)) for v in ((None,) * 3, (0.2, 0.1, 0.3)))
     found = {
         "target": {"images": 5950, "photos": 24, "cracked": 1378, "tuning_photos": 8, "held": 4032},
-        "elsewhere": [{"run": "simple-cnn", "home_errors": 0.0035, "f1": None} | rank],
-        "methods": [{"method": "frozen features, linear head", "home_errors": 0.002} | rank],
+        "methods": [{"method": "frozen", "home_errors": 0.002} | rank, {"method": "CORAL", "home_errors": None} | rank],
         "chosen": "the best",
-        "report": [{"method": "the best"} | rank],
+        "report": [{"method": "simple-cnn"} | rank | none, {"method": "the net"} | rank | some],
+        "at_threshold": {"recall": 0.8, "precision": 0.6, "f1": 0.69},
         "home": {"test": {"errors": 3, "n": 1989}, "best_run": "mobilenetv2", "best_errors": 1},
         "adaptation": [{"n": n, "draws": 20, "auroc": 0.9} | gain for n in (0, 50)],
         "robustness": [
@@ -796,8 +798,11 @@ def test_update_readme_writes_between_its_marks_only(
     assert text.endswith(f"{end_2}\n\nafter\n")
     assert "was here" not in text and "and here" not in text
     ours, samples = text.split("between")
-    assert "| `simple-cnn` | 0.35% | 0.900 (0.850-0.950) | 0.00 |" in ours
-    assert "On the other 16 photos (4,032 tiles), on which nothing was chosen" in ours
+    assert "| simple-cnn | 0.900 (0.850-0.950) | 0.880 | - |" in ours
+    assert "| the net | 0.900 (0.850-0.950) | 0.880 | +0.200 (+0.100 to +0.300) |" in ours
+    assert "On the other 16 (4,032 tiles), with 95 % intervals" in ours
+    assert "finds 80% of the cracked tiles there, and 60% of its alarms are cracks (F1 0.69)" in ours
+    assert "| frozen | 0.900 (0.850-0.950) | 0.20% |\n| CORAL | 0.900 (0.850-0.950) | - |" in ours
     assert "it makes 3 errors of 1,989 test images; `mobilenetv2`, the best by validation, makes 1." in ours
     assert "| 0 | 0.900 | - |\n| 50 | 0.900 | +0.010 (-0.002 to +0.030) |" in ours
     assert "| Recipe | untouched | blur | noise |\n|---|---|---|---|\n| `simple-cnn` | 0.4% | 20% | 50% |" in ours
@@ -873,3 +878,39 @@ def test_update_readme_writes_between_its_marks_only(
 )
 def test_the_readme_shows_the_reference() -> None:
     assert results.update_readme(check=True), "README.md is not up to date: python -m crackutils readme"
+
+
+def test_of_other_peoples_concrete_low_digits_may_differ_and_nothing_else() -> None:
+    close = results._close
+    assert close(("report[0].auroc", 0.9, 0.85), 200, False)
+    assert close(("chosen", "a", "b"), 200, False)
+    assert not close(("report[0].auroc", 0.9, None), 200, False)
+    assert not close(("methods", [1], []), 200, False)
+    assert not close(("home.test.accuracy", 0.99, 0.95), 200, False)
+    assert not close(("target.held", 4032, 4000), 200, False)
+    assert not close(("target.sha256", "a", "b"), 200, False)
+    assert close(("target.sha256", "a", "b"), 200, True)  # images made by code differ in low bits
+    assert close(("target.held", 400, 390), 200, True)
+
+
+def test_an_unfinished_run_has_settings_and_no_old_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRACKUTILS_RESULTS_DIR", str(tmp_path))
+    run = results.open_run("08_cross_dataset", PROFILE, recipe=CELLS)
+    (run.folder / "model").mkdir(parents=True)
+    for old in ("run.json", "metrics.json", "model/model.weights.h5"):
+        (run.folder / old).write_text("{}")
+    run.begin()
+    assert not (run.folder / "run.json").exists() and not (run.folder / "model" / "model.weights.h5").exists()
+    assert results.trained_recipe(run.folder) == (CELLS, PROFILE.weights)
+    with pytest.raises(CrackutilsError, match="no finished training run"):
+        results.collect(PROFILE.name, trained=False)  # it does not count as a run
+    (run.folder / "checkpoints").mkdir()
+    assert run.checkpoints().is_dir()
+    monkeypatch.setenv("CRACKUTILS_FORCE", "1")
+    assert not run.checkpoints().exists()
+
+
+@pytest.mark.parametrize(("target", "name"), [("sdnet", "sdnet"), ("my site/walls", r"my-site-walls-[0-9a-f]{8}")])
+def test_a_run_on_another_target_has_a_name_of_its_own(target: str, name: str) -> None:
+    run = results.open_run("08_cross_dataset", PROFILE, recipe=CELLS, target=target)
+    assert re.fullmatch(f"mobilenetv2-cells--target-{name}", run.name)

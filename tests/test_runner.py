@@ -625,3 +625,26 @@ def test_report_shows_every_copy_and_loads_nothing_from_elsewhere(executed: list
     runner.report(config.profile("sample"))
     assert not (index.parent / "03_third.html").exists()
     assert "03_third" not in index.read_text("utf-8")
+
+
+def test_a_notebook_runs_again_when_its_target_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crackutils import datasets
+
+    images, asked = {"walls": "a", "own": "b"}, []
+
+    def target(name: str) -> SimpleNamespace:
+        asked.append(name)
+        return SimpleNamespace(sha256=images[name])
+
+    monkeypatch.setattr(datasets, "target", target)
+    path = Path(__file__).parent.parent / "notebooks" / "08_cross_dataset.ipynb"
+
+    def key(**values: str) -> str:
+        job = runner.Job(path, (), runner.parameters(path), values, False)
+        return runner._key(job, config.profile("sample"), "images")
+
+    first = key()
+    assert key() == first and asked == ["walls", "walls"]
+    assert key(TARGET="own") != first
+    images["walls"] = "c"
+    assert key() != first
