@@ -194,7 +194,7 @@ class Bench:
     engine: str
     folder: Path
     saved: Path | None = None
-    few: int = 4000
+    few: int = 3000
     seed: int = config.DEFAULT_SEED
     trained: dict[str, Any] = field(default_factory=dict)
 
