@@ -364,7 +364,7 @@ def learning_curve(
         _gain, the mean difference from unadapted, with _gain_low and _gain_high.
 
     Raises:
-        CrackutilsError: photos cannot be halved with both classes on both sides; or no n fits.
+        CrackutilsError: fewer than four photos, or none can be halved with both classes on both sides; or no n fits.
     """
     x, labels = np.asarray(x), np.asarray(labels, int)
     photos = np.unique(photos, return_inverse=True)[1]
@@ -374,6 +374,11 @@ def learning_curve(
                 f"There is no learning curve: {name} tiles come from {count} photo{'s' * (count != 1)}, and both halves"
                 " of the photos need some; label tiles of further photos."
             )
+    if photos.max() < 3:
+        raise CrackutilsError(
+            f"There is no learning curve: the tiles come from {photos.max() + 1} photos, and half of them must be two,"
+            " or nothing could choose the penalty; label tiles of at least 4 photos."
+        )
     halves = [_halves(labels, photos, np.random.default_rng([seed, draw])) for draw in range(draws)]
     room = min(len(order) for order, _ in halves)
     fitting = [n for n in sorted(set(ns)) if n <= room]

@@ -243,6 +243,13 @@ def test_the_verdict_asks_that_further_labels_do_not_spoil_it(lows: list[float],
     assert said in adaptation.judged(curve)
 
 
+def test_half_of_the_photos_must_be_able_to_choose_a_penalty() -> None:
+    x, y, _ = site(60)
+    with pytest.raises(CrackutilsError, match=r"from 3 photos.* at least 4 photos"):
+        adaptation.learning_curve(x, y, np.arange(60) % 3)
+    assert len(adaptation.learning_curve(x, y, np.arange(60) % 4, (20,), draws=2)) == 2
+
+
 def test_the_figure_shows_both_scores_and_their_intervals() -> None:
     curve = adaptation.learning_curve(*site(200, 20), ns=(20, 50), draws=3)
     figure = plots.learning_curve(curve)
@@ -508,10 +515,15 @@ def test_the_run_to_begin_with(tiles: Path, tmp_path: Path) -> None:
     for profile in ("sample", "metu-tenth", "metu-half"):
         folder = config.results_dir() / profile / "08_cross_dataset" / TINY.name
         (folder / "model").mkdir(parents=True)
-        (folder / "metrics.json").write_text("{}")
+        (folder / "model" / "model.weights.h5").write_bytes(b"")
         if profile != "metu-half":  # one that is not finished
-            (folder / "model" / "model.weights.h5").write_bytes(b"")
+            (folder / "run.json").write_text("{}")
     assert adaptation.best_cells() == config.results_dir() / "metu-tenth" / "08_cross_dataset" / TINY.name
+    other = config.results_dir() / "metu-half" / "08_cross_dataset" / f"{TINY.name}--target-walls"
+    (other / "model").mkdir(parents=True)
+    for name in ("run.json", "model/model.weights.h5"):
+        (other / name).write_text("{}")
+    assert adaptation.best_cells() == other  # where it was tested does not change the network
     with pytest.raises(CrackutilsError, match="holds no finished training run"):
         adaptation.adapt(tiles, tmp_path / "out", tmp_path)
     assert not (tmp_path / "out").exists()
