@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def train(
     if len(np.unique(labels[rows])) < 2:
         raise CrackutilsError("The training images are all of one class; a classifier needs both.")
     images = ds.pixels(synthetic.PATCH)
-    small = Recipe.from_dict(recipe.as_dict() | {"size": CROP})
+    small = replace(recipe, size=CROP)
     model, loaded = models.build(small, weights, seed)
     trunk = models.backbone_of(model)
     models.unfreeze_top(trunk, len(trunk.layers))

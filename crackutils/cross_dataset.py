@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -383,7 +383,7 @@ def _cell_head(b: Bench) -> Any:
     """Return the network of `CELLS` as it starts, with a cell head fitted to patches with masks."""
     from sklearn.linear_model import LogisticRegression
 
-    small = CELLS.from_dict(CELLS.as_dict() | {"size": cells.SIDE})
+    small = replace(CELLS, size=cells.SIDE)
     model, _ = models.build(small, b.weights, b.seed)
     net = keras.Model(model.input, model.get_layer("cells").input)
     rng, grid = np.random.default_rng(b.seed), cells.SIDE // 16
@@ -410,7 +410,7 @@ def _cell_head(b: Bench) -> Any:
 def _mapped(b: Bench, model: Any, size: int) -> Callable[[Dataset, np.ndarray], np.ndarray]:
     """Return a function from images to their cells; those of images asked for before are remembered."""
     if model.input_shape[1] != size:
-        other, _ = models.build(CELLS.from_dict(CELLS.as_dict() | {"size": size}), b.weights, b.seed, load=False)
+        other, _ = models.build(replace(CELLS, size=size), b.weights, b.seed, load=False)
         other.set_weights(model.get_weights())
         model = other
     known: dict[tuple[str, int], np.ndarray] = {}
@@ -517,13 +517,13 @@ def by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray]) -> 
 
     Returns:
         A row per name, measure and third: run, measure (width and contrast of the cracks; sharpness of all images),
-        third (0 the thinnest, faintest, most blurred), from_, to (values of the measure that bound it), cracked, auroc.
+        third (0 the thinnest, faintest, most blurred), cracked, auroc.
         Cracks of a third are set against all images without a crack; for sharpness against those of the same third.
     """
     m, labels = audit.measures(ds).iloc[rows], ds.index["label"].to_numpy()[rows]
     table = []
     if len(np.unique(labels)) < 2:
-        return pd.DataFrame(columns=["run", "measure", "third", "from_", "to", "cracked", "auroc"])
+        return pd.DataFrame(columns=["run", "measure", "third", "cracked", "auroc"])
     for measure, column in (("width", "width"), ("contrast", "depth"), ("sharpness", "sharpness")):
         value, cracked = m[column].to_numpy(), labels == 1
         edges = np.quantile(value if measure == "sharpness" else value[cracked], [0, 1 / 3, 2 / 3, 1])
@@ -531,10 +531,9 @@ def by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray]) -> 
         for third in range(3):
             inside = (value > edges[third]) & (value <= edges[third + 1])
             among = inside if measure == "sharpness" else inside & cracked | ~cracked
-            bounds = {"from_": edges[third], "to": edges[third + 1]}
             for name, score in scores.items():
                 auroc = evaluation.ranked(labels[among], score[among])["auroc"]
-                row = {"run": name, "measure": measure, "third": third} | bounds
+                row = {"run": name, "measure": measure, "third": third}
                 table.append(row | {"cracked": int((among & cracked).sum()), "auroc": auroc})
     return pd.DataFrame(table)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from crackutils import config, datasets
+from crackutils import config, datasets, engines
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,18 @@ def tree() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows that went through an engine, in order."""
+    rows: list[int] = []
+    stream = engines.stream
+
+    def counting(engine: Any, items: Any, read: Any) -> Iterator[Any]:
+        for found in stream(engine, items, read):
+            rows.append(found[0])
+            yield found
+
+    monkeypatch.setattr(engines, "stream", counting)
+    return rows

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from PIL import Image
 
 matplotlib.use("Agg")
 
-from crackutils import adaptation, config, datasets, engines, features, models, plots, recipes, training
+from crackutils import adaptation, config, datasets, features, models, plots, recipes, training
 from crackutils.__main__ import main
 from crackutils.config import CrackutilsError
 
@@ -67,21 +66,6 @@ def tiles(tmp_path: Path) -> Path:
         rows.append(f"{name},{i % 2},photo {i // 2}")
     (folder / "labels.csv").write_text("file,label,photo\n" + "\n".join(rows) + "\n", "utf-8")
     return folder / "labels.csv"
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows that went through an engine, in order."""
-    rows: list[int] = []
-    stream = engines.stream
-
-    def counting(engine: Any, items: Any, read: Any) -> Iterator[Any]:
-        for found in stream(engine, items, read):
-            rows.append(found[0])
-            yield found
-
-    monkeypatch.setattr(engines, "stream", counting)
-    return rows
 
 
 # ---------------------------------------------------------------- the head

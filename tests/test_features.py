@@ -6,7 +6,6 @@ import dataclasses
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from crackutils import config, datasets, engines, evaluation, features, models, pipelines, results, splits, training
+from crackutils import config, datasets, evaluation, features, models, pipelines, results, splits, training
 from crackutils.config import CrackutilsError
 from crackutils.datasets import Dataset
 from crackutils.recipes import RECIPES, Recipe, Stage, recipe
 
 LINEAR = dataclasses.replace(RECIPES["mobilenetv2-linear"], size=64)
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows that went through an engine, in order."""
-    rows: list[int] = []
-    stream = engines.stream
-
-    def counting(engine: Any, items: Any, read: Any) -> Iterator[Any]:
-        for found in stream(engine, items, read):
-            rows.append(found[0])
-            yield found
-
-    monkeypatch.setattr(engines, "stream", counting)
-    return rows
 
 
 @pytest.fixture
