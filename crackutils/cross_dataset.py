@@ -84,6 +84,31 @@ def compared(runs: list[dict[str, Any]], seed: int) -> dict[str, dict[str, Any]]
     return {name: found[name] for name in RECIPES if name in found and (name not in PUBLISHED or name == best)}
 
 
+def abroad(runs: dict[str, dict[str, Any]], guesses: dict[str, np.ndarray], target: Dataset) -> list[dict[str, Any]]:
+    """Return a row per run of `compared`: run, home_errors (share of its own test images), `judge`'s values, and f1.
+
+    `guesses` are by run the probabilities of all images of the target; f1 is at the threshold 0.5.
+    """
+    labels, photo = target.index["label"].to_numpy(), photos(target)
+    rows = []
+    for name, p in guesses.items():
+        home = runs[name]["test"]
+        row = {"run": name, "home_errors": home["errors"] / home["n"]} | judge(labels, p, photo)
+        rows.append(row | {"f1": evaluation.metrics(labels, p)["f1"]})
+    return rows
+
+
+def extremes(labels: np.ndarray, scores: np.ndarray, most: int) -> dict[str, np.ndarray]:
+    """Return where a ranking is most right and most wrong: by kind, at most so many places in it, the clearest first.
+
+    find: cracks with the highest scores; missed: cracks with the lowest; false alarm: highest scores without a crack.
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    cracked = order[np.asarray(labels)[order] == 1]
+    free = order[np.asarray(labels)[order] == 0]
+    return {"find": cracked[:most], "missed": cracked[::-1][:most], "false alarm": free[:most]}
+
+
 def photos(ds: Dataset) -> np.ndarray:
     """Return which photo each image was cut from, int (n,); images whose photo is not known get one of their own."""
     found = ds.cuts["photo"].to_numpy()
@@ -603,7 +628,7 @@ def _chances(
 
 def card(metrics: dict[str, Any], recipe: Any) -> str:
     """Return the card of the network of notebook 08: what it is, how it was trained, where it works, where not."""
-    m, home, where, there = metrics, metrics["home"]["test"], metrics["target"], metrics["at_threshold"]
+    m, home, where = metrics, metrics["home"]["test"], metrics["target"]
     net = next(row for row in m["report"] if row["method"] == SAVED)
     thirds = {(r["measure"], r["third"]): r["auroc"] for r in m["by_measure"] if r["run"] == recipe.name}
     lines = [
@@ -621,8 +646,12 @@ def card(metrics: dict[str, Any], recipe: Any) -> str:
         f"- Elsewhere, `{where['name']}`: AUROC {told(net)}, average precision {net['average_precision'] or 0:.3f} on"
         f" {net['n']:,} images ({net['cracked']:,} with a crack) of photos on which nothing was chosen; no label of"
         f" theirs fitted anything, {where['tuning_photos']} other photos helped to choose the method.",
-        f"- There, at the threshold 0.5: recall {there['recall'] or 0:.3f}, precision {there['precision'] or 0:.3f}, F1"
-        f" {there['f1'] or 0:.3f}. Choose the threshold at your own site.",
+        *(
+            f"- There, at the threshold {at['threshold']}: recall {at['recall'] or 0:.3f}, precision"
+            f" {at['precision'] or 0:.3f}, F1 {at['f1'] or 0:.3f}."
+            for at in m["thresholds"]
+        ),
+        "- Choose the threshold at your own site.",
     ]
     if where["made"]:
         lines.append(

@@ -76,7 +76,7 @@ def augmented(layer: Any, image: np.ndarray, count: int) -> list[np.ndarray]:
     return [np.clip(np.asarray(layer(x, training=True))[0], 0, 255).astype(np.uint8) for _ in range(count)]
 
 
-VARIATIONS = ("scale", "contrast", "blur", "jpeg and tint")  # what `vary` knows
+VARIATIONS = ("scale", "contrast", "blur", "exposure and noise", "jpeg and tint")  # what `vary` knows
 CORRUPTIONS = {
     "blur": (0.8, 1.5, 2.5, 4.0, 6.0),  # sigma, pixels
     "noise": (6.0, 12.0, 20.0, 32.0, 50.0),  # standard deviation, grey levels
@@ -95,7 +95,8 @@ def vary(image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str], shar
         image: uint8 (height, width, 3).
         rng: draws how much.
         kinds: of `VARIATIONS`: scale (shrunk to 0.4-1 of its size, its surroundings mirrored), contrast (with level),
-            blur (sigma 0.4-2 pixels), jpeg and tint (quality 35-95, colour cast, noise).
+            blur (sigma 0.4-2 pixels), exposure and noise (2.5 stops darker to 0.7 brighter, clipped; deviation 1-30
+            grey levels), jpeg and tint (quality 35-95, colour cast).
         share: how probable each kind is; contrast and colour cast always happen.
     """
     if "scale" in kinds and rng.random() < share:
@@ -108,8 +109,12 @@ def vary(image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str], shar
         x = (x - mean) * np.exp(rng.normal(-0.1, 0.35)) + mean * rng.uniform(0.75, 1.2) + rng.uniform(-15, 15)
     if "jpeg and tint" in kinds:
         x = x + rng.normal(0, 7, 3)
+    if "exposure and noise" in kinds:
         if rng.random() < share:
-            x = x + rng.normal(0, rng.uniform(1, 7), x.shape[:2])[..., None]
+            x = np.minimum(x * 2 ** rng.uniform(-2.5, 0.7), 255)
+        if rng.random() < share:
+            shape = x.shape if rng.random() < 0.5 else (*x.shape[:2], 1)  # of each colour, or of the light
+            x = x + rng.normal(0, np.exp(rng.uniform(0, np.log(30))), shape)
     image = np.clip(x, 0, 255).astype(np.uint8)
     if "jpeg and tint" in kinds and rng.random() < share:
         image = _jpeg(image, int(rng.uniform(35, 95)))

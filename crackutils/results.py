@@ -45,7 +45,7 @@ _PITFALLS = (  # what notebook 06 measures, on tiny models
 )
 _ELSEWHERE = (  # what notebook 08 measures
     *("target", "elsewhere", "methods", "chosen", "report", "home", "by_measure", "adaptation", "robustness"),
-    *("stages", "last", "at_threshold", "methods_tried_with"),
+    *("stages", "last", "thresholds", "methods_tried_with"),
 )
 _PICTURES = {  # kept with the reference because the README shows them
     "metu-half": (
@@ -1030,7 +1030,7 @@ def _readme_audit() -> str:
 def _readme_cross() -> str:
     file = config.REFERENCE / README_PROFILE / "08_cross_dataset" / "mobilenetv2-cells" / "metrics.json"
     m = json.loads(file.read_text("utf-8"))
-    where, home, there = m["target"], m["home"], m["at_threshold"]
+    where, home, there = m["target"], m["home"], m["thresholds"]
 
     def ranked(row: dict[str, Any]) -> str:
         return f"{row['auroc']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
@@ -1038,6 +1038,10 @@ def _readme_cross() -> str:
     def wrong(row: dict[str, Any]) -> str:
         return "-" if row["home_errors"] is None else f"{row['home_errors']:.2%}"
 
+    decided = [
+        f"{at['recall']:.0%} at the threshold {at['threshold']} ({at['precision']:.0%} of its alarms are cracks)"
+        for at in there[::2]
+    ]
     lines = [
         f"Trained on {config.PROFILES[README_PROFILE].title}, tested on {where['images']:,} tiles of"
         f" {where['photos']} of SDNET2018's wall photos, {where['cracked']:,} of them with a crack. No label of theirs"
@@ -1054,8 +1058,8 @@ def _readme_cross() -> str:
     lines += [
         "",
         "The last row is the network that notebook 08 saves; the method that the tuning photos chose is"
-        f" *{m['chosen']}*. At the threshold 0.5 the network finds {there['recall']:.0%} of the cracked tiles there,"
-        f" and {there['precision']:.0%} of its alarms are cracks (F1 {there['f1']:.2f}). At home it makes"
+        f" *{m['chosen']}*. Of the cracked tiles there the network finds {decided[0]}; {', '.join(decided[1:])}."
+        " Labels of the site tell which threshold is right there. At home the network makes at 0.5"
         f" {home['test']['errors']} errors of {home['test']['n']:,} test images; `{home['best_run']}`, the best by"
         f" validation, makes {home['best_errors']}.",
         "",

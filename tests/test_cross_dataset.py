@@ -111,6 +111,22 @@ def test_judge_counts_pairs_and_draws_photos() -> None:
     assert (alone["low"], alone["high"]) == (None, None)  # one photo tells nothing of the next
 
 
+def test_runs_are_judged_abroad_beside_their_errors_at_home() -> None:
+    target = dataset("walls", [1, 1, 2, 2], [0, 1, 0, 1])
+    runs = {"ours": {"test": {"errors": 3, "n": 12}}, "theirs": {"test": {"errors": 0, "n": 12}}}
+    guesses = {"ours": np.array([0.1, 0.9, 0.6, 0.7]), "theirs": np.array([0.1, 0.2, 0.3, 0.4])}
+    ours, theirs = cross_dataset.abroad(runs, guesses, target)
+    assert (ours["run"], ours["home_errors"], ours["auroc"], ours["f1"]) == ("ours", 0.25, 1.0, 0.8)
+    assert (theirs["home_errors"], theirs["auroc"], theirs["f1"]) == (0, 0.75, 0)
+
+
+def test_extremes_are_the_ends_of_a_ranking() -> None:
+    labels, scores = np.array([1, 0, 1, 0, 1]), np.array([0.2, 0.7, 0.9, 0.1, 0.5])
+    found = {kind: where.tolist() for kind, where in cross_dataset.extremes(labels, scores, 2).items()}
+    assert found == {"find": [2, 4], "missed": [0, 4], "false alarm": [1, 3]}
+    assert all(not len(where) for where in cross_dataset.extremes(labels[:0], scores[:0], 2).values())
+
+
 def test_compare_shows_methods_the_tuning_photos_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     target = dataset("walls", [1] * 4 + [2, 2, 3, 3])
     source = SimpleNamespace(index=pd.DataFrame({"label": [0, 1, 0, 1]}), sha256="s")
@@ -262,14 +278,19 @@ def test_the_card_says_where_it_works_and_where_not() -> None:
         "model": {"start": {"weights": "imagenet"}, "parameters": 123},
         "stages": [{"steps": 10}],
         "target": {"name": "sdnet", "tuning_photos": 8, "made": False},
-        "at_threshold": {"recall": 0.8, "precision": 0.6, "f1": None},
+        "thresholds": [{"threshold": 0.5, "recall": 0.8, "precision": 0.6, "f1": None}],
         "home": {"test": {"errors": 3, "n": 1989, "auroc": 0.9999}},
         "report": [row | {"low": 0.85, "high": 0.93}],
         "by_measure": thirds,
         "robustness": broken,
     }
     text = cross_dataset.card(metrics, recipes.CELLS)
-    for words in ("3 errors in 1,989", "AUROC 0.900 (0.850 to 0.930)", "blur 31%", "recall 0.800"):
+    for words in (
+        "3 errors in 1,989",
+        "AUROC 0.900 (0.850 to 0.930)",
+        "blur 31%",
+        "threshold 0.5: recall 0.800, precision 0.600, F1 0.000",
+    ):
         assert words in text
     assert "By width of the longest dark thing: AUROC 0.600 on the narrowest third, 0.800 on the widest." in text
     assert "no evidence" not in text

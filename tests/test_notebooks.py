@@ -49,7 +49,7 @@ UNCOMPARED = {
         "bench = cross_dataset.Bench(ds, manifest, target, kept, weights, engine, folder, run.folder, FEW, SEED, nets)",
         "tuned = cross_dataset.tuning(target)",
         "test = np.flatnonzero(manifest['split'].isin(['val', 'test']))",
-        "order = np.argsort(-p_net, kind='stable')",
+        "kinds = cross_dataset.extremes(labels[held], p_net, 3)",
         "from crackutils import features",
         "asked = rng.permutation(np.flatnonzero(manifest['split'] == 'test'))[:CORRUPTED]",
     ],

@@ -226,10 +226,10 @@ def test_varied_images_keep_their_shape_and_follow_the_seed(kinds: tuple[str, ..
 
 def test_the_share_says_how_often_a_kind_of_variation_happens() -> None:
     image, rng = surface(6), np.random.default_rng(0)
-    for kind in ("blur", "scale"):
-        for share in (0.0, 0.3):
+    for kind, often in (("blur", 0.3), ("scale", 0.3), ("exposure and noise", 0.51)):  # either or both
+        for share, expected in ((0.0, 0.0), (0.3, often)):
             changed = [not np.array_equal(pipelines.vary(image, rng, (kind,), share), image) for _ in range(200)]
-            assert np.mean(changed) == pytest.approx(share, abs=0.1)
+            assert np.mean(changed) == pytest.approx(expected, abs=0.1)
             assert share or not any(changed)
     for kind in ("contrast", "jpeg and tint"):  # light and colour are never quite the same
         assert not np.array_equal(pipelines.vary(image, rng, (kind,), 0.0), image)
@@ -248,6 +248,10 @@ def test_each_kind_of_variation_does_what_its_name_says() -> None:
     blurred = many("blur")
     assert (np.abs(np.diff(blurred, axis=2)).max((1, 2, 3)) < np.abs(np.diff(image.astype(float), axis=1)).max()).all()
     np.testing.assert_allclose(blurred.mean((1, 2, 3)), image.mean(), atol=1.5)
+    exposed = many("exposure and noise")
+    level, rough = exposed.mean((1, 2, 3)) / image.mean(), np.abs(np.diff(exposed[:, :, :30], axis=2)).mean((1, 2, 3))
+    assert level.min() < 0.3 and 1.2 < level.max() < 1.7
+    assert rough.max() > 4 * np.abs(np.diff(image.astype(float), axis=1)[:, :29]).mean()
     tinted = many("jpeg and tint").mean((1, 2))
     assert 3 < np.std(tinted - tinted.mean(1, keepdims=True)) < 9
 

@@ -706,7 +706,11 @@ def fake_cross(profile: config.Profile) -> None:
         "methods": [{"method": "frozen", "home_errors": 0.002} | rank, {"method": "CORAL", "home_errors": None} | rank],
         "chosen": "the best",
         "report": [{"method": "simple-cnn"} | rank | none, {"method": "the net"} | rank | some],
-        "at_threshold": {"recall": 0.8, "precision": 0.6, "f1": 0.69},
+        "thresholds": [
+            {"threshold": 0.5, "recall": 0.6, "precision": 0.9},
+            {"threshold": 0.2, "recall": 0.7, "precision": 0.8},
+            {"threshold": 0.1, "recall": 0.8, "precision": 0.7},
+        ],
         "home": {"test": {"errors": 3, "n": 1989}, "best_run": "mobilenetv2", "best_errors": 1},
         "adaptation": [{"n": n, "draws": 20, "auroc": 0.9} | gain for n in (0, 50)],
         "robustness": [
@@ -801,7 +805,7 @@ def test_update_readme_writes_between_its_marks_only(
     assert "| simple-cnn | 0.900 (0.850-0.950) | 0.880 | - |" in ours
     assert "| the net | 0.900 (0.850-0.950) | 0.880 | +0.200 (+0.100 to +0.300) |" in ours
     assert "On the other 16 (4,032 tiles), with 95 % intervals" in ours
-    assert "finds 80% of the cracked tiles there, and 60% of its alarms are cracks (F1 0.69)" in ours
+    assert "finds 60% at the threshold 0.5 (90% of its alarms are cracks); 80% at the threshold 0.1 (70% of its" in ours
     assert "| frozen | 0.900 (0.850-0.950) | 0.20% |\n| CORAL | 0.900 (0.850-0.950) | - |" in ours
     assert "it makes 3 errors of 1,989 test images; `mobilenetv2`, the best by validation, makes 1." in ours
     assert "| 0 | 0.900 | - |\n| 50 | 0.900 | +0.010 (-0.002 to +0.030) |" in ours
