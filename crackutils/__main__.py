@@ -252,6 +252,14 @@ def _adapt(args: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect(args: argparse.Namespace) -> int:
+    _values(args, ())
+    from crackutils import inspection
+
+    inspection.inspect(args.photos, args.out, args.model, args.engine, args.threshold, args.mm_per_pixel)
+    return 0
+
+
 def _lab(args: argparse.Namespace) -> int:
     _values(args, ())
     return _call([sys.executable, "-m", "jupyterlab", str(config.NOTEBOOKS)], JUPYTER_PREFER_ENV_PATH="1")
@@ -334,6 +342,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
         _adapt,
         "fit a trained model to your own site with a CSV file of labelled tiles, and say what it is worth",
     ),
+    "inspect": (
+        _inspect,
+        "find cracks in whole photos: maps, lengths and widths, and a report of one file to mail",
+    ),
     "lab": (_lab, "open JupyterLab on the notebooks"),
     "tensorboard": (_tensorboard, "open TensorBoard on the results of a profile"),
     "test": (_test, "lint, then run the tests"),
@@ -386,7 +398,20 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="RUN_FOLDER",
                 help="run of notebook 08 to begin with (that on the largest METU profile)",
             )
-        if name in ("score", "adapt"):
+        elif name == "inspect":
+            sub.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="photos, or folders of photos")
+            sub.add_argument(
+                "--out", type=Path, required=True, metavar="FOLDER", help="folder to write, or to go on in"
+            )
+            sub.add_argument(
+                "--model",
+                type=Path,
+                metavar="RUN_FOLDER",
+                help="run of notebook 08, or of adapt (that of 08 on the largest METU profile)",
+            )
+            sub.add_argument("--threshold", type=float, default=0.5, metavar="P", help="what counts as a crack (0.5)")
+            sub.add_argument("--mm-per-pixel", type=float, metavar="MM", help="of all photos; lengths are told in mm")
+        if name in ("score", "adapt", "inspect"):
             sub.add_argument("--engine", default=config.ENGINES[0], help=f"one of {', '.join(config.ENGINES)}")
     return parser
 

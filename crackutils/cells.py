@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from crackutils import config, models, pipelines, results, synthetic
+from crackutils import config, evaluation, models, pipelines, results, synthetic
 from crackutils.config import CrackutilsError
 from crackutils.datasets import Dataset, resize
 from crackutils.models import keras
@@ -139,7 +139,7 @@ def loss(share: float) -> Any:
     The second part is multiple-instance learning: an image is cracked where some of its cells are (Dietterich, Lathrop,
     Lozano-Perez 1997).
     """
-    top = models.top_count(share, _GRID**2)
+    top = evaluation.top_count(share, _GRID**2)
 
     def of(y: Any, z: Any) -> Any:
         y, z = (tf.reshape(part, (-1, _GRID**2)) for part in (y, z))

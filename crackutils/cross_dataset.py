@@ -450,7 +450,7 @@ def _mapped(b: Bench, model: Any, size: int) -> Callable[[Dataset, np.ndarray], 
 
 
 def _pooled(find: Callable[[Dataset, np.ndarray], np.ndarray], ds: Dataset) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda rows: top_mean(find(ds, rows))
+    return lambda rows: evaluation.top_mean(find(ds, rows), CELLS.cells)
 
 
 def _of_cells(name: str, b: Bench, model: Any) -> Iterator[Method]:
@@ -463,15 +463,9 @@ def _of_cells(name: str, b: Bench, model: Any) -> Iterator[Method]:
             here = found[photo == p]
             middle = np.median(here)
             found[photo == p] = (here - middle) / (np.median(np.abs(here - middle)) + 1e-6)
-        return top_mean(found)
+        return evaluation.top_mean(found, CELLS.cells)
 
     yield Method(f"{name}, batch statistics of each photo", standardised)
-
-
-def top_mean(found: np.ndarray) -> np.ndarray:
-    """Return what the network makes of its cells (n, h, w): the mean of the most crack-like of each image."""
-    flat = np.sort(found.reshape(len(found), -1), 1)
-    return flat[:, -models.top_count(CELLS.cells, flat.shape[1]) :].mean(1)
 
 
 def compare(b: Bench) -> tuple[pd.DataFrame, dict[str, Method]]:

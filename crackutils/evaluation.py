@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -84,6 +85,17 @@ def drawn_auroc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, draw
         if n1 and n0:  # the Mann-Whitney statistic is the AUROC (Hanley, McNeil 1982)
             found.append((rankdata(ranks[some])[cracked].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
     return np.array(found)
+
+
+def top_count(share: float, count: int) -> int:
+    """Return how many of the `count` cells of an image decide."""
+    return max(2, round(share * count))
+
+
+def top_mean(maps: np.ndarray, share: float) -> np.ndarray:
+    """Return what a network of cells makes of its maps (n, h, w): the mean of the most crack-like cells, (n,)."""
+    flat = np.sort(maps.reshape(len(maps), -1), 1)
+    return flat[:, -top_count(share, flat.shape[1]) :].mean(1)
 
 
 def fewest_errors(labels: np.ndarray, scores: np.ndarray) -> int:
@@ -329,6 +341,17 @@ def report(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> p
     )
     frame = pd.DataFrame({name: table[name] for name in CLASSES}).T.rename(columns={"f1-score": "f1"})
     return frame.astype({"support": int})
+
+
+def mass_on_mask(heat: np.ndarray, mask: np.ndarray) -> float | None:
+    """Return the share of a heat map's mass that lies on a mask; None for a map that is 0 everywhere.
+
+    Args:
+        heat: (h, w), not below 0; enlarged to the mask's size.
+        mask: bool (height, width). By chance the share would be the mask's own share of the image, `mask.mean()`.
+    """
+    large = cv2.resize(np.asarray(heat, np.float32), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return float(large[mask].sum() / large.sum()) if large.sum() > 0 else None
 
 
 def darkness(image: np.ndarray) -> float:

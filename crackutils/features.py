@@ -94,14 +94,7 @@ def of_run(ds: Dataset, rows: np.ndarray, folder: Path, engine: str = "litert") 
     """
     from crackutils import results
 
-    recipe, start = results.trained_recipe(folder)
-    file = folder / "model" / "model.weights.h5"
-    if not recipe.cells:
-        raise CrackutilsError(
-            f"{folder} holds a {recipe.name}, which gives no such features; give a run of notebook 08."
-        )
-    if not file.is_file():
-        raise CrackutilsError(f"{folder / 'model'} holds no model.weights.h5; run the notebook again with FORCE=1.")
+    recipe, start, file = results.cells_run(folder)
     weights = config.sha256(file)
     made_with = {"model": weights, "start": start, "recipe": recipe.as_dict(), "layer": "features"}
     key = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crackutils import config, engines
+from crackutils import config, engines, evaluation
 from crackutils.config import PRECISIONS, WEIGHTS, CrackutilsError, choose
 from crackutils.recipes import OWN_BACKBONE, Recipe
 
@@ -322,16 +322,11 @@ class _TopMean(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         count = x.shape[1] * x.shape[2]
         flat = keras.ops.reshape(x, (-1, count))
-        largest = keras.ops.top_k(flat, top_count(self.share, count))[0]
+        largest = keras.ops.top_k(flat, evaluation.top_count(self.share, count))[0]
         return keras.ops.mean(largest, axis=-1, keepdims=True)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"share": self.share}
-
-
-def top_count(share: float, count: int) -> int:
-    """Return how many of `count` cells decide."""
-    return max(2, round(share * count))
 
 
 def _cells(recipe: Recipe, weights: str, load: bool) -> tuple[Any, dict[str, str]]:
@@ -383,6 +378,35 @@ def without_augmentation(model: Any) -> Any:
 def backbone_of(model: Any) -> Any | None:
     """Return the backbone inside a model made by `build`, None for a CNN from scratch."""
     return next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
+
+
+def grad_cam(model: Any, images: np.ndarray) -> np.ndarray:
+    """Return where a model's last feature map speaks for a crack (Grad-CAM: Selvaraju et al. 2017).
+
+    The gradient is that of the log-odds, as that of a probability vanishes where the model is sure.
+
+    Args:
+        model: as `build` returns it.
+        images: (n, size, size, 3) RGB 0-255.
+
+    Returns:
+        float32 (n, h, w), not below 0, of the map's own size; 1 at the strongest place of an image, all 0 where nothing
+        speaks for a crack.
+    """
+    found = next(x.output for x in reversed(model.layers) if len(x.output.shape) == 4 and x.output.shape[-1] > 1)
+    last = model.layers[-1]
+    kernel, bias = last.kernel, last.bias
+    if kernel.shape[-1] == 2:  # of two classes
+        kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
+    net = keras.Model(model.input, [found, last.input])
+    with tf.GradientTape() as tape:
+        x = tf.convert_to_tensor(images, tf.float32)
+        tape.watch(x)
+        maps, pooled = net(x, training=False)
+        odds = tf.matmul(pooled, kernel) + bias
+    weights = tf.reduce_mean(tape.gradient(odds, maps), (1, 2), keepdims=True)
+    cam = np.maximum(np.asarray(tf.reduce_sum(weights * maps, -1)), 0)
+    return cam / np.maximum(cam.max((1, 2), keepdims=True), 1e-12)
 
 
 def describe(model: Any) -> dict[str, int]:

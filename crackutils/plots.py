@@ -689,3 +689,71 @@ def learning_curve(table: pd.DataFrame) -> Figure:
         ax.set(xlabel="labelled tiles", xlim=(-0.5, len(rows) - 0.5))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
+
+
+def inspected(image: np.ndarray, cells: np.ndarray, picture: np.ndarray) -> Figure:
+    """Show a photo, the crack probability of its cells, and what was found in it.
+
+    Args:
+        image: uint8 (height, width, 3).
+        cells: (height / 16, width / 16), 0 to 1.
+        picture: uint8 (h, w, 3), as `inspection.overlay` returns it.
+    """
+    height, width = image.shape[:2]
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.4 * height / width + 0.9))
+    axes[0].imshow(image)
+    shown = axes[1].imshow(cells, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    axes[2].imshow(picture)
+    for ax, title in zip(axes, ("photo", "crack in the cell", "found"), strict=True):
+        ax.set_title(title)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(False)
+    figure.colorbar(shown, ax=axes[1], label="probability", shrink=0.8)
+    return figure
+
+
+def lengths(table: pd.DataFrame) -> Figure:
+    """Show the length of cracks as found against the true one.
+
+    Args:
+        table: style, length_true, length (pixels); a row per photo.
+    """
+    figure, ax = plt.subplots(figsize=(5.5, 5))
+    most = 1.08 * max(table["length_true"].max(), table["length"].max(), 1)
+    ax.plot([0, most], [0, most], "--", color="0.4", linewidth=1)
+    for k, (style, rows) in enumerate(table.groupby("style")):
+        ax.plot(rows["length_true"], rows["length"], "osD^"[k % 4], color=_CB[k], markersize=8, label=style)
+    ax.set(xlabel="true length (pixels)", ylabel="length as found (pixels)", xlim=(0, most), ylim=(0, most))
+    ax.legend(title="cracks")
+    return figure
+
+
+def attention(patches: Sequence[Any], looks: dict[str, Any], each: int = 2) -> Figure:
+    """Show where models look, a row per model: patches that it judges rightly and, as far as there are, wrongly.
+
+    Args:
+        patches: as `synthetic.sample` gives them.
+        looks: by run, as `inspection.look` returns them.
+        each: patches of a kind: cracks found, cracks missed, false alarms.
+    """
+    labels = np.array([patch.label for patch in patches])
+    kinds = {"found": (1, True), "missed": (1, False), "false alarm": (0, True)}
+    figure, axes = plt.subplots(len(looks), 3 * each, figsize=(1.75 * 3 * each, 2.1 * len(looks) + 0.5), squeeze=False)
+    for row, (name, look) in zip(axes, looks.items(), strict=True):
+        for k, (kind, (label, called)) in enumerate(kinds.items()):
+            those = np.flatnonzero((labels == label) & ((look.p >= 0.5) == called))[:each]
+            for j, ax in enumerate(row[k * each : (k + 1) * each]):
+                ax.set_xticks([])
+                ax.set_yticks([])
+                ax.grid(False)
+                if j >= len(those):
+                    ax.axis("off")
+                    continue
+                image, heat = patches[those[j]].image, look.heat[those[j]]
+                extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+                ax.imshow(image)
+                ax.imshow(heat, cmap="viridis", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")
+                ax.set_title(f"{kind}, p = {look.p[those[j]]:.2f}", fontsize=8)
+        row[0].set_ylabel(name, fontsize=8)
+    return figure

@@ -303,6 +303,22 @@ def trained_recipe(folder: Path) -> tuple[Any, str]:
         ) from error
 
 
+def cells_run(folder: Path) -> tuple[Any, str, Path]:
+    """Return the recipe of a run of `recipes.CELLS`, what its backbone started from, and the file of its weights.
+
+    Raises CrackutilsError for any other folder.
+    """
+    recipe, start = trained_recipe(folder)
+    file = folder / "model" / "model.weights.h5"
+    if not recipe.cells:
+        raise CrackutilsError(
+            f"{folder} holds a {recipe.name}, which has no cells of its own; give a run of notebook 08."
+        )
+    if not file.is_file():
+        raise CrackutilsError(f"{folder / 'model'} holds no model.weights.h5; run the notebook again with FORCE=1.")
+    return recipe, start, file
+
+
 def best_run() -> Path:
     """Return the folder of the run with the lowest validation loss, of the largest METU profile that has runs.
 
@@ -581,7 +597,8 @@ def code_hash() -> str:
 @cache
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
-    names = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "pillow", "matplotlib", "split-folders")
+    names = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "scikit-image", "pillow")
+    names += ("matplotlib", "split-folders")
     found = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
     for name in ("ai-edge-litert", "openvino"):  # engines, of which not all need be there
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -400,7 +400,7 @@ def test_other_weights_have_other_features(tiles: Path, base: Path, tmp_path: Pa
     metrics = json.loads((other / "metrics.json").read_text("utf-8"))
     metrics["settings"]["recipe"]["cells"] = 0
     (other / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(CrackutilsError, match=r"gives no such features; give a run of notebook 08"):
+    with pytest.raises(CrackutilsError, match=r"has no cells of its own; give a run of notebook 08"):
         features.of_run(ds, np.arange(2), other)
 
 

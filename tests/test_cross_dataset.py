@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from crackutils import audit, config, cross_dataset, datasets, engines, models, pipelines, recipes, scoring
+from crackutils import audit, config, cross_dataset, datasets, engines, evaluation, models, pipelines, recipes, scoring
 from crackutils.config import CrackutilsError
 
 RNG = np.random.default_rng(0)
@@ -202,7 +202,9 @@ def test_each_photo_gets_the_statistics_of_the_source() -> None:
 def test_top_mean_is_what_the_network_does() -> None:
     maps = RNG.normal(size=(3, 16, 16)).astype(np.float32)
     layer = models._TopMean(recipes.CELLS.cells)
-    np.testing.assert_allclose(cross_dataset.top_mean(maps), np.asarray(layer(maps[..., None]))[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        evaluation.top_mean(maps, recipes.CELLS.cells), np.asarray(layer(maps[..., None]))[:, 0], rtol=1e-5
+    )
 
 
 # ---------------------------------------------------------------- where it fails, what breaks it

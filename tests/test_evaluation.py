@@ -298,3 +298,14 @@ def test_fewest_errors_are_those_of_the_best_threshold() -> None:
     assert evaluation.fewest_errors([0, 1, 0, 1], [1, 2, 3, 4]) == 1
     assert evaluation.fewest_errors([1, 1, 0], [1, 2, 3]) == 1  # call all of them cracked
     assert evaluation.fewest_errors([0, 1, 0, 1], [5, 5, 5, 5]) == 2  # no threshold lies between equal scores
+
+
+def test_the_mass_of_a_heat_map_on_a_mask() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[:, :30] = True
+    heat = np.zeros((4, 6), np.float32)
+    assert evaluation.mass_on_mask(heat, mask) is None
+    heat[:] = 0.3
+    assert evaluation.mass_on_mask(heat, mask) == pytest.approx(0.5)  # chance
+    heat[:, 3:] = 0
+    assert 0.8 < evaluation.mass_on_mask(heat, mask) < 1  # some runs over the edge when it is enlarged

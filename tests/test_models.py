@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crackutils import config, models, scoring, training
+from crackutils import config, evaluation, models, scoring, training
 from crackutils.config import CrackutilsError
 from crackutils.models import keras
 from crackutils.recipes import CELLS, RECIPES, Recipe
@@ -212,7 +212,7 @@ def top_mean(maps: np.ndarray, count: int) -> np.ndarray:
 def test_the_mean_of_the_largest_values(share: float, count: int) -> None:
     x = np.random.default_rng(0).normal(size=(5, 4, 9, 1)).astype(np.float32)
     layer = models._TopMean(share)
-    assert models.top_count(share, 36) == count
+    assert evaluation.top_count(share, 36) == count
     found = np.asarray(layer(x))
     assert found.shape == (5, 1)
     np.testing.assert_allclose(found[:, 0], top_mean(x, count), rtol=1e-5)
@@ -503,3 +503,24 @@ def test_a_model_without_its_augmentation_predicts_the_same(name: str) -> None:
     assert not [layer.name for layer in plain.layers if layer.name.startswith("augment_")]
     x = pictures(3, 32)
     np.testing.assert_array_equal(plain.predict_on_batch(x), model.predict_on_batch(x))
+
+
+def test_grad_cam_points_to_what_speaks_for_a_crack() -> None:
+    """Of a network that counts dark places, in either form of its outputs."""
+    keras = models.keras
+    for units in (1, 2):
+        inputs = keras.Input((32, 32, 3))
+        maps = keras.layers.Conv2D(2, 4, 4, activation="relu", name="maps")(inputs)
+        pooled = keras.layers.GlobalAveragePooling2D()(maps)
+        model = keras.Model(inputs, keras.layers.Dense(units, "sigmoid" if units == 1 else "softmax")(pooled))
+        kernel = np.zeros((4, 4, 3, 2), np.float32)
+        kernel[..., 0], kernel[..., 1] = -1 / 48, 1 / 48  # one sees dark places, one bright ones
+        model.get_layer("maps").set_weights([kernel, np.float32([200, -100])])
+        weights = np.float32([[1], [-1]]) if units == 1 else np.float32([[-1, 1], [1, -1]])
+        model.layers[-1].set_weights([weights, np.zeros(units, np.float32)])
+        x = np.full((2, 32, 32, 3), 210, np.float32)
+        x[0, 8:12, 20:24] = 20
+        cam = models.grad_cam(model, x)
+        assert cam.shape == (2, 8, 8)
+        assert np.unravel_index(cam[0].argmax(), (8, 8)) == (2, 5) and cam[0].max() == 1
+        assert (cam >= 0).all() and not cam[1].any()  # all bright: nothing speaks for a crack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -99,6 +100,11 @@ LEARNT = pd.DataFrame(
         for n in (0, 20, 100)
     ]
 )
+FOUND = pd.DataFrame({"style": ["wide", "hairline"], "length_true": [900.0, 400], "length": [880.0, 90]})
+PATCHES = [SimpleNamespace(image=image, label=k % 2) for k, image in enumerate(IMAGES[:6])]
+LOOKS = {
+    name: SimpleNamespace(p=np.array([0.1, 0.9, 0.7, 0.2, 0.1, 0.8]), heat=np.ones((6, 4, 4)) / 2) for name in "ab"
+}
 CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "image_grid": (lambda: plots.image_grid(IMAGES, list("abcdefg"), 3, "Pictures", [True] + [False] * 6), 0),
     "photos": (lambda: plots.photos([np.stack([m] * 3, 2) for m in MASKS], MASKS, [CUTS, CUTS[:1]]), 0),
@@ -129,6 +135,9 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "by_measure": (lambda: plots.by_measure(THIRDS), 3),
     "robustness": (lambda: plots.robustness(BROKEN), 2),
     "cell_maps": (lambda: plots.cell_maps(IMAGES[:2], [np.eye(4), -np.eye(4)], ["a", "b"], "Maps"), 0),
+    "inspected": (lambda: plots.inspected(IMAGES[0], np.eye(4), IMAGES[1]), 0),
+    "lengths": (lambda: plots.lengths(FOUND), 1),
+    "attention": (lambda: plots.attention(PATCHES, LOOKS), 0),
     "time_against_accuracy": (lambda: plots.time_against_accuracy(COSTS), 1),
 }
 

@@ -125,7 +125,7 @@ def module_imports() -> dict[str, set[str]]:
 def test_the_package_stays_small_and_has_no_import_cycle() -> None:
     imports = module_imports()
     assert "config" in imports["runner"]  # the search finds something
-    assert len(set(imports) - {"__init__", "__main__"}) <= 20
+    assert len(set(imports) - {"__init__", "__main__"}) <= 21
     left = dict(imports)
     while left:
         free = [name for name, uses in left.items() if not uses & set(left)]

@@ -1,0 +1,782 @@
+"""Find cracks in whole photos: where they are, how long and how wide, as pictures, tables and a report to mail."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from crackutils import config, engines, evaluation, results
+from crackutils.config import CrackutilsError
+from crackutils.datasets import ImageError, read_image, resize
+from crackutils.synthetic import Patch, Photo
+
+_CODE = config.sha256(Path(__file__))
+
+CELL = 16  # pixels of a cell of the map
+TILE = 256  # pixels of a tile, side
+SCALES = (1.0, 0.5)  # of the photo, at which windows are cut
+_OVERLAP = 64  # pixels of a window that the next one sees too
+_BACKGROUND = 31  # pixels, side of the square that tells how bright the surface is around a pixel
+_SHORTEST = 20  # pixels of a line that counts
+_LOW, _HIGH = 1.2, 2.5  # how much darker than its surroundings a crack's pixel is, in deviations of the surface
+_LARGE, _SMALL = 1600, 320  # pixels, longest sides of pictures
+_LEAST = 64  # pixels, shorter side of a photo
+_MARK = ".inspection"  # a file in a folder that this wrote
+_GAP = 9  # pixels of a gap that a middle line bridges
+_HALF = 7  # pixels, side of the square in which a line is deepest
+_BLOCK, _RIM = 1024, 64  # pixels of a photo that are looked at together, and around them
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What tells cracks.
+
+    Attributes:
+        engine: from windows to float32 (n, 1 + cells): what the last layer adds to the log-odds of the window's top
+            cells (0 unless it was fitted to a site), and the cells' log-odds.
+        size: side of a window, pixels.
+        share: of a window's cells that decide, as in `recipes.Recipe.cells`.
+        key: tells model, engine and code of the network apart.
+    """
+
+    engine: engines.Engine
+    size: int
+    share: float
+    key: str
+
+
+def detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
+    """Return the network of a run of notebook 08, or of `adapt`.
+
+    In whole photos the last layer counts only where `adapt` has fitted it to a site: fitted to patches, it tells their
+    scratches from their cracks, and ranks tiles of other walls no better than the cells alone.
+
+    Raises:
+        CrackutilsError: no such run, one of another network, or an engine that is not to be had.
+    """
+    recipe, start, file = results.cells_run(folder)
+    adapted = "adapted" in json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+    key = hashlib.sha256(f"{config.sha256(file)} {start} {recipe.as_dict()} {adapted}".encode()).hexdigest()
+
+    def build() -> Any:
+        from crackutils import training
+
+        model, _ = training.load(folder)
+        keras = training.keras
+        features, last = model.get_layer("features").output, keras.layers.Dense(1, dtype="float32")
+        added = last(features)
+        kernel, bias = model.get_layer("p_crack").get_weights()
+        kernel[0] -= 1  # without the top cells' own log-odds
+        last.set_weights([kernel * adapted, bias * adapted])
+        cells = keras.layers.Flatten()(model.get_layer("cells").output)
+        return keras.Model(model.input, keras.layers.Concatenate()([added, cells]))
+
+    program = engines.program(f"{recipe.name}-map-{recipe.size}-{key[:12]}")
+    running = engines.start(engine, program, build)
+    return Detector(running, recipe.size, recipe.cells, f"{key} {program.name} {running.facts}")
+
+
+# ---------------------------------------------------------------- where
+
+
+def crack_map(image: np.ndarray, net: Detector) -> np.ndarray:
+    """Return what the network sees in a photo, for each cell of 16x16 pixels.
+
+    Windows overlap, at both of `SCALES`, and are blended: towards its rim a window counts less.
+
+    Args:
+        image: uint8 (h, w, 3) of any size.
+        net: as `detector` returns it.
+
+    Returns:
+        float32 (2, ceil(h / 16), ceil(w / 16)): log-odds of a crack in the cell, and what the last layer, which sees
+        the whole window (and is what `adapt` fits to a site), adds to the log-odds of the window's top cells.
+    """
+    high, wide = (math.ceil(side / CELL) for side in image.shape[:2])
+    total = np.zeros((high, wide, 2), np.float32)
+    for scale in SCALES:
+        shape = (math.ceil(image.shape[1] * scale), math.ceil(image.shape[0] * scale))
+        small = image if scale == 1 else cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
+        found = _at_one_scale(small, net)
+        if scale != 1:
+            found = cv2.resize(found, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_LINEAR)
+        total += found[:high, :wide]
+    return np.ascontiguousarray((total / len(SCALES)).transpose(2, 0, 1))
+
+
+def _at_one_scale(image: np.ndarray, net: Detector) -> np.ndarray:
+    h, w = (max(net.size, math.ceil(side / CELL) * CELL) for side in image.shape[:2])
+    more = (h - image.shape[0], w - image.shape[1])
+    if any(more):
+        image = cv2.copyMakeBorder(image, 0, more[0], 0, more[1], cv2.BORDER_REFLECT)
+    places = [(y, x) for y in _places(h, net.size) for x in _places(w, net.size)]
+    side = net.size // CELL
+    rim = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)).clip(max=_OVERLAP // CELL).astype(np.float32)
+    weight = (rim[:, None] * rim)[..., None]
+    found, weights = (np.zeros((h // CELL, w // CELL, n), np.float32) for n in (2, 1))
+    read = lambda at: image[at[0] : at[0] + net.size, at[1] : at[1] + net.size]  # noqa: E731
+    for (y, x), out, problem in engines.stream(net.engine, places, read):
+        assert out is not None, problem
+        added = np.full(side * side, out[0])
+        where = np.s_[y // CELL : y // CELL + side, x // CELL : x // CELL + side]
+        found[where] += weight * np.stack([out[1:], added], 1).reshape(side, side, 2)
+        weights[where] += weight
+    return found / weights
+
+
+def _places(length: int, size: int) -> list[int]:
+    """Return where windows begin, multiples of 16; the last one ends where the photo does."""
+    return [*range(0, length - size, size - _OVERLAP), length - size]
+
+
+def cells_of(seen: np.ndarray) -> np.ndarray:
+    """Return the log-odds of the cells of a `crack_map`, float32 (h, w): the last layer may doubt them, no more.
+
+    It can tell a scratch from a crack, but not where in its window the crack is.
+    """
+    return seen[0] + np.minimum(seen[1], 0)
+
+
+def tiles(seen: np.ndarray, share: float) -> pd.DataFrame:
+    """Return a row per tile of 256x256 pixels of a `crack_map`: row, col (from 0), p_crack.
+
+    Tiles at the rim may be smaller.
+    """
+    side, found = TILE // CELL, []
+    for row in range(math.ceil(seen.shape[1] / side)):
+        for col in range(math.ceil(seen.shape[2] / side)):
+            cells, added = seen[:, row * side : (row + 1) * side, col * side : (col + 1) * side]
+            odds = evaluation.top_mean(cells[None], share)[0] + added.mean()
+            found.append({"row": row, "col": col, "p_crack": round(float(chance(odds)), 6)})
+    return pd.DataFrame(found)
+
+
+def chance(odds: Any) -> Any:
+    """Return probabilities from log-odds."""
+    return 1 / (1 + np.exp(-np.asarray(odds, np.float64)))
+
+
+# ---------------------------------------------------------------- how long, how wide
+
+
+def crack_mask(image: np.ndarray, odds: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the pixels of cracks, bool (h, w): dark lines near crack-like cells.
+
+    A pixel is dark where it lies below its surroundings by more than the surface's own unevenness (hysteresis with two
+    bounds); what is shorter than 20 pixels is dropped.
+
+    Args:
+        image: uint8 (h, w, 3).
+        odds: as `cells_of` returns them.
+        threshold: probability from which a cell is crack-like.
+    """
+    h, w = image.shape[:2]
+    mask = np.zeros((h, w), bool)
+    likely = _likely(odds, threshold)
+    side, rim = _BLOCK // CELL, _RIM // CELL
+    for row in range(0, likely.shape[0], side):  # block by block, so that memory does not grow with the photo
+        for col in range(0, likely.shape[1], side):
+            top, left = max(0, row - rim), max(0, col - rim)
+            part = likely[top : row + side + rim, left : col + side + rim]
+            if not part.any():
+                continue
+            y, x = top * CELL, left * CELL
+            inside = np.kron(part, np.ones((CELL, CELL), bool))
+            here = image[y : y + inside.shape[0], x : x + inside.shape[1]]
+            found = _dark_lines(here, inside[: here.shape[0], : here.shape[1]])
+            core = np.s_[row * CELL : row * CELL + _BLOCK, col * CELL : col * CELL + _BLOCK]
+            offset = (row * CELL - y, col * CELL - x)
+            kept = found[offset[0] : offset[0] + _BLOCK, offset[1] : offset[1] + _BLOCK]
+            mask[core] = kept
+    return mask
+
+
+def _likely(odds: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the cells that are crack-like, and those around them, bool."""
+    return cv2.dilate((chance(odds) >= threshold).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+
+
+def _dark_lines(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    from skimage.filters import apply_hysteresis_threshold
+
+    depth = _depth(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    spread = 1.4826 * np.median(np.abs(depth[inside])) + 1.0
+    deepest = cv2.dilate(depth, np.ones((_HALF, _HALF), np.uint8))
+    depth[depth < 0.5 * deepest] = 0  # a line is as wide as where it is half as deep, however blurred it is
+    dark = apply_hysteresis_threshold(np.where(inside, depth, 0), _LOW * spread, _HIGH * spread)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(dark.astype(np.uint8), connectivity=8)
+    long = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= _SHORTEST
+    long[0] = False
+    return long[labels]
+
+
+def _depth(grey: np.ndarray) -> np.ndarray:
+    """Return by how many grey levels each pixel is darker than the median around it, float32."""
+    around = cv2.medianBlur(grey, _BACKGROUND)
+    return around.astype(np.float32) - cv2.GaussianBlur(grey, (0, 0), 0.8).astype(np.float32)
+
+
+def middle_lines(mask: np.ndarray) -> np.ndarray:
+    """Return the middle lines of cracks, bool (h, w), one pixel wide (Zhang, Suen 1984), across gaps of some pixels."""
+    from skimage.morphology import skeletonize
+
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_GAP, _GAP))
+    rim = _GAP // 2
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), rim, rim, rim, rim, cv2.BORDER_REPLICATE)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disk)[rim:-rim, rim:-rim]
+    return skeletonize(closed.astype(bool))
+
+
+def line_length(line: np.ndarray) -> float:
+    """Return how long a line of one pixel's width is, pixels, with the estimator of Vossepoel and Smeulders (1982)."""
+    line = np.pad(line, 1)
+    straight, slanting = (np.zeros(line.shape, np.uint8) for _ in range(2))  # steps that begin or end at each pixel
+    whole = np.s_[:]
+    for rows, cols in (((whole, whole), (np.s_[1:], np.s_[:-1])), ((np.s_[1:], np.s_[:-1]), (whole, whole))):
+        step = line[rows[0], cols[0]] & line[rows[1], cols[1]]
+        straight[rows[0], cols[0]] += step
+        straight[rows[1], cols[1]] += step
+    for one, two in ((np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:])):
+        step = line[:-1, two] & line[1:, one]
+        step &= ~(line[:-1, one] | line[1:, two])  # two straight steps lead round this corner
+        slanting[:-1, two] += step
+        slanting[1:, one] += step
+    turns = ((straight == 1) & (slanting == 1)).sum()
+    return float(0.98 * straight.sum() / 2 + 1.406 * slanting.sum() / 2 - 0.091 * turns)
+
+
+def cracks(mask: np.ndarray, odds: np.ndarray, threshold: float) -> pd.DataFrame:
+    """Return a row per crack: what touches along crack-like cells is one.
+
+    Args:
+        mask: as `crack_mask` returns it.
+        odds: as `cells_of` returns them.
+        threshold: as for `crack_mask`.
+
+    Returns:
+        x, y, width, height (box, pixels); p_crack, of its surest cell; length, of its middle line with all branches;
+        area; width_mean (area by length) and width_most, all in pixels. Length 0 where no dark line was found.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        _likely(odds, threshold).astype(np.uint8), connectivity=8
+    )
+    rows = []
+    for number in range(1, count):
+        left, top, wide, high = (int(v) for v in stats[number, :4])
+        cells = labels[top : top + high, left : left + wide] == number
+        part = mask[top * CELL : (top + high) * CELL, left * CELL : (left + wide) * CELL]
+        part = part & np.kron(cells, np.ones((CELL, CELL), bool))[: part.shape[0], : part.shape[1]]
+        line = middle_lines(part)
+        length, area = line_length(line), int(part.sum())
+        depth = cv2.distanceTransform(np.pad(part, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        surest = chance(odds[top : top + high, left : left + wide][cells].max())
+        box = {"x": left * CELL, "y": top * CELL, "width": part.shape[1], "height": part.shape[0]}
+        widths = {"width_mean": area / length if length else 0.0, "width_most": 2 * float(depth[line].max(initial=0))}
+        rows.append(box | {"p_crack": float(surest), "length": length, "area": area} | widths)
+    return pd.DataFrame(rows, columns=_CRACK).sort_values("length", ascending=False, ignore_index=True)
+
+
+_FRAME, _LINE = (0, 114, 178), (230, 159, 0)  # blue and orange that colour-blind readers can tell apart
+_LENGTHS = ["length", "width_mean", "width_most"]
+_CRACK = ["x", "y", "width", "height", "p_crack", "length", "area", "width_mean", "width_most"]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def overlay(
+    image: np.ndarray, odds: np.ndarray, mask: np.ndarray, threshold: float, mm_per_pixel: float | None, longest: int
+) -> np.ndarray:
+    """Return a photo with crack-like cells framed and the middle lines of cracks drawn, uint8 (height, width, 3).
+
+    Args:
+        image: uint8 (h, w, 3).
+        odds: as `cells_of` returns them.
+        mask: as `crack_mask` returns it.
+        threshold: as for `crack_mask`.
+        mm_per_pixel: of the photo; draws a scale bar.
+        longest: side of the picture, pixels; a smaller photo is not enlarged.
+    """
+    h, w = image.shape[:2]
+    scale = min(1.0, longest / max(h, w))
+    wide, high = max(1, round(w * scale)), max(1, round(h * scale))
+    picture = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA)
+    likely = cv2.resize(
+        (chance(odds) >= threshold).astype(np.uint8),
+        None,
+        fx=CELL * scale,
+        fy=CELL * scale,
+        interpolation=cv2.INTER_NEAREST,
+    )
+    outlines, _ = cv2.findContours(likely, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    thick = max(1, round(longest / 800))
+    cv2.drawContours(picture, outlines, -1, _FRAME, thick, cv2.LINE_AA)
+    line = cv2.resize(middle_lines(mask).astype(np.float32), (wide, high), interpolation=cv2.INTER_AREA) > 0
+    picture[cv2.dilate(line.astype(np.uint8), np.ones((thick + 1, thick + 1), np.uint8)) > 0] = _LINE
+    if mm_per_pixel is not None:
+        _scale_bar(picture, mm_per_pixel / scale)
+    return picture
+
+
+def _scale_bar(picture: np.ndarray, mm_per_pixel: float) -> None:
+    """Draw a bar of a round length, about a sixth of the picture, into its lower left corner."""
+    h, w = picture.shape[:2]
+    most = w / 5 * mm_per_pixel
+    power = 10 ** math.floor(math.log10(most))
+    length = max(n * power for n in (1, 2, 5) if n * power <= most)
+    text = f"{length:g} mm" if length < 1000 else f"{length / 1000:g} m"
+    pixels, size = round(length / mm_per_pixel), max(0.4, w / 1600)
+    x, y, thick = round(0.02 * w), h - round(0.02 * w), max(2, round(w / 300))
+    for colour, more in (((0, 0, 0), 2), ((255, 255, 255), 0)):  # white with a black rim is seen on any surface
+        cv2.line(picture, (x, y), (x + pixels, y), colour, thick + 2 * more)
+        cv2.putText(
+            picture,
+            text,
+            (x, y - 2 * thick),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            size,
+            colour,
+            round(size * 2) + more,
+            cv2.LINE_AA,
+        )
+
+
+# ---------------------------------------------------------------- a folder of photos
+
+
+def inspect(
+    photos: Sequence[str | Path],
+    out: str | Path,
+    model: str | Path | None = None,
+    engine: str = config.ENGINES[0],
+    threshold: float = 0.5,
+    mm_per_pixel: float | None = None,
+) -> pd.DataFrame:
+    """Inspect photos and write what was found: pictures, tables, and a report in one file.
+
+    `out` gets photos.csv (a row per photo), cracks.csv (a row per crack), tiles.csv (a row per tile of 256x256 pixels),
+    report.html, which needs no other file, and photos/, a folder per photo with overlay.jpg and map.npy (what
+    `crack_map` returns). After a kill the same call goes on; another threshold or scale reads the kept maps.
+
+    Args:
+        photos: files, and folders, whose pictures count, with those of folders in them.
+        out: folder to write; it must be empty, or hold an earlier inspection.
+        model: a run of notebook 08 or of `adapt`; None takes what `adaptation.best_cells` names.
+        engine: one of `config.ENGINES`.
+        threshold: probability from which a cell is crack-like, above 0 and below 1.
+        mm_per_pixel: of all photos; lengths are told in millimetres then.
+
+    Returns:
+        A row per photo, the longest cracks first, those that could not be read last: file, problem, wide, high
+        (pixels), tiles, tiles_cracked, p_crack (of its surest tile), cracks, length, area, width_most (of cracks,
+        pixels or millimetres).
+
+    Raises:
+        CrackutilsError: no such photo, nothing to inspect, values out of range, an `out` that holds something else.
+    """
+    if not 0 < threshold < 1:
+        raise CrackutilsError(f"threshold={threshold} is no probability between 0 and 1.")
+    if mm_per_pixel is not None and not (mm_per_pixel > 0 and math.isfinite(mm_per_pixel)):
+        raise CrackutilsError(f"mm_per_pixel={mm_per_pixel} is no length; give the millimetres that a pixel shows.")
+    out = Path(out)
+    files = _files([Path(photo) for photo in photos], out)
+    _claim(out)
+    if model is None:
+        from crackutils import adaptation
+
+        model = adaptation.best_cells()
+        print(f"model: {config.shown(model)}")
+    net = detector(Path(model), engine)
+    found = {}
+    for name in config.progress(files, "inspecting", len(files), "photo"):
+        found[name] = _one(files[name], out / "photos" / name, net, threshold, mm_per_pixel)
+    table = _write(out, found, threshold, mm_per_pixel, Path(model))
+    broken = int((table["problem"] != "").sum())
+    unusable = f", {broken:,} could not be used (see the column problem)" if broken else ""
+    shown = int((table["cracks"] > 0).sum())
+    print(f"{shown:,} of {len(table):,} photos show something crack-like{unusable} -> {out / 'report.html'}")
+    return table
+
+
+def _files(photos: list[Path], out: Path) -> dict[str, Path]:
+    """Return the files to inspect by a name of their own: their path from the folder that holds them all.
+
+    In folders, files whose names are not those of pictures are passed over, and so is what begins with a dot.
+    """
+    files, passed, kinds = [], 0, Image.registered_extensions()
+    for path in photos:
+        if not path.exists():
+            raise CrackutilsError(f"{path} does not exist; give photos, or folders of photos.")
+        if not path.is_dir():
+            files.append(path)
+            continue
+        for file in sorted(path.rglob("*")):
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if file.is_file() and not hidden and out.resolve() not in file.resolve().parents:
+                known = file.suffix.lower() in kinds
+                files, passed = files + [file] * known, passed + (not known)
+    if not files:
+        raise CrackutilsError(f"There is no picture in {', '.join(map(str, photos))}; give photos, or folders of them.")
+    if passed:
+        print(f"{passed:,} files that are no pictures by their names are passed over")
+    files = list(dict.fromkeys(file.absolute() for file in files))
+    home = Path(os.path.commonpath([file.parent for file in files]))
+    return {file.relative_to(home).as_posix(): file for file in files}
+
+
+def _claim(out: Path) -> None:
+    """Refuse a folder that holds something else than an inspection."""
+    mark = out / _MARK
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not mark.is_file())):
+        raise CrackutilsError(f"{out} exists and is no earlier inspection; give a folder that does not exist.")
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise CrackutilsError(f"{out} cannot be written ({error.strerror}); give another folder.") from error
+
+
+def _one(file: Path, home: Path, net: Detector, threshold: float, mm: float | None) -> dict[str, Any]:
+    """Return what is found in one photo, or what an earlier call found where nothing has changed since."""
+    state = file.stat()
+    same = {"model": net.key, "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
+    asked = same | {"threshold": threshold, "mm_per_pixel": mm}
+    record = home / "found.json"
+    before = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    if before.get("asked") == asked:
+        return before
+    home.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"asked": asked, "problem": "", "cracks": [], "tiles": []}
+    try:
+        with warnings.catch_warnings():  # of 89 megapixels and more; those of 179 and more are refused
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = read_image(file)
+        if min(image.shape[:2]) < _LEAST:
+            raise ImageError(f"is only {image.shape[1]} x {image.shape[0]} pixels; {_LEAST} are the least")
+    except ImageError as error:
+        found["problem"] = str(error)
+    else:
+        kept = home / "map.npy"
+        if not (kept.is_file() and all(before.get("asked", {}).get(k) == v for k, v in same.items())):
+            config.save_array(kept, crack_map(image, net))
+        seen = np.load(kept)
+        odds = cells_of(seen)
+        mask = crack_mask(image, odds, threshold)
+        unit = mm or 1.0
+        lines = cracks(mask, odds, threshold)
+        lines[_LENGTHS] *= unit
+        lines["area"] *= unit**2
+        each = tiles(seen, net.share)
+        found |= {"wide": image.shape[1], "high": image.shape[0]}
+        found |= {"cracks": lines.round(4).to_dict("records"), "tiles": each.to_dict("records")}
+        for name, longest, quality in (("overlay", _LARGE, 85), ("thumbnail", _SMALL, 75)):
+            picture = overlay(image, odds, mask, threshold, mm, longest)
+            Image.fromarray(picture).save(home / f"{name}.jpg", quality=quality)
+    config.write_atomically(record, json.dumps(found))
+    return found
+
+
+def _write(
+    out: Path, found: dict[str, dict[str, Any]], threshold: float, mm: float | None, model: Path
+) -> pd.DataFrame:
+    """Write tables and report, and return the table of photos."""
+    unit = "mm" if mm else "px"
+    rows, lines, parts = [], [], []
+    for name, one in found.items():
+        each, cracked = one["tiles"], sum(t["p_crack"] >= threshold for t in one["tiles"])
+        row = {"file": name, "problem": one["problem"], "wide": one.get("wide"), "high": one.get("high")}
+        row |= {
+            "tiles": len(each),
+            "tiles_cracked": cracked,
+            "p_crack": max((t["p_crack"] for t in each), default=None),
+        }
+        row |= {"cracks": len(one["cracks"])}
+        row |= {f"length_{unit}": sum(c["length"] for c in one["cracks"])}
+        row |= {f"area_{unit}2": sum(c["area"] for c in one["cracks"])}
+        row |= {f"width_most_{unit}": max((c["width_most"] for c in one["cracks"]), default=0.0)}
+        rows.append(row)
+        lines += [{"file": name, "crack": k + 1} | c for k, c in enumerate(one["cracks"])]
+        parts += [{"file": name} | t for t in each]
+    table = pd.DataFrame(rows)
+    table["broken"] = table["problem"] != ""
+    table[["wide", "high"]] = table[["wide", "high"]].astype("Int64")  # whole numbers, even where some are missing
+    order = ["broken", f"length_{unit}", "p_crack", "file"]
+    table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True).drop(columns="broken")
+    named = {name: f"{name}_{unit}" for name in _LENGTHS} | {"area": f"area_{unit}2"}
+    columns = ["file", "crack", *_CRACK]
+    for file, content in (
+        ("photos.csv", table),
+        ("cracks.csv", pd.DataFrame(lines, columns=columns).rename(columns=named)),
+        ("tiles.csv", pd.DataFrame(parts, columns=["file", "row", "col", "p_crack"])),
+    ):
+        config.write_atomically(out / file, content.round(4).to_csv(index=False))
+    config.write_atomically(out / "report.html", _report(out, table, found, threshold, mm, model))
+    return table
+
+
+def _report(
+    out: Path, table: pd.DataFrame, found: dict[str, dict[str, Any]], threshold: float, mm: float | None, model: Path
+) -> str:
+    from jinja2 import Environment
+
+    unit = "mm" if mm else "px"
+
+    def picture(name: str, which: str) -> str:
+        return base64.b64encode((out / "photos" / name / f"{which}.jpg").read_bytes()).decode()
+
+    good = table[table["problem"] == ""]
+    env = Environment(autoescape=True)  # names of files are not ours
+    env.globals["picture"] = picture
+    return env.from_string(_PAGE).render(
+        photos=good.to_dict("records"), unusable=table[table["problem"] != ""].to_dict("records"), found=found,
+        unit=unit, threshold=threshold, mm=mm, model=config.shown(model), cracked=int((good["cracks"] > 0).sum()),
+        length=float(good[f"length_{unit}"].sum()), made=time.strftime("%Y-%m-%d %H:%M"),
+    )  # fmt: skip
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Cracks in {{ photos | length }} photos</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
+details { border-top: 1px solid #ccc; padding: .6rem 0 }
+summary { display: grid; grid-template-columns: 15rem 1fr; gap: 1rem; cursor: pointer; align-items: center }
+summary img { width: 100%; border-radius: 4px } details > img { max-width: 100% }
+table { border-collapse: collapse; margin: .6rem 0 } td, th { padding: .15rem .8rem .15rem 0; text-align: right }
+th:first-child, td:first-child { text-align: left } b { font-size: 1.05rem; overflow-wrap: anywhere }
+.frame { color: #0072b2; font-weight: bold } .line { color: #b87700; font-weight: bold } .quiet { color: #555 }
+@media print { details { break-inside: avoid } }
+</style></head><body>
+<h1>Cracks in {{ photos | length }} photos</h1>
+<p>{{ cracked }} of {{ photos | length }} photos show something crack-like; all middle lines together are
+{{ '{:,.0f}'.format(length) }} {{ unit }} long.{% if unusable %} {{ unusable | length }} files could not be used; they
+are listed at the end.{% endif %} The photos with the longest cracks come first; click one to enlarge it.</p>
+<p><span class="frame">Blue</span> frames what the network takes for a crack at the threshold {{ threshold }};
+<span class="line">orange</span> is the middle line of the dark line found there.
+{% if mm %}A pixel shows {{ mm }} mm.{% else %}Lengths are in pixels: no scale was given.{% endif %}
+These are candidates for a person to look at: faint cracks are missed, and joints, scratches and stains are taken for
+some.</p>
+<p class="quiet">Model: {{ model }}. Made {{ made }}.</p>
+{% for p in photos %}<details><summary><img alt="" src="data:image/jpeg;base64,{{ picture(p.file, 'thumbnail') }}">
+<span><b>{{ p.file }}</b><br>{{ p.wide | int }} x {{ p.high | int }} pixels. {% if p.cracks %}{{ p.cracks }}
+crack{{ '' if p.cracks == 1 else 's' }}, together {{ '{:,.0f}'.format(p['length_' + unit]) }} {{ unit }} long, at most
+{{ '{:,.1f}'.format(p['width_most_' + unit]) }} {{ unit }} wide; {{ p.tiles_cracked }} of {{ p.tiles }} tiles.
+{% else %}Nothing crack-like.{% endif %} Surest tile: {{ '{:.0%}'.format(p.p_crack) }}.</span></summary>
+<img alt="{{ p.file }} with what was found" src="data:image/jpeg;base64,{{ picture(p.file, 'overlay') }}">
+{% if p.cracks %}<table><tr><th>crack</th><th>at x, y (px)</th><th>length ({{ unit }})</th>
+<th>mean width ({{ unit }})</th><th>most ({{ unit }})</th><th>surest cell</th></tr>
+{% for c in found[p.file].cracks[:10] %}<tr><td>{{ loop.index }}</td><td>{{ c.x }}, {{ c.y }}</td>
+<td>{{ '{:,.0f}'.format(c.length) }}</td><td>{{ '{:,.2f}'.format(c.width_mean) }}</td>
+<td>{{ '{:,.2f}'.format(c.width_most) }}</td><td>{{ '{:.0%}'.format(c.p_crack) }}</td></tr>
+{% endfor %}</table>{% endif %}</details>
+{% endfor %}{% if unusable %}<h2>Could not be used</h2><ul>
+{% for p in unusable %}<li><b>{{ p.file }}</b> {{ p.problem }}</li>
+{% endfor %}</ul>{% endif %}</body></html>
+"""
+
+
+# ---------------------------------------------------------------- against what is known
+
+
+def against(shot: Photo, mask: np.ndarray, lines: pd.DataFrame) -> dict[str, Any]:
+    """Return what was found in a photo made by code beside what is there.
+
+    Args:
+        shot: the photo.
+        mask: as `crack_mask` returns it.
+        lines: as `cracks` returns them.
+
+    Returns:
+        style; iou of found and true pixels; true_found and found_true, shares of true pixels that have a found one
+        within 4 pixels, and the other way round (None where there are none); length_true and length, pixels, and
+        length_error, their difference as a share of the true length.
+    """
+    truth, near = shot.mask > 127, np.ones((9, 9), np.uint8)
+    around = [cv2.dilate(m.astype(np.uint8), near).astype(bool) for m in (mask, truth)]
+    true_length, length = _length_of(shot), float(lines["length"].sum())
+    share = lambda part, of: float((part & of).sum() / of.sum()) if of.any() else None  # noqa: E731
+    return {
+        "style": shot.facts["style"],
+        "iou": float((mask & truth).sum() / max(1, (mask | truth).sum())),
+        "true_found": share(around[0], truth),
+        "found_true": share(around[1], mask),
+        "length_true": true_length,
+        "length": length,
+        "length_error": (length - true_length) / true_length if true_length else None,
+    }
+
+
+def _length_of(shot: Photo) -> float:
+    """Return the length of all cracks and branches inside a photo, pixels."""
+    total, (h, w) = 0.0, shot.mask.shape
+    for line in shot.lines:
+        steps, middles = np.diff(line[:, :2], axis=0), (line[1:, :2] + line[:-1, :2]) / 2
+        inside = ((middles >= 0) & (middles < (w, h))).all(1)
+        total += float(np.hypot(*steps[inside].T).sum())
+    return total
+
+
+def cracked_tiles(mask: np.ndarray, least: int = 24) -> pd.DataFrame:
+    """Return a row per tile as `tiles` has them: row, col, crack (1 where at least so many pixels of it are crack)."""
+    rows = []
+    for row in range(math.ceil(mask.shape[0] / TILE)):
+        for col in range(math.ceil(mask.shape[1] / TILE)):
+            part = mask[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
+            rows.append({"row": row, "col": col, "crack": int((part > 127).sum() >= least)})
+    return pd.DataFrame(rows)
+
+
+def ranked(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Return how well tiles with a crack are told from others, in each photo and in all.
+
+    Args:
+        found: file, row, col, p_crack, as tiles.csv has them.
+        labels: photo (a file's name), row, col, crack (0 or 1).
+
+    Returns:
+        A row per photo, and one called "all": photo, n, cracked, auroc and average_precision (None where all tiles are
+        of one class), precision and recall at the threshold 0.5.
+
+    Raises:
+        CrackutilsError: a column is missing, or no label belongs to a tile.
+    """
+    if missing := {"photo", "row", "col", "crack"} - set(labels.columns):
+        raise CrackutilsError(f"The labels have no column {', '.join(sorted(missing))}; give photo, row, col, crack.")
+    both = found.merge(labels, left_on=["file", "row", "col"], right_on=["photo", "row", "col"])
+    if both.empty:
+        raise CrackutilsError("No label belongs to a tile of these photos; photo must be the name of a file.")
+    rows = []
+    for name, part in [*both.groupby("photo", sort=True), ("all", both)]:
+        y, p = part["crack"].to_numpy(), part["p_crack"].to_numpy()
+        decided = evaluation.metrics(y, p)
+        row = {"photo": name, "n": len(y), "cracked": int(y.sum())} | evaluation.ranked(y, p)
+        rows.append(row | {k: decided[k] for k in ("precision", "recall")})
+    return pd.DataFrame(rows)
+
+
+def at_threshold(shots: Sequence[Photo], odds: Sequence[np.ndarray], threshold: float) -> dict[str, float]:
+    """Return what `against` says of photos at another threshold: medians, those of length_error without its sign."""
+    rows = []
+    for shot, cells in zip(shots, odds, strict=True):
+        mask = crack_mask(shot.image, cells, threshold)
+        rows.append(against(shot, mask, cracks(mask, cells, threshold)))
+    table = pd.DataFrame(rows).astype({"length_error": float, "found_true": float, "true_found": float})
+    table["length_error"] = table["length_error"].abs()
+    middle = table[["iou", "true_found", "found_true", "length_error"]].median()
+    return {"threshold": threshold} | {name: float(value) for name, value in middle.items()}
+
+
+def saved_as_photos(shots: Sequence[Photo], folder: Path) -> pd.DataFrame:
+    """Save photos made by code as JPEG, as a camera would, and return labels of their tiles as `ranked` wants them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = []
+    for k, shot in enumerate(shots):
+        Image.fromarray(shot.image).save(folder / f"made-{k:02d}.jpg", quality=90)
+        labels.append(cracked_tiles(shot.mask).assign(photo=f"made-{k:02d}.jpg"))
+    return pd.concat(labels, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where a model looks in patches, by Grad-CAM.
+
+    Attributes:
+        p: float (n,), the probability of a crack.
+        heat: float32 (n, h, w), as `models.grad_cam` returns it.
+        summary: cracked patches; found (share of them, threshold 0.5); mass, the mean share of a map on the crack's
+            pixels, chance (these pixels' share of the patch) and ratio of the two; blank, maps that are 0 everywhere.
+    """
+
+    p: np.ndarray
+    heat: np.ndarray
+    summary: dict[str, float]
+
+
+def look(folder: Path, patches: Sequence[Patch]) -> Look:
+    """Return where the model of a run looks in patches made by code."""
+    from crackutils import models, training
+
+    model, recipe = training.load(folder)
+    x = np.stack([resize(patch.image, recipe.size) for patch in patches])
+    p, heat = [], []
+    for begin in range(0, len(x), 16):
+        some = x[begin : begin + 16].astype(np.float32)
+        p.append(np.asarray(model.predict_on_batch(some))[:, -1])
+        heat.append(models.grad_cam(model, some))
+    p, heat = np.concatenate(p), np.concatenate(heat)
+    cracked = [k for k, patch in enumerate(patches) if patch.label]
+    pixels = [patches[k].mask > 127 for k in cracked]
+    mass = [evaluation.mass_on_mask(heat[k], mask) for k, mask in zip(cracked, pixels, strict=True)]
+    seen = [k for k, share in enumerate(mass) if share is not None]
+    chance_of = float(np.mean([pixels[k].mean() for k in seen])) if seen else 0.0
+    on = float(np.mean([mass[k] for k in seen])) if seen else 0.0
+    summary = {"cracked": len(cracked), "found": float((p[cracked] >= 0.5).mean()), "mass": on, "chance": chance_of}
+    summary |= {"ratio": on / chance_of if chance_of else 0.0, "blank": len(mass) - len(seen)}
+    return Look(p, heat, summary)
+
+
+# ---------------------------------------------------------------- in a notebook
+
+
+def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
+    """Return a widget: choose or upload a photo, move the threshold, see what is found.
+
+    Args:
+        photos: files to choose from.
+        out: folder for maps and for uploaded photos.
+        model: as for `inspect`.
+    """
+    import ipywidgets as w
+
+    out, net = Path(out), detector(model)
+    out.mkdir(parents=True, exist_ok=True)
+    choice = w.Dropdown(options=[(Path(p).name, str(p)) for p in photos], description="photo")
+    upload = w.FileUpload(accept="image/*", description="a photo of yours")
+    bound = w.FloatSlider(0.5, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False)
+    picture, told = w.Image(format="jpeg", layout={"max_width": "100%"}), w.HTML()
+
+    def show(_: Any = None) -> None:
+        if choice.value is None:
+            told.value = "Upload a photo."
+            return
+        told.value = "looking ..."
+        try:
+            one = _one(Path(choice.value), out / Path(choice.value).name, net, bound.value, None)
+        except CrackutilsError as error:
+            one = {"problem": str(error)}
+        if one["problem"]:
+            told.value = f"{html.escape(Path(choice.value).name)} {html.escape(one['problem'])}."
+            return
+        picture.value = (out / Path(choice.value).name / "overlay.jpg").read_bytes()
+        length = sum(crack["length"] for crack in one["cracks"])
+        told.value = f"{len(one['cracks'])} crack-like lines, together {length:,.0f} pixels long"
+
+    def take(change: Any) -> None:
+        for file in change["new"]:
+            kept = out / "uploaded" / Path(file["name"]).name
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_bytes(bytes(file["content"]))
+            choice.options = [*(o for o in choice.options if o[1] != str(kept)), (kept.name, str(kept))]
+            choice.value = str(kept)
+
+    upload.observe(take, "value")
+    choice.observe(show, "value")
+    bound.observe(show, "value")
+    show()
+    return w.VBox([w.HBox([choice, upload, bound]), told, picture])
