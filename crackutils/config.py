@@ -146,11 +146,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text so that a reader, or a kill, sees the old file or the whole new one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, so that a reader, or a kill, sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
-    part.write_text(text, "utf-8", newline="\n")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
 
 

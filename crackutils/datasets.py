@@ -40,7 +40,8 @@ SMALLEST = 32  # shorter side below which an image is left out, pixels
 DECODING = "1"  # raise it when decoding or the thumbnails change: caches made before are then made again
 _FOLDER = "folder-"  # how the sources of `at` begin
 _COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
-_FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_TOO_MANY = f"has absurdly many pixels, more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million; cut it into parts"
+FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _UPRIGHT = {  # what turns a picture upright, by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -87,7 +88,7 @@ def _decode(file: str | Path | bytes, size: int | None = None) -> tuple[np.ndarr
             image = _to_rgb(_upright(opened))
     except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
         bomb = isinstance(error, Image.DecompressionBombError)
-        raise ImageError("has absurdly many pixels" if bomb else "is not an image") from error
+        raise ImageError(_TOO_MANY if bomb else "is not an image") from error
     except FileNotFoundError as error:
         raise ImageError("does not exist") from error
     except PermissionError as error:
@@ -818,7 +819,7 @@ def _describe(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | str
     data = path.read_bytes()
     if not data:
         return "has zero bytes"
-    if path.suffix.lower() not in _FORMATS:
+    if path.suffix.lower() not in FORMATS:
         return f"is not named like an image ({path.suffix or 'no ending'})"
     try:
         pixels, mode = _decode(data)

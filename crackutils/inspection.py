@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import io
 import json
 import math
 import os
@@ -18,11 +19,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+import PIL
 from PIL import Image
 
 from crackutils import config, engines, evaluation, results
 from crackutils.config import CrackutilsError
-from crackutils.datasets import ImageError, read_image, resize
+from crackutils.datasets import DECODING, FORMATS, ImageError, read_image, resize
 from crackutils.synthetic import Patch, Photo
 
 _CODE = config.sha256(Path(__file__))
@@ -33,13 +35,17 @@ SCALES = (1.0, 0.5)  # of the photo, at which windows are cut
 _OVERLAP = 64  # pixels of a window that the next one sees too
 _BACKGROUND = 31  # pixels, side of the square that tells how bright the surface is around a pixel
 _SHORTEST = 20  # pixels of a line that counts
-_LOW, _HIGH = 1.2, 2.5  # how much darker than its surroundings a crack's pixel is, in deviations of the surface
-_LARGE, _SMALL = 1600, 320  # pixels, longest sides of pictures
+_LOW, _HIGH = 1.5, 3.0  # how much darker than its surroundings a crack's pixel is, in deviations of the surface
+_LARGE, _MAILED, _SMALL = 2000, 1000, 240  # pixels, longest sides of pictures
 _LEAST = 64  # pixels, shorter side of a photo
-_MARK = ".inspection"  # a file in a folder that this wrote
+_PICTURES = ("overlay", "thumbnail")
+_LISTED = 10  # cracks of a photo that the report lists, and that have their number in the picture
+_MAIL = 15e6  # bytes, about, of the report's pictures: what mail takes
+_UNREAD = (".heic", ".heif", ".dng", ".nef", ".cr2", ".cr3", ".arw")  # what cameras write and Pillow does not read
+_MARK = ".inspection"  # a file in a folder that this wrote, with what was inspected
 _GAP = 9  # pixels of a gap that a middle line bridges
 _HALF = 7  # pixels, side of the square in which a line is deepest
-_BLOCK, _RIM = 1024, 64  # pixels of a photo that are looked at together, and around them
+_BLOCK, _RIM = 1024, 80  # pixels of a photo that are looked at together, and around them
 
 
 @dataclass(frozen=True)
@@ -226,8 +232,15 @@ def _dark_lines(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def _depth(grey: np.ndarray) -> np.ndarray:
-    """Return by how many grey levels each pixel is darker than the median around it, float32."""
+    """Return by how many grey levels each pixel is darker than its surroundings, float32.
+
+    The surroundings are the brightest of three medians: a small one is the crack itself where the crack is wide.
+    """
     around = cv2.medianBlur(grey, _BACKGROUND)
+    for times in (2, 4):
+        small = cv2.resize(grey, (-(-grey.shape[1] // times), -(-grey.shape[0] // times)), interpolation=cv2.INTER_AREA)
+        wider = cv2.resize(cv2.medianBlur(small, _BACKGROUND), grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        around = np.maximum(around, wider)
     return around.astype(np.float32) - cv2.GaussianBlur(grey, (0, 0), 0.8).astype(np.float32)
 
 
@@ -260,35 +273,49 @@ def line_length(line: np.ndarray) -> float:
     return float(0.98 * straight.sum() / 2 + 1.406 * slanting.sum() / 2 - 0.091 * turns)
 
 
-def cracks(mask: np.ndarray, odds: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Return a row per crack: what touches along crack-like cells is one.
+def cracks(mask: np.ndarray, line: np.ndarray, odds: np.ndarray, threshold: float) -> pd.DataFrame:
+    """Return a row per crack: what touches along crack-like cells is one. Cells without a dark line are left out.
 
     Args:
         mask: as `crack_mask` returns it.
+        line: as `middle_lines` returns it.
         odds: as `cells_of` returns them.
         threshold: as for `crack_mask`.
 
     Returns:
         x, y, width, height (box, pixels); p_crack, of its surest cell; length, of its middle line with all branches;
-        area; width_mean (area by length) and width_most, all in pixels. Length 0 where no dark line was found.
+        area; width_mean (area by length) and width_most, all in pixels. Cracks of more than about 40 pixels across are
+        not measured rightly: their middle is as bright as what surrounds it.
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        _likely(odds, threshold).astype(np.uint8), connectivity=8
-    )
+    likely = _likely(odds, threshold).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(likely, connectivity=8)
     rows = []
     for number in range(1, count):
         left, top, wide, high = (int(v) for v in stats[number, :4])
         cells = labels[top : top + high, left : left + wide] == number
-        part = mask[top * CELL : (top + high) * CELL, left * CELL : (left + wide) * CELL]
-        part = part & np.kron(cells, np.ones((CELL, CELL), bool))[: part.shape[0], : part.shape[1]]
-        line = middle_lines(part)
-        length, area = line_length(line), int(part.sum())
-        depth = cv2.distanceTransform(np.pad(part, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
-        surest = chance(odds[top : top + high, left : left + wide][cells].max())
-        box = {"x": left * CELL, "y": top * CELL, "width": part.shape[1], "height": part.shape[0]}
-        widths = {"width_mean": area / length if length else 0.0, "width_most": 2 * float(depth[line].max(initial=0))}
-        rows.append(box | {"p_crack": float(surest), "length": length, "area": area} | widths)
+        box = np.s_[top * CELL : (top + high) * CELL, left * CELL : (left + wide) * CELL]
+        here = np.kron(cells, np.ones((CELL, CELL), bool))[: mask[box].shape[0], : mask[box].shape[1]]
+        length = line_length(line[box] & here)
+        if not length:
+            continue
+        part = mask[box] & here
+        surest = float(chance(odds[top : top + high, left : left + wide][cells].max()))
+        row = {"x": left * CELL, "y": top * CELL, "width": part.shape[1], "height": part.shape[0], "p_crack": surest}
+        row |= {"length": length, "area": int(part.sum()), "width_mean": part.sum() / length}
+        rows.append(row | {"width_most": _widest(part)})
     return pd.DataFrame(rows, columns=_CRACK).sort_values("length", ascending=False, ignore_index=True)
+
+
+def _widest(mask: np.ndarray) -> float:
+    """Return the largest width in a mask, pixels: of lines twice as fine, so that even widths have a middle as well."""
+    most = 0.0
+    for top in range(0, mask.shape[0], _BLOCK):
+        for left in range(0, mask.shape[1], _BLOCK):
+            y, x = max(0, top - _RIM), max(0, left - _RIM)
+            part = mask[y : top + _BLOCK + _RIM, x : left + _BLOCK + _RIM].astype(np.uint8)
+            fine = np.pad(cv2.resize(part, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST), 1)
+            most = max(most, float(cv2.distanceTransform(fine, cv2.DIST_L2, 5).max()))
+    return most
 
 
 _FRAME, _LINE = (0, 114, 178), (230, 159, 0)  # blue and orange that colour-blind readers can tell apart
@@ -300,34 +327,42 @@ _CRACK = ["x", "y", "width", "height", "p_crack", "length", "area", "width_mean"
 
 
 def overlay(
-    image: np.ndarray, odds: np.ndarray, mask: np.ndarray, threshold: float, mm_per_pixel: float | None, longest: int
+    image: np.ndarray,
+    odds: np.ndarray,
+    line: np.ndarray,
+    threshold: float,
+    longest: int,
+    mm_per_pixel: float | None = None,
+    numbered: pd.DataFrame | None = None,
 ) -> np.ndarray:
     """Return a photo with crack-like cells framed and the middle lines of cracks drawn, uint8 (height, width, 3).
 
     Args:
         image: uint8 (h, w, 3).
         odds: as `cells_of` returns them.
-        mask: as `crack_mask` returns it.
+        line: as `middle_lines` returns it.
         threshold: as for `crack_mask`.
-        mm_per_pixel: of the photo; draws a scale bar.
         longest: side of the picture, pixels; a smaller photo is not enlarged.
+        mm_per_pixel: of the photo; draws a scale bar.
+        numbered: rows of `cracks` that get their number, from 1, beside them.
     """
     h, w = image.shape[:2]
     scale = min(1.0, longest / max(h, w))
     wide, high = max(1, round(w * scale)), max(1, round(h * scale))
     picture = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA)
-    likely = cv2.resize(
-        (chance(odds) >= threshold).astype(np.uint8),
-        None,
-        fx=CELL * scale,
-        fy=CELL * scale,
-        interpolation=cv2.INTER_NEAREST,
-    )
-    outlines, _ = cv2.findContours(likely, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    likely, cell = (chance(odds) >= threshold).astype(np.uint8), CELL * scale
+    shape = (max(1, round(likely.shape[1] * cell)), max(1, round(likely.shape[0] * cell)))
+    framed = cv2.resize(likely, shape, interpolation=cv2.INTER_NEAREST)
+    outlines, _ = cv2.findContours(framed, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     thick = max(1, round(longest / 800))
     cv2.drawContours(picture, outlines, -1, _FRAME, thick, cv2.LINE_AA)
-    line = cv2.resize(middle_lines(mask).astype(np.float32), (wide, high), interpolation=cv2.INTER_AREA) > 0
-    picture[cv2.dilate(line.astype(np.uint8), np.ones((thick + 1, thick + 1), np.uint8)) > 0] = _LINE
+    drawn = np.zeros((high, wide), np.uint8)
+    y, x = np.nonzero(line)
+    drawn[np.minimum((y * scale).astype(int), high - 1), np.minimum((x * scale).astype(int), wide - 1)] = 1
+    picture[cv2.dilate(drawn, np.ones((thick + 1, thick + 1), np.uint8)) > 0] = _LINE
+    for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
+        at = (min(round((crack.x + crack.width) * scale) + 4, wide - 24), max(16, round(crack.y * scale) + 12))
+        _text(picture, str(k + 1), at, max(0.45, wide / 2400))
     if mm_per_pixel is not None:
         _scale_bar(picture, mm_per_pixel / scale)
     return picture
@@ -344,16 +379,12 @@ def _scale_bar(picture: np.ndarray, mm_per_pixel: float) -> None:
     x, y, thick = round(0.02 * w), h - round(0.02 * w), max(2, round(w / 300))
     for colour, more in (((0, 0, 0), 2), ((255, 255, 255), 0)):  # white with a black rim is seen on any surface
         cv2.line(picture, (x, y), (x + pixels, y), colour, thick + 2 * more)
-        cv2.putText(
-            picture,
-            text,
-            (x, y - 2 * thick),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            size,
-            colour,
-            round(size * 2) + more,
-            cv2.LINE_AA,
-        )
+    _text(picture, text, (x, y - 2 * thick), size)
+
+
+def _text(picture: np.ndarray, text: str, at: tuple[int, int], size: float) -> None:
+    for colour, more in (((0, 0, 0), 2), ((255, 255, 255), 0)):
+        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, round(size * 2) + more, cv2.LINE_AA)
 
 
 # ---------------------------------------------------------------- a folder of photos
@@ -391,11 +422,11 @@ def inspect(
     """
     if not 0 < threshold < 1:
         raise CrackutilsError(f"threshold={threshold} is no probability between 0 and 1.")
-    if mm_per_pixel is not None and not (mm_per_pixel > 0 and math.isfinite(mm_per_pixel)):
-        raise CrackutilsError(f"mm_per_pixel={mm_per_pixel} is no length; give the millimetres that a pixel shows.")
-    out = Path(out)
-    files = _files([Path(photo) for photo in photos], out)
-    _claim(out)
+    if mm_per_pixel is not None and not 1e-6 <= mm_per_pixel <= 1e6:
+        raise CrackutilsError(f"mm_per_pixel={mm_per_pixel} is no such length; give millimetres per pixel.")
+    out, photos = Path(out), [Path(photo) for photo in photos]
+    files = _files(photos, out)
+    _claim(out, photos)
     if model is None:
         from crackutils import adaptation
 
@@ -403,9 +434,16 @@ def inspect(
         print(f"model: {config.shown(model)}")
     net = detector(Path(model), engine)
     found = {}
-    for name in config.progress(files, "inspecting", len(files), "photo"):
-        found[name] = _one(files[name], out / "photos" / name, net, threshold, mm_per_pixel)
-    table = _write(out, found, threshold, mm_per_pixel, Path(model))
+    try:
+        for name in config.progress(files, "inspecting", len(files), "photo"):
+            found[_shown(name)] = one = _one(files[name], out / "photos" / name, net, threshold, mm_per_pixel)
+            one["home"] = out / "photos" / name
+        table = _write(out, found, threshold, mm_per_pixel, Path(model))
+    except OSError as error:
+        raise CrackutilsError(
+            f"{out} cannot be written ({error.strerror}: {error.filename}); make room, or close what is open, and run"
+            " the same command again: nothing is lost."
+        ) from error
     broken = int((table["problem"] != "").sum())
     unusable = f", {broken:,} could not be used (see the column problem)" if broken else ""
     shown = int((table["cracks"] > 0).sum())
@@ -414,81 +452,115 @@ def inspect(
 
 
 def _files(photos: list[Path], out: Path) -> dict[str, Path]:
-    """Return the files to inspect by a name of their own: their path from the folder that holds them all.
+    """Return the files to inspect by a name of their own: their path in the folder given, or in what holds all given.
 
-    In folders, files whose names are not those of pictures are passed over, and so is what begins with a dot.
+    In folders, files that are no pictures by their names are passed over, and so is what begins with a dot.
     """
-    files, passed, kinds = [], 0, Image.registered_extensions()
-    for path in photos:
-        if not path.exists():
+    files, passed, own, homes = [], 0, os.path.abspath(out), []
+
+    def refuse(error: OSError) -> None:
+        raise CrackutilsError(f"{error.filename} cannot be listed ({error.strerror}); allow it, or leave it out.")
+
+    for path in (Path(os.path.abspath(photo)) for photo in photos):
+        if not os.path.lexists(path):
             raise CrackutilsError(f"{path} does not exist; give photos, or folders of photos.")
-        if not path.is_dir():
-            files.append(path)
-            continue
-        for file in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if file.is_file() and not hidden and out.resolve() not in file.resolve().parents:
-                known = file.suffix.lower() in kinds
-                files, passed = files + [file] * known, passed + (not known)
+        homes.append(path if path.is_dir() else path.parent)
+        files += [] if path.is_dir() else [path]
+        for place, folders, names in os.walk(path, onerror=refuse) if path.is_dir() else ():
+            folders[:] = sorted(n for n in folders if not n.startswith(".") and os.path.join(place, n) != own)
+            for name in sorted(n for n in names if not n.startswith(".")):
+                known = Path(name).suffix.lower() in (*FORMATS, *_UNREAD)
+                files, passed = files + [Path(place, name)] * known, passed + (not known)
     if not files:
         raise CrackutilsError(f"There is no picture in {', '.join(map(str, photos))}; give photos, or folders of them.")
     if passed:
-        print(f"{passed:,} files that are no pictures by their names are passed over")
-    files = list(dict.fromkeys(file.absolute() for file in files))
-    home = Path(os.path.commonpath([file.parent for file in files]))
-    return {file.relative_to(home).as_posix(): file for file in files}
-
-
-def _claim(out: Path) -> None:
-    """Refuse a folder that holds something else than an inspection."""
-    mark = out / _MARK
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not mark.is_file())):
-        raise CrackutilsError(f"{out} exists and is no earlier inspection; give a folder that does not exist.")
+        print(f"not looked at, no pictures by their names: {passed:,}")
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        home = Path(os.path.commonpath(homes))
+    except ValueError:  # two drives
+        raise CrackutilsError("The photos lie on several drives; inspect those of each drive by themselves.") from None
+    return {file.relative_to(home).as_posix(): file for file in dict.fromkeys(files)}
+
+
+def _shown(name: str) -> str:
+    """Return a name that any file can hold; bytes that are no UTF-8 are written as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _claim(out: Path, photos: list[Path]) -> None:
+    """Refuse a folder that holds something else than an inspection of these photos."""
+    mark, asked = out / _MARK, sorted(_shown(os.path.abspath(photo)) for photo in photos)
+    try:
+        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not mark.is_file())):
+            raise CrackutilsError(f"{out} exists and is no earlier inspection; give a folder that does not exist.")
+        if mark.is_file() and (before := mark.read_text("utf-8").splitlines()) != asked:
+            raise CrackutilsError(f"{out} is an inspection of {', '.join(before)}; give another folder for these.")
+        out.mkdir(parents=True, exist_ok=True)
+        config.write_atomically(mark, "\n".join(asked))
     except OSError as error:
         raise CrackutilsError(f"{out} cannot be written ({error.strerror}); give another folder.") from error
 
 
 def _one(file: Path, home: Path, net: Detector, threshold: float, mm: float | None) -> dict[str, Any]:
     """Return what is found in one photo, or what an earlier call found where nothing has changed since."""
-    state = file.stat()
-    same = {"model": net.key, "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
+    try:
+        state = file.stat()
+    except OSError as error:
+        return {"problem": f"cannot be read ({error.strerror})", "cracks": [], "tiles": []}
+    same = {"model": net.key, "file": _shown(str(file)), "bytes": state.st_size, "modified": state.st_mtime_ns}
+    same |= {"code": _CODE, "decoding": f"{DECODING} {PIL.__version__}"}
     asked = same | {"threshold": threshold, "mm_per_pixel": mm}
-    record = home / "found.json"
-    before = json.loads(record.read_text("utf-8")) if record.is_file() else {}
-    if before.get("asked") == asked:
+    record, kept, pictures = home / "found.json", home / "map.npy", [home / f"{name}.jpg" for name in _PICTURES]
+    try:
+        before = json.loads(record.read_text("utf-8"))
+    except (OSError, ValueError):  # none, or cut short when the power went
+        before = {}
+    if before.get("asked") == asked and all(picture.is_file() for picture in pictures):
         return before
-    home.mkdir(parents=True, exist_ok=True)
+    record.unlink(missing_ok=True)  # pictures and numbers must not come from two calls
     found: dict[str, Any] = {"asked": asked, "problem": "", "cracks": [], "tiles": []}
     try:
-        with warnings.catch_warnings():  # of 89 megapixels and more; those of 179 and more are refused
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = read_image(file)
-        if min(image.shape[:2]) < _LEAST:
-            raise ImageError(f"is only {image.shape[1]} x {image.shape[0]} pixels; {_LEAST} are the least")
-    except ImageError as error:
-        found["problem"] = str(error)
-    else:
-        kept = home / "map.npy"
-        if not (kept.is_file() and all(before.get("asked", {}).get(k) == v for k, v in same.items())):
+        image = _photo(file)
+        home.mkdir(parents=True, exist_ok=True)
+        known = home / "map.json"
+        if not (kept.is_file() and known.is_file() and json.loads(known.read_text("utf-8")) == same):
+            known.unlink(missing_ok=True)
             config.save_array(kept, crack_map(image, net))
+            config.write_atomically(known, json.dumps(same))
         seen = np.load(kept)
         odds = cells_of(seen)
         mask = crack_mask(image, odds, threshold)
-        unit = mm or 1.0
-        lines = cracks(mask, odds, threshold)
-        lines[_LENGTHS] *= unit
-        lines["area"] *= unit**2
-        each = tiles(seen, net.share)
-        found |= {"wide": image.shape[1], "high": image.shape[0]}
-        found |= {"cracks": lines.round(4).to_dict("records"), "tiles": each.to_dict("records")}
-        for name, longest, quality in (("overlay", _LARGE, 85), ("thumbnail", _SMALL, 75)):
-            picture = overlay(image, odds, mask, threshold, mm, longest)
-            Image.fromarray(picture).save(home / f"{name}.jpg", quality=quality)
+        line = middle_lines(mask)
+        lines = cracks(mask, line, odds, threshold)
+        # a scale bar cannot be read on the small one
+        drawn = [overlay(image, odds, line, threshold, _LARGE, mm, lines.head(_LISTED))]
+        drawn.append(overlay(image, odds, line, threshold, _SMALL))
+    except (ImageError, MemoryError, cv2.error) as error:
+        found["problem"] = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
+        return found  # not kept: the next call tries again
+    for picture, pixels in zip(pictures, drawn, strict=True):
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "JPEG", quality=85)
+        config.write_atomically(picture, content.getvalue())
+    unit = mm or 1.0
+    lines[_LENGTHS] *= unit
+    lines["area"] *= unit**2
+    found |= {"wide": image.shape[1], "high": image.shape[0], "cracks": lines.round(4).to_dict("records")}
+    found["tiles"] = tiles(seen, net.share).to_dict("records")
     config.write_atomically(record, json.dumps(found))
     return found
+
+
+def _photo(file: Path) -> np.ndarray:
+    """Read a photo, or raise `ImageError` with what to do about it."""
+    if file.suffix.lower() in _UNREAD:
+        raise ImageError("is a raw or HEIC photo, which is not read here; save it as JPEG")
+    with warnings.catch_warnings():  # of 89 megapixels and more; those of 179 and more are refused
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = read_image(file)
+    if min(image.shape[:2]) < _LEAST:
+        raise ImageError(f"is only {image.shape[1]} x {image.shape[0]} pixels; {_LEAST} are the least")
+    return image
 
 
 def _write(
@@ -536,16 +608,31 @@ def _report(
 
     unit = "mm" if mm else "px"
 
+    left = _MAIL
+
     def picture(name: str, which: str) -> str:
-        return base64.b64encode((out / "photos" / name / f"{which}.jpg").read_bytes()).decode()
+        """Return a JPEG as text; nothing for a large one where the report would become too large to mail."""
+        nonlocal left
+        content = (found[name]["home"] / f"{which}.jpg").read_bytes()
+        if which == "overlay":
+            with Image.open(io.BytesIO(content)) as large:
+                large.thumbnail((_MAILED, _MAILED))
+                smaller = io.BytesIO()
+                large.save(smaller, "JPEG", quality=70)
+            content = smaller.getvalue()
+            if left < len(content) or not found[name]["cracks"]:
+                return ""
+        left -= len(content)
+        return base64.b64encode(content).decode()
 
     good = table[table["problem"] == ""]
     env = Environment(autoescape=True)  # names of files are not ours
     env.globals["picture"] = picture
     return env.from_string(_PAGE).render(
         photos=good.to_dict("records"), unusable=table[table["problem"] != ""].to_dict("records"), found=found,
-        unit=unit, threshold=threshold, mm=mm, model=config.shown(model), cracked=int((good["cracks"] > 0).sum()),
-        length=float(good[f"length_{unit}"].sum()), made=time.strftime("%Y-%m-%d %H:%M"),
+        unit=unit, listed=_LISTED, threshold=threshold, mm=mm, model=config.shown(model),
+        cracked=int((good["cracks"] > 0).sum()), length=float(good[f"length_{unit}"].sum()),
+        made=time.strftime("%Y-%m-%d %H:%M"),
     )  # fmt: skip
 
 
@@ -565,8 +652,9 @@ th:first-child, td:first-child { text-align: left } b { font-size: 1.05rem; over
 </style></head><body>
 <h1>Cracks in {{ photos | length }} photos</h1>
 <p>{{ cracked }} of {{ photos | length }} photos show something crack-like; all middle lines together are
-{{ '{:,.0f}'.format(length) }} {{ unit }} long.{% if unusable %} {{ unusable | length }} files could not be used; they
-are listed at the end.{% endif %} The photos with the longest cracks come first; click one to enlarge it.</p>
+{{ "{:,.0f}".format(length) }} {{ unit }} long.{% if unusable %} What could not be used ({{ unusable | length }}) is
+listed
+at the end.{% endif %} The photos with the longest cracks come first; click one to enlarge it.</p>
 <p><span class="frame">Blue</span> frames what the network takes for a crack at the threshold {{ threshold }};
 <span class="line">orange</span> is the middle line of the dark line found there.
 {% if mm %}A pixel shows {{ mm }} mm.{% else %}Lengths are in pixels: no scale was given.{% endif %}
@@ -576,14 +664,18 @@ some.</p>
 {% for p in photos %}<details><summary><img alt="" src="data:image/jpeg;base64,{{ picture(p.file, 'thumbnail') }}">
 <span><b>{{ p.file }}</b><br>{{ p.wide | int }} x {{ p.high | int }} pixels. {% if p.cracks %}{{ p.cracks }}
 crack{{ '' if p.cracks == 1 else 's' }}, together {{ '{:,.0f}'.format(p['length_' + unit]) }} {{ unit }} long, at most
-{{ '{:,.1f}'.format(p['width_most_' + unit]) }} {{ unit }} wide; {{ p.tiles_cracked }} of {{ p.tiles }} tiles.
-{% else %}Nothing crack-like.{% endif %} Surest tile: {{ '{:.0%}'.format(p.p_crack) }}.</span></summary>
-<img alt="{{ p.file }} with what was found" src="data:image/jpeg;base64,{{ picture(p.file, 'overlay') }}">
-{% if p.cracks %}<table><tr><th>crack</th><th>at x, y (px)</th><th>length ({{ unit }})</th>
+{{ '{:,.1f}'.format(p['width_most_' + unit]) }} {{ unit }} wide; {{ p.tiles_cracked }} of {{ p.tiles }} tiles are
+cracked.
+{% else %}Nothing crack-like.{% endif %} Surest tile: p = {{ '{:.3f}'.format(p.p_crack) }}.</span></summary>
+{% set large = picture(p.file, 'overlay') %}{% if large %}
+<img alt="{{ p.file }} with what was found" src="data:image/jpeg;base64,{{ large }}">{% elif p.cracks %}
+<p>The picture is left out, so that this report can be mailed: photos/{{ p.file }}/overlay.jpg.</p>{% endif %}
+{% if p.cracks %}{% if p.cracks > listed %}<p>The {{ listed }} longest of {{ p.cracks }}:</p>{% endif %}
+<table><tr><th>crack</th><th>at x, y (px)</th><th>length ({{ unit }})</th>
 <th>mean width ({{ unit }})</th><th>most ({{ unit }})</th><th>surest cell</th></tr>
-{% for c in found[p.file].cracks[:10] %}<tr><td>{{ loop.index }}</td><td>{{ c.x }}, {{ c.y }}</td>
+{% for c in found[p.file].cracks[:listed] %}<tr><td>{{ loop.index }}</td><td>{{ c.x }}, {{ c.y }}</td>
 <td>{{ '{:,.0f}'.format(c.length) }}</td><td>{{ '{:,.2f}'.format(c.width_mean) }}</td>
-<td>{{ '{:,.2f}'.format(c.width_most) }}</td><td>{{ '{:.0%}'.format(c.p_crack) }}</td></tr>
+<td>{{ '{:,.2f}'.format(c.width_most) }}</td><td>p = {{ '{:.3f}'.format(c.p_crack) }}</td></tr>
 {% endfor %}</table>{% endif %}</details>
 {% endfor %}{% if unusable %}<h2>Could not be used</h2><ul>
 {% for p in unusable %}<li><b>{{ p.file }}</b> {{ p.problem }}</li>
@@ -658,6 +750,9 @@ def ranked(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """
     if missing := {"photo", "row", "col", "crack"} - set(labels.columns):
         raise CrackutilsError(f"The labels have no column {', '.join(sorted(missing))}; give photo, row, col, crack.")
+    labels = labels.astype({"photo": str})
+    if not labels["crack"].isin((0, 1)).all() or labels.duplicated(["photo", "row", "col"]).any():
+        raise CrackutilsError("The labels must be 0 or 1 in the column crack, and name each tile once.")
     both = found.merge(labels, left_on=["file", "row", "col"], right_on=["photo", "row", "col"])
     if both.empty:
         raise CrackutilsError("No label belongs to a tile of these photos; photo must be the name of a file.")
@@ -675,7 +770,7 @@ def at_threshold(shots: Sequence[Photo], odds: Sequence[np.ndarray], threshold: 
     rows = []
     for shot, cells in zip(shots, odds, strict=True):
         mask = crack_mask(shot.image, cells, threshold)
-        rows.append(against(shot, mask, cracks(mask, cells, threshold)))
+        rows.append(against(shot, mask, cracks(mask, middle_lines(mask), cells, threshold)))
     table = pd.DataFrame(rows).astype({"length_error": float, "found_true": float, "true_found": float})
     table["length_error"] = table["length_error"].abs()
     middle = table[["iou", "true_found", "found_true", "length_error"]].median()
@@ -758,8 +853,8 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
         told.value = "looking ..."
         try:
             one = _one(Path(choice.value), out / Path(choice.value).name, net, bound.value, None)
-        except CrackutilsError as error:
-            one = {"problem": str(error)}
+        except Exception as error:  # nobody sees what a widget's callback raises
+            one = {"problem": f"cannot be shown ({error})"}
         if one["problem"]:
             told.value = f"{html.escape(Path(choice.value).name)} {html.escape(one['problem'])}."
             return
@@ -768,8 +863,9 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
         told.value = f"{len(one['cracks'])} crack-like lines, together {length:,.0f} pixels long"
 
     def take(change: Any) -> None:
-        for file in change["new"]:
-            kept = out / "uploaded" / Path(file["name"]).name
+        new = change["new"]
+        for file in new.values() if isinstance(new, dict) else new:  # ipywidgets 7, as on Colab, and 8
+            kept = out / "uploaded" / Path(file.get("name") or file["metadata"]["name"]).name
             kept.parent.mkdir(exist_ok=True)
             kept.write_bytes(bytes(file["content"]))
             choice.options = [*(o for o in choice.options if o[1] != str(kept)), (kept.name, str(kept))]

@@ -393,7 +393,9 @@ def grad_cam(model: Any, images: np.ndarray) -> np.ndarray:
         float32 (n, h, w), not below 0, of the map's own size; 1 at the strongest place of an image, all 0 where nothing
         speaks for a crack.
     """
-    found = next(x.output for x in reversed(model.layers) if len(x.output.shape) == 4 and x.output.shape[-1] > 1)
+    # what the last layer that sees a map is given: a backbone's own output is that of another graph
+    takes = [x.input for x in model.layers[1:] if not isinstance(x.input, list)]
+    found = next(x for x in reversed(takes) if len(x.shape) == 4 and x.shape[-1] > 1)
     last = model.layers[-1]
     kernel, bias = last.kernel, last.bias
     if kernel.shape[-1] == 2:  # of two classes
