@@ -256,7 +256,10 @@ def _inspect(args: argparse.Namespace) -> int:
     _values(args, ())
     from crackutils import inspection
 
-    inspection.inspect(args.photos, args.out, args.model, args.engine, args.threshold, args.mm_per_pixel)
+    table = inspection.inspect(args.photos, args.out, args.model, args.engine, args.threshold, args.mm_per_pixel)
+    broken, shown = int((table["problem"] != "").sum()), int((table["cracks"] > 0).sum())
+    unusable = f", {broken:,} could not be used (see the column problem)" if broken else ""
+    print(f"{shown:,} of {len(table):,} photos show something crack-like{unusable} -> {args.out / 'report.html'}")
     return 0
 
 

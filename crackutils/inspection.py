@@ -444,10 +444,6 @@ def inspect(
             f"{out} cannot be written ({error.strerror}: {error.filename}); make room, or close what is open, and run"
             " the same command again: nothing is lost."
         ) from error
-    broken = int((table["problem"] != "").sum())
-    unusable = f", {broken:,} could not be used (see the column problem)" if broken else ""
-    shown = int((table["cracks"] > 0).sum())
-    print(f"{shown:,} of {len(table):,} photos show something crack-like{unusable} -> {out / 'report.html'}")
     return table
 
 
