@@ -53,13 +53,6 @@ UNCOMPARED = {
         "from crackutils import features",
         "asked = rng.permutation(np.flatnonzero(manifest['split'] == 'test'))[:CORRUPTED]",
     ],
-    "09_inspect_photos": [
-        "shots = [synthetic.photo(909, k, 1536, 1152, synthetic.THIN) for k in range(MADE)]",
-        "levels = [inspection.at_threshold(shots, odds, t) for t in (0.1, 0.3, 0.5, 0.7, 0.9)]",
-        "photos, labels = Path(PHOTOS or run.folder / 'photos'), pd.read_csv(TILE_LABELS) if TILE_LABELS else None",
-        "patches = [p for _, _, some in synthetic.sample(910, 32, 1, thin=True) for p in some]",
-        "inspection.panel([photos / name for name in overview['file'][:20]], run.folder / 'panel', folder)",
-    ],
 }
 
 
