@@ -256,7 +256,9 @@ def _inspect(args: argparse.Namespace) -> int:
     _values(args, ())
     from crackutils import inspection
 
-    table = inspection.inspect(args.photos, args.out, args.model, args.engine, args.threshold, args.mm_per_pixel)
+    table = inspection.inspect(
+        args.photos, args.out, args.model, args.engine, args.threshold, args.mm_per_pixel, args.labels
+    )
     broken, shown = int((table["problem"] != "").sum()), int((table["cracks"] > 0).sum())
     unusable = f", {broken:,} could not be used (see the column problem)" if broken else ""
     print(f"{shown:,} of {len(table):,} photos show something crack-like{unusable} -> {args.out / 'report.html'}")
@@ -412,7 +414,13 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="RUN_FOLDER",
                 help="run of notebook 08, or of adapt (that of 08 on the largest METU profile)",
             )
-            sub.add_argument("--threshold", type=float, default=0.5, metavar="P", help="what counts as a crack (0.5)")
+            sub.add_argument("--threshold", type=float, metavar="P", help="probability that counts as a crack (0.5)")
+            sub.add_argument(
+                "--labels",
+                type=Path,
+                metavar="CSV",
+                help="tiles.csv with a column crack (1, 0 or empty); these tiles choose the threshold",
+            )
             sub.add_argument("--mm-per-pixel", type=float, metavar="MM", help="of all photos; lengths are told in mm")
         if name in ("score", "adapt", "inspect"):
             sub.add_argument("--engine", default=config.ENGINES[0], help=f"one of {', '.join(config.ENGINES)}")

@@ -115,10 +115,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips everything above 255 to white
-        values = np.asarray(image).astype(np.float64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError("has 32-bit values; save it with 8 or 16 bits")
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        # rounded in whole numbers: photos are too large for floating-point values
+        image = Image.fromarray((values // 257 + (values % 257 > 128)).astype(np.uint8))
     if image.mode == "F":
         raise ImageError("has floating-point values; save it with 8 or 16 bits")
     if image.has_transparency_data:

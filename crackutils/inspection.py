@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import html
 import io
@@ -11,8 +12,9 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ _LISTED = 10  # cracks of a photo that the report lists, and that have their num
 _MAIL = 15e6  # bytes, about, of the report's pictures: what mail takes
 _UNREAD = (".heic", ".heif", ".dng", ".nef", ".cr2", ".cr3", ".arw")  # what cameras write and Pillow does not read
 _MARK = ".inspection"  # a file in a folder that this wrote, with what was inspected
+_UNUSABLE = (ImageError, MemoryError, cv2.error)
 _GAP = 9  # pixels of a gap that a middle line bridges
 _HALF = 7  # pixels, side of the square in which a line is deepest
 _BLOCK, _RIM = 1024, 80  # pixels of a photo that are looked at together, and around them
@@ -395,8 +398,9 @@ def inspect(
     out: str | Path,
     model: str | Path | None = None,
     engine: str = config.ENGINES[0],
-    threshold: float = 0.5,
+    threshold: float | None = None,
     mm_per_pixel: float | None = None,
+    labels: str | Path | None = None,
 ) -> pd.DataFrame:
     """Inspect photos and write what was found: pictures, tables, and a report in one file.
 
@@ -409,8 +413,10 @@ def inspect(
         out: folder to write; it must be empty, or hold an earlier inspection.
         model: a run of notebook 08 or of `adapt`; None takes what `adaptation.best_cells` names.
         engine: one of `config.ENGINES`.
-        threshold: probability from which a cell is crack-like, above 0 and below 1.
+        threshold: probability from which a cell is crack-like, above 0 and below 1; None takes what `labels` speak for,
+            or 0.5.
         mm_per_pixel: of all photos; lengths are told in millimetres then.
+        labels: CSV file as `tile_labels` reads it, of tiles of some of the photos; they choose the threshold.
 
     Returns:
         A row per photo, the longest cracks first, those that could not be read last: file, problem, wide, high
@@ -418,10 +424,14 @@ def inspect(
         pixels or millimetres).
 
     Raises:
-        CrackutilsError: no such photo, nothing to inspect, values out of range, an `out` that holds something else.
+        CrackutilsError: no such photo, nothing to inspect, values out of range, an `out` that holds something else,
+            labels that cannot be used.
     """
-    if not 0 < threshold < 1:
+    if threshold is not None and not 0 < threshold < 1:
         raise CrackutilsError(f"threshold={threshold} is no probability between 0 and 1.")
+    if threshold is not None and labels is not None:
+        raise CrackutilsError("Give a threshold or labels that choose it, not both.")
+    known = None if labels is None else tile_labels(labels)
     if mm_per_pixel is not None and not 1e-6 <= mm_per_pixel <= 1e6:
         raise CrackutilsError(f"mm_per_pixel={mm_per_pixel} is no such length; give millimetres per pixel.")
     out, photos = Path(out), [Path(photo) for photo in photos]
@@ -433,12 +443,15 @@ def inspect(
         model = adaptation.best_cells()
         print(f"model: {config.shown(model)}")
     net = detector(Path(model), engine)
-    found = {}
+    found, chosen = {}, ""
     try:
+        if known is not None:
+            threshold, chosen = _chosen(files, out, net, known)
+        bound = threshold or 0.5
         for name in config.progress(files, "inspecting", len(files), "photo"):
-            found[_shown(name)] = one = _one(files[name], out / "photos" / name, net, threshold, mm_per_pixel)
+            found[_shown(name)] = one = _one(files[name], out / "photos" / name, net, bound, mm_per_pixel)
             one["home"] = out / "photos" / name
-        table = _write(out, found, threshold, mm_per_pixel, Path(model))
+        table = _write(out, found, bound, mm_per_pixel, Path(model), chosen)
     except OSError as error:
         raise CrackutilsError(
             f"{out} cannot be written ({error.strerror}: {error.filename}); make room, or close what is open, and run"
@@ -497,16 +510,53 @@ def _claim(out: Path, photos: list[Path]) -> None:
         raise CrackutilsError(f"{out} cannot be written ({error.strerror}); give another folder.") from error
 
 
+def _chosen(files: dict[str, Path], out: Path, net: Detector, labels: pd.DataFrame) -> tuple[float, str]:
+    """Return the threshold that labelled tiles of some photos speak for, and a sentence that says how good it is."""
+    wanted, parts = set(labels["photo"]), []
+    some = [name for name in files if _shown(name) in wanted]
+    for name in config.progress(some, "calibrating", len(some), "photo"):
+        with contextlib.suppress(OSError, *_UNUSABLE):  # told when its turn comes
+            same, read = _state(files[name], net), partial(_photo, files[name])
+            parts.append(tiles(_seen(out / "photos" / name, same, net, read), net.share).assign(file=_shown(name)))
+    found = pd.concat(parts) if parts else pd.DataFrame(columns=["file", "row", "col", "p_crack"])
+    told = calibrated(found, labels)
+    text = f"chosen on {told['n']:,} labelled tiles of {told['photos']}"
+    if told["f1"] is not None:
+        text += (
+            f"; with that of the other photos, each of these has precision {told['precision']:.2f}, recall"
+            f" {told['recall']:.2f} (at 0.5 {told['precision_before']:.2f} and {told['recall_before']:.2f})"
+        )
+    print(f"threshold {told['threshold']:.3g}, {text}")
+    return told["threshold"], text
+
+
+def _state(file: Path, net: Detector) -> dict[str, Any]:
+    """Return what a kept map depends on."""
+    state = file.stat()
+    same = {"model": net.key, "file": _shown(str(file)), "bytes": state.st_size, "modified": state.st_mtime_ns}
+    return same | {"code": _CODE, "decoding": f"{DECODING} {PIL.__version__}"}
+
+
+def _seen(home: Path, same: dict[str, Any], net: Detector, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the map of a photo, kept where nothing has changed since."""
+    kept, known = home / "map.npy", home / "map.json"
+    if not (kept.is_file() and known.is_file() and json.loads(known.read_text("utf-8")) == same):
+        image = read()
+        home.mkdir(parents=True, exist_ok=True)
+        known.unlink(missing_ok=True)
+        config.save_array(kept, crack_map(image, net))
+        config.write_atomically(known, json.dumps(same))
+    return np.load(kept)
+
+
 def _one(file: Path, home: Path, net: Detector, threshold: float, mm: float | None) -> dict[str, Any]:
     """Return what is found in one photo, or what an earlier call found where nothing has changed since."""
     try:
-        state = file.stat()
+        same = _state(file, net)
     except OSError as error:
         return {"problem": f"cannot be read ({error.strerror})", "cracks": [], "tiles": []}
-    same = {"model": net.key, "file": _shown(str(file)), "bytes": state.st_size, "modified": state.st_mtime_ns}
-    same |= {"code": _CODE, "decoding": f"{DECODING} {PIL.__version__}"}
     asked = same | {"threshold": threshold, "mm_per_pixel": mm}
-    record, kept, pictures = home / "found.json", home / "map.npy", [home / f"{name}.jpg" for name in _PICTURES]
+    record, pictures = home / "found.json", [home / f"{name}.jpg" for name in _PICTURES]
     try:
         before = json.loads(record.read_text("utf-8"))
     except (OSError, ValueError):  # none, or cut short when the power went
@@ -517,13 +567,7 @@ def _one(file: Path, home: Path, net: Detector, threshold: float, mm: float | No
     found: dict[str, Any] = {"asked": asked, "problem": "", "cracks": [], "tiles": []}
     try:
         image = _photo(file)
-        home.mkdir(parents=True, exist_ok=True)
-        known = home / "map.json"
-        if not (kept.is_file() and known.is_file() and json.loads(known.read_text("utf-8")) == same):
-            known.unlink(missing_ok=True)
-            config.save_array(kept, crack_map(image, net))
-            config.write_atomically(known, json.dumps(same))
-        seen = np.load(kept)
+        seen = _seen(home, same, net, lambda: image)
         odds = cells_of(seen)
         mask = crack_mask(image, odds, threshold)
         line = middle_lines(mask)
@@ -531,7 +575,7 @@ def _one(file: Path, home: Path, net: Detector, threshold: float, mm: float | No
         # a scale bar cannot be read on the small one
         drawn = [overlay(image, odds, line, threshold, _LARGE, mm, lines.head(_LISTED))]
         drawn.append(overlay(image, odds, line, threshold, _SMALL))
-    except (ImageError, MemoryError, cv2.error) as error:
+    except _UNUSABLE as error:
         found["problem"] = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
         return found  # not kept: the next call tries again
     for picture, pixels in zip(pictures, drawn, strict=True):
@@ -560,7 +604,7 @@ def _photo(file: Path) -> np.ndarray:
 
 
 def _write(
-    out: Path, found: dict[str, dict[str, Any]], threshold: float, mm: float | None, model: Path
+    out: Path, found: dict[str, dict[str, Any]], threshold: float, mm: float | None, model: Path, chosen: str
 ) -> pd.DataFrame:
     """Write tables and report, and return the table of photos."""
     unit = "mm" if mm else "px"
@@ -593,12 +637,12 @@ def _write(
         ("tiles.csv", pd.DataFrame(parts, columns=["file", "row", "col", "p_crack"])),
     ):
         config.write_atomically(out / file, content.round(4).to_csv(index=False))
-    config.write_atomically(out / "report.html", _report(out, table, found, threshold, mm, model))
+    config.write_atomically(out / "report.html", _report(table, found, threshold, mm, model, chosen))
     return table
 
 
 def _report(
-    out: Path, table: pd.DataFrame, found: dict[str, dict[str, Any]], threshold: float, mm: float | None, model: Path
+    table: pd.DataFrame, found: dict[str, dict[str, Any]], threshold: float, mm: float | None, model: Path, chosen: str
 ) -> str:
     from jinja2 import Environment
 
@@ -626,7 +670,8 @@ def _report(
     env.globals["picture"] = picture
     return env.from_string(_PAGE).render(
         photos=good.to_dict("records"), unusable=table[table["problem"] != ""].to_dict("records"), found=found,
-        unit=unit, listed=_LISTED, threshold=threshold, mm=mm, model=config.shown(model),
+        unit=unit, listed=_LISTED, threshold=f"{threshold:.3g}", chosen=chosen, mm=mm,
+        model=config.shown(model),
         cracked=int((good["cracks"] > 0).sum()), length=float(good[f"length_{unit}"].sum()),
         made=time.strftime("%Y-%m-%d %H:%M"),
     )  # fmt: skip
@@ -651,7 +696,8 @@ th:first-child, td:first-child { text-align: left } b { font-size: 1.05rem; over
 {{ "{:,.0f}".format(length) }} {{ unit }} long.{% if unusable %} What could not be used ({{ unusable | length }}) is
 listed
 at the end.{% endif %} The photos with the longest cracks come first; click one to enlarge it.</p>
-<p><span class="frame">Blue</span> frames what the network takes for a crack at the threshold {{ threshold }};
+<p><span class="frame">Blue</span> frames what the network takes for a crack at the threshold {{ threshold }}
+{%- if chosen %} ({{ chosen }}){% endif %};
 <span class="line">orange</span> is the middle line of the dark line found there.
 {% if mm %}A pixel shows {{ mm }} mm.{% else %}Lengths are in pixels: no scale was given.{% endif %}
 These are candidates for a person to look at: faint cracks are missed, and joints, scratches and stains are taken for
@@ -730,28 +776,93 @@ def cracked_tiles(mask: np.ndarray, least: int = 24) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def tile_labels(file: str | Path) -> pd.DataFrame:
+    """Read labels of tiles: photo, row, col, crack. tiles.csv with a column crack added is such a file.
+
+    Args:
+        file: CSV file; photo (or file) is the name of a photo as tiles.csv has it, crack is 1, 0, or empty for tiles
+            that nobody has looked at.
+
+    Raises:
+        CrackutilsError: it cannot be read, lacks a column, or holds a row that cannot be used.
+    """
+    try:
+        labels = pd.read_csv(file, dtype={"photo": str, "file": str})
+    except OSError as error:
+        raise CrackutilsError(f"{file} cannot be read ({error.strerror}); give a CSV file of labels.") from error
+    except ValueError as error:  # pandas' errors, and bytes that are no UTF-8
+        raise CrackutilsError(f"{file} is no CSV file ({error}); save it as one, in UTF-8.") from error
+    if "photo" not in labels:
+        labels = labels.rename(columns={"file": "photo"})
+    if missing := {"photo", "row", "col", "crack"} - set(labels.columns):
+        raise CrackutilsError(f"{file} has no column {', '.join(sorted(missing))}; give photo, row, col, crack.")
+    labels = labels.loc[labels["crack"].notna(), ["photo", "row", "col", "crack"]]
+    if not labels["crack"].isin((0, 1)).all() or labels.duplicated(["photo", "row", "col"]).any():
+        raise CrackutilsError(f"{file}: crack must be 0, 1 or empty, and each tile must stand in it once.")
+    return labels.astype({"crack": int})
+
+
+def _labelled(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    both = found.merge(labels, left_on=["file", "row", "col"], right_on=["photo", "row", "col"])
+    if both.empty:
+        raise CrackutilsError("No label belongs to a tile of these photos; photo must be a name as tiles.csv has it.")
+    return both
+
+
+def calibrated(found: pd.DataFrame, labels: pd.DataFrame) -> dict[str, Any]:
+    """Return the threshold with the highest F1 on labelled tiles, and what such thresholds are worth elsewhere.
+
+    Args:
+        found: file, row, col, p_crack, as tiles.csv has them.
+        labels: as `tile_labels` returns them.
+
+    Returns:
+        threshold, within 0.01 and 0.99; n tiles of so many photos; precision, recall and f1, of each photo at the
+        threshold that the others choose (None where there is one photo, or the others lack a class), and the same with
+        _before at 0.5.
+
+    Raises:
+        CrackutilsError: no label belongs to a tile, or all are of one class.
+    """
+    both = _labelled(found, labels)
+    y, p, photo = (both[name].to_numpy() for name in ("crack", "p_crack", "photo"))
+    if len(np.unique(y)) < 2:
+        raise CrackutilsError("The labelled tiles are all of one class; label some with a crack and some without.")
+    names = np.unique(photo)
+    told: dict[str, Any] = {"threshold": _best_f1(y, p), "n": len(y), "photos": len(names)}
+    scores = ("precision", "recall", "f1")
+    if len(names) < 2 or any(len(np.unique(y[photo != name])) < 2 for name in names):
+        return told | dict.fromkeys([*scores, *(f"{name}_before" for name in scores)])
+    bound = np.zeros(len(y))
+    for name in names:
+        bound[photo == name] = _best_f1(y[photo != name], p[photo != name])
+    at, before = evaluation.metrics(y, (p >= bound).astype(float)), evaluation.metrics(y, p)
+    return told | {name: at[name] for name in scores} | {f"{name}_before": before[name] for name in scores}
+
+
+def _best_f1(y: np.ndarray, p: np.ndarray) -> float:
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, bounds = precision_recall_curve(y, p)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return float(np.clip(bounds[np.argmax(f1[:-1])], 0.01, 0.99))
+
+
 def ranked(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Return how well tiles with a crack are told from others, in each photo and in all.
 
     Args:
         found: file, row, col, p_crack, as tiles.csv has them.
-        labels: photo (a file's name), row, col, crack (0 or 1).
+        labels: as `tile_labels` returns them.
 
     Returns:
         A row per photo, and one called "all": photo, n, cracked, auroc and average_precision (None where all tiles are
         of one class), precision and recall at the threshold 0.5.
 
     Raises:
-        CrackutilsError: a column is missing, or no label belongs to a tile.
+        CrackutilsError: no label belongs to a tile.
     """
-    if missing := {"photo", "row", "col", "crack"} - set(labels.columns):
-        raise CrackutilsError(f"The labels have no column {', '.join(sorted(missing))}; give photo, row, col, crack.")
-    labels = labels.astype({"photo": str})
-    if not labels["crack"].isin((0, 1)).all() or labels.duplicated(["photo", "row", "col"]).any():
-        raise CrackutilsError("The labels must be 0 or 1 in the column crack, and name each tile once.")
-    both = found.merge(labels, left_on=["file", "row", "col"], right_on=["photo", "row", "col"])
-    if both.empty:
-        raise CrackutilsError("No label belongs to a tile of these photos; photo must be the name of a file.")
+    both = _labelled(found, labels)
     rows = []
     for name, part in [*both.groupby("photo", sort=True), ("all", both)]:
         y, p = part["crack"].to_numpy(), part["p_crack"].to_numpy()
@@ -785,41 +896,51 @@ def saved_as_photos(shots: Sequence[Photo], folder: Path) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Look:
-    """Where a model looks in patches, by Grad-CAM.
+    """Where a model looks, by Grad-CAM.
 
     Attributes:
         p: float (n,), the probability of a crack.
         heat: float32 (n, h, w), as `models.grad_cam` returns it.
-        summary: cracked patches; found (share of them, threshold 0.5); mass, the mean share of a map on the crack's
-            pixels, chance (these pixels' share of the patch) and ratio of the two; blank, maps that are 0 everywhere.
     """
 
     p: np.ndarray
     heat: np.ndarray
-    summary: dict[str, float]
 
 
-def look(folder: Path, patches: Sequence[Patch]) -> Look:
-    """Return where the model of a run looks in patches made by code."""
+def look(folder: Path, images: Sequence[np.ndarray]) -> Look:
+    """Return where the model of a run looks in images, uint8 (h, w, 3)."""
     from crackutils import models, training
 
     model, recipe = training.load(folder)
-    x = np.stack([resize(patch.image, recipe.size) for patch in patches])
+    x = np.stack([resize(image, recipe.size) for image in images])
     p, heat = [], []
     for begin in range(0, len(x), 16):
         some = x[begin : begin + 16].astype(np.float32)
         p.append(np.asarray(model.predict_on_batch(some))[:, -1])
         heat.append(models.grad_cam(model, some))
-    p, heat = np.concatenate(p), np.concatenate(heat)
+    return Look(np.concatenate(p), np.concatenate(heat))
+
+
+def on_cracks(seen: Look, patches: Sequence[Patch]) -> dict[str, float]:
+    """Return how much of what a model looks at is crack.
+
+    Args:
+        seen: of these patches, and perhaps of images after them, which do not count.
+        patches: made by code.
+
+    Returns:
+        cracked, patches with a crack; found, the share of them at the threshold 0.5; mass, the mean share of a map on
+        the crack's pixels; chance, these pixels' share of the patch; ratio of the two; blank, maps that are 0
+        everywhere, which are left out of the three.
+    """
     cracked = [k for k, patch in enumerate(patches) if patch.label]
     pixels = [patches[k].mask > 127 for k in cracked]
-    mass = [evaluation.mass_on_mask(heat[k], mask) for k, mask in zip(cracked, pixels, strict=True)]
-    seen = [k for k, share in enumerate(mass) if share is not None]
-    chance_of = float(np.mean([pixels[k].mean() for k in seen])) if seen else 0.0
-    on = float(np.mean([mass[k] for k in seen])) if seen else 0.0
-    summary = {"cracked": len(cracked), "found": float((p[cracked] >= 0.5).mean()), "mass": on, "chance": chance_of}
-    summary |= {"ratio": on / chance_of if chance_of else 0.0, "blank": len(mass) - len(seen)}
-    return Look(p, heat, summary)
+    mass = [evaluation.mass_on_mask(seen.heat[k], mask) for k, mask in zip(cracked, pixels, strict=True)]
+    told = [k for k, share in enumerate(mass) if share is not None]
+    chance_of = float(np.mean([pixels[k].mean() for k in told])) if told else 0.0
+    on = float(np.mean([mass[k] for k in told])) if told else 0.0
+    summary = {"cracked": len(cracked), "found": float((seen.p[cracked] >= 0.5).mean()), "mass": on}
+    return summary | {"chance": chance_of, "ratio": on / chance_of if told else 0.0, "blank": len(mass) - len(told)}
 
 
 # ---------------------------------------------------------------- in a notebook

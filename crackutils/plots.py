@@ -38,15 +38,15 @@ def image_grid(
         columns: images per row.
         title: of the figure.
         wrong: marks images with a thick frame and a title in another colour.
-        side: of one image, inches.
+        side: width of one image, inches.
     """
     if not images:
         figure, ax = plt.subplots(figsize=(6, 0.6))  # a figure without axes would be shown as text
         ax.text(0, 0.5, f"{title} - nothing to show", va="center", fontsize=12)
         ax.axis("off")
         return figure
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (side + 0.35) + 0.4), squeeze=False)
+    rows, tall = -(-len(images) // columns), side * max(image.shape[0] / image.shape[1] for image in images)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (tall + 0.35) + 0.4), squeeze=False)
     for k, ax in enumerate(axes.ravel()):
         ax.set_xticks([])
         ax.set_yticks([])
@@ -729,31 +729,34 @@ def lengths(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def attention(patches: Sequence[Any], looks: dict[str, Any], each: int = 2) -> Figure:
-    """Show where models look, a row per model: patches that it judges rightly and, as far as there are, wrongly.
+def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str, Any], each: int = 2) -> Figure:
+    """Show where models look, a row per model: images that it judges rightly and, as far as there are, wrongly.
 
     Args:
-        patches: as `synthetic.sample` gives them.
-        looks: by run, as `inspection.look` returns them.
-        each: patches of a kind: cracks found, cracks missed, false alarms.
+        images: uint8 (h, w, 3).
+        labels: int (n,), 1 where there is a crack.
+        looks: of these images, by run, as `inspection.look` returns them.
+        each: images of a kind: cracks found, cracks missed, false alarms, each kind's surest first.
     """
-    labels = np.array([patch.label for patch in patches])
     kinds = {"found": (1, True), "missed": (1, False), "false alarm": (0, True)}
     figure, axes = plt.subplots(len(looks), 3 * each, figsize=(1.75 * 3 * each, 2.1 * len(looks) + 0.5), squeeze=False)
     for row, (name, look) in zip(axes, looks.items(), strict=True):
         for k, (kind, (label, called)) in enumerate(kinds.items()):
-            those = np.flatnonzero((labels == label) & ((look.p >= 0.5) == called))[:each]
+            those = np.flatnonzero((labels == label) & ((look.p >= 0.5) == called))
+            those = those[np.argsort(-np.abs(look.p[those] - 0.5), kind="stable")][:each]
             for j, ax in enumerate(row[k * each : (k + 1) * each]):
                 ax.set_xticks([])
                 ax.set_yticks([])
                 ax.grid(False)
                 if j >= len(those):
+                    ax.text(0.5, 0.5, f"no {kind}" if not j else "", ha="center", va="center", fontsize=8)
                     ax.axis("off")
                     continue
-                image, heat = patches[those[j]].image, look.heat[those[j]]
+                image, heat = images[those[j]], look.heat[those[j]]
                 extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
                 ax.imshow(image)
                 ax.imshow(heat, cmap="viridis", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")
                 ax.set_title(f"{kind}, p = {look.p[those[j]]:.2f}", fontsize=8)
-        row[0].set_ylabel(name, fontsize=8)
+        beside = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 8}  # an axis that is off has no label
+        row[0].text(-0.08, 0.5, name, transform=row[0].transAxes, **beside)
     return figure

@@ -414,6 +414,66 @@ def test_values_out_of_range_are_told(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("photo,row,crack\na.jpg,0,1\n", "no column col"),
+        ("photo,row,col,crack\na.jpg,0,0,2\n", "0, 1 or empty"),
+        ("photo,row,col,crack\na.jpg,0,0,1\na.jpg,0,0,0\n", "stand in it once"),
+        ("", "no CSV file"),
+        (None, "cannot be read"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_told(text: str | None, said: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(CrackutilsError, match=said):
+        inspection.tile_labels(tmp_path / "l.csv")
+
+
+def test_a_photo_is_judged_at_the_threshold_that_the_others_choose() -> None:
+    found = pd.DataFrame({"file": list("aaaabbbb"), "row": [0] * 8, "col": [0, 1, 2, 3] * 2})
+    found["p_crack"] = [0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.6, 0.7]
+    labels = found.rename(columns={"file": "photo"}).drop(columns="p_crack").assign(crack=[0, 0, 1, 1, 0, 0, 1, 1])
+    told = inspection.calibrated(found, labels)
+    assert (told["threshold"], told["n"], told["photos"]) == (0.3, 8, 2)
+    # b says 0.6, which finds nothing in a; a says 0.3, which is right for b; 0.5 finds the two of b
+    assert (told["precision"], told["recall"], told["recall_before"]) == (1.0, 0.5, 0.5)
+    alone = inspection.calibrated(found[:4], labels)
+    assert (alone["threshold"], alone["photos"], alone["f1"]) == (0.3, 1, None)
+    with pytest.raises(CrackutilsError, match="one class"):
+        inspection.calibrated(found, labels.assign(crack=1))
+    with pytest.raises(CrackutilsError, match="No label belongs"):
+        inspection.calibrated(found, labels.assign(photo="c"))
+
+
+def test_labelled_tiles_choose_the_threshold(
+    tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for k in range(2):
+        cv2.imwrite(str(tmp_path / "photos" / f"{k}.png"), wall(512, 768, (((20, 100 + 20 * k), (240, 120)),)))
+    out, labels = tmp_path / "out", tmp_path / "labels.csv"
+    inspection.inspect([tmp_path / "photos"], out, "m")
+    tiles = pd.read_csv(out / "tiles.csv")
+    tiles["crack"] = ((tiles["row"] == 0) & (tiles["col"] == 0)).astype(float)
+    tiles.loc[tiles["col"] == 2, "crack"] = None  # nobody has looked at these
+    tiles.to_csv(labels, index=False)
+    seen, cracked = fake.windows, tiles["crack"] == 1
+    command = ["inspect", str(tmp_path / "photos"), "--out", str(out), "--model", "m", "--labels", str(labels)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    bound = tiles[cracked]["p_crack"].min()
+    assert f"threshold {bound:.3g}, chosen on 8 labelled tiles of 2" in said, said
+    assert fake.windows == seen  # the maps were kept
+    asked = json.loads((out / "photos" / "0.png" / "found.json").read_text())["asked"]
+    assert asked["threshold"] == pytest.approx(bound, abs=1e-4)
+    assert "chosen on 8 labelled tiles" in (out / "report.html").read_text()
+    assert main([*command, "--threshold", "0.3"]) == 2 and "not both" in capsys.readouterr().err
+    again = inspection.inspect([tmp_path / "photos"], tmp_path / "new", "m", labels=labels)  # makes the maps
+    assert (again["tiles_cracked"] == 1).all()
+
+
 def test_nothing_of_the_users_is_overwritten(folder: Path, tmp_path: Path, fake: Fake) -> None:
     kept = tmp_path / "mine"
     kept.mkdir()
@@ -479,11 +539,12 @@ def test_where_a_model_looks_is_set_against_chance(tmp_path: Path) -> None:
         image = wall(227, 227, (), seed=k)
         image[mask > 0] = DARK
         patches.append(SimpleNamespace(image=image, mask=mask, label=k % 2))
-    found = inspection.look(folder, patches)
+    found = inspection.look(folder, [patch.image for patch in patches])
     assert found.p.shape == (18,) and found.heat.shape == (18, 4, 4)
     x = np.stack([datasets.resize(patch.image, 64) for patch in patches]).astype(np.float32)
     np.testing.assert_allclose(found.p, model.predict_on_batch(x)[:, 0], atol=1e-5)
-    said = found.summary
+    said = inspection.on_cracks(found, patches)
+    assert inspection.on_cracks(found, patches[:10])["cracked"] == 5  # images after the patches do not count
     assert said["cracked"] == 9 and said["found"] == pytest.approx((found.p[1::2] >= 0.5).mean())
     assert 0 <= said["blank"] < 9 and said["chance"] == pytest.approx(10 / 227)
     assert said["ratio"] == pytest.approx(said["mass"] / said["chance"]) and 0 < said["mass"] < 1

@@ -39,6 +39,7 @@ RUNS = [
     "06_pitfalls/default",
     "07_data_audit/default",
     "08_cross_dataset/mobilenetv2-cells",
+    "09_inspect_photos/default",
 ]
 COUNTS = ("n", "tn", "fp", "fn", "tp", "errors")
 FRACTIONS = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision")
@@ -74,7 +75,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = call(home, "crackutils", "run", "all", "PROFILE=smoke")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stderr == ""
-    assert len(re.findall(r"^\[\d/8\] \d\d_\w+ \(smoke\): done in ", done.stdout, re.M)) == 8, done.stdout
+    assert len(re.findall(r"^\[\d/9\] \d\d_\w+ \(smoke\): done in ", done.stdout, re.M)) == 9, done.stdout
     return home
 
 

@@ -53,6 +53,13 @@ UNCOMPARED = {
         "from crackutils import features",
         "asked = rng.permutation(np.flatnonzero(manifest['split'] == 'test'))[:CORRUPTED]",
     ],
+    "09_inspect_photos": [
+        "shots = [synthetic.photo(909, k, 1536, 1152, synthetic.THIN) for k in range(MADE)]",
+        "levels = [inspection.at_threshold(shots, odds, t) for t in (0.1, 0.3, 0.5, 0.7, 0.9)]",
+        "photos = Path(PHOTOS or run.folder / 'photos')",
+        "images = [p.image for p in patches] + [datasets.read_image(ds.folder / name) for name in real['file']]",
+        "inspection.panel([photos / name for name in overview['file'][:20]], run.folder / 'panel', folder)",
+    ],
 }
 
 

@@ -137,7 +137,7 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "cell_maps": (lambda: plots.cell_maps(IMAGES[:2], [np.eye(4), -np.eye(4)], ["a", "b"], "Maps"), 0),
     "inspected": (lambda: plots.inspected(IMAGES[0], np.eye(4), IMAGES[1]), 0),
     "lengths": (lambda: plots.lengths(FOUND), 1),
-    "attention": (lambda: plots.attention(PATCHES, LOOKS), 0),
+    "attention": (lambda: plots.attention([p.image for p in PATCHES], np.array([p.label for p in PATCHES]), LOOKS), 0),
     "time_against_accuracy": (lambda: plots.time_against_accuracy(COSTS), 1),
 }
 
