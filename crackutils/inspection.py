@@ -947,7 +947,7 @@ def on_cracks(seen: Look, patches: Sequence[Patch]) -> dict[str, float]:
 
 
 def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
-    """Return a widget: choose or upload a photo, move the threshold, see what is found.
+    """Return a widget: choose or upload a photo, move the threshold, see what is found, or the map behind it.
 
     Args:
         photos: files to choose from.
@@ -959,8 +959,9 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
     out, net = Path(out), detector(model)
     out.mkdir(parents=True, exist_ok=True)
     choice = w.Dropdown(options=[(Path(p).name, str(p)) for p in photos], description="photo")
-    upload = w.FileUpload(accept="image/*", description="a photo of yours")
+    upload = w.FileUpload(accept="image/*", description="upload")
     bound = w.FloatSlider(0.5, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False)
+    probable = w.Checkbox(False, description="probability of each cell")
     picture, told = w.Image(format="jpeg", layout={"max_width": "100%"}), w.HTML()
 
     def show(_: Any = None) -> None:
@@ -968,16 +969,20 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
             told.value = "Upload a photo."
             return
         told.value = "looking ..."
+        home = out / Path(choice.value).name
         try:
-            one = _one(Path(choice.value), out / Path(choice.value).name, net, bound.value, None)
+            one = _one(Path(choice.value), home, net, bound.value, None)
+            drawn = b"" if one["problem"] else (home / "overlay.jpg").read_bytes()
+            if drawn and probable.value:
+                drawn = _tinted(drawn, chance(cells_of(np.load(home / "map.npy"))))
         except Exception as error:  # nobody sees what a widget's callback raises
             one = {"problem": f"cannot be shown ({error})"}
         if one["problem"]:
             told.value = f"{html.escape(Path(choice.value).name)} {html.escape(one['problem'])}."
             return
-        picture.value = (out / Path(choice.value).name / "overlay.jpg").read_bytes()
+        picture.value = drawn
         length = sum(crack["length"] for crack in one["cracks"])
-        told.value = f"{len(one['cracks'])} crack-like lines, together {length:,.0f} pixels long"
+        told.value = f"crack-like lines: {len(one['cracks'])}, together {length:,.0f} pixels long"
 
     def take(change: Any) -> None:
         new = change["new"]
@@ -989,7 +994,15 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
             choice.value = str(kept)
 
     upload.observe(take, "value")
-    choice.observe(show, "value")
-    bound.observe(show, "value")
+    for control in (choice, bound, probable):
+        control.observe(show, "value")
     show()
-    return w.VBox([w.HBox([choice, upload, bound]), told, picture])
+    return w.VBox([w.HBox([choice, upload, bound, probable]), told, picture])
+
+
+def _tinted(content: bytes, p: np.ndarray) -> bytes:
+    """Return a picture, a JPEG, with the probability of each cell laid over it, from violet (0) to yellow (1)."""
+    below = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    above = cv2.applyColorMap((255 * p).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
+    above = cv2.resize(above, below.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    return cv2.imencode(".jpg", cv2.addWeighted(below, 0.5, above, 0.5, 0))[1].tobytes()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -561,3 +562,31 @@ def test_photos_made_by_code_are_saved_and_judged_at_thresholds(tmp_path: Path) 
     low, high = (inspection.at_threshold(shots, odds, t) for t in (0.5, 0.999))
     assert low["threshold"] == 0.5 and 0 <= low["iou"] <= 1
     assert (high["iou"], high["length_error"]) == (0, 1) and low["length_error"] < 1
+
+
+def test_the_panel_follows_its_controls_and_takes_photos(tmp_path: Path, fake: Fake) -> None:
+    for k in range(2):
+        cv2.imwrite(str(tmp_path / f"{k}.png"), wall(300, 400, (((20, 50 + 100 * k), (380, 60)),)))
+    (tmp_path / "bad.jpg").write_text("no picture")
+    files = [tmp_path / name for name in ("0.png", "bad.jpg", "1.png")]
+    controls, told, picture = inspection.panel(files, tmp_path / "panel", tmp_path).children
+    choice, upload, bound, probable = controls.children
+    first = picture.value
+    assert told.value.startswith("crack-like lines: 1") and first[:2] == b"\xff\xd8"
+    bound.value = 0.95  # the network is less sure of it at half the size
+    assert "lines: 0" in told.value or picture.value != first
+    probable.value, before = True, picture.value
+    tinted = cv2.imdecode(np.frombuffer(picture.value, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.value != before and tinted.shape == (300, 400, 3)
+    choice.value = str(files[1])
+    assert told.value == "bad.jpg is not an image."
+    content = files[2].read_bytes()
+    upload.value = (
+        {"name": "mine.png", "type": "image/png", "size": 1, "content": content, "last_modified": datetime.now()},
+    )
+    assert (tmp_path / "panel" / "uploaded" / "mine.png").read_bytes() == content
+    assert choice.label == "mine.png" and told.value.startswith("crack-like lines: ")
+    seven = {"s.png": {"metadata": {"name": "seven.png"}, "content": content}}  # as ipywidgets 7 has it
+    upload.notify_change({"name": "value", "type": "change", "old": (), "new": seven, "owner": upload})
+    assert choice.label == "seven.png" and len(choice.options) == 5
+    assert not inspection.panel([], tmp_path / "none", tmp_path).children[2].value
