@@ -184,10 +184,11 @@ def chance(odds: Any) -> Any:
 
 
 def crack_mask(image: np.ndarray, odds: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the pixels of cracks, bool (h, w): dark lines near crack-like cells.
+    """Return the pixels of cracks, bool (h, w): dark lines near crack-like cells, and what joins them.
 
     A pixel is dark where it lies below its surroundings by more than the surface's own unevenness (hysteresis with two
-    bounds); what is shorter than 20 pixels is dropped.
+    bounds); what is shorter than 20 pixels is dropped. A hairline is not so dark everywhere: where crack-like cells go
+    on, the darkest path through them, one pixel wide, counts as well (minimal paths: Cohen, Kimmel 1997).
 
     Args:
         image: uint8 (h, w, 3).
@@ -196,18 +197,18 @@ def crack_mask(image: np.ndarray, odds: np.ndarray, threshold: float) -> np.ndar
     """
     h, w = image.shape[:2]
     mask = np.zeros((h, w), bool)
-    likely = _likely(odds, threshold)
+    likely, near = _likely(odds, threshold)
     side, rim = _BLOCK // CELL, _RIM // CELL
     for row in range(0, likely.shape[0], side):  # block by block, so that memory does not grow with the photo
         for col in range(0, likely.shape[1], side):
             top, left = max(0, row - rim), max(0, col - rim)
-            part = likely[top : row + side + rim, left : col + side + rim]
-            if not part.any():
+            part = np.s_[top : row + side + rim, left : col + side + rim]
+            if not likely[part].any():
                 continue
             y, x = top * CELL, left * CELL
-            inside = np.kron(part, np.ones((CELL, CELL), bool))
-            here = image[y : y + inside.shape[0], x : x + inside.shape[1]]
-            found = _dark_lines(here, inside[: here.shape[0], : here.shape[1]])
+            cells = likely[part]
+            here = image[y : y + cells.shape[0] * CELL, x : x + cells.shape[1] * CELL]
+            found = _dark_lines(here, cells, near[part])
             core = np.s_[row * CELL : row * CELL + _BLOCK, col * CELL : col * CELL + _BLOCK]
             offset = (row * CELL - y, col * CELL - x)
             kept = found[offset[0] : offset[0] + _BLOCK, offset[1] : offset[1] + _BLOCK]
@@ -215,23 +216,72 @@ def crack_mask(image: np.ndarray, odds: np.ndarray, threshold: float) -> np.ndar
     return mask
 
 
-def _likely(odds: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the cells that are crack-like, and those around them, bool."""
-    return cv2.dilate((chance(odds) >= threshold).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+def _likely(odds: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cells that are crack-like, and these with those around them, both bool."""
+    likely = chance(odds) >= threshold
+    return likely, cv2.dilate(likely.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
 
 
-def _dark_lines(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _pixels(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the pixels of cells, bool, cut where the photo ends."""
+    return np.kron(cells, np.ones((CELL, CELL), bool))[: shape[0], : shape[1]]
+
+
+def _dark_lines(image: np.ndarray, cells: np.ndarray, near: np.ndarray) -> np.ndarray:
     from skimage.filters import apply_hysteresis_threshold
 
+    inside = _pixels(near, image.shape)
     depth = _depth(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     spread = 1.4826 * np.median(np.abs(depth[inside])) + 1.0
     deepest = cv2.dilate(depth, np.ones((_HALF, _HALF), np.uint8))
-    depth[depth < 0.5 * deepest] = 0  # a line is as wide as where it is half as deep, however blurred it is
-    dark = apply_hysteresis_threshold(np.where(inside, depth, 0), _LOW * spread, _HIGH * spread)
+    # a line is as wide as where it is half as deep, however blurred it is
+    line = np.where(inside & (depth >= 0.5 * deepest), depth, 0)
+    dark = apply_hysteresis_threshold(line, _LOW * spread, _HIGH * spread)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(dark.astype(np.uint8), connectivity=8)
     long = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= _SHORTEST
     long[0] = False
-    return long[labels]
+    dark = long[labels]
+    beside = cv2.dilate(dark.astype(np.uint8), np.ones((_GAP // 2 + 1,) * 2, np.uint8)).astype(bool)
+    return dark | (
+        _paths(cv2.GaussianBlur(depth, (0, 0), 1.0) / spread, cells) & ~beside
+    )  # middle lines bridge the rest
+
+
+def _paths(depth: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return the darkest paths along chains of cells, from the darkest pixel of each chain to its ends, bool (h, w)."""
+    from skimage.graph import MCP_Geometric
+    from skimage.morphology import skeletonize
+
+    found = np.zeros(depth.shape, bool)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8), connectivity=8)
+    for number in range(1, count):
+        left, top, wide, high, size = (int(v) for v in stats[number])
+        if size < 2:
+            continue
+        chain = np.pad(labels[top : top + high, left : left + wide] == number, 1)
+        thin = skeletonize(chain)
+        around = cv2.filter2D(thin.astype(np.uint8), -1, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT)
+        ends = thin & (around <= 2)  # itself and one neighbour
+        y, x = max(0, top - 1), max(0, left - 1)  # the pad stays where the photo does not end
+        chain, ends = (some[y - top + 1 :, x - left + 1 :] for some in (chain, ends))
+        part = depth[y * CELL :, x * CELL :][: chain.shape[0] * CELL, : chain.shape[1] * CELL]
+        own = _pixels(chain, part.shape)
+        # a path may leave its cells by one
+        allowed = cv2.dilate(own.astype(np.uint8), np.ones((2 * CELL + 1,) * 2, np.uint8)).astype(bool)
+        dark = np.where(own, part, -np.inf)
+        ways = MCP_Geometric(np.where(allowed, (0.2 + part.clip(0, 4)) ** -2, -1))  # below 0: no way
+        far, _ = ways.find_costs([np.unravel_index(dark.argmax(), dark.shape)])
+        goals = []
+        for row, col in np.argwhere(ends) * CELL:
+            square = dark[row : row + CELL, col : col + CELL]
+            at = np.unravel_index(square.argmax(), square.shape)
+            goals.append((row + at[0], col + at[1]))
+        lines = found[y * CELL :, x * CELL :]
+        for goal in sorted(goals, key=lambda goal: -far[goal]):
+            way = tuple(np.array(ways.traceback(goal)).T)
+            if (~lines[way]).sum() >= _SHORTEST:  # the ways of an end and of its neighbour are nearly one
+                lines[way] = True
+    return found
 
 
 def _depth(grey: np.ndarray) -> np.ndarray:
@@ -277,7 +327,7 @@ def line_length(line: np.ndarray) -> float:
 
 
 def cracks(mask: np.ndarray, line: np.ndarray, odds: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Return a row per crack: what touches along crack-like cells is one. Cells without a dark line are left out.
+    """Return a row per crack: what touches along crack-like cells is one. Cells without any line are left out.
 
     Args:
         mask: as `crack_mask` returns it.
@@ -290,14 +340,14 @@ def cracks(mask: np.ndarray, line: np.ndarray, odds: np.ndarray, threshold: floa
         area; width_mean (area by length) and width_most, all in pixels. Cracks of more than about 40 pixels across are
         not measured rightly: their middle is as bright as what surrounds it.
     """
-    likely = _likely(odds, threshold).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(likely, connectivity=8)
+    _, near = _likely(odds, threshold)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(near.astype(np.uint8), connectivity=8)
     rows = []
     for number in range(1, count):
         left, top, wide, high = (int(v) for v in stats[number, :4])
         cells = labels[top : top + high, left : left + wide] == number
         box = np.s_[top * CELL : (top + high) * CELL, left * CELL : (left + wide) * CELL]
-        here = np.kron(cells, np.ones((CELL, CELL), bool))[: mask[box].shape[0], : mask[box].shape[1]]
+        here = _pixels(cells, mask[box].shape)
         length = line_length(line[box] & here)
         if not length:
             continue

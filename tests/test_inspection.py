@@ -141,6 +141,27 @@ def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (whole ^ parts).sum() < 0.02 * whole.sum()
 
 
+@pytest.mark.parametrize("slant", [0, 37])
+def test_a_faint_line_is_followed_through_crack_like_cells(slant: int) -> None:
+    lines = [((60, 200), (240, 200)), ((600, 200 + slant), (840, 200 + slant))]
+    image = wall(400, 900, lines, thick=3).astype(int)
+    faint = np.zeros(image.shape[:2], np.uint8)
+    cv2.line(faint, (240, 200), (600, 200 + slant), 1, 3)
+    image[faint > 0] -= 6  # twice the noise of a pixel
+    image = image.clip(0, 255).astype(np.uint8)
+    odds = np.full((25, 57), -6.0)
+    dark = cv2.dilate(((image.max(2) < 100) | (faint > 0)).astype(np.uint8), np.ones((3, 3), np.uint8))
+    for y, x in np.argwhere(dark):
+        odds[y // 16, x // 16] = 4
+    found = measured(image, odds)
+    true = 180 + 240 + np.hypot(360, slant)
+    assert len(found) == 1 and found["length"][0] == pytest.approx(true, rel=0.06)
+    mask = inspection.crack_mask(image, odds, 0.5)
+    near = cv2.dilate(dark, np.ones((9, 9), np.uint8)) > 0
+    assert (mask & near).sum() > 0.98 * mask.sum()
+    assert not inspection.crack_mask(image, np.full((25, 57), -6.0), 0.5).any()
+
+
 @pytest.mark.parametrize("angle", [0, 10, 22.5, 30, 45, 60, 90])
 def test_lines_are_as_long_as_they_are_whatever_their_direction(angle: float) -> None:
     end = (round(500 + 400 * np.cos(np.radians(angle))), round(500 + 400 * np.sin(np.radians(angle))))
