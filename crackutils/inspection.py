@@ -414,7 +414,10 @@ def overlay(
     drawn[np.minimum((y * scale).astype(int), high - 1), np.minimum((x * scale).astype(int), wide - 1)] = 1
     picture[cv2.dilate(drawn, np.ones((thick + 1, thick + 1), np.uint8)) > 0] = _LINE
     for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
-        at = (min(round((crack.x + crack.width) * scale) + 4, wide - 24), max(16, round(crack.y * scale) + 12))
+        rows, cols = np.nonzero(line[crack.y : crack.y + crack.height, crack.x : crack.x + crack.width])
+        beside = (crack.x + cols[0] + CELL) * scale if len(rows) else crack.x * scale  # its topmost pixel is the first
+        down = crack.y + (rows[0] if len(rows) else 0)
+        at = (min(round(beside) + 4, wide - wide // 40), max(16, wide // 70, round(down * scale) + 12))
         _text(picture, str(k + 1), at, max(0.45, wide / 2400))
     if mm_per_pixel is not None:
         _scale_bar(picture, mm_per_pixel / scale)
