@@ -419,7 +419,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--labels",
                 type=Path,
                 metavar="CSV",
-                help="tiles.csv with a column crack (1, 0 or empty); these tiles choose the threshold",
+                help="copy of tiles.csv with a column crack (1, 0 or empty); they choose the threshold",
             )
             sub.add_argument("--mm-per-pixel", type=float, metavar="MM", help="of all photos; lengths are told in mm")
         if name in ("score", "adapt", "inspect"):

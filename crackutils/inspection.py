@@ -46,6 +46,7 @@ _MAIL = 10e6  # bytes, about, of the report's pictures: as text, and written as 
 _UNREAD = (".heic", ".heif", ".dng", ".nef", ".cr2", ".cr3", ".arw")  # what cameras write and Pillow does not read
 _MARK = ".inspection"  # a file in a folder that this wrote, with what was inspected
 _UNUSABLE = (ImageError, MemoryError, cv2.error)
+_BEYOND, _LEVEL = 1.4, 0.2  # how much darker than the brightest path the darkest one must be, and than the surface
 _GAP = 9  # pixels of a gap that a middle line bridges
 _HALF = 7  # pixels, side of the square in which a line is deepest
 _BLOCK, _RIM = 1024, 80  # pixels of a photo that are looked at together, and around them
@@ -154,11 +155,11 @@ def _places(length: int, size: int) -> list[int]:
 
 
 def cells_of(seen: np.ndarray) -> np.ndarray:
-    """Return the log-odds of the cells of a `crack_map`, float32 (h, w): the last layer may doubt them, no more.
+    """Return the log-odds of the cells of a `crack_map`, with what the last layer adds, float32 (h, w).
 
-    It can tell a scratch from a crack, but not where in its window the crack is.
+    So a threshold means the same for a tile and for the top cells that decide it.
     """
-    return seen[0] + np.minimum(seen[1], 0)
+    return seen.sum(0)
 
 
 def tiles(seen: np.ndarray, share: float) -> pd.DataFrame:
@@ -188,7 +189,8 @@ def crack_mask(image: np.ndarray, odds: np.ndarray, threshold: float) -> np.ndar
 
     A pixel is dark where it lies below its surroundings by more than the surface's own unevenness (hysteresis with two
     bounds); what is shorter than 20 pixels is dropped. A hairline is not so dark everywhere: where crack-like cells go
-    on, the darkest path through them, one pixel wide, counts as well (minimal paths: Cohen, Kimmel 1997).
+    on, the darkest path through them, one pixel wide, counts as well (minimal paths: Cohen, Kimmel 1997), if it is
+    darker than the brightest path is bright.
 
     Args:
         image: uint8 (h, w, 3).
@@ -248,40 +250,52 @@ def _dark_lines(image: np.ndarray, cells: np.ndarray, near: np.ndarray) -> np.nd
 
 
 def _paths(depth: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Return the darkest paths along chains of cells, from the darkest pixel of each chain to its ends, bool (h, w)."""
-    from skimage.graph import MCP_Geometric
+    """Return the darkest paths along chains of cells, bool (h, w), where they are darker than chance makes them.
+
+    Any surface has a darkest path. What chance can do is told by the brightest one, as cracks are not bright.
+    """
     from skimage.morphology import skeletonize
 
     found = np.zeros(depth.shape, bool)
+    depth = depth - np.median(depth)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8), connectivity=8)
     for number in range(1, count):
         left, top, wide, high, size = (int(v) for v in stats[number])
         if size < 2:
             continue
         chain = np.pad(labels[top : top + high, left : left + wide] == number, 1)
-        thin = skeletonize(chain)
-        around = cv2.filter2D(thin.astype(np.uint8), -1, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT)
-        ends = thin & (around <= 2)  # itself and one neighbour
         y, x = max(0, top - 1), max(0, left - 1)  # the pad stays where the photo does not end
-        chain, ends = (some[y - top + 1 :, x - left + 1 :] for some in (chain, ends))
+        chain, thin = (some[y - top + 1 :, x - left + 1 :] for some in (chain, skeletonize(chain)))
         part = depth[y * CELL :, x * CELL :][: chain.shape[0] * CELL, : chain.shape[1] * CELL]
-        own = _pixels(chain, part.shape)
-        # a path may leave its cells by one
-        allowed = cv2.dilate(own.astype(np.uint8), np.ones((2 * CELL + 1,) * 2, np.uint8)).astype(bool)
-        dark = np.where(own, part, -np.inf)
-        ways = MCP_Geometric(np.where(allowed, (0.2 + part.clip(0, 4)) ** -2, -1))  # below 0: no way
-        far, _ = ways.find_costs([np.unravel_index(dark.argmax(), dark.shape)])
-        goals = []
-        for row, col in np.argwhere(ends) * CELL:
-            square = dark[row : row + CELL, col : col + CELL]
-            at = np.unravel_index(square.argmax(), square.shape)
-            goals.append((row + at[0], col + at[1]))
-        lines = found[y * CELL :, x * CELL :]
-        for goal in sorted(goals, key=lambda goal: -far[goal]):
-            way = tuple(np.array(ways.traceback(goal)).T)
-            if (~lines[way]).sum() >= _SHORTEST:  # the ways of an end and of its neighbour are nearly one
-                lines[way] = True
+        _, level = _ways(-part, chain, thin)
+        ways, _ = _ways(part, chain, thin, _BEYOND * max(level, _LEVEL))
+        found[y * CELL :, x * CELL :][: part.shape[0], : part.shape[1]] |= ways
     return found
+
+
+def _ways(depth: np.ndarray, chain: np.ndarray, thin: np.ndarray, least: float = -math.inf) -> tuple[np.ndarray, float]:
+    """Return the deepest paths from the deepest pixel of a chain of cells to its other cells, and their mean depth.
+
+    Paths of less than `least`, on average, are left out, and what adds less than 20 pixels to the others.
+    """
+    from skimage.graph import MCP_Geometric
+
+    own = _pixels(chain, depth.shape)
+    # a path may leave its cells by one
+    allowed = cv2.dilate(own.astype(np.uint8), np.ones((2 * CELL + 1,) * 2, np.uint8)).astype(bool)
+    deep, goals, found = np.where(own, depth, -np.inf), [], np.zeros(depth.shape, bool)
+    graph = MCP_Geometric(np.where(allowed, (0.2 + depth.clip(0, 4)) ** -2, -1))  # below 0: no way
+    far, _ = graph.find_costs([np.unravel_index(deep.argmax(), deep.shape)])
+    for row, col in np.argwhere(thin) * CELL:
+        square = deep[row : row + CELL, col : col + CELL]
+        at = np.unravel_index(square.argmax(), square.shape)
+        goals.append((row + at[0], col + at[1]))
+    for goal in sorted(goals, key=lambda goal: -far[goal]):
+        way = tuple(np.array(graph.traceback(goal)).T)
+        new = ~found[way]
+        if new.sum() >= _SHORTEST and depth[way][new].mean() >= least:
+            found[way] = True
+    return found, float(depth[found].mean()) if found.any() else 0.0
 
 
 def _depth(grey: np.ndarray) -> np.ndarray:
@@ -336,9 +350,10 @@ def cracks(mask: np.ndarray, line: np.ndarray, odds: np.ndarray, threshold: floa
         threshold: as for `crack_mask`.
 
     Returns:
-        x, y, width, height (box, pixels); p_crack, of its surest cell; length, of its middle line with all branches;
-        area; width_mean (area by length) and width_most, all in pixels. Cracks of more than about 40 pixels across are
-        not measured rightly: their middle is as bright as what surrounds it.
+        x, y, width, height (box, pixels); x_top, y_top (topmost pixel of its line); p_crack, of its surest cell;
+        length, of its middle line with all branches; area; width_mean (area by length where it is more than a pixel
+        wide; 1 if it is nowhere) and width_most, all in pixels. Cracks of more than about 40 pixels across are not
+        measured rightly: their middle is as bright as what surrounds it.
     """
     _, near = _likely(odds, threshold)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(near.astype(np.uint8), connectivity=8)
@@ -348,15 +363,24 @@ def cracks(mask: np.ndarray, line: np.ndarray, odds: np.ndarray, threshold: floa
         cells = labels[top : top + high, left : left + wide] == number
         box = np.s_[top * CELL : (top + high) * CELL, left * CELL : (left + wide) * CELL]
         here = _pixels(cells, mask[box].shape)
-        length = line_length(line[box] & here)
+        own, part = line[box] & here, mask[box] & here
+        length = line_length(own)
         if not length:
             continue
-        part = mask[box] & here
+        y, x = (int(v[0]) for v in np.nonzero(own))
         surest = float(chance(odds[top : top + high, left : left + wide][cells].max()))
-        row = {"x": left * CELL, "y": top * CELL, "width": part.shape[1], "height": part.shape[0], "p_crack": surest}
-        row |= {"length": length, "area": int(part.sum()), "width_mean": part.sum() / length}
+        row = {"x": left * CELL, "y": top * CELL, "width": part.shape[1], "height": part.shape[0]}
+        row |= {"x_top": left * CELL + x, "y_top": top * CELL + y, "p_crack": surest}
+        row |= {"length": length, "area": int(part.sum()), "width_mean": _mean_width(part, own)}
         rows.append(row | {"width_most": _widest(part)})
     return pd.DataFrame(rows, columns=_CRACK).sort_values("length", ascending=False, ignore_index=True)
+
+
+def _mean_width(mask: np.ndarray, line: np.ndarray) -> float:
+    """Return area by length where a crack is more than a pixel wide: a path that was followed tells no width."""
+    wide = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    length = line_length(line & cv2.dilate(wide, np.ones((3, 3), np.uint8)).astype(bool))
+    return float(wide.sum() / length) if length else 1.0
 
 
 def _widest(mask: np.ndarray) -> float:
@@ -373,7 +397,7 @@ def _widest(mask: np.ndarray) -> float:
 
 _FRAME, _LINE = (0, 114, 178), (230, 159, 0)  # blue and orange that colour-blind readers can tell apart
 _LENGTHS = ["length", "width_mean", "width_most"]
-_CRACK = ["x", "y", "width", "height", "p_crack", "length", "area", "width_mean", "width_most"]
+_CRACK = ["x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "area", "width_mean", "width_most"]
 
 
 # ---------------------------------------------------------------- pictures
@@ -414,10 +438,8 @@ def overlay(
     drawn[np.minimum((y * scale).astype(int), high - 1), np.minimum((x * scale).astype(int), wide - 1)] = 1
     picture[cv2.dilate(drawn, np.ones((thick + 1, thick + 1), np.uint8)) > 0] = _LINE
     for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
-        rows, cols = np.nonzero(line[crack.y : crack.y + crack.height, crack.x : crack.x + crack.width])
-        beside = (crack.x + cols[0] + CELL) * scale if len(rows) else crack.x * scale  # its topmost pixel is the first
-        down = crack.y + (rows[0] if len(rows) else 0)
-        at = (min(round(beside) + 4, wide - wide // 40), max(16, wide // 70, round(down * scale) + 12))
+        right, down = round((crack.x_top + CELL) * scale) + 4, round(crack.y_top * scale) + 12
+        at = (min(right, wide - wide // 40), min(max(16, wide // 70, down), high - 4))
         _text(picture, str(k + 1), at, max(0.45, wide / 2400))
     if mm_per_pixel is not None:
         _scale_bar(picture, mm_per_pixel / scale)
@@ -555,6 +577,8 @@ def _claim(out: Path, photos: list[Path]) -> None:
     try:
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not mark.is_file())):
             raise CrackutilsError(f"{out} exists and is no earlier inspection; give a folder that does not exist.")
+        if (kept := out / "tiles.csv").is_file() and "crack" in kept.read_text("utf-8").split("\n", 1)[0].split(","):
+            raise CrackutilsError(f"{kept} has labels of yours, which would be lost; move it elsewhere.")
         if mark.is_file() and (before := mark.read_text("utf-8").splitlines()) != asked:
             raise CrackutilsError(f"{out} is an inspection of {', '.join(before)}; give another folder for these.")
         out.mkdir(parents=True, exist_ok=True)
@@ -573,11 +597,14 @@ def _chosen(files: dict[str, Path], out: Path, net: Detector, labels: pd.DataFra
             parts.append(tiles(_seen(out / "photos" / name, same, net, read), net.share).assign(file=_shown(name)))
     found = pd.concat(parts) if parts else pd.DataFrame(columns=["file", "row", "col", "p_crack"])
     told = calibrated(found, labels)
+    if passed := len(labels) - told["n"]:
+        print(f"labels of no tile of these photos: {passed:,}")
     text = f"chosen on {told['n']:,} labelled tiles of {told['photos']}"
     if told["f1"] is not None:
+        said = {name: "undefined" if told[name] is None else f"{told[name]:.2f}" for name in _TOLD}
         text += (
-            f"; with that of the other photos, each of these has precision {told['precision']:.2f}, recall"
-            f" {told['recall']:.2f} (at 0.5 {told['precision_before']:.2f} and {told['recall_before']:.2f})"
+            f"; of tiles of photos that did not choose it, precision is {said['precision']} and recall {said['recall']}"
+            f" (at 0.5 {said['precision_before']} and {said['recall_before']})"
         )
     print(f"threshold {told['threshold']:.3g}, {text}")
     return told["threshold"], text
@@ -593,13 +620,18 @@ def _state(file: Path, net: Detector) -> dict[str, Any]:
 def _seen(home: Path, same: dict[str, Any], net: Detector, read: Callable[[], np.ndarray]) -> np.ndarray:
     """Return the map of a photo, kept where nothing has changed since."""
     kept, known = home / "map.npy", home / "map.json"
-    if not (kept.is_file() and known.is_file() and json.loads(known.read_text("utf-8")) == same):
-        image = read()
-        home.mkdir(parents=True, exist_ok=True)
-        known.unlink(missing_ok=True)
-        config.save_array(kept, crack_map(image, net))
-        config.write_atomically(known, json.dumps(same))
-    return np.load(kept)
+    try:
+        if json.loads(known.read_text("utf-8")) == same:
+            return np.load(kept)
+    except (OSError, ValueError, EOFError):  # none, or cut short when the power went
+        pass
+    image = read()
+    home.mkdir(parents=True, exist_ok=True)
+    known.unlink(missing_ok=True)
+    seen = crack_map(image, net)
+    config.save_array(kept, seen)
+    config.write_atomically(known, json.dumps(same))
+    return seen
 
 
 def _one(file: Path, home: Path, net: Detector, threshold: float, mm: float | None) -> dict[str, Any]:
@@ -701,24 +733,28 @@ def _report(
 
     unit = "mm" if mm else "px"
 
-    left = _MAIL
+    left, good = _MAIL, table[table["problem"] == ""]
+    small = sum((found[name]["home"] / "thumbnail.jpg").stat().st_size for name in good["file"])  # these come first
 
     def picture(name: str, which: str) -> str:
         """Return a JPEG as text; nothing for a large one where the report would become too large to mail."""
-        nonlocal left
+        nonlocal left, small
         content = (found[name]["home"] / f"{which}.jpg").read_bytes()
+        if which == "thumbnail":
+            small -= len(content)
+            if left < len(content):
+                return ""
         if which == "overlay":
             with Image.open(io.BytesIO(content)) as large:
                 large.thumbnail((_MAILED, _MAILED))
                 smaller = io.BytesIO()
                 large.save(smaller, "JPEG", quality=70)
             content = smaller.getvalue()
-            if left < len(content) or not found[name]["cracks"]:
+            if left - small < len(content) or not found[name]["cracks"]:
                 return ""
         left -= len(content)
         return base64.b64encode(content).decode()
 
-    good = table[table["problem"] == ""]
     env = Environment(autoescape=True)  # names of files are not ours
     env.globals["picture"] = picture
     return env.from_string(_PAGE).render(
@@ -756,7 +792,8 @@ at the end.{% endif %} The photos with the longest cracks come first; click one 
 These are candidates for a person to look at: faint cracks are missed, and joints, scratches and stains are taken for
 some.</p>
 <p class="quiet">Model: {{ model }}. Made {{ made }}.</p>
-{% for p in photos %}<details><summary><img alt="" src="data:image/jpeg;base64,{{ picture(p.file, 'thumbnail') }}">
+{% for p in photos %}<details><summary>{% set little = picture(p.file, 'thumbnail') %}
+{% if little %}<img alt="" src="data:image/jpeg;base64,{{ little }}">{% else %}<span></span>{% endif %}
 <span><b>{{ p.file }}</b><br>{{ p.wide | int }} x {{ p.high | int }} pixels. {% if p.cracks %}{{ p.cracks }}
 crack{{ '' if p.cracks == 1 else 's' }}, together {{ '{:,.0f}'.format(p['length_' + unit]) }} {{ unit }} long, at most
 {{ '{:,.1f}'.format(p['width_most_' + unit]) }} {{ unit }} wide; {{ p.tiles_cracked }} of {{ p.tiles }} tiles are
@@ -768,7 +805,7 @@ cracked.
 {% if p.cracks %}{% if p.cracks > listed %}<p>The {{ listed }} longest of {{ p.cracks }}:</p>{% endif %}
 <table><tr><th>crack</th><th>at x, y (px)</th><th>length ({{ unit }})</th>
 <th>mean width ({{ unit }})</th><th>most ({{ unit }})</th><th>surest cell</th></tr>
-{% for c in found[p.file].cracks[:listed] %}<tr><td>{{ loop.index }}</td><td>{{ c.x }}, {{ c.y }}</td>
+{% for c in found[p.file].cracks[:listed] %}<tr><td>{{ loop.index }}</td><td>{{ c.x_top }}, {{ c.y_top }}</td>
 <td>{{ '{:,.0f}'.format(c.length) }}</td><td>{{ '{:,.2f}'.format(c.width_mean) }}</td>
 <td>{{ '{:,.2f}'.format(c.width_most) }}</td><td>p = {{ '{:.3f}'.format(c.p_crack) }}</td></tr>
 {% endfor %}</table>{% endif %}</details>
@@ -850,9 +887,13 @@ def tile_labels(file: str | Path) -> pd.DataFrame:
     if missing := {"photo", "row", "col", "crack"} - set(labels.columns):
         raise CrackutilsError(f"{file} has no column {', '.join(sorted(missing))}; give photo, row, col, crack.")
     labels = labels.loc[labels["crack"].notna(), ["photo", "row", "col", "crack"]]
-    if not labels["crack"].isin((0, 1)).all() or labels.duplicated(["photo", "row", "col"]).any():
-        raise CrackutilsError(f"{file}: crack must be 0, 1 or empty, and each tile must stand in it once.")
-    return labels.astype({"crack": int})
+    numbers = labels[["row", "col", "crack"]].apply(pd.to_numeric, errors="coerce")
+    if not (numbers["crack"].isin((0, 1)).all() and (numbers % 1 == 0).all(axis=None)):
+        raise CrackutilsError(f"{file}: crack must be 0, 1 or empty, row and col whole numbers.")
+    labels = labels.assign(**numbers.astype(int))
+    if labels.duplicated(["photo", "row", "col"]).any():
+        raise CrackutilsError(f"{file}: each tile must stand in it once.")
+    return labels
 
 
 def _labelled(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -870,9 +911,9 @@ def calibrated(found: pd.DataFrame, labels: pd.DataFrame) -> dict[str, Any]:
         labels: as `tile_labels` returns them.
 
     Returns:
-        threshold, within 0.01 and 0.99; n tiles of so many photos; precision, recall and f1, of each photo at the
-        threshold that the others choose (None where there is one photo, or the others lack a class), and the same with
-        _before at 0.5.
+        threshold, 0.5 where such thresholds are worth no more; n tiles of so many photos; precision, recall and f1, of
+        each photo at the threshold that the others choose (None where there is one photo, or the others lack a class),
+        and the same with _before at 0.5.
 
     Raises:
         CrackutilsError: no label belongs to a tile, or all are of one class.
@@ -883,22 +924,29 @@ def calibrated(found: pd.DataFrame, labels: pd.DataFrame) -> dict[str, Any]:
         raise CrackutilsError("The labelled tiles are all of one class; label some with a crack and some without.")
     names = np.unique(photo)
     told: dict[str, Any] = {"threshold": _best_f1(y, p), "n": len(y), "photos": len(names)}
-    scores = ("precision", "recall", "f1")
     if len(names) < 2 or any(len(np.unique(y[photo != name])) < 2 for name in names):
-        return told | dict.fromkeys([*scores, *(f"{name}_before" for name in scores)])
+        return told | dict.fromkeys(_TOLD)
     bound = np.zeros(len(y))
     for name in names:
         bound[photo == name] = _best_f1(y[photo != name], p[photo != name])
     at, before = evaluation.metrics(y, (p >= bound).astype(float)), evaluation.metrics(y, p)
-    return told | {name: at[name] for name in scores} | {f"{name}_before": before[name] for name in scores}
+    told |= {name: (before if name.endswith("_before") else at)[name.removesuffix("_before")] for name in _TOLD}
+    return told | ({} if told["f1"] > told["f1_before"] else {"threshold": 0.5})
+
+
+_TOLD = [name + when for when in ("", "_before") for name in ("precision", "recall", "f1")]
 
 
 def _best_f1(y: np.ndarray, p: np.ndarray) -> float:
+    """Return the threshold of the highest F1: the middle, in log-odds, between the score that gives it and the next."""
     from sklearn.metrics import precision_recall_curve
 
+    p = np.clip(p, 0.01, 0.99)
     precision, recall, bounds = precision_recall_curve(y, p)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(np.clip(bounds[np.argmax(f1[:-1])], 0.01, 0.99))
+    best = int(np.argmax(f1[:-1]))
+    odds = np.log(bounds / (1 - bounds))
+    return float(chance((odds[best] + odds[max(0, best - 1)]) / 2))
 
 
 def ranked(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -940,6 +988,8 @@ def at_threshold(shots: Sequence[Photo], odds: Sequence[np.ndarray], threshold: 
 def saved_as_photos(shots: Sequence[Photo], folder: Path) -> pd.DataFrame:
     """Save photos made by code as JPEG, as a camera would, and return labels of their tiles as `ranked` wants them."""
     folder.mkdir(parents=True, exist_ok=True)
+    for before in folder.glob("made-*.jpg"):  # of a call with more photos
+        before.unlink()
     labels = []
     for k, shot in enumerate(shots):
         Image.fromarray(shot.image).save(folder / f"made-{k:02d}.jpg", quality=90)
@@ -983,17 +1033,15 @@ def on_cracks(seen: Look, patches: Sequence[Patch]) -> dict[str, float]:
 
     Returns:
         cracked, patches with a crack; found, the share of them at the threshold 0.5; mass, the mean share of a map on
-        the crack's pixels; chance, these pixels' share of the patch; ratio of the two; blank, maps that are 0
-        everywhere, which are left out of the three.
+        the crack's pixels, 0 where the map is 0 everywhere; chance, these pixels' share of the patch; ratio of the two;
+        blank, maps that are 0 everywhere.
     """
     cracked = [k for k, patch in enumerate(patches) if patch.label]
     pixels = [patches[k].mask > 127 for k in cracked]
     mass = [evaluation.mass_on_mask(seen.heat[k], mask) for k, mask in zip(cracked, pixels, strict=True)]
-    told = [k for k, share in enumerate(mass) if share is not None]
-    chance_of = float(np.mean([pixels[k].mean() for k in told])) if told else 0.0
-    on = float(np.mean([mass[k] for k in told])) if told else 0.0
+    on, by_chance = float(np.mean([share or 0.0 for share in mass])), float(np.mean([mask.mean() for mask in pixels]))
     summary = {"cracked": len(cracked), "found": float((seen.p[cracked] >= 0.5).mean()), "mass": on}
-    return summary | {"chance": chance_of, "ratio": on / chance_of if told else 0.0, "blank": len(mass) - len(told)}
+    return summary | {"chance": by_chance, "ratio": on / by_chance, "blank": mass.count(None)}
 
 
 # ---------------------------------------------------------------- in a notebook
@@ -1022,15 +1070,16 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
             told.value = "Upload a photo."
             return
         told.value = "looking ..."
-        home = out / Path(choice.value).name
+        home = out / hashlib.sha256(choice.value.encode()).hexdigest()[:16]
         try:
             one = _one(Path(choice.value), home, net, bound.value, None)
             drawn = b"" if one["problem"] else (home / "overlay.jpg").read_bytes()
             if drawn and probable.value:
-                drawn = _tinted(drawn, chance(cells_of(np.load(home / "map.npy"))))
+                drawn = _tinted(drawn, chance(cells_of(np.load(home / "map.npy"))), one["wide"])
         except Exception as error:  # nobody sees what a widget's callback raises
             one = {"problem": f"cannot be shown ({error})"}
         if one["problem"]:
+            picture.value = b""
             told.value = f"{html.escape(Path(choice.value).name)} {html.escape(one['problem'])}."
             return
         picture.value = drawn
@@ -1053,9 +1102,14 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
     return w.VBox([w.HBox([choice, upload, bound, probable]), told, picture])
 
 
-def _tinted(content: bytes, p: np.ndarray) -> bytes:
-    """Return a picture, a JPEG, with the probability of each cell laid over it, from violet (0) to yellow (1)."""
+def _tinted(content: bytes, p: np.ndarray, wide: int) -> bytes:
+    """Return a picture, a JPEG, with the probability of each cell laid over it, from violet (0) to yellow (1).
+
+    `wide` is the width of the photo, of which the picture may be a smaller one.
+    """
     below = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     above = cv2.applyColorMap((255 * p).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
-    above = cv2.resize(above, below.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    scale = below.shape[1] / wide
+    whole = tuple(round(side * CELL * scale) for side in p.shape[::-1])  # the last cells reach beyond the photo
+    above = cv2.resize(above, whole, interpolation=cv2.INTER_NEAREST)[: below.shape[0], : below.shape[1]]
     return cv2.imencode(".jpg", cv2.addWeighted(below, 0.5, above, 0.5, 0))[1].tobytes()

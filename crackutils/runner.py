@@ -398,6 +398,11 @@ def _key(job: Job, profile: Profile, images: str) -> str:
 
         name = (job.defaults | job.values)["TARGET"] or datasets.usual_target(profile)
         add("target", f"{name} {datasets.target(name).sha256}")
+    for name in ("PHOTOS", "TILE_LABELS", "MODEL"):
+        given = Path(str((job.defaults | job.values).get(name, "")) or os.devnull)
+        for file in sorted(f for f in (given, *given.rglob("*")) if f.is_file()):
+            state_of = file.stat()
+            add(f"{name} {file}", f"{state_of.st_size} {state_of.st_mtime_ns}")
     add("python", platform.python_version())
     for file in (
         *sorted(Path(__file__).parent.glob("*.py")),

@@ -85,13 +85,13 @@ def test_the_map_covers_photos_of_any_size(size: tuple[int, int], monkeypatch: p
     seen = inspection.crack_map(image, Fake(0.5).detector())
     assert (seen.shape, seen.dtype) == ((2, -(-size[0] // 16), -(-size[1] // 16)), np.float32)
     np.testing.assert_allclose(seen[1], 0.5)
-    np.testing.assert_array_equal(inspection.cells_of(seen), seen[0])  # what raises the window moves no cell
+    np.testing.assert_array_equal(inspection.cells_of(seen), seen[0] + 0.5)
     assert np.unravel_index(seen[0].argmax(), seen[0].shape) == (y // 16, x // 16)
     monkeypatch.setattr(inspection, "SCALES", (1.0,))
     alone = inspection.crack_map(image, Fake(-2.0).detector())
     assert np.argwhere(alone[0] > 0).tolist() == [[y // 16, x // 16]]
     assert alone[0].max() == pytest.approx(4) and alone[0].min() == pytest.approx(-6)
-    np.testing.assert_allclose(inspection.cells_of(alone), alone[0] - 2)  # doubts do
+    np.testing.assert_allclose(inspection.cells_of(alone), alone[0] - 2)
 
 
 def test_windows_overlap_and_reach_the_rim() -> None:
@@ -160,6 +160,30 @@ def test_a_faint_line_is_followed_through_crack_like_cells(slant: int) -> None:
     near = cv2.dilate(dark, np.ones((9, 9), np.uint8)) > 0
     assert (mask & near).sum() > 0.98 * mask.sum()
     assert not inspection.crack_mask(image, np.full((25, 57), -6.0), 0.5).any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_line_is_made_up_where_the_wall_is_blank(seed: int) -> None:
+    odds = np.full((25, 57), -6.0)
+    odds[8, 5:15], odds[3:9, 40:46], odds[18, 20:24] = 4, 4, 4
+    assert not inspection.crack_mask(wall(400, 900, (), seed=seed), odds, 0.5).any()
+    assert not inspection.crack_mask(np.full((400, 900, 3), GREY, np.uint8), odds, 0.5).any()
+
+
+def test_a_faint_part_of_a_ring_is_followed() -> None:
+    image, faint = wall(700, 700, ()).astype(int), np.zeros((700, 700), np.uint8)
+    cv2.ellipse(faint, (350, 350), (200, 200), 0, 70, 360, 2, 3)
+    cv2.ellipse(faint, (350, 350), (200, 200), 0, 0, 70, 1, 3)
+    image[faint == 2] = DARK
+    image[faint == 1] -= 6
+    odds = np.full((44, 44), -6.0)
+    for y, x in np.argwhere(faint):
+        odds[y // 16, x // 16] = 4
+    found = measured(image.clip(0, 255).astype(np.uint8), odds)
+    assert len(found) == 1 and found["length"][0] == pytest.approx(2 * np.pi * 200, rel=0.07)
+    image[faint == 1] = DARK  # the faint part tells no width
+    whole = measured(image.clip(0, 255).astype(np.uint8), odds)
+    assert found["width_mean"][0] == pytest.approx(whole["width_mean"][0], rel=0.05)
 
 
 @pytest.mark.parametrize("angle", [0, 10, 22.5, 30, 45, 60, 90])
@@ -441,6 +465,7 @@ def test_values_out_of_range_are_told(
     [
         ("photo,row,crack\na.jpg,0,1\n", "no column col"),
         ("photo,row,col,crack\na.jpg,0,0,2\n", "0, 1 or empty"),
+        ("photo,row,col,crack\na.jpg,top,0,1\n", "whole numbers"),
         ("photo,row,col,crack\na.jpg,0,0,1\na.jpg,0,0,0\n", "stand in it once"),
         ("", "no CSV file"),
         (None, "cannot be read"),
@@ -458,11 +483,19 @@ def test_a_photo_is_judged_at_the_threshold_that_the_others_choose() -> None:
     found["p_crack"] = [0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.6, 0.7]
     labels = found.rename(columns={"file": "photo"}).drop(columns="p_crack").assign(crack=[0, 0, 1, 1, 0, 0, 1, 1])
     told = inspection.calibrated(found, labels)
-    assert (told["threshold"], told["n"], told["photos"]) == (0.3, 8, 2)
-    # b says 0.6, which finds nothing in a; a says 0.3, which is right for b; 0.5 finds the two of b
-    assert (told["precision"], told["recall"], told["recall_before"]) == (1.0, 0.5, 0.5)
+    assert (told["n"], told["photos"]) == (8, 2)
+    # b says 0.38, which finds one of two in a; a says 0.25, which is right for b; 0.5 finds the two of b
+    assert told["threshold"] == pytest.approx(0.247, abs=1e-3)  # between 0.2 and 0.3
+    assert (told["precision"], told["recall"], told["recall_before"]) == (1.0, 0.75, 0.5)
     alone = inspection.calibrated(found[:4], labels)
-    assert (alone["threshold"], alone["photos"], alone["f1"]) == (0.3, 1, None)
+    assert (round(alone["threshold"], 3), alone["photos"], alone["f1"]) == (0.247, 1, None)
+    low = found.assign(p_crack=found["p_crack"] / 10)  # nothing reaches 0.5: its precision is undefined
+    told = inspection.calibrated(low, labels)
+    assert told["precision_before"] is None and told["threshold"] == pytest.approx(0.0246, abs=1e-3)
+    worse = found.assign(
+        p_crack=[0.1, 0.6, 0.7, 0.8, 0.1, 0.2, 0.55, 0.58]
+    )  # each photo by itself would do better at 0.5
+    assert inspection.calibrated(worse, labels)["threshold"] == 0.5
     with pytest.raises(CrackutilsError, match="one class"):
         inspection.calibrated(found, labels.assign(crack=1))
     with pytest.raises(CrackutilsError, match="No label belongs"):
@@ -473,6 +506,7 @@ def test_labelled_tiles_choose_the_threshold(
     tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos").mkdir()
+    fake.added = -5.0
     for k in range(2):
         cv2.imwrite(str(tmp_path / "photos" / f"{k}.png"), wall(512, 768, (((20, 100 + 20 * k), (240, 120)),)))
     out, labels = tmp_path / "out", tmp_path / "labels.csv"
@@ -485,15 +519,24 @@ def test_labelled_tiles_choose_the_threshold(
     command = ["inspect", str(tmp_path / "photos"), "--out", str(out), "--model", "m", "--labels", str(labels)]
     assert main(command) == 0
     said = capsys.readouterr().out
-    bound = tiles[cracked]["p_crack"].min()
-    assert f"threshold {bound:.3g}, chosen on 8 labelled tiles of 2" in said, said
+    assert "chosen on 8 labelled tiles of 2" in said and "precision is 1.00 and recall 1.00 (at 0.5 undefined" in said
     assert fake.windows == seen  # the maps were kept
     asked = json.loads((out / "photos" / "0.png" / "found.json").read_text())["asked"]
-    assert asked["threshold"] == pytest.approx(bound, abs=1e-4)
+    assert 0.01 < asked["threshold"] < tiles[cracked]["p_crack"].min() < 0.2
+    assert len(pd.read_csv(out / "cracks.csv")) == 2
     assert "chosen on 8 labelled tiles" in (out / "report.html").read_text()
     assert main([*command, "--threshold", "0.3"]) == 2 and "not both" in capsys.readouterr().err
     again = inspection.inspect([tmp_path / "photos"], tmp_path / "new", "m", labels=labels)  # makes the maps
     assert (again["tiles_cracked"] == 1).all()
+    labels.replace(out / "tiles.csv")
+    assert main(["inspect", str(tmp_path / "photos"), "--out", str(out), "--model", "m"]) == 2
+    assert "has labels of yours, which would be lost" in capsys.readouterr().err
+    assert "crack" in pd.read_csv(out / "tiles.csv")
+    labelled = tmp_path / "new" / "photos" / "0.png"
+    (labelled / "map.json").write_text("")  # cut short when the power went
+    (labelled / "map.npy").write_bytes(b"")
+    inspection.inspect([tmp_path / "photos"], tmp_path / "new", "m", threshold=0.3)
+    assert np.load(labelled / "map.npy").shape == (2, 32, 48)
 
 
 def test_nothing_of_the_users_is_overwritten(folder: Path, tmp_path: Path, fake: Fake) -> None:

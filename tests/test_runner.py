@@ -648,3 +648,22 @@ def test_a_notebook_runs_again_when_its_target_has_changed(monkeypatch: pytest.M
     assert key(TARGET="own") != first
     images["walls"] = "c"
     assert key() != first
+
+
+def test_a_notebook_runs_again_when_photos_or_labels_have_changed(tmp_path: Path) -> None:
+    path = Path(__file__).parent.parent / "notebooks" / "09_inspect_photos.ipynb"
+    photos, labels = tmp_path / "photos", tmp_path / "labels.csv"
+    photos.mkdir()
+    labels.write_text("photo,row,col,crack\n")
+
+    def key(**values: str) -> str:
+        job = runner.Job(path, (), runner.parameters(path), values, False)
+        return runner._key(job, config.profile("sample"), "images")
+
+    asked = {"PHOTOS": str(photos), "TILE_LABELS": str(labels)}
+    first = key(**asked)
+    assert key(**asked) == first != key()
+    (photos / "new.jpg").write_bytes(b"new")
+    second = key(**asked)
+    labels.write_text("photo,row,col,crack\na.jpg,0,0,1\n")
+    assert len({first, second, key(**asked)}) == 3
