@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,3 +66,30 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(engines, "stream", counting)
     return rows
+
+
+@pytest.fixture(scope="session")
+def untrained() -> Callable[..., Any]:
+    """Return a function that writes a run of notebook 08 and returns its model.
+
+    It has learnt nothing, but its last layer looks at some features.
+    """
+
+    from crackutils import models, recipes  # TensorFlow takes seconds, which not all tests need
+
+    def write(folder: Path, adapted: bool = False) -> Any:
+        tiny = dataclasses.replace(recipes.CELLS, size=64)
+        model, _ = models.build(tiny, "crackutils", 5)
+        kernel, _ = model.get_layer("p_crack").get_weights()
+        kernel[1:4] = 0.3
+        model.get_layer("p_crack").set_weights([1.2 * kernel, np.float32([0.1])])
+        (folder / "model").mkdir(parents=True)
+        model.save_weights(folder / "model" / "model.weights.h5")
+        settings = {"profile": "smoke", "threshold": 0.5, "recipe": tiny.as_dict(), "weights": "crackutils"}
+        settings |= {"adapted": {}} if adapted else {}
+        content = {"schema": 1, "notebook": "08_cross_dataset", "run": tiny.name, "settings": settings}
+        (folder / "metrics.json").write_text(json.dumps(content | {"test": {"n": 1}}))
+        (folder / "run.json").write_text("{}")
+        return model
+
+    return write

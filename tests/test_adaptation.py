@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,9 @@ def site(tiles: int = 400, photos: int = 40, seed: int = 0) -> tuple[np.ndarray,
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of notebook 08 that has learnt nothing, but that its last layer looks at some features."""
+def base(tmp_path_factory: pytest.TempPathFactory, untrained: Callable[..., Any]) -> Path:
     folder = tmp_path_factory.mktemp("run") / TINY.name
-    model, _ = models.build(TINY, "crackutils", 5)
-    kernel, _ = model.get_layer("p_crack").get_weights()
-    kernel[1:4] = 0.3
-    model.get_layer("p_crack").set_weights([1.2 * kernel, np.float32([0.1])])
-    (folder / "model").mkdir(parents=True)
-    model.save_weights(folder / "model" / "model.weights.h5")
-    settings = {"profile": "smoke", "threshold": 0.5, "recipe": TINY.as_dict(), "weights": "crackutils"}
-    content = {"schema": 1, "notebook": "08_cross_dataset", "run": TINY.name, "settings": settings, "test": {"n": 1}}
-    (folder / "metrics.json").write_text(json.dumps(content))
-    (folder / "run.json").write_text("{}")
+    untrained(folder)
     return folder
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -560,27 +560,13 @@ def test_nothing_of_the_users_is_overwritten(folder: Path, tmp_path: Path, fake:
 # ---------------------------------------------------------------- the network
 
 
-def tiny_run(folder: Path, adapted: bool = False) -> tuple[Path, Any]:
-    """A run of notebook 08 that has learnt nothing, but that its last layer looks at some features; and its model."""
-    tiny = dataclasses.replace(recipes.CELLS, size=64)
-    model, _ = models.build(tiny, "crackutils", 5)
-    kernel, _ = model.get_layer("p_crack").get_weights()
-    kernel[1:4] = 0.3
-    model.get_layer("p_crack").set_weights([1.2 * kernel, np.float32([0.1])])
-    (folder / "model").mkdir(parents=True)
-    model.save_weights(folder / "model" / "model.weights.h5")
-    settings = {"profile": "smoke", "recipe": tiny.as_dict(), "weights": "crackutils"}
-    settings |= {"adapted": {}} if adapted else {}
-    (folder / "metrics.json").write_text(json.dumps({"settings": settings}))
-    return folder, model
-
-
 @pytest.mark.parametrize("adapted", [False, True])
 def test_the_detector_gives_cells_and_what_a_site_has_taught(
-    adapted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    adapted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untrained: Callable[..., Any]
 ) -> None:
     monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path / "data"))
-    folder, model = tiny_run(tmp_path / "run", adapted)
+    folder = tmp_path / "run"
+    model = untrained(folder, adapted)
     net = inspection.detector(folder)
     x = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3)).astype(np.float32)
     found = net.engine.worker()(x)
@@ -595,8 +581,9 @@ def test_the_detector_gives_cells_and_what_a_site_has_taught(
     assert config.ENGINES[0] == net.engine.name
 
 
-def test_where_a_model_looks_is_set_against_chance(tmp_path: Path) -> None:
-    folder, model = tiny_run(tmp_path / "run")
+def test_where_a_model_looks_is_set_against_chance(tmp_path: Path, untrained: Callable[..., Any]) -> None:
+    folder = tmp_path / "run"
+    model = untrained(folder)
     patches = []
     for k in range(18):  # more than a batch
         mask = np.zeros((227, 227), np.uint8)
