@@ -54,6 +54,7 @@ _PICTURES = {  # kept with the reference because the README shows them
         "05_comparison/default/figures/error_rates.png",
         "07_data_audit/default/figures/mosaic_2.png",
         "08_cross_dataset/mobilenetv2-cells/figures/maps.png",
+        "09_inspect_photos/default/figures/photo.png",
     ),
     "sample": (
         "01_eda/default/figures/photos.png",
@@ -839,6 +840,7 @@ def update_readme(check: bool = False) -> bool:
         ("cross", _readme_cross),
         ("speed", _readme_speed),
         ("sample", _readme_sample),
+        ("inspected", _readme_inspected),
     ):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if wanted.count(begin) != 1 or wanted.count(end) != 1:
@@ -1116,6 +1118,31 @@ def _readme_cross() -> str:
     ]
     for run, row in rate.iterrows():
         lines.append(f"| `{run}` | {clean[run]:.1%} | {' | '.join(f'{value:.0%}' for value in row)} |")
+    return "\n".join(lines)
+
+
+def _readme_inspected() -> str:
+    file = config.REFERENCE / README_PROFILE / "09_inspect_photos" / "default" / "metrics.json"
+    m = json.loads(file.read_text("utf-8"))
+    table = pd.DataFrame(m["made"]).astype({"length_error": float})
+    table["wrong"] = table["length_error"].abs()
+    lines = [
+        f"With the network of {config.PROFILES[README_PROFILE].title}, on {len(table)} photos made by code that trained"
+        f" nothing, at the threshold {m['threshold']} (medians; *found* is the share of the true pixels of cracks that"
+        " have a found one within 4 pixels). The code that made them also made those of the training, with other"
+        " seeds: expect less of real walls.",
+        "",
+        "| Cracks | Photos | IoU | Found | Length is wrong by | At worst |",
+        "|---|---|---|---|---|---|",
+    ]
+    for style, part in [*table.groupby("style"), ("all", table)]:
+        middle = part[["iou", "true_found", "wrong"]].median()
+        lines.append(
+            f"| {style} | {len(part)} | {middle['iou']:.2f} | {middle['true_found']:.0%} | {middle['wrong']:.0%} |"
+            f" {part['wrong'].max():.0%} |"
+        )
+    told = ", ".join(f"`{row['run']}` {row['ratio']:.1f}" for row in m["attention"])
+    lines += ["", f"Where the models look (Grad-CAM), times as much at cracks as chance would: {told}."]
     return "\n".join(lines)
 
 

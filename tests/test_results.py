@@ -721,8 +721,20 @@ def fake_cross(profile: config.Profile) -> None:
     results.open_run("08_cross_dataset", profile, recipe=CELLS).finish(DS, MANIFEST, found, {})
 
 
+def fake_inspected(profile: config.Profile) -> None:
+    """Write what notebook 09 writes, as far as the README shows it."""
+    made = [
+        {"style": style, "iou": iou, "true_found": 0.9, "length_error": error}
+        for style, iou, error in (("hairline", 0.3, -0.2), ("hairline", 0.5, 0.1), ("wide", 0.8, 0.04))
+    ]
+    looked = [{"run": "simple-cnn", "ratio": 2.53}, {"run": "mobilenetv2", "ratio": 1.4}]
+    found = {"threshold": 0.5, "made": made, "attention": looked}
+    results.open_run("09_inspect_photos", profile).finish(DS, MANIFEST, found, {})
+
+
 AUDIT_MARKS = "<!-- cross:begin -->\n<!-- cross:end -->\n"
 AUDIT_MARKS += "<!-- audit:begin -->\n<!-- audit:end -->\n"
+AUDIT_MARKS += "<!-- inspected:begin -->\n<!-- inspected:end -->\n"
 SPEED_MARKS = "<!-- speed:begin -->\n<!-- speed:end -->\n"
 SPEED = {
     "race": [
@@ -755,6 +767,7 @@ def test_update_readme_writes_between_its_marks_only(
     fake_eda()
     fake_audit(PROFILE)
     fake_cross(PROFILE)
+    fake_inspected(PROFILE)
     results.make_reference(PROFILE.name)
     several = config.profile(results.SPLITS_PROFILE)
     for seed in (config.DEFAULT_SEED, 1):
@@ -798,7 +811,9 @@ def test_update_readme_writes_between_its_marks_only(
     assert results.update_readme() is False
     text = readme.read_text("utf-8")
     assert text.startswith(f"# Title\n\n{begin}\n")
-    assert "<!-- audit:end -->\n\nbetween\n\n<!-- speed:begin -->\n" in text
+    assert "<!-- inspected:end -->\n\nbetween\n\n<!-- speed:begin -->\n" in text
+    assert "| hairline | 2 | 0.40 | 90% | 15% | 20% |\n| wide | 1 | 0.80 | 90% | 4% | 4% |\n| all | 3 |" in text
+    assert "as chance would: `simple-cnn` 2.5, `mobilenetv2` 1.4." in text
     assert text.endswith(f"{end_2}\n\nafter\n")
     assert "was here" not in text and "and here" not in text
     ours, samples = text.split("between")
