@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -244,9 +245,8 @@ def _dark_lines(image: np.ndarray, cells: np.ndarray, near: np.ndarray) -> np.nd
     long[0] = False
     dark = long[labels]
     beside = cv2.dilate(dark.astype(np.uint8), np.ones((_GAP // 2 + 1,) * 2, np.uint8)).astype(bool)
-    return dark | (
-        _paths(cv2.GaussianBlur(depth, (0, 0), 1.0) / spread, cells) & ~beside
-    )  # middle lines bridge the rest
+    paths = _paths(cv2.GaussianBlur(depth, (0, 0), 1.0) / spread, cells)
+    return dark | (paths & ~beside)  # middle lines bridge what is between
 
 
 def _paths(depth: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -577,7 +577,8 @@ def _claim(out: Path, photos: list[Path]) -> None:
     try:
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not mark.is_file())):
             raise CrackutilsError(f"{out} exists and is no earlier inspection; give a folder that does not exist.")
-        if (kept := out / "tiles.csv").is_file() and "crack" in kept.read_text("utf-8").split("\n", 1)[0].split(","):
+        kept = out / "tiles.csv"  # as any spreadsheet may have saved it
+        if kept.is_file() and "crack" in re.findall(r"\w+", kept.read_text("utf-8", "replace").split("\n", 1)[0]):
             raise CrackutilsError(f"{kept} has labels of yours, which would be lost; move it elsewhere.")
         if mark.is_file() and (before := mark.read_text("utf-8").splitlines()) != asked:
             raise CrackutilsError(f"{out} is an inspection of {', '.join(before)}; give another folder for these.")
@@ -1075,7 +1076,7 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
             one = _one(Path(choice.value), home, net, bound.value, None)
             drawn = b"" if one["problem"] else (home / "overlay.jpg").read_bytes()
             if drawn and probable.value:
-                drawn = _tinted(drawn, chance(cells_of(np.load(home / "map.npy"))), one["wide"])
+                drawn = _tinted(drawn, chance(cells_of(np.load(home / "map.npy"))), max(one["wide"], one["high"]))
         except Exception as error:  # nobody sees what a widget's callback raises
             one = {"problem": f"cannot be shown ({error})"}
         if one["problem"]:
@@ -1102,14 +1103,14 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
     return w.VBox([w.HBox([choice, upload, bound, probable]), told, picture])
 
 
-def _tinted(content: bytes, p: np.ndarray, wide: int) -> bytes:
+def _tinted(content: bytes, p: np.ndarray, longest: int) -> bytes:
     """Return a picture, a JPEG, with the probability of each cell laid over it, from violet (0) to yellow (1).
 
-    `wide` is the width of the photo, of which the picture may be a smaller one.
+    `longest` is the longer side of the photo, of which the picture may be a smaller one.
     """
     below = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     above = cv2.applyColorMap((255 * p).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
-    scale = below.shape[1] / wide
+    scale = max(below.shape) / longest
     whole = tuple(round(side * CELL * scale) for side in p.shape[::-1])  # the last cells reach beyond the photo
     above = cv2.resize(above, whole, interpolation=cv2.INTER_NEAREST)[: below.shape[0], : below.shape[1]]
     return cv2.imencode(".jpg", cv2.addWeighted(below, 0.5, above, 0.5, 0))[1].tobytes()

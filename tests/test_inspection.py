@@ -532,6 +532,8 @@ def test_labelled_tiles_choose_the_threshold(
     assert main(["inspect", str(tmp_path / "photos"), "--out", str(out), "--model", "m"]) == 2
     assert "has labels of yours, which would be lost" in capsys.readouterr().err
     assert "crack" in pd.read_csv(out / "tiles.csv")
+    (out / "tiles.csv").write_bytes(b"file;row;col;p_crack;crack\r\nstra\xdfe.jpg;0;0;0,5;1\r\n")  # of a spreadsheet
+    assert main(["inspect", str(tmp_path / "photos"), "--out", str(out), "--model", "m"]) == 2
     labelled = tmp_path / "new" / "photos" / "0.png"
     (labelled / "map.json").write_text("")  # cut short when the power went
     (labelled / "map.npy").write_bytes(b"")
@@ -613,6 +615,20 @@ def test_photos_made_by_code_are_saved_and_judged_at_thresholds(tmp_path: Path) 
     low, high = (inspection.at_threshold(shots, odds, t) for t in (0.5, 0.999))
     assert low["threshold"] == 0.5 and 0 <= low["iou"] <= 1
     assert (high["iou"], high["length_error"]) == (0, 1) and low["length_error"] < 1
+
+
+@pytest.mark.parametrize("size", [(1000, 701), (701, 1000), (257, 300), (64, 64)])
+def test_cells_are_drawn_where_they_are(size: tuple[int, int]) -> None:
+    high, wide = size
+    for longest in (max(size), 333):
+        scale = min(1, longest / max(size))
+        picture = np.full((round(high * scale), round(wide * scale), 3), GREY, np.uint8)
+        p = np.zeros((-(-high // 16), -(-wide // 16)))
+        p[3, 2] = 1
+        tinted = inspection._tinted(cv2.imencode(".jpg", picture)[1].tobytes(), p, max(size))
+        drawn = cv2.imdecode(np.frombuffer(tinted, np.uint8), cv2.IMREAD_COLOR)[..., 1]  # green tells the two colours
+        y, x = np.unravel_index(cv2.blur(drawn, (5, 5)).argmax(), drawn.shape)
+        assert 48 * scale <= y < 64 * scale and 32 * scale <= x < 48 * scale
 
 
 def test_the_panel_follows_its_controls_and_takes_photos(tmp_path: Path, fake: Fake) -> None:
