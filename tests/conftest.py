@@ -15,6 +15,11 @@ from PIL import Image
 from crackutils import config, datasets, engines
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of whole notebooks first: they take longest, and one worker takes all of them."""
+    items.sort(key=lambda item: item.path.name != "test_nbval.py")
+
+
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test an empty data folder and results folder, so that none touches data/ or results/."""
