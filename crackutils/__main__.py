@@ -288,7 +288,9 @@ def _lint(args: argparse.Namespace) -> int:
 
 def _test(args: argparse.Namespace) -> int:
     # files are whole jobs: session fixtures, as the smoke images, are made once in each of the two processes
-    return _lint(args) or _call([sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile"])
+    return _lint(args) or _call(
+        [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    )
 
 
 def _clean(args: argparse.Namespace) -> int:
