@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import os
 import sys
 import threading
-import tomllib
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
 NOTEBOOKS = ROOT / "notebooks"
 REFERENCE = ROOT / "reference"
 AUDIT = ROOT / "data" / "audit"  # verdicts on labels, from pictures that were opened; README tells how
@@ -129,50 +127,10 @@ def results_dir() -> Path:
     return Path(os.environ.get("CRACKUTILS_RESULTS_DIR", ROOT / "results")).resolve()
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """Return `path` relative to the project where it lies inside, so that outputs do not depend on the machine."""
     path = Path(path)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-
-
-def project() -> dict[str, Any]:
-    """Return the `[tool.crackutils]` table of pyproject.toml: repository slug and branch."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["crackutils"]
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal text."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write bytes, or text as UTF-8, so that a reader, or a kill, sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
-
-
-def save_array(path: Path, array: Any) -> None:
-    """Write a NumPy array as `write_atomically` writes text."""
-    import numpy as np
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    with open(part, "wb") as handle:
-        np.save(handle, array)
-    os.replace(part, path)
-
-
-def progress(items: Iterable[Any], what: str, total: int | None = None, unit: str = "image") -> Iterator[Any]:
-    """Iterate over `items` with a progress bar on standard output, sparse where that is no terminal."""
-    from tqdm import tqdm
-
-    slow = not sys.stdout.isatty()
-    return iter(
-        tqdm(items, what, total, file=sys.stdout, unit=unit, mininterval=5 if slow else 0.1, ncols=90, leave=True)
-    )
 
 
 def start(name: str) -> Profile:
@@ -226,3 +184,6 @@ def tensorflow() -> Any:
             tf.config.experimental.set_memory_growth(gpu, True)  # an open notebook must not hold the whole card
         tf.constant(0)  # starts the runtime, whose lines would otherwise appear in the first cell that computes
     return tf
+
+
+SPLITS = ("copy-safe", "random", "photo-safe")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
 import os
 import zipfile
@@ -13,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crackutils import config, engines, evaluation
-from crackutils.config import PRECISIONS, WEIGHTS, CrackutilsError, choose
+import keras
+import numpy as np
+
+from crackutils import config
+from crackutils.detector.network import build_detector
+from crackutils.files import sha256
 from crackutils.recipes import OWN_BACKBONE, Recipe
 
 tf = config.tensorflow()
-import keras
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Own:
     file: Path
 
 
-OWN = Own(OWN_BACKBONE, {"alpha": 0.35}, Path(__file__).parent / "backbone" / "mobilenetv2_035.npz")
+OWN = Own(OWN_BACKBONE, {"alpha": 0.35}, config.PACKAGE / "backbone" / "mobilenetv2_035.npz")
 
 
 def write_own(base: Any, file: Path) -> None:
@@ -85,8 +85,8 @@ def read_own(base: Any, file: Path = OWN.file) -> None:
         with np.load(file) as arrays:
             base.set_weights([arrays[f"arr_{i}"].astype(np.float32) for i in range(len(arrays.files))])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CrackutilsError(
-            f"{config.shown(file)} is missing or damaged ({type(error).__name__}); install the package again, or"
+        raise config.CrackutilsError(
+            f"{config.display_path(file)} is missing or damaged ({type(error).__name__}); install the package again, or"
             " make it again with make pretrain."
         ) from error
 
@@ -106,7 +106,7 @@ def find_weights(backbone: str, size: int) -> Path | None:
         for name in names:
             if (base / name).is_file():
                 return (base / name).resolve()
-    raise CrackutilsError(
+    raise config.CrackutilsError(
         f"CRACKUTILS_WEIGHTS_DIR={folder} holds no weights for {backbone}; it needs {' or '.join(names)}."
     )
 
@@ -132,11 +132,11 @@ def build_backbone(name: str, size: int, weights: str, load: bool = True) -> tup
     Raises:
         CrackutilsError: weights that are nowhere to be had; they are never replaced by random ones.
     """
-    choose("WEIGHTS", weights, WEIGHTS)
+    config.choose("WEIGHTS", weights, config.WEIGHTS)
     entry = BACKBONES[name]
     own = weights == "crackutils"
     if own and name != OWN.backbone:
-        raise CrackutilsError(
+        raise config.CrackutilsError(
             f"WEIGHTS=crackutils exist for {OWN.backbone} only, not for {name};"
             f" choose a recipe with {OWN.backbone}, or WEIGHTS=imagenet or random."
         )
@@ -147,69 +147,33 @@ def build_backbone(name: str, size: int, weights: str, load: bool = True) -> tup
     if own:
         base = entry.build(weights=None, **shape)
         read_own(base)
-        return base, _facts(weights, OWN.file)
+        return base, weights_facts(weights, OWN.file)
     file = find_weights(name, size)
     try:
         base = entry.build(weights=str(file) if file else "imagenet", **shape)
     except Exception as error:  # Keras raises bare Exception when a download fails
         where = f"could not be read from {file}" if file else "could not be downloaded"
         one_of = ", ".join(_file_names(name, size))
-        raise CrackutilsError(
+        raise config.CrackutilsError(
             f"The ImageNet weights of {name} {where} ({type(error).__name__}); put one of {one_of} in a folder"
             " and set CRACKUTILS_WEIGHTS_DIR to it, or choose WEIGHTS=random."
         ) from error
-    return base, _facts(weights, file or _cached_by_keras(name, size))
+    return base, weights_facts(weights, file or keras_cache_file(name, size))
 
 
-def _facts(weights: str, file: Path | None) -> dict[str, str]:
+def weights_facts(weights: str, file: Path | None) -> dict[str, str]:
     return {
         "weights": weights,
         "file": file.name if file else "",
-        "sha256": config.sha256(file) if file else "",
+        "sha256": sha256(file) if file else "",
     }
 
 
-def _cached_by_keras(backbone: str, size: int) -> Path | None:
+def keras_cache_file(backbone: str, size: int) -> Path | None:
     # Keras has no public name for its folder; where that cannot be written to it takes the second
     homes = (Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras"), Path("/tmp/.keras"))
     found = [home / "models" / name for home in homes for name in _file_names(backbone, size)]
     return next((f for f in found if f.is_file()), None)
-
-
-def features_engine(name: str, size: int, weights: str, engine: str) -> tuple[engines.Engine, dict[str, Any]]:
-    """Return an engine from RGB 0-255 to the average of a backbone's last map, and what its network was made from.
-
-    Where the network was converted before, no Keras model is built.
-
-    Args:
-        name: a key of `BACKBONES`.
-        size: side of the input, pixels.
-        weights: "imagenet" or "crackutils", as in `build_backbone`.
-        engine: one of `config.ENGINES`.
-
-    Raises:
-        CrackutilsError: weights or an engine that are not to be had.
-    """
-    choose("WEIGHTS", weights, ("imagenet", "crackutils"))
-    file = OWN.file if weights == "crackutils" else find_weights(name, size) or _cached_by_keras(name, size)
-    if file is None:
-        build_backbone(name, size, weights)  # downloads it
-        file = _cached_by_keras(name, size)
-    if file is None:
-        raise CrackutilsError(f"The weights of {name} are not where Keras keeps them; set CRACKUTILS_WEIGHTS_DIR.")
-    made_from = _facts(weights, file) | {"scaling": BACKBONES[name].rescaling, "keras": keras.__version__}
-    made_from |= {"arguments": OWN.arguments if weights == "crackutils" else BACKBONES[name].arguments}
-    made_from |= {"tensorflow": tf.__version__, "gpu": bool(tf.config.list_physical_devices("GPU"))}
-
-    def build() -> Any:
-        with in_float32():
-            base, _ = build_backbone(name, size, weights)
-            inputs = keras.Input((size, size, 3), name="rgb_0_255")
-            x = base(_rescaled(name, inputs))
-            return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
-
-    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
-    return engines.start(engine, engines.program(f"{name}-{size}-{key}"), build), made_from
 
 
 @contextlib.contextmanager
@@ -270,7 +234,7 @@ def set_precision(precision: str) -> None:
     CPUs with AVX512_BF16 or AMX train CNNs without BatchNorm faster so (`make bench` tells how much); other CPUs are
     slower. The last layer stays in float32. Raises CrackutilsError for another precision.
     """
-    choose("PRECISION", precision, PRECISIONS)
+    config.choose("PRECISION", precision, config.PRECISIONS)
     keras.config.set_dtype_policy("float32" if precision == "float32" else "mixed_bfloat16")
 
 
@@ -283,11 +247,11 @@ def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[A
         A model from float32 (n, size, size, 3) RGB 0-255 to float32 (n, 1), the probability of a crack, or (n, 2), the
         probabilities of the classes; and what weights were loaded.
     """
-    from crackutils.pipelines import augmentation
+    from crackutils.augment import augmentation
 
     keras.utils.set_random_seed(seed)
     if recipe.cells:
-        return _cells(recipe, weights, load)
+        return build_detector(recipe, weights, load)
     inputs = keras.Input((recipe.size, recipe.size, 3), name="rgb_0_255")
     x = inputs
     for layer in augmentation(recipe, seed):
@@ -295,7 +259,7 @@ def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[A
     if recipe.backbone:
         base, loaded = build_backbone(recipe.backbone, recipe.size, weights, load)
         base.trainable = False
-        x = base(_rescaled(recipe.backbone, x))
+        x = base(rescale_input(recipe.backbone, x))
     else:
         loaded = {"weights": "random", "file": "", "sha256": ""}
         x = keras.layers.Rescaling(1 / 255, name="rescaling")(x)
@@ -311,53 +275,7 @@ def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[A
     return keras.Model(inputs, outputs, name=recipe.name.replace("-", "_")), loaded
 
 
-@keras.saving.register_keras_serializable("crackutils")
-class _TopMean(keras.layers.Layer):
-    """The mean of the largest values of a map: (n, h, w, 1) to (n, 1); `share` of the h x w values, at least two."""
-
-    def __init__(self, share: float, **options: Any) -> None:
-        super().__init__(**options)
-        self.share = share
-
-    def call(self, x: Any) -> Any:
-        count = x.shape[1] * x.shape[2]
-        flat = keras.ops.reshape(x, (-1, count))
-        largest = keras.ops.top_k(flat, evaluation.top_count(self.share, count))[0]
-        return keras.ops.mean(largest, axis=-1, keepdims=True)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"share": self.share}
-
-
-def _cells(recipe: Recipe, weights: str, load: bool) -> tuple[Any, dict[str, str]]:
-    """Build a network whose layer `cells` gives a crack's log-odds for each cell of 16x16 pixels.
-
-    Its last layer sees the mean of the most crack-like cells and, after it, mean and maximum of each feature over the
-    map: the features do not count (their weights are zero) until `cells.fit_last` or `adaptation.adapt` fits them.
-    """
-    inputs = keras.Input((recipe.size, recipe.size, 3), name="rgb_0_255")
-    base, loaded = build_backbone(recipe.backbone, recipe.size, weights, load)
-    fine, deep = (base.get_layer(f"block_{n}_expand_relu").output for n in (6, 13))  # strides of 8 and 16
-    pooled = [keras.layers.AveragePooling2D(2)(fine), keras.layers.MaxPooling2D(2)(fine)]
-    trunk = keras.Model(base.input, keras.layers.Concatenate()([*pooled, deep]), name=recipe.backbone)
-    found = trunk(_rescaled(recipe.backbone, inputs))
-    rare = keras.initializers.Constant(-2.0)  # few cells are crossed by a crack
-    cells = keras.layers.Conv2D(1, 1, bias_initializer=rare, name="cells")(found)
-    parts = [_TopMean(recipe.cells, name="top_mean")(cells)]
-    parts += [kind(name=name)(found) for name, kind in _POOLED.items()]
-    last = keras.layers.Concatenate(name="features")(parts)
-    outputs = keras.layers.Dense(1, "sigmoid", name="p_crack", dtype="float32")(last)
-    model = keras.Model(inputs, outputs, name=recipe.name.replace("-", "_"))
-    kernel = np.zeros((last.shape[-1], 1), np.float32)
-    kernel[0] = 1
-    model.get_layer("p_crack").set_weights([kernel, np.zeros(1, np.float32)])
-    return model, loaded
-
-
-_POOLED = {"mean": keras.layers.GlobalAveragePooling2D, "largest": keras.layers.GlobalMaxPooling2D}
-
-
-def _rescaled(backbone: str, x: Any) -> Any:
+def rescale_input(backbone: str, x: Any) -> Any:
     if BACKBONES[backbone].rescaling:
         scale, offset = BACKBONES[backbone].rescaling
         x = keras.layers.Rescaling(scale, offset, name="rescaling")(x)
@@ -380,38 +298,7 @@ def backbone_of(model: Any) -> Any | None:
     return next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
 
 
-def grad_cam(model: Any, images: np.ndarray) -> np.ndarray:
-    """Return where a model's last feature map speaks for a crack (Grad-CAM: Selvaraju et al. 2017).
-
-    The gradient is that of the log-odds, as that of a probability vanishes where the model is sure.
-
-    Args:
-        model: as `build` returns it.
-        images: (n, size, size, 3) RGB 0-255.
-
-    Returns:
-        float32 (n, h, w), not below 0, of the map's own size; 1 at the strongest place of an image, all 0 where nothing
-        speaks for a crack.
-    """
-    # what the last layer that sees a map is given: a backbone's own output is that of another graph
-    takes = [x.input for x in model.layers[1:] if not isinstance(x.input, list)]
-    found = next(x for x in reversed(takes) if len(x.shape) == 4 and x.shape[-1] > 1)
-    last = model.layers[-1]
-    kernel, bias = last.kernel, last.bias
-    if kernel.shape[-1] == 2:  # of two classes
-        kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
-    net = keras.Model(model.input, [found, last.input])
-    with tf.GradientTape() as tape:
-        x = tf.convert_to_tensor(images, tf.float32)
-        tape.watch(x)
-        maps, pooled = net(x, training=False)
-        odds = tf.matmul(pooled, kernel) + bias
-    weights = tf.reduce_mean(tape.gradient(odds, maps), (1, 2), keepdims=True)
-    cam = np.maximum(np.asarray(tf.reduce_sum(weights * maps, -1)), 0)
-    return cam / np.maximum(cam.max((1, 2), keepdims=True), 1e-12)
-
-
-def describe(model: Any) -> dict[str, int]:
+def describe_model(model: Any) -> dict[str, int]:
     """Return the number of parameters, in all and trainable, and of layers, the backbone's included."""
     base = backbone_of(model)
     count = len(model.layers) + (len(base.layers) - 1 if base else 0)
@@ -419,7 +306,7 @@ def describe(model: Any) -> dict[str, int]:
     return {"parameters": model.count_params(), "trainable": trainable, "layers": count}
 
 
-def summary(model: Any) -> str:
+def layer_table(model: Any) -> str:
     """Return the table of layers that Keras prints, the backbone as one of them, as text without colours."""
     lines: list[str] = []
     model.summary(show_trainable=True, print_fn=lambda text, **_: lines.append(text))

@@ -12,13 +12,18 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from crackutils import evaluation
-from crackutils.config import CLASSES, CrackutilsError
+from crackutils import config
+from crackutils.decisions import precision_at_prevalence
+from crackutils.metrics import score_predictions, wilson
 
-_CB = sns.color_palette("colorblind")  # made to be told apart by colour-blind readers
-COLOURS = {CLASSES[0]: _CB[0], CLASSES[1]: _CB[1]}
-WRONG = _CB[3]
+PALETTE = sns.color_palette("colorblind")  # made to be told apart by colour-blind readers
+COLOURS = {config.CLASSES[0]: PALETTE[0], config.CLASSES[1]: PALETTE[1]}
+WRONG = PALETTE[3]
+
+
 sns.set_theme(style="whitegrid", palette="colorblind")
+
+
 plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True, "axes.titlesize": 11})
 
 
@@ -91,7 +96,7 @@ def photos(images: Sequence[np.ndarray], masks: Sequence[np.ndarray], cuts: Sequ
         axes[1, k].imshow(masks[k], cmap="gray", vmin=0, vmax=255)
         axes[1, k].set_title(f"its crack mask: {(masks[k] > 127).mean():.2%} of the pixels", fontsize=9)
         for row in cuts[k].itertuples():
-            colour = COLOURS[CLASSES[row.label]]
+            colour = COLOURS[config.CLASSES[row.label]]
             style = "-" if row.label else "--"
             axes[0, k].add_patch(
                 plt.Rectangle((row.x, row.y), row.side, row.side, fill=False, ec=colour, ls=style, lw=1.5)
@@ -105,7 +110,7 @@ def photos(images: Sequence[np.ndarray], masks: Sequence[np.ndarray], cuts: Sequ
 def split_counts(manifest: pd.DataFrame) -> Figure:
     """Show how many images of each class are in train, val and test."""
     counts = manifest.groupby(["split", "label"]).size().reset_index(name="images")
-    counts["class"] = counts["label"].map(dict(enumerate(CLASSES)))
+    counts["class"] = counts["label"].map(dict(enumerate(config.CLASSES)))
     figure, ax = plt.subplots(figsize=(6, 3.4))
     sns.barplot(counts, x="split", y="images", hue="class", order=["train", "val", "test"], palette=COLOURS, ax=ax)
     for bars in ax.containers:
@@ -119,13 +124,15 @@ def sizes(index: pd.DataFrame) -> Figure:
     """Show the ten most frequent image sizes, and the distribution of file sizes by class."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     shape = (index["width"].astype(str) + "x" + index["height"].astype(str)).value_counts().head(10)
-    bars = left.barh(shape.index[::-1], shape.to_numpy()[::-1], 0.6, color=_CB[7])
+    bars = left.barh(shape.index[::-1], shape.to_numpy()[::-1], 0.6, color=PALETTE[7])
     left.set_ylim(-1, max(len(shape), 2))
     left.margins(x=0.15)
     left.bar_label(bars, fmt="{:,.0f}", fontsize=9)
     left.set(xlabel="number of images", ylabel="width x height (pixels)", title="Image sizes")
-    table = pd.DataFrame({"kB": index["bytes"] / 1000, "class": index["label"].map(dict(enumerate(CLASSES)))})
-    sns.histplot(table, x="kB", hue="class", hue_order=CLASSES, palette=COLOURS, element="step", bins=60, ax=right)
+    table = pd.DataFrame({"kB": index["bytes"] / 1000, "class": index["label"].map(dict(enumerate(config.CLASSES)))})
+    sns.histplot(
+        table, x="kB", hue="class", hue_order=config.CLASSES, palette=COLOURS, element="step", bins=60, ax=right
+    )
     right.get_legend().set_title("")
     right.set(xlabel="file size (kB)", ylabel="number of images", title="File sizes")
     return figure
@@ -134,12 +141,20 @@ def sizes(index: pd.DataFrame) -> Figure:
 def brightness_contrast(grey: np.ndarray, labels: np.ndarray) -> Figure:
     """Show mean and standard deviation of the grey levels by class; grey is uint8 (n, height, width)."""
     flat = grey.reshape(len(grey), -1)
-    table = pd.DataFrame({"mean": flat.mean(1), "std": flat.std(1), "class": np.array(CLASSES)[labels]})
+    table = pd.DataFrame({"mean": flat.mean(1), "std": flat.std(1), "class": np.array(config.CLASSES)[labels]})
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
     names = (("mean", "brightness: mean grey level (0-255)"), ("std", "contrast: deviation of grey levels (0-255)"))
     for ax, (column, text) in zip(axes, names, strict=True):
         sns.histplot(
-            table, x=column, hue="class", hue_order=CLASSES, palette=COLOURS, element="step", bins=60, ax=ax, alpha=0.3
+            table,
+            x=column,
+            hue="class",
+            hue_order=config.CLASSES,
+            palette=COLOURS,
+            element="step",
+            bins=60,
+            ax=ax,
+            alpha=0.3,
         )
         ax.get_legend().set_title("")
         ax.set(xlabel=text, ylabel="number of images")
@@ -152,7 +167,7 @@ def mean_images(grey: np.ndarray, labels: np.ndarray) -> Figure:
     means = [grey[labels == k].mean(0) for k in (0, 1)]
     low, high = min(m.min() for m in means), max(m.max() for m in means)
     figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.1))
-    for ax, mean, name in zip(axes, means, CLASSES, strict=False):
+    for ax, mean, name in zip(axes, means, config.CLASSES, strict=False):
         shown = ax.imshow(mean, cmap="gray", vmin=low, vmax=high)
         ax.set_title(f"mean {name} image")
     figure.colorbar(shown, ax=axes[:2], label="grey level (0-255)", shrink=0.8)
@@ -195,7 +210,7 @@ def architecture(model: Any) -> Figure:
     figure, ax = plt.subplots(figsize=(8.4, 0.52 * len(boxes) + 0.7))
     for k, (kind, name, shape, count, inner, trained) in enumerate(boxes):
         y = len(boxes) - k
-        colour = _CB[2] if trained else (_CB[9] if count else "0.93")
+        colour = PALETTE[2] if trained else (PALETTE[9] if count else "0.93")
         ax.add_patch(
             plt.Rectangle((0, y - 0.36), 10, 0.72, facecolor=(*matplotlib.colors.to_rgb(colour), 0.35), edgecolor="0.4")
         )
@@ -226,16 +241,16 @@ def curves(history: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
     if "C" in history and history["C"].notna().all():
         for ax, column, text in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy (fraction)"), strict=True):
-            ax.plot(history["C"], history[column], "o-", color=_CB[0], label="train")
-            ax.plot(history["C"], history[f"val_{column}"], "s--", color=_CB[1], label="val")
+            ax.plot(history["C"], history[column], "o-", color=PALETTE[0], label="train")
+            ax.plot(history["C"], history[f"val_{column}"], "s--", color=PALETTE[1], label="val")
             ax.set(xlabel="C, one over the strength of the L2 penalty", ylabel=text, xscale="log")
         axes[0].set_yscale("log")
         axes[0].legend()
         return figure
     x = np.arange(1, len(history) + 1)
     for ax, column, text in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy (fraction)"), strict=True):
-        ax.plot(x, history[column], "o-", color=_CB[0], label="train (augmented)")
-        ax.plot(x, history[f"val_{column}"], "s--", color=_CB[1], label="val")
+        ax.plot(x, history[column], "o-", color=PALETTE[0], label="train (augmented)")
+        ax.plot(x, history[f"val_{column}"], "s--", color=PALETTE[1], label="val")
         begins = np.flatnonzero(history["stage"].to_numpy()[1:] != history["stage"].to_numpy()[:-1]) + 1
         for start, name in zip([0, *begins], pd.unique(history["stage"]), strict=True):
             if start:
@@ -251,7 +266,7 @@ def curves(history: pd.DataFrame) -> Figure:
 def confusion(scores: dict[str, Any]) -> Figure:
     """Show a confusion matrix, rows true and columns predicted, with counts and shares of the true class."""
     figure, ax = plt.subplots(figsize=(4.6, 3.8))
-    _confusion(ax, scores, CLASSES)
+    _confusion(ax, scores, config.CLASSES)
     ax.set(title=f"Confusion matrix, {scores['n']:,} test images")
     return figure
 
@@ -259,8 +274,8 @@ def confusion(scores: dict[str, Any]) -> Figure:
 def confusion_swapped(scores: dict[str, Any]) -> Figure:
     """Show a confusion matrix twice: with the names of the classes in their order, and the wrong way round."""
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.8))
-    _confusion(axes[0], scores, CLASSES)
-    _confusion(axes[1], scores, CLASSES[::-1])
+    _confusion(axes[0], scores, config.CLASSES)
+    _confusion(axes[1], scores, config.CLASSES[::-1])
     axes[0].set_title("Names in the order of the labels")
     axes[1].set_title("Names swapped, the same numbers", color=WRONG)
     return figure
@@ -287,10 +302,10 @@ def wrong_and_right(table: pd.DataFrame) -> Figure:
     y = np.arange(len(table))
     ax.hlines(y, table["wrong"], table["right"], color="0.6", linewidth=2, zorder=1)
     ax.plot(table["wrong"], y, "s", color=WRONG, markersize=9, label="with the mistake")
-    ax.plot(table["right"], y, "o", color=_CB[0], markersize=8, label="without it")
+    ax.plot(table["right"], y, "o", color=PALETTE[0], markersize=8, label="without it")
     ax.set_yticks(y, table["name"])
     for k, row in enumerate(table.itertuples()):
-        for x, value, colour in ((1.06, row.wrong, WRONG), (1.17, row.right, _CB[0])):
+        for x, value, colour in ((1.06, row.wrong, WRONG), (1.17, row.right, PALETTE[0])):
             ax.text(x, k, f"{value:.3f}", color=colour, va="center", fontsize=9)
     ax.grid(False, axis="y")
     ax.set(xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5), xlabel="fraction (0 to 1)")
@@ -303,20 +318,20 @@ def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9))
-    scores = evaluation.metrics(labels, p_crack)
+    scores = score_predictions(labels, p_crack)
     if scores["auroc"] is None:
-        raise CrackutilsError(
+        raise config.CrackutilsError(
             "The test images are all of one class, so there is no ROC curve; add images of the other."
         )
     fpr, tpr, _ = roc_curve(labels, p_crack)
     precision, recall, _ = precision_recall_curve(labels, p_crack)
     left.plot([0, 1], [0, 1], ":", color="0.6")
-    left.plot(fpr, tpr, color=_CB[0], linewidth=2)
+    left.plot(fpr, tpr, color=PALETTE[0], linewidth=2)
     left.set(
         xlabel="false positive rate", ylabel="true positive rate (recall)", title=f"ROC, area {scores['auroc']:.5f}"
     )
     right.axhline(np.mean(labels), linestyle=":", color="0.6")
-    right.plot(recall, precision, color=_CB[0], linewidth=2)
+    right.plot(recall, precision, color=PALETTE[0], linewidth=2)
     right.set(xlabel="recall", ylabel="precision")
     right.set_title(f"Precision-recall, average precision {scores['average_precision']:.5f}")
     for ax in (left, right):
@@ -328,10 +343,18 @@ def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
 
 def probabilities(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> Figure:
     """Show the distribution of the predicted probabilities by class, counts on a logarithmic scale."""
-    table = pd.DataFrame({"p": p_crack, "class": np.array(CLASSES)[labels]})
+    table = pd.DataFrame({"p": p_crack, "class": np.array(config.CLASSES)[labels]})
     figure, ax = plt.subplots(figsize=(7, 3.2))
     sns.histplot(
-        table, x="p", hue="class", hue_order=CLASSES, palette=COLOURS, bins=40, binrange=(0, 1), element="step", ax=ax
+        table,
+        x="p",
+        hue="class",
+        hue_order=config.CLASSES,
+        palette=COLOURS,
+        bins=40,
+        binrange=(0, 1),
+        element="step",
+        ax=ax,
     )
     ax.axvline(threshold, color="0.3", linestyle="--")
     ax.get_legend().set_title("")
@@ -353,7 +376,7 @@ def predicted_against_true(
     """
     called = (table["p_crack"] >= threshold).astype(int).to_numpy()
     titles = [
-        f"{file[0]}/{file.split('/')[-1]}\ntrue {CLASSES[y]}\npredicted {CLASSES[c]}, p {p:.3f}"
+        f"{file[0]}/{file.split('/')[-1]}\ntrue {config.CLASSES[y]}\npredicted {config.CLASSES[c]}, p {p:.3f}"
         for file, y, c, p in zip(table["file"], table["label"], called, table["p_crack"], strict=True)
     ]
     return image_grid(images, titles, columns, title, list(called != table["label"].to_numpy()), side=2.0)
@@ -366,9 +389,9 @@ def worst(table: pd.DataFrame, count: int = 12) -> pd.DataFrame:
 
 
 _KINDS = {  # colour, marker and place within the row
-    "copy-safe": (_CB[0], "o", -0.28),
-    "random": (_CB[1], "D", 0.0),
-    "published": (_CB[7], "s", 0.28),
+    "copy-safe": (PALETTE[0], "o", -0.28),
+    "random": (PALETTE[1], "D", 0.0),
+    "published": (PALETTE[7], "s", 0.28),
 }
 
 
@@ -383,7 +406,7 @@ def error_rates(table: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(10.5, 0.64 * len(names) + 1.3))
     floor = 0.1 / table["n"].min()
     for row in table.itertuples():
-        low, high = (1 - v for v in evaluation.wilson(row.n - row.errors, row.n)[::-1])
+        low, high = (1 - v for v in wilson(row.n - row.errors, row.n)[::-1])
         colour, marker, offset = _KINDS[row.kind]
         y = names.index(row.name) + offset
         ax.plot([max(low, floor), high], [y, y], color=colour, linewidth=2)
@@ -417,7 +440,9 @@ def p_values(table: pd.DataFrame) -> Figure:
     for row in table.itertuples():
         told = row.p_holm < 0.05
         x, y = sorted((names.index(row.a), names.index(row.b)))
-        ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_CB[0] if told else "0.95", edgecolor="white"))
+        ax.add_patch(
+            plt.Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=PALETTE[0] if told else "0.95", edgecolor="white")
+        )
         text = f"{row.p_holm:.2f}" if row.p_holm >= 0.01 else f"{row.p_holm:.0e}".replace("e-0", "e-")
         ax.text(
             x, y, text, ha="center", va="center", fontsize=8,
@@ -436,7 +461,7 @@ def time_against_accuracy(table: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(9.5, 4.2))
     for k, row in enumerate(table.itertuples()):
         marker = "osD^vP"[k % 6]
-        ax.plot(row.minutes, row.accuracy, marker, color=_CB[k % 10], markersize=10, alpha=0.85, label=row.name)
+        ax.plot(row.minutes, row.accuracy, marker, color=PALETTE[k % 10], markersize=10, alpha=0.85, label=row.name)
     ax.margins(0.1)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     ax.set(xlabel="training time on this machine (minutes)", ylabel="test accuracy (fraction)")
@@ -454,7 +479,7 @@ def reliability(runs: dict[str, pd.DataFrame]) -> Figure:
         ax.plot([0, 1], [0, 1], ":", color="0.5", label="perfect")
         bars = [table["share"] - table["share_low"], table["share_high"] - table["share"]]
         ax.errorbar(
-            table["p"], table["share"], np.maximum(bars, 0), fmt="o", color=_CB[0], capsize=3, label="test images"
+            table["p"], table["share"], np.maximum(bars, 0), fmt="o", color=PALETTE[0], capsize=3, label="test images"
         )
         for row in table.itertuples():
             ax.annotate(
@@ -481,7 +506,7 @@ def cost_curves(labels: np.ndarray, p_crack: np.ndarray, threshold: float | None
     figure, ax = plt.subplots(figsize=(8, 3.9))
     for k, price in enumerate((1, 10, 100)):
         cost = (price * missed + alarms) / len(labels)
-        ax.plot(np.log(grid / (1 - grid)), cost, ("-", "--", "-.")[k], color=_CB[k], linewidth=2, label=f"{price}")
+        ax.plot(np.log(grid / (1 - grid)), cost, ("-", "--", "-.")[k], color=PALETTE[k], linewidth=2, label=f"{price}")
     ax.axvline(0, color="0.5", linestyle=":")
     if threshold is not None:
         ax.axvline(np.log(max(threshold, 1e-6) / (1 - min(threshold, 1 - 1e-6))), color="0.2", linestyle="--")
@@ -503,9 +528,9 @@ def prevalence(runs: dict[str, tuple[float, float]]) -> Figure:
     figure, ax = plt.subplots(figsize=(8, 3.9))
     share = np.geomspace(1e-4, 0.5, 100)
     for k, (name, (recall, alarms)) in enumerate(runs.items()):
-        precision = [evaluation.precision_at(s, recall, alarms) for s in share]
+        precision = [precision_at_prevalence(s, recall, alarms) for s in share]
         style = ("-", "--", "-.", ":")[k // 3 % 4]
-        ax.plot(share, np.array(precision, float), style, color=_CB[k % 10], linewidth=2, label=name)
+        ax.plot(share, np.array(precision, float), style, color=PALETTE[k % 10], linewidth=2, label=name)
     ax.axvline(0.01, color="0.5", linestyle=":")
     ax.set(xscale="log", ylim=(0, 1.02), xlabel="share of images that are cracked (log scale)")
     ax.set_ylabel("precision: share of alarms\nthat are cracks")
@@ -528,235 +553,4 @@ def slices(table: pd.DataFrame) -> Figure:
         cbar_kws={"label": "share that is wrong"},
     )  # fmt: skip
     ax.set(xlabel="slice of the test images, the weakest first (wrong / all)", ylabel="")
-    return figure
-
-
-def leakage(table: pd.DataFrame) -> Figure:
-    """Show error rates with 95 % intervals, a row per head, a marker per split method.
-
-    Args:
-        table: columns head, method, error_rate, low, high (fractions).
-    """
-    heads, methods = list(dict.fromkeys(table["head"])), list(dict.fromkeys(table["method"]))
-    figure, ax = plt.subplots(figsize=(8.5, 0.85 * len(heads) + 1.4))
-    for row in table.itertuples():
-        k = methods.index(row.method)
-        y = heads.index(row.head) + 0.22 * (k - (len(methods) - 1) / 2)
-        ax.plot([row.low, row.high], [y, y], color=_CB[k], linewidth=2)
-        ax.plot(row.error_rate, y, "oDs^"[k], color=_CB[k], markersize=7)
-        ax.annotate(f"  {row.error_rate:.2%}", (row.high, y), va="center", fontsize=8)
-    for k, method in enumerate(methods):
-        ax.plot([], [], "oDs^"[k], color=_CB[k], label=method)
-    ax.set_yticks(range(len(heads)), heads)
-    ax.set(ylim=(len(heads) - 0.5, -0.5), xlabel="share of test images that are wrong, with 95 % interval over splits")
-    ax.set_xlim(0, 1.14 * table["high"].max() or 1)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
-    return figure
-
-
-def domains(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Show how the images of several data sets are spread over `audit.measures`, a panel per measure.
-
-    Args:
-        tables: of cracked images, by name of the data set; columns width (fraction of the side), depth (grey levels),
-            sharpness.
-    """
-    panels = {
-        "width": "width of the longest dark thing\n(fraction of the side)",
-        "depth": "contrast: depth of the darkest 2 %\n(grey levels)",
-        "sharpness": "sharpness: finest against coarser\ndetail (ratio)",
-    }
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
-    for ax, (column, label) in zip(axes, panels.items(), strict=True):
-        edges = np.linspace(0, np.quantile(np.concatenate([t[column] for t in tables.values()]), 0.99), 40)
-        for k, (name, table) in enumerate(tables.items()):
-            share = np.histogram(np.minimum(table[column], edges[-1]), edges)[0] / max(len(table), 1)
-            ax.stairs(share, edges, color=_CB[k], linewidth=2, linestyle=("-", "--", ":")[k % 3], label=name)
-        ax.set(xlabel=label, ylabel="share of cracked images")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    return figure
-
-
-def methods(table: pd.DataFrame, aim: float | None = None) -> Figure:
-    """Show AUROC with 95 % intervals, a row per method; columns method, auroc, low, high; `aim` draws a line."""
-    figure, ax = plt.subplots(figsize=(9.5, 0.34 * len(table) + 1.2))
-    for y, row in enumerate(table.itertuples()):
-        if row.low == row.low and row.low is not None:
-            ax.plot([row.low, row.high], [y, y], color=_CB[0], linewidth=2, alpha=0.6)
-        ax.plot(row.auroc, y, "o", color=_CB[0], markersize=7)
-        ax.annotate(f"{row.auroc:.3f}", (row.auroc, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-    if aim is not None:
-        ax.axvline(aim, color="0.3", linestyle="--")
-    ax.set_yticks(range(len(table)), table["method"])
-    ax.set(ylim=(len(table) - 0.5, -0.8), xlabel="AUROC, with 95 % interval over photos (dashed: the aim)")
-    return figure
-
-
-def by_measure(table: pd.DataFrame) -> Figure:
-    """Show AUROC by thirds of width, contrast and sharpness, a line per run; as `cross_dataset.by_measure` has it."""
-    names = {"width": "width of the longest dark thing", "contrast": "depth of the darkest 2 %"}
-    names |= {"sharpness": "sharpness of the image"}
-    ends = {"width": ("thin", "wide"), "contrast": ("faint", "clear"), "sharpness": ("blurred", "sharp")}
-    figure, axes = plt.subplots(1, len(names), figsize=(11, 3.4), sharey=True)
-    for ax, (measure, label) in zip(axes, names.items(), strict=True):
-        for k, (run, rows) in enumerate(table[table["measure"] == measure].groupby("run", sort=False)):
-            style = ("-", "--", "-.", ":")[k % 4]
-            ax.plot(rows["third"], rows["auroc"].astype(float), style, marker="osD^"[k % 4], color=_CB[k], label=run)
-        ax.set_xticks([0, 1, 2], [f"{ends[measure][0]}\nthird", "middle", f"{ends[measure][1]}\nthird"])
-        ax.set(xlabel=label, ylabel="AUROC (fraction)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    return figure
-
-
-def robustness(table: pd.DataFrame) -> Figure:
-    """Show error rates against the strength of corruptions, a panel each, a line per run.
-
-    Args:
-        table: as `cross_dataset.robustness` returns it.
-    """
-    kinds = [kind for kind in table["corruption"].unique() if kind != "none"]
-    clean = table[table["corruption"] == "none"].set_index("run")["error_rate"]
-    columns, highest = 4, max(0.55, 1.05 * table["error_rate"].max())
-    figure, axes = plt.subplots(
-        -(-len(kinds) // columns),
-        columns,
-        figsize=(12, 2.9 * -(-len(kinds) // columns) + 0.5),
-        sharey=True,
-        squeeze=False,
-    )
-    for ax, kind in zip(axes.ravel(), kinds, strict=False):
-        for k, (run, rows) in enumerate(table[table["corruption"] == kind].groupby("run", sort=False)):
-            style = ("-", "--", "-.", ":")[k % 4]
-            rate = [clean[run], *rows.sort_values("strength")["error_rate"]]
-            ax.plot(range(len(rate)), rate, style, marker="osD^vP"[k % 6], markersize=5, color=_CB[k], label=run)
-        ax.set(title=kind, xlabel="strength (0: untouched)", ylabel="share that is wrong", ylim=(-0.02, highest))
-    for ax in axes.ravel()[len(kinds) :]:
-        ax.axis("off")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    return figure
-
-
-def cell_maps(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str], title: str) -> Figure:
-    """Show images above what a network of cells sees in them.
-
-    Args:
-        images: uint8 (side, side, 3).
-        maps: (n, n), a crack's log-odds for each cell.
-        titles: one per image.
-        title: of the figure.
-    """
-    if not len(images):
-        return image_grid([], title=title)
-    figure, axes = plt.subplots(2, len(images), figsize=(2.1 * len(images), 5.0), squeeze=False)
-    for k, (image, cells) in enumerate(zip(images, maps, strict=True)):
-        side = len(image)
-        axes[0, k].imshow(image)
-        axes[1, k].imshow(image)
-        shown = axes[1, k].imshow(
-            1 / (1 + np.exp(-np.asarray(cells, float))), cmap="viridis", vmin=0, vmax=1, alpha=0.6,
-            extent=(-0.5, side - 0.5, side - 0.5, -0.5), interpolation="nearest",
-        )  # fmt: skip
-        axes[0, k].set_title(titles[k], fontsize=9)
-        for ax in axes[:, k]:
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.grid(False)
-    figure.colorbar(shown, ax=axes[1], label="crack in the cell (probability)", shrink=0.8)
-    figure.suptitle(title, fontsize=12)
-    return figure
-
-
-def learning_curve(table: pd.DataFrame) -> Figure:
-    """Show by how much labelled tiles of a site improve a network, with the middle 95 % of the draws.
-
-    Args:
-        table: as `adaptation.learning_curve` returns it.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.7))
-    rows, at = table[table["n"] > 0], np.arange((table["n"] > 0).sum())
-    names = {"auroc": "AUROC", "average_precision": "average precision"}
-    for k, (score, name) in enumerate(names.items()):
-        axes[0].axhline(table[score].iloc[0], color=_CB[k], linestyle=":", label=f"{name}, unadapted")
-        axes[0].plot(at, rows[score], "os"[k] + "-", color=_CB[k], linewidth=2, label=f"{name}, adapted")
-        gain = rows[f"{score}_gain"]
-        bars = [gain - rows[f"{score}_gain_low"], rows[f"{score}_gain_high"] - gain]
-        axes[1].errorbar(at + 0.14 * (k - 0.5), gain, np.maximum(bars, 0), fmt="os"[k], color=_CB[k], capsize=3)
-    axes[1].axhline(0, color="0.3", linestyle="--")
-    axes[0].set(ylabel="mean over the draws")
-    axes[1].set(ylabel="difference from unadapted")
-    for ax in axes:
-        ax.set_xticks(at, [f"{n:,}" for n in rows["n"]])
-        ax.set(xlabel="labelled tiles", xlim=(-0.5, len(rows) - 0.5))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    return figure
-
-
-def inspected(image: np.ndarray, cells: np.ndarray, picture: np.ndarray) -> Figure:
-    """Show a photo, the crack probability of its cells, and what was found in it.
-
-    Args:
-        image: uint8 (height, width, 3).
-        cells: (height / 16, width / 16), 0 to 1.
-        picture: uint8 (h, w, 3), as `inspection.overlay` returns it.
-    """
-    height, width = image.shape[:2]
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.4 * height / width + 0.9))
-    axes[0].imshow(image)
-    shown = axes[1].imshow(cells, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-    axes[2].imshow(picture)
-    for ax, title in zip(axes, ("photo", "crack in the cell", "found"), strict=True):
-        ax.set_title(title)
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.grid(False)
-    figure.colorbar(shown, ax=axes[1], label="probability", shrink=0.8)
-    return figure
-
-
-def lengths(table: pd.DataFrame) -> Figure:
-    """Show the length of cracks as found against the true one.
-
-    Args:
-        table: style, length_true, length (pixels); a row per photo.
-    """
-    figure, ax = plt.subplots(figsize=(5.5, 5))
-    most = 1.08 * max(table["length_true"].max(), table["length"].max(), 1)
-    ax.plot([0, most], [0, most], "--", color="0.4", linewidth=1)
-    for k, (style, rows) in enumerate(table.groupby("style")):
-        ax.plot(rows["length_true"], rows["length"], "osD^"[k % 4], color=_CB[k], markersize=8, label=style)
-    ax.set(xlabel="true length (pixels)", ylabel="length as found (pixels)", xlim=(0, most), ylim=(0, most))
-    ax.legend(title="cracks")
-    return figure
-
-
-def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str, Any], each: int = 2) -> Figure:
-    """Show where models look, a row per model: images that it judges rightly and, as far as there are, wrongly.
-
-    Args:
-        images: uint8 (h, w, 3).
-        labels: int (n,), 1 where there is a crack.
-        looks: of these images, by run, as `inspection.look` returns them.
-        each: images of a kind: cracks found, cracks missed, false alarms, each kind's surest first.
-    """
-    kinds = {"found": (1, True), "missed": (1, False), "false alarm": (0, True)}
-    figure, axes = plt.subplots(len(looks), 3 * each, figsize=(1.75 * 3 * each, 2.1 * len(looks) + 0.5), squeeze=False)
-    for row, (name, look) in zip(axes, looks.items(), strict=True):
-        for k, (kind, (label, called)) in enumerate(kinds.items()):
-            those = np.flatnonzero((labels == label) & ((look.p >= 0.5) == called))
-            those = those[np.argsort(-np.abs(look.p[those] - 0.5), kind="stable")][:each]
-            for j, ax in enumerate(row[k * each : (k + 1) * each]):
-                ax.set_xticks([])
-                ax.set_yticks([])
-                ax.grid(False)
-                if j >= len(those):
-                    ax.text(0.5, 0.5, f"no {kind}" if not j else "", ha="center", va="center", fontsize=8)
-                    ax.axis("off")
-                    continue
-                image, heat = images[those[j]], look.heat[those[j]]
-                extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
-                ax.imshow(image)
-                ax.imshow(heat, cmap="viridis", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")
-                ax.set_title(f"{kind}, p = {look.p[those[j]]:.2f}", fontsize=8)
-        beside = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 8}  # an axis that is off has no label
-        row[0].text(-0.08, 0.5, name, transform=row[0].transAxes, **beside)
     return figure

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from crackutils.config import CrackutilsError, Profile, choose
+from crackutils import config
+from crackutils.published import CORRECTED_IN_ALL, PUBLISHED, published_result
 
 OWN_BACKBONE = "mobilenetv2"  # the only one that WEIGHTS=crackutils exist for
 _AVERAGE = "GlobalAveragePooling2D"
@@ -77,18 +78,18 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what no loss of Keras can do, and L-BFGS where no head is linear; CrackutilsError."""
         if self.label_smoothing and self.units != 1:
-            raise CrackutilsError(f"RECIPE={self.name}: label_smoothing needs units=1.")
+            raise config.CrackutilsError(f"RECIPE={self.name}: label_smoothing needs units=1.")
         later = any(stage.optimizer == "L-BFGS" for stage in self.stages[1:])
         layers = [kind for kind, _ in self.head if kind != "Dropout"]
         if later or (self.linear and not (self.backbone and self.units == 1 and layers == [_AVERAGE])):
-            raise CrackutilsError(
+            raise config.CrackutilsError(
                 f"RECIPE={self.name}: L-BFGS works in the first stage only, on a backbone with {_AVERAGE} and one unit."
             )
         ignored = {name: getattr(self, name) for name in ("label_smoothing", "averaging", "flips")}
         ignored |= {"augment": self.augment} if self.on_features else {}
         if self.linear and any(ignored.values()):
             names = ", ".join(name for name, value in ignored.items() if value)
-            raise CrackutilsError(f"RECIPE={self.name}: L-BFGS knows no {names}; leave it out.")
+            raise config.CrackutilsError(f"RECIPE={self.name}: L-BFGS knows no {names}; leave it out.")
 
     @property
     def linear(self) -> bool:
@@ -315,22 +316,9 @@ _ALL: tuple[Recipe, ...] = (
     ),
 )
 RECIPES: dict[str, Recipe] = {r.name: r for r in _ALL}
-# Learns from pictures with masks besides the images of a profile, so notebook 08 trains it and 03 cannot.
-CELLS = Recipe(
-    name="mobilenetv2-cells",
-    title="MobileNetV2 up to a stride of 16, a crack probability for each cell of 16 pixels",
-    family="cells",
-    size=256,
-    batch=32,
-    backbone=OWN_BACKBONE,
-    head=(),
-    augment=(),
-    cells=0.06,
-    stages=(Stage("cells", 1, 3e-4),),  # its steps are those of the profile
-)
 
 
-def recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: str = "") -> Recipe:
+def choose_recipe(name: str, family: str, profile: config.Profile, epochs: int = 0, weights: str = "") -> Recipe:
     """Return a recipe by name, with the epochs that a profile allows.
 
     Args:
@@ -343,11 +331,11 @@ def recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: s
     Raises:
         CrackutilsError: unknown name, with the names that exist; negative epochs; weights that its backbone has not.
     """
-    found = RECIPES[choose("RECIPE", name, [r.name for r in RECIPES.values() if r.family == family])]
+    found = RECIPES[config.choose("RECIPE", name, [r.name for r in RECIPES.values() if r.family == family])]
     if epochs < 0:
-        raise CrackutilsError(f"EPOCHS={epochs} must be 0 (no bound) or more.")
+        raise config.CrackutilsError(f"EPOCHS={epochs} must be 0 (no bound) or more.")
     if found.backbone not in ("", OWN_BACKBONE) and (weights or profile.weights) == "crackutils":
-        raise CrackutilsError(
+        raise config.CrackutilsError(
             f"RECIPE={name} needs WEIGHTS=imagenet or random here: WEIGHTS=crackutils, which PROFILE={profile.name}"
             f" takes, exist for {OWN_BACKBONE} only."
             if not weights
@@ -355,7 +343,7 @@ def recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: s
             " imagenet or random."
         )
     if found.linear and (weights or profile.weights) == "random":
-        raise CrackutilsError(f"RECIPE={name} needs a backbone that has learnt something, not WEIGHTS=random.")
+        raise config.CrackutilsError(f"RECIPE={name} needs a backbone that has learnt something, not WEIGHTS=random.")
     bound = min(e for e in (epochs, profile.max_epochs, 10**6) if e)
     stages = tuple(
         # L-BFGS has no epochs, and a head that has not converged is none
@@ -365,123 +353,13 @@ def recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: s
     return replace(found, stages=stages)
 
 
-@dataclass(frozen=True)
-class Published:
-    """What others have published of a recipe, on METU.
-
-    Attributes:
-        source: repository, where its name is known.
-        test_images: images it was tested on; 0 where no result can be read.
-        errors: wrong ones; from the published accuracy where no count is given.
-        accuracy: fraction; as published, or from errors; None where no result can be read.
-        measured: who says so: "notebook output", "figure", "README only" or "nobody".
-        caveat: what keeps the number from being comparable.
-        corrections: what our recipe does otherwise, a line each.
-    """
-
-    source: str
-    test_images: int
-    errors: int
-    accuracy: float | None
-    measured: str
-    caveat: str
-    corrections: tuple[str, ...]
-
-
-CORRECTED_IN_ALL = (
-    "copies of test images are kept out of training (SPLIT=random splits as they did)",
-    "training, validation and test images are disjoint, and stay the same from pass to pass",
-    "labels and predictions come from one pass over all test images, in order",
-    "the epoch with the best validation loss is kept, and a stage only if it lowers that loss",
-    "each stage is compiled after `trainable` is set, and a backbone's BatchNorm keeps its statistics",
-)
-
-_SEED_0 = "ChernXi/AI07_Project_3-Image-Classification"
-_SEED_4 = "marzed7/Capstone-Project-3-Image-Classification"
-
-# Read from the projects' own notebooks, figures and READMEs.
-PUBLISHED: dict[str, Published] = {
-    "chernxi-mobilenetv3small": Published(
-        _SEED_0, 1600, 5, 0.996875, "notebook output",
-        "a random split leaks copies; an earlier version had 3 errors, and the README claims about 0.999",
-        (
-            "the learning rate decays over the whole stage; theirs was zero after 500 of 2,000 steps",
-            "all test images are scored; theirs were listed for one batch",
-        ),
-    ),
-    "chernxi-mobilenetv2": Published(
-        _SEED_0, 1600, 24, 0.9850, "notebook output", "an older version; a random split leaks copies",
-        (
-            "the learning rate decays over the whole stage",
-            "its later stages are those of the newest version, at 1e-5; older ones had 2e-5 or 3e-5",
-        ),
-    ),
-    "bitterfrown-mobilenetv2": Published(
-        "bitterfrown/AI07-Project-3", 0, 0, None, "nobody", "numbers only in images that could not be reached",
-        ("the 2,400 test images were validation images as well; ours are not",),
-    ),
-    "imranismael-mobilenetv2": Published(
-        "M-ImranIsmael/Concrete-Crack-Image-Classification", 4000, 17, 0.99575, "figure",
-        "validation and test are the same images; the log says 0.99625 of the same model",
-        (
-            "validation and test were the same 125 batches; ours are not",
-            "take and skip on a set that is shuffled anew in each pass mixed training and test images",
-            "the confusion matrix names its axes in the order of the classes; theirs swapped them",
-            "predictions are shown on their own images; theirs came from another pass",
-        ),
-    ),
-    "splitfolders-mobilenetv2": Published(
-        "unnamed (script exported from Colab)", 1600, 4, 0.9975, "README only",
-        "the README says 4,000 test images, the code tests 1,600, drawn anew in each pass",
-        ("the test part of the split is used; theirs was set aside and never read",),
-    ),
-    "marzed7-mobilenetv2": Published(
-        _SEED_4, 40000, 2668, 0.9333, "notebook output", "tested on its training images",
-        (
-            "inputs are rescaled once; twice squeezed them to -1 +- 0.008",
-            "training, validation and test were all the whole data set; ours are disjoint",
-            "a threshold decides, not the argmax over one unit, which is always Negative",
-        ),
-    ),
-    "chernxi-cnn-120": Published(
-        _SEED_0, 1600, 4, 0.9975, "notebook output", "a random split leaks copies; 4 h 19 min of training",
-        (
-            "one call of fit; between their ten calls a new learning rate was set but never compiled in",
-            "the confusion matrix counts all test images, not one batch",
-        ),
-    ),
-    "chernxi-cnn-80": Published(
-        _SEED_0, 1600, 5, 0.996875, "notebook output",
-        "an older version; a random split leaks copies; 1 h 47 min of training",
-        ("one call of fit; theirs were nine",),
-    ),
-    "marzed7-cnn-256": Published(
-        _SEED_4, 4000, 65, 0.98375, "notebook output", "a random split leaks copies; 1 h 30 min of training",
-        (
-            "the best epoch is kept; theirs was the last, which was worse",
-            "take and skip on a set that is shuffled anew in each pass mixed training and validation images",
-        ),
-    ),
-}  # fmt: skip
-
-
-def result(published: Published) -> str:
-    """Return the published result in a few words, and who says so."""
-    if published.accuracy is None:
-        return "no result that can be read"
-    return (
-        f"{published.errors:,} errors in {published.test_images:,} (accuracy {published.accuracy:.4f};"
-        f" {published.measured})"
-    )
-
-
-def told(name: str) -> str:
+def describe_recipe(name: str) -> str:
     """Return, as Markdown, where a recipe comes from, what was published of it and what is corrected here."""
     found, published = RECIPES[name], PUBLISHED.get(name)
     if published is None:
         return f"`{name}`: {found.title}. A recipe of this project."
     corrected = "".join(f"\n- {line}" for line in published.corrections)
     return (
-        f"`{name}`: {found.title}. Source: {published.source}. Published: {result(published)}; {published.caveat}."
+        f"`{name}`: {found.title}. Source: {published.source}. Published: {published_result(published)}; {published.caveat}."
         f"\n\nCorrected here:\n{corrected}\n\nand, as in all recipes, {'; '.join(CORRECTED_IN_ALL)}."
     )

@@ -13,10 +13,12 @@ from typing import Any, BinaryIO
 
 import PIL
 
-from crackutils import config, engines, results
-from crackutils.config import CrackutilsError
-from crackutils.datasets import DECODING, read_image
+from crackutils import config
+from crackutils.files import progress, sha256
+from crackutils.images import DECODING, read_image
+from crackutils.inference.engines import Engine, flipped, program_file, run_stream, start_engine
 from crackutils.recipes import Recipe
+from crackutils.runs import find_best_run, read_recipe
 
 _HEADER = ("file", "p_crack", "problem")
 _STATE = ("bytes", "modified")  # further columns while scoring goes on: a file that has changed is scored again
@@ -42,27 +44,27 @@ def score(folder: str | Path, out: str | Path, model: str | Path | None = None, 
     """
     folder, out = Path(folder), Path(out)
     if not folder.is_dir():
-        raise CrackutilsError(f"{folder} is not a folder; give one that holds images.")
+        raise config.CrackutilsError(f"{folder} is not a folder; give one that holds images.")
     if out.is_dir():
-        raise CrackutilsError(f"{out} is a folder; give the name of a CSV file.")
+        raise config.CrackutilsError(f"{out} is a folder; give the name of a CSV file.")
     total = sum(1 for _ in _walk(folder, out))
     if not total:
-        raise CrackutilsError(f"{folder} holds no files.")
+        raise config.CrackutilsError(f"{folder} holds no files.")
     if model is None:
-        model = results.best_run()
-        print(f"model: {config.shown(model)}")
-    running, recipe, key = engine_of(Path(model), engine)
+        model = find_best_run()
+        print(f"model: {config.display_path(model)}")
+    running, recipe, key = load_scorer(Path(model), engine)
     key = hashlib.sha256(f"{key} {folder.resolve()}".encode(errors="surrogateescape")).hexdigest()[:8]
     part = out.with_name(f".{out.name}.{key}.part")
-    with _mine(part, out) as handle:
-        files, done, cracks, problems = _go_on(handle, folder, _walk(folder, out))
+    with _locked(part, out) as handle:
+        files, done, cracks, problems = _resume(handle, folder, _walk(folder, out))
         if done:
             print(f"{done:,} of {total:,} files were scored before, going on")
         else:
             handle.write(_line(*_HEADER, *_STATE))
-        found = engines.stream(running, files, lambda name: read_image(folder / name, recipe.size))
+        found = run_stream(running, files, lambda name: read_image(folder / name, recipe.size))
         with contextlib.closing(found):
-            for name, chances, problem in config.progress(found, "scoring", total - done, "file"):
+            for name, chances, problem in progress(found, "scoring", total - done, "file"):
                 p = None if chances is None else chances[-1]  # the only unit, or the second of two classes
                 cracks, problems, done = cracks + (p is not None and p >= 0.5), problems + (p is None), done + 1
                 told = " ".join(problem.split())
@@ -75,16 +77,18 @@ def score(folder: str | Path, out: str | Path, model: str | Path | None = None, 
     print(f"{cracks:,} of {total:,} files show a crack at the threshold 0.5{unusable} -> {out}")
 
 
-def engine_of(folder: Path, engine: str) -> tuple[engines.Engine, Recipe, str]:
+def load_scorer(folder: Path, engine: str) -> tuple[Engine, Recipe, str]:
     """Return what runs the model of a finished run on RGB 0-255, its recipe, and a key for model and engine.
 
     The engine gives the probability of a crack, or those of both classes; the flips of the recipe are done by it.
     """
-    recipe, start = results.trained_recipe(folder)
+    recipe, start = read_recipe(folder)
     weights = folder / "model" / "model.weights.h5"
     if not weights.is_file():
-        raise CrackutilsError(f"{folder / 'model'} holds no model.weights.h5; run the notebook again with FORCE=1.")
-    key = hashlib.sha256(f"{config.sha256(weights)} {start} {recipe.as_dict()}".encode()).hexdigest()
+        raise config.CrackutilsError(
+            f"{folder / 'model'} holds no model.weights.h5; run the notebook again with FORCE=1."
+        )
+    key = hashlib.sha256(f"{sha256(weights)} {start} {recipe.as_dict()}".encode()).hexdigest()
 
     def build() -> Any:
         from crackutils import models, training
@@ -92,17 +96,19 @@ def engine_of(folder: Path, engine: str) -> tuple[engines.Engine, Recipe, str]:
         with models.in_float32():
             return models.without_augmentation(training.load(folder)[0])
 
-    file = engines.program(f"{recipe.name}-{recipe.size}-{key[:12]}")
-    running = engines.start(engine, file, build)
+    file = program_file(f"{recipe.name}-{recipe.size}-{key[:12]}")
+    running = start_engine(engine, file, build)
     key = f"{key} {file.name} {running.facts} {DECODING} {PIL.__version__}"
-    return (engines.flipped(running) if recipe.flips else running), recipe, key
+    return (flipped(running) if recipe.flips else running), recipe, key
 
 
 def _walk(folder: Path, out: Path) -> Iterator[str]:
     """Yield the files below a folder, relative to it and with slashes, in an order that does not change."""
 
     def refuse(error: OSError) -> None:
-        raise CrackutilsError(f"{error.filename} cannot be listed ({error.strerror}); allow it, or leave it out.")
+        raise config.CrackutilsError(
+            f"{error.filename} cannot be listed ({error.strerror}); allow it, or leave it out."
+        )
 
     for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -130,13 +136,13 @@ def _line(*fields: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _mine(part: Path, out: Path) -> Iterator[BinaryIO]:
+def _locked(part: Path, out: Path) -> Iterator[BinaryIO]:
     """Open the unfinished file, to read and to append, for this process alone."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         handle = open(part, "ab+")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise CrackutilsError(f"{out} cannot be written ({error.strerror}); give another file.") from error
+        raise config.CrackutilsError(f"{out} cannot be written ({error.strerror}); give another file.") from error
     with handle:
         try:
             if os.name == "nt":
@@ -149,7 +155,9 @@ def _mine(part: Path, out: Path) -> Iterator[BinaryIO]:
 
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise CrackutilsError(f"Another process is writing {out}; wait for it, or give another file.") from error
+            raise config.CrackutilsError(
+                f"Another process is writing {out}; wait for it, or give another file."
+            ) from error
         yield handle
 
 
@@ -174,7 +182,7 @@ def _rows(handle: BinaryIO) -> Iterator[tuple[list[str], int]]:
                 yield row, end
 
 
-def _go_on(handle: BinaryIO, folder: Path, names: Iterator[str]) -> tuple[Iterator[str], int, int, int]:
+def _resume(handle: BinaryIO, folder: Path, names: Iterator[str]) -> tuple[Iterator[str], int, int, int]:
     """Keep the rows of an unfinished file that are whole, and of files that are as they were.
 
     Returns:
@@ -207,7 +215,7 @@ def _finish(handle: BinaryIO, out: Path) -> None:
                     finished.write(_line(*row[:3]))
         os.replace(new, out)
     except OSError as error:
-        raise CrackutilsError(
+        raise config.CrackutilsError(
             f"{out} cannot be written ({error.strerror}); close it where it is open, and run the same command again:"
             " nothing is lost."
         ) from error

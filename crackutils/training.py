@@ -15,11 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crackutils import audit, config, evaluation, features, models, pipelines, results
-from crackutils.config import CLASSES, CrackutilsError
-from crackutils.datasets import Dataset
+from crackutils import config, datasets, models, provenance
+from crackutils.batches import make_batches, predict
+from crackutils.files import write_atomically
+from crackutils.inference.features import Features, frozen_features
+from crackutils.linear import LinearHead, fit_linear_head
+from crackutils.metrics import score_predictions, wilson
 from crackutils.models import keras
 from crackutils.recipes import Recipe, Stage
+from crackutils.runs import Run, read_recipe
+from crackutils.slices import measure_images
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Trained:
     engine: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run) -> None:
+def prepare(recipe: Recipe, ds: datasets.Dataset, manifest: pd.DataFrame, run: Run) -> None:
     """Decode the images, or compute their features, before training, where progress may show."""
     if not recipe.on_features:
         ds.pixels(recipe.size)
@@ -53,28 +58,28 @@ def prepare(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Ru
         parts = ("train", "val", "test") if recipe.on_features else ("train", "val")
         rows = np.flatnonzero(manifest["split"].isin(parts))
         _features(recipe, ds, rows, run.settings["weights"], run.settings["engine"])
-    audit.measures(ds)  # for the slices in the metrics
+    measure_images(ds)  # for the slices in the metrics
 
 
-def _features(recipe: Recipe, ds: Dataset, rows: np.ndarray, weights: str, engine: str) -> features.Features:
-    return features.of(ds, rows, recipe.backbone, recipe.size, weights, engine)
+def _features(recipe: Recipe, ds: datasets.Dataset, rows: np.ndarray, weights: str, engine: str) -> Features:
+    return frozen_features(ds, rows, recipe.backbone, recipe.size, weights, engine)
 
 
 def _predict(
-    model: Any, recipe: Recipe, ds: Dataset, rows: np.ndarray, weights: str, engine: str
+    model: Any, recipe: Recipe, ds: datasets.Dataset, rows: np.ndarray, weights: str, engine: str
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return labels, crack probabilities and images per second, as `evaluate` explains them."""
     labels = ds.index["label"].to_numpy()
     if recipe.on_features:
         found = _features(recipe, ds, rows, weights, engine)
         kernel, bias = model.get_layer("p_crack").get_weights()
-        return labels[rows], features.Head(kernel[:, 0], float(bias[0])).chances(found.x), found.rate
+        return labels[rows], LinearHead(kernel[:, 0], float(bias[0])).chances(found.x), found.rate
     began = time.perf_counter()
-    data = pipelines.batches(ds.pixels(recipe.size), labels, rows, 64)
-    return *pipelines.predict(model, data, recipe.flips), len(rows) / (time.perf_counter() - began)
+    data = make_batches(ds.pixels(recipe.size), labels, rows, 64)
+    return *predict(model, data, recipe.flips), len(rows) / (time.perf_counter() - began)
 
 
-def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run, seed: int, weights: str) -> Trained:
+def train(recipe: Recipe, ds: datasets.Dataset, manifest: pd.DataFrame, run: Run, seed: int, weights: str) -> Trained:
     """Train a recipe on the train part, watching the val part; the test part is only scored before training.
 
     Each finished stage is kept in `run.folder/checkpoints`; after a kill the same call goes on from the last one. A
@@ -92,7 +97,9 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
     labels = ds.index["label"].to_numpy()
     part = {name: np.flatnonzero(manifest["split"] == name) for name in ("train", "val", "test")}
     if empty := [name for name, rows in part.items() if not len(rows)]:
-        raise CrackutilsError(f"The split leaves no image for {' and '.join(empty)}: {len(labels)} images are too few.")
+        raise config.CrackutilsError(
+            f"The split leaves no image for {' and '.join(empty)}: {len(labels)} images are too few."
+        )
     model, loaded = models.build(recipe, weights, seed)
     base = models.backbone_of(model)
     images = None if recipe.on_features else ds.pixels(recipe.size)
@@ -101,7 +108,7 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
         scale, offset = models.BACKBONES[recipe.backbone].rescaling or (1, 0)
         models.settle(base, images[np.sort(few)].astype(np.float32) * scale + offset)
     engine = run.settings.get("engine", "")
-    before = evaluation.metrics(*_predict(model, recipe, ds, part["test"], weights, engine)[:2])
+    before = score_predictions(*_predict(model, recipe, ds, part["test"], weights, engine)[:2])
     before = {name: value for name, value in before.items() if name not in ("brier", "ece")}  # of chance, not of trust
     fitted = {name: _features(recipe, ds, part[name], weights, engine) for name in ("train", "val") if recipe.linear}
     facts = fitted["train"].facts if fitted else {}
@@ -131,7 +138,7 @@ def train(recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: results.Run,
             kept["better"] = kept["best_val_loss"] < best
             _save(model, folder / f"stage-{number}.weights.h5")
             kept |= {"key": key, "seconds": time.perf_counter() - began}
-            config.write_atomically(record, json.dumps(kept))
+            write_atomically(record, json.dumps(kept))
         rows += kept["history"]
         seconds[stage.name] = kept["seconds"]
         done.append(
@@ -164,7 +171,7 @@ def _stage(
     images: np.ndarray,
     labels: np.ndarray,
     part: dict[str, np.ndarray],
-    run: results.Run,
+    run: Run,
     seed: int,
     weights: str,
 ) -> tuple[Any, dict[str, Any]]:
@@ -189,8 +196,8 @@ def _stage(
     log = run.folder / "tensorboard" / f"{number}-{stage.name}"
     shutil.rmtree(log, ignore_errors=True)  # of a run that was killed
     fitted = model.fit(
-        pipelines.batches(images, labels, part["train"], recipe.batch, seed + number),
-        validation_data=pipelines.batches(images, labels, part["val"], 64),
+        make_batches(images, labels, part["train"], recipe.batch, seed + number),
+        validation_data=make_batches(images, labels, part["val"], 64),
         epochs=stage.epochs,
         shuffle=False,  # the batches are shuffled already; Keras warns otherwise
         verbose=2,
@@ -217,11 +224,11 @@ def _stage(
 
 
 def _linear_head(
-    model: Any, stage: Stage, fitted: dict[str, features.Features], labels: np.ndarray, part: dict[str, np.ndarray]
+    model: Any, stage: Stage, fitted: dict[str, Features], labels: np.ndarray, part: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """Fit the last layer of a model on features; the history has a row for each strength of the penalty."""
     train, val = ((fitted[name].x, labels[part[name]]) for name in ("train", "val"))
-    head = features.fit(*train, *val, stage.epochs)
+    head = fit_linear_head(*train, *val, stage.epochs)
     model.get_layer("p_crack").set_weights([head.weights[:, None], np.float32([head.bias])])
     rows = head.tried.to_dict("records")
     return {
@@ -246,17 +253,24 @@ def _save(model: Any, file: Path) -> Path:
 
 
 def _key(
-    recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, seed: int, loaded: dict[str, str], engine: dict[str, Any]
+    recipe: Recipe,
+    ds: datasets.Dataset,
+    manifest: pd.DataFrame,
+    seed: int,
+    loaded: dict[str, str],
+    engine: dict[str, Any],
 ) -> str:
     """Everything that the bytes of a checkpoint depend on."""
     rows = "".join(manifest["label"].astype(str) + manifest["split"])
     parts = [recipe.as_dict(), ds.sha256, rows, seed, loaded["weights"], loaded["sha256"]]
     parts += [engine, keras.config.dtype_policy().name]
-    parts += [results.code_hash(), results.versions()]
+    parts += [provenance.code_hash(), provenance.versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def evaluate(trained: Trained, recipe: Recipe, ds: Dataset, manifest: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+def evaluate(
+    trained: Trained, recipe: Recipe, ds: datasets.Dataset, manifest: pd.DataFrame
+) -> tuple[pd.DataFrame, float]:
     """Predict every val and test image once, in file order.
 
     Returns:
@@ -271,7 +285,7 @@ def evaluate(trained: Trained, recipe: Recipe, ds: Dataset, manifest: pd.DataFra
     return table.assign(label=truth, p_crack=chance), rate
 
 
-def save(trained: Trained, run: results.Run, card: str) -> dict[str, int]:
+def save(trained: Trained, run: Run, card: str) -> dict[str, int]:
     """Save the model into `run.folder/model`: weights, a .keras file, a table of its layers and a model card.
 
     Returns the sizes in bytes of the first two.
@@ -282,8 +296,8 @@ def save(trained: Trained, run: results.Run, card: str) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     _save(trained.model, folder / "model.weights.h5")
     trained.model.save(folder / "model.keras")
-    config.write_atomically(folder / "summary.txt", models.summary(trained.model) + "\n")
-    config.write_atomically(folder / "README.md", card)
+    write_atomically(folder / "summary.txt", models.layer_table(trained.model) + "\n")
+    write_atomically(folder / "README.md", card)
     return {name: (folder / name).stat().st_size for name in ("model.weights.h5", "model.keras")}
 
 
@@ -297,17 +311,17 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
         CrackutilsError: the folder holds no finished run.
     """
     folder = Path(folder)
-    recipe, weights = results.trained_recipe(folder)
+    recipe, weights = read_recipe(folder)
     with models.in_float32():
         model, _ = models.build(recipe, weights, config.DEFAULT_SEED, load=False)
     try:
         model.load_weights(folder / "model" / "model.weights.h5")
     except (OSError, ValueError) as error:
-        raise CrackutilsError(f"{folder / 'model'} holds no usable model.weights.h5 ({error}).") from error
+        raise config.CrackutilsError(f"{folder / 'model'} holds no usable model.weights.h5 ({error}).") from error
     return model, recipe
 
 
-def chosen(stages: list[dict[str, Any]]) -> str:
+def describe_stages(stages: list[dict[str, Any]]) -> str:
     """Return in words what validation chose in each stage of `Trained.stages`."""
     said = []
     for stage in stages:
@@ -317,19 +331,19 @@ def chosen(stages: list[dict[str, Any]]) -> str:
     return "; ".join(said)
 
 
-def card(recipe: Recipe, run: results.Run, test: dict[str, Any], trained: Trained) -> str:
+def model_card(recipe: Recipe, run: Run, test: dict[str, Any], trained: Trained) -> str:
     """Return the model card: what the model is, how it was trained, how it did, where it should not be used."""
-    low, high = evaluation.wilson(test["n"] - test["errors"], test["n"])
+    low, high = wilson(test["n"] - test["errors"], test["n"])
     stages = "; ".join(
         f"{s['name']} {s['epochs']} {'penalties' if 'C' in s else 'epochs'}{'' if s['kept'] else ' (dropped)'}"
         for s in trained.stages
     )
-    size = models.describe(trained.model)
+    size = models.describe_model(trained.model)
     setting = run.settings
     return f"""# {recipe.title}
 
 - Task: does a square concrete patch show a crack?
-- Input: RGB {recipe.size}x{recipe.size}, values 0-255. Output: probability of `{CLASSES[1]}`.
+- Input: RGB {recipe.size}x{recipe.size}, values 0-255. Output: probability of `{config.CLASSES[1]}`.
 - Recipe `{recipe.name}`, profile `{setting["profile"]}`, split `{setting["split"]}` (seed {setting["split_seed"]}),
   training seed {setting["seed"]}, {size["parameters"]:,} parameters.
 - Started from {trained.loaded["weights"]} weights; {stages}.

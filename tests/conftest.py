@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackutils import config, datasets, engines
+from crackutils import config, datasets
+from crackutils.inference.engines import run_stream
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,7 +63,7 @@ def tree() -> Callable[..., Path]:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows that went through an engine, in order."""
     rows: list[int] = []
-    stream = engines.stream
+    stream = run_stream
 
     def counting(engine: Any, items: Any, read: Any) -> Iterator[Any]:
         for found in stream(engine, items, read):
@@ -80,10 +81,11 @@ def untrained() -> Callable[..., Any]:
     It has learnt nothing, but its last layer looks at some features.
     """
 
-    from crackutils import models, recipes  # TensorFlow takes seconds, which not all tests need
+    from crackutils import models
+    from crackutils.detector.runs import DETECTOR  # TensorFlow takes seconds, which not all tests need
 
     def write(folder: Path, adapted: bool = False) -> Any:
-        tiny = dataclasses.replace(recipes.CELLS, size=64)
+        tiny = dataclasses.replace(DETECTOR, size=64)
         model, _ = models.build(tiny, "crackutils", 5)
         kernel, _ = model.get_layer("p_crack").get_weights()
         kernel[1:4] = 0.3

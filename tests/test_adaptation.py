@@ -16,13 +16,22 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from crackutils import config, datasets, models, training
+from crackutils.adaptation import figures
+from crackutils.adaptation.adapt import adapt
+from crackutils.adaptation.curve import _halves, learning_curve, verdict
+from crackutils.adaptation.labels import photos_of_tiles, read_labels
+from crackutils.detector.features import features_of_run
+from crackutils.detector.head import PENALTIES, fit_head
+from crackutils.detector.runs import DETECTOR, find_detector_run
+from crackutils.files import sha256
+from crackutils.models import keras
+from tools.commands import main
+
 matplotlib.use("Agg")
 
-from crackutils import adaptation, config, datasets, features, models, plots, recipes, training
-from crackutils.__main__ import main
-from crackutils.config import CrackutilsError
 
-TINY = dataclasses.replace(recipes.CELLS, size=64)
+TINY = dataclasses.replace(DETECTOR, size=64)
 
 
 def site(tiles: int = 400, photos: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,11 +73,11 @@ def tiles(tmp_path: Path) -> Path:
 
 def test_the_penalty_pulls_to_the_unadapted_head(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, groups = site()
-    weights, bias, penalty = adaptation.fit_head(x, y, groups)
+    weights, bias, penalty = fit_head(x, y, groups)
     assert np.isfinite(penalty)
     assert np.argmax(np.abs(weights[1:] * x[:, 1:].std(0))) == 6
     monkeypatch.setattr(adaptation, "PENALTIES", (float("inf"),))
-    strict, offset, penalty = adaptation.fit_head(x, y, groups)
+    strict, offset, penalty = fit_head(x, y, groups)
     assert penalty == float("inf") and not strict[1:].any() and strict[0] > 0
     z = x @ strict + offset
     assert (1 / (1 + np.exp(-z))).mean() == pytest.approx(y.mean(), abs=1e-3)  # calibrated
@@ -85,7 +94,7 @@ def test_the_head_is_the_minimum_of_its_loss(tiles: int, monkeypatch: pytest.Mon
     y = (x[:, 0] + x[:, 3] + rng.normal(size=tiles) > 0).astype(int)
     monkeypatch.setattr(adaptation, "PENALTIES", (30.0,))
     monkeypatch.setattr(adaptation, "_WEAK", 0.0)
-    weights, bias, _ = adaptation.fit_head(x, y, np.arange(tiles))
+    weights, bias, _ = fit_head(x, y, np.arange(tiles))
     big = np.concatenate([x[:, :1] * 1e4, x[:, 1:]], 1)  # where a column is large its weight costs nothing
     theirs = LogisticRegression(C=1 / 30, tol=1e-10, max_iter=10_000, solver="newton-cholesky").fit(big, y)
     np.testing.assert_allclose(x @ weights + bias, theirs.decision_function(big), atol=2e-3)
@@ -94,7 +103,7 @@ def test_the_head_is_the_minimum_of_its_loss(tiles: int, monkeypatch: pytest.Mon
 def test_a_handful_of_labels_does_not_turn_the_network_round() -> None:
     x, y, groups = site(20, 10)
     x[:, 0] = -x[:, 0] - 3 * y
-    assert adaptation.fit_head(x, y, groups)[0][0] == pytest.approx(0.05)
+    assert fit_head(x, y, groups)[0][0] == pytest.approx(0.05)
 
 
 def test_cross_validation_keeps_photos_together() -> None:
@@ -103,21 +112,21 @@ def test_cross_validation_keeps_photos_together() -> None:
     y = (rng.permutation(30) % 2)[photos]
     looks = rng.normal(size=(30, 300))[photos] + rng.normal(0, 0.05, (300, 300))  # tell the photo, not the crack
     x = np.concatenate([(y + rng.normal(0, 1, 300))[:, None], looks], 1)
-    alone = adaptation.fit_head(x, y, np.arange(300))[2]
-    together = adaptation.fit_head(x, y, photos)[2]
-    assert alone == min(adaptation.PENALTIES) < together
-    assert adaptation.fit_head(x[:40], y[:40], np.zeros(40))[2] == float("inf")  # nothing to choose by
+    alone = fit_head(x, y, np.arange(300))[2]
+    together = fit_head(x, y, photos)[2]
+    assert alone == min(PENALTIES) < together
+    assert fit_head(x[:40], y[:40], np.zeros(40))[2] == float("inf")  # nothing to choose by
 
 
 def test_other_tiles_may_choose_the_penalty_instead() -> None:
     x, y, _ = site(800)
     held = x[400:], y[400:]
-    weights, bias, penalty = adaptation.fit_head(x[:400], y[:400], held=held)
+    weights, bias, penalty = fit_head(x[:400], y[:400], held=held)
     losses = {}
-    for one in adaptation.PENALTIES:
+    for one in PENALTIES:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(adaptation, "PENALTIES", (one,))
-            w, b, _ = adaptation.fit_head(x[:400], y[:400], held=held)
+            w, b, _ = fit_head(x[:400], y[:400], held=held)
         z = held[0] @ w + b
         losses[one] = np.logaddexp(0, np.where(held[1] == 1, -z, z)).mean()
     assert penalty == min(losses, key=losses.get) != float("inf")
@@ -127,8 +136,8 @@ def test_other_tiles_may_choose_the_penalty_instead() -> None:
 
 def test_one_class_has_no_head() -> None:
     x, _, groups = site(20)
-    with pytest.raises(CrackutilsError, match="all of one class"):
-        adaptation.fit_head(x, np.zeros(20, int), groups)
+    with pytest.raises(config.CrackutilsError, match="all of one class"):
+        fit_head(x, np.zeros(20, int), groups)
 
 
 # ---------------------------------------------------------------- the curve
@@ -136,28 +145,28 @@ def test_one_class_has_no_head() -> None:
 
 def test_labels_are_worth_what_the_features_hold() -> None:
     x, y, groups = site()
-    curve = adaptation.learning_curve(x, y, groups, draws=8)
+    curve = learning_curve(x, y, groups, draws=8)
     assert curve["n"].tolist() == [0, 20, 50, 100]  # half of 400 tiles hold no 500
     last = curve.iloc[-1]
     assert last["auroc_gain_low"] > 0.1 and last["auroc"] > 0.85
     assert last["auroc"] - curve["auroc"].iloc[0] == pytest.approx(last["auroc_gain"])
     assert (curve["auroc_gain_low"] <= curve["auroc_gain"]).all()
     assert (curve["average_precision_gain"] <= curve["average_precision_gain_high"]).all()
-    assert "worth it from" in adaptation.judged(curve)
-    again = adaptation.learning_curve(x, y, groups, draws=8)
+    assert "worth it from" in verdict(curve)
+    again = learning_curve(x, y, groups, draws=8)
     pd.testing.assert_frame_equal(curve, again, check_exact=True)
     noise = np.random.default_rng(5).normal(size=x.shape)
     noise[:, 0] = x[:, 0]
-    useless = adaptation.learning_curve(noise, y, groups, ns=(20, 50), draws=8)
-    assert "was not worth it: with 50 labels" in adaptation.judged(useless)
+    useless = learning_curve(noise, y, groups, ns=(20, 50), draws=8)
+    assert "was not worth it: with 50 labels" in verdict(useless)
 
 
 def test_unadapted_rows_are_the_network_as_it_was() -> None:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     x, y, groups = site(200, 20)
-    curve = adaptation.learning_curve(x, y, groups, ns=(20,), draws=3, seed=9)
-    tests = [adaptation._halves(y, groups, np.random.default_rng([9, draw]))[1] for draw in range(3)]
+    curve = learning_curve(x, y, groups, ns=(20,), draws=3, seed=9)
+    tests = [_halves(y, groups, np.random.default_rng([9, draw]))[1] for draw in range(3)]
     assert curve["auroc"].iloc[0] == pytest.approx(np.mean([roc_auc_score(y[t], x[t, 0]) for t in tests]))
     expected = np.mean([average_precision_score(y[t], x[t, 0]) for t in tests])
     assert curve["average_precision"].iloc[0] == pytest.approx(expected)
@@ -178,7 +187,7 @@ def test_photos_are_never_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(adaptation, "fit_head", fit)
     monkeypatch.setattr(adaptation, "_scores", lambda labels, z: (tested.append(z), (0.5, 0.5))[1])
-    adaptation.learning_curve(x, y, photos, ns=(20, 40), draws=6)
+    learning_curve(x, y, photos, ns=(20, 40), draws=6)
     assert len(fitted) == 12 and len(tested) == 18
     for k, (train, labels) in enumerate(fitted):
         test = tested[k // 2 * 3]
@@ -199,8 +208,8 @@ def test_photos_are_never_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_where_there_is_no_curve_it_says_why(photos: list[int], ns: tuple[int, ...], said: str) -> None:
     y = np.repeat([0, 1], 10)
-    with pytest.raises(CrackutilsError, match=f"There is no learning curve: .*{said}"):
-        adaptation.learning_curve(np.random.default_rng(0).normal(size=(20, 3)), y, np.array(photos), ns)
+    with pytest.raises(config.CrackutilsError, match=f"There is no learning curve: .*{said}"):
+        learning_curve(np.random.default_rng(0).normal(size=(20, 3)), y, np.array(photos), ns)
 
 
 @pytest.mark.parametrize(
@@ -215,19 +224,19 @@ def test_where_there_is_no_curve_it_says_why(photos: list[int], ns: tuple[int, .
 def test_the_verdict_asks_that_further_labels_do_not_spoil_it(lows: list[float], said: str) -> None:
     curve = pd.DataFrame({"n": [0, 20, 50, 100], "auroc": [0.7, 0.8, 0.8, 0.8], "auroc_gain": [0, 0.1, 0.1, 0.1]})
     curve = curve.assign(auroc_gain_low=[0, *lows], auroc_gain_high=[0, 0.3, 0.3, 0.3])
-    assert said in adaptation.judged(curve)
+    assert said in verdict(curve)
 
 
 def test_half_of_the_photos_must_be_able_to_choose_a_penalty() -> None:
     x, y, _ = site(60)
-    with pytest.raises(CrackutilsError, match=r"from 3 photos.* at least 4 photos"):
-        adaptation.learning_curve(x, y, np.arange(60) % 3)
-    assert len(adaptation.learning_curve(x, y, np.arange(60) % 4, (20,), draws=2)) == 2
+    with pytest.raises(config.CrackutilsError, match=r"from 3 photos.* at least 4 photos"):
+        learning_curve(x, y, np.arange(60) % 3)
+    assert len(learning_curve(x, y, np.arange(60) % 4, (20,), draws=2)) == 2
 
 
 def test_the_figure_shows_both_scores_and_their_intervals() -> None:
-    curve = adaptation.learning_curve(*site(200, 20), ns=(20, 50), draws=3)
-    figure = plots.learning_curve(curve)
+    curve = learning_curve(*site(200, 20), ns=(20, 50), draws=3)
+    figure = figures.learning_curve(curve)
     left, right = figure.axes
     np.testing.assert_array_equal(left.lines[1].get_ydata(), curve["auroc"].iloc[1:])
     assert [tick.get_text() for tick in right.get_xticklabels()] == ["20", "50"]
@@ -271,8 +280,8 @@ ONE, TWO = "tiles/7000-0.png,0,photo 0", "tiles/7000-1.png,1,photo 0"
     ],
 )
 def test_a_csv_that_cannot_be_used_is_told_in_one_sentence(change: tuple[str, str], said: str, tiles: Path) -> None:
-    with pytest.raises(CrackutilsError, match=rf"labels\.csv:? {said}") as raised:
-        adaptation.adapt(edited(tiles, change), tiles.parent / "out", tiles.parent)
+    with pytest.raises(config.CrackutilsError, match=rf"labels\.csv:? {said}") as raised:
+        adapt(edited(tiles, change), tiles.parent / "out", tiles.parent)
     assert "\n" not in str(raised.value)
     assert not (tiles.parent / "out").exists()
 
@@ -292,8 +301,8 @@ def test_a_file_that_is_no_table_of_labels(content: bytes | None, said: str, til
     tiles.unlink()
     if content is not None:
         tiles.write_bytes(content)
-    with pytest.raises(CrackutilsError, match=said):
-        adaptation.read_labels(tiles)
+    with pytest.raises(config.CrackutilsError, match=said):
+        read_labels(tiles)
 
 
 def test_words_spaces_and_absolute_paths_are_understood(tiles: Path) -> None:
@@ -304,7 +313,7 @@ def test_words_spaces_and_absolute_paths_are_understood(tiles: Path) -> None:
         (",1,", ",Positive,"),
         ("file,label,photo", "\ufeffFile,label, photo"),
     )
-    table = adaptation.read_labels(tiles)
+    table = read_labels(tiles)
     assert table["label"].tolist() == [0, 1] * 24
     assert table["file"].iloc[0] == absolute
     assert table["photo"].iloc[0] == "a"
@@ -315,26 +324,26 @@ def test_pictures_that_cannot_be_used_are_told(tiles: Path, base: Path, tmp_path
     kept = first.read_bytes()
     first.write_bytes(kept[:200])
     with pytest.raises(
-        CrackutilsError, match=r"in 1 of 48 rows the image cannot be used \(first: tiles/7000-0\.png is t"
+        config.CrackutilsError, match=r"in 1 of 48 rows the image cannot be used \(first: tiles/7000-0\.png is t"
     ):
-        adaptation.adapt(tiles, tmp_path / "out", base)
+        adapt(tiles, tmp_path / "out", base)
     first.write_bytes(second.read_bytes())
     with pytest.raises(
-        CrackutilsError, match=r"stood in a row before \(first: tiles/7000-1\.png is tiles/7000-0\.png\)"
+        config.CrackutilsError, match=r"stood in a row before \(first: tiles/7000-1\.png is tiles/7000-0\.png\)"
     ):
-        adaptation.adapt(tiles, tmp_path / "out", base)
+        adapt(tiles, tmp_path / "out", base)
     assert not (tmp_path / "out").exists()
 
 
 def test_photos_are_told_by_names_or_not_at_all(tiles: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = adaptation.read_labels(tiles)
-    given, how = adaptation._photos(table)
+    table = read_labels(tiles)
+    given, how = photos_of_tiles(table)
     assert (how, given.tolist()) == ("column", [i // 2 for i in range(48)])
-    named, how = adaptation._photos(table.drop(columns="photo"))
+    named, how = photos_of_tiles(table.drop(columns="photo"))
     assert (how, named.tolist()) == ("names", given.tolist())
     capsys.readouterr()
     table["file"] = table["file"].replace("tiles/7000-0.png", "tiles/wall-0.png")
-    single, how = adaptation._photos(table.drop(columns="photo"))
+    single, how = photos_of_tiles(table.drop(columns="photo"))
     assert (how, len(set(single))) == ("nothing", 48)
     assert "intervals below are too narrow" in capsys.readouterr().out
 
@@ -343,20 +352,20 @@ def test_photos_are_told_by_names_or_not_at_all(tiles: Path, capsys: pytest.Capt
 
 
 def test_features_of_a_run_are_what_its_last_layer_sees(tiles: Path, base: Path, computed: list[int]) -> None:
-    table = adaptation.read_labels(tiles)
-    ds = datasets.listed(tiles.parent, table["file"].tolist(), table["label"].tolist())
+    table = read_labels(tiles)
+    ds = datasets.from_files(tiles.parent, table["file"].tolist(), table["label"].tolist())
     assert ds.index["label"].tolist() == table["label"].tolist() and not len(ds.left_out)
-    found = features.of_run(ds, np.arange(6), base)
+    found = features_of_run(ds, np.arange(6), base)
     model, _ = training.load(base)
     images = np.stack([ds.read(row, 64) for row in range(6)]).astype(np.float32)
-    layer = models.keras.Model(model.input, model.get_layer("features").output)
+    layer = keras.Model(model.input, model.get_layer("features").output)
     seen, (kernel, bias) = layer.predict_on_batch(images), model.get_layer("p_crack").get_weights()
     np.testing.assert_allclose(found.x[:, 1:], seen[:, 1:], atol=1e-3)
     np.testing.assert_allclose(found.x[:, 0], seen @ kernel[:, 0] + bias[0], atol=1e-3)
     own = 1 / (1 + np.exp(-found.x[:, 0]))
     np.testing.assert_allclose(own, model.predict_on_batch(images)[:, 0], atol=1e-5)
     assert computed == list(range(6))
-    features.of_run(ds, np.arange(8), base)
+    features_of_run(ds, np.arange(8), base)
     assert computed == list(range(8))
     code = f"""
 import sys
@@ -374,25 +383,25 @@ assert "tensorflow" not in sys.modules
 
 
 def test_other_weights_have_other_features(tiles: Path, base: Path, tmp_path: Path, computed: list[int]) -> None:
-    table = adaptation.read_labels(tiles)
-    ds = datasets.listed(tiles.parent, table["file"].tolist(), table["label"].tolist())
-    first = features.of_run(ds, np.arange(2), base)
+    table = read_labels(tiles)
+    ds = datasets.from_files(tiles.parent, table["file"].tolist(), table["label"].tolist())
+    first = features_of_run(ds, np.arange(2), base)
     other = tmp_path / "other"
     (other / "model").mkdir(parents=True)
     (other / "metrics.json").write_bytes((base / "metrics.json").read_bytes())
-    with pytest.raises(CrackutilsError, match=r"holds no model\.weights\.h5"):
-        features.of_run(ds, np.arange(2), other)
+    with pytest.raises(config.CrackutilsError, match=r"holds no model\.weights\.h5"):
+        features_of_run(ds, np.arange(2), other)
     model, _ = models.build(TINY, "crackutils", 6)
     model.save_weights(other / "model" / "model.weights.h5")
-    second = features.of_run(ds, np.arange(2), other)
+    second = features_of_run(ds, np.arange(2), other)
     assert computed == [0, 1, 0, 1]
     assert first.x[0, 0] != second.x[0, 0]
     np.testing.assert_allclose(first.x[:, 1:], second.x[:, 1:], atol=1e-5)  # the backbone is the same
     metrics = json.loads((other / "metrics.json").read_text("utf-8"))
     metrics["settings"]["recipe"]["cells"] = 0
     (other / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(CrackutilsError, match=r"has no cells of its own; give a run of notebook 08"):
-        features.of_run(ds, np.arange(2), other)
+    with pytest.raises(config.CrackutilsError, match=r"has no cells of its own; give a run of notebook 08"):
+        features_of_run(ds, np.arange(2), other)
 
 
 def test_the_command_from_labels_to_scores(
@@ -422,15 +431,15 @@ def test_the_command_from_labels_to_scores(
         24,
         "column",
     )
-    assert adapted["model_sha256"] == config.sha256(base / "model" / "model.weights.h5")
+    assert adapted["model_sha256"] == sha256(base / "model" / "model.weights.h5")
     curve = pd.read_csv(out / "learning_curve.csv")
     assert curve["n"].tolist() == [0, 20] == [row["n"] for row in metrics["learning_curve"]]
     assert "48 labelled tiles, 24 of them" in (out / "model" / "README.md").read_text("utf-8")
     # it scores as the head says, not as the network did
-    table = adaptation.read_labels(tiles)
-    ds = datasets.listed(tiles.parent, table["file"].tolist(), table["label"].tolist())
-    x, y = features.of_run(ds, np.arange(48), base).x, table["label"].to_numpy()
-    weights, bias, _ = adaptation.fit_head(x, y, table["photo"].to_numpy())
+    table = read_labels(tiles)
+    ds = datasets.from_files(tiles.parent, table["file"].tolist(), table["label"].tolist())
+    x, y = features_of_run(ds, np.arange(48), base).x, table["label"].to_numpy()
+    weights, bias, _ = fit_head(x, y, table["photo"].to_numpy())
     expected = 1 / (1 + np.exp(-(x @ weights + bias)))
     assert ((expected >= 0.5) == y).mean() > 0.9
     model, recipe = training.load(out)
@@ -468,9 +477,9 @@ def test_too_few_tiles_for_a_curve_adapt_all_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(adaptation, "_card", dies)
         with pytest.raises(KeyboardInterrupt):
-            adaptation.adapt(tiles, out, base)
+            adapt(tiles, out, base)
     assert not any(out.iterdir()) and not list(tmp_path.glob(".out*"))
-    curve = adaptation.adapt(tiles, out, base)
+    curve = adapt(tiles, out, base)
     assert len(curve) == 0
     why = "There is no learning curve: half of the photos hold as few as 12 labelled tiles"
     assert why in capsys.readouterr().out
@@ -479,28 +488,30 @@ def test_too_few_tiles_for_a_curve_adapt_all_the_same(
     training.load(out)
     (tmp_path / "file").write_text("mine")
     for place, said in (("file", "exists already"), ("file/below", r"cannot be written")):
-        with pytest.raises(CrackutilsError, match=said):
-            adaptation.adapt(tiles, tmp_path / place, base)
+        with pytest.raises(config.CrackutilsError, match=said):
+            adapt(tiles, tmp_path / place, base)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_run_to_begin_with(tiles: Path, tmp_path: Path) -> None:
-    with pytest.raises(CrackutilsError, match=r"No finished run of notebook 08 .* run make run-08 PROFILE=metu-half"):
-        adaptation.best_cells()
+    with pytest.raises(
+        config.CrackutilsError, match=r"No finished run of notebook 08 .* run make run-08 PROFILE=metu-half"
+    ):
+        find_detector_run()
     for profile in ("sample", "metu-tenth", "metu-half"):
         folder = config.results_dir() / profile / "08_cross_dataset" / TINY.name
         (folder / "model").mkdir(parents=True)
         (folder / "model" / "model.weights.h5").write_bytes(b"")
         if profile != "metu-half":  # one that is not finished
             (folder / "run.json").write_text("{}")
-    assert adaptation.best_cells() == config.results_dir() / "metu-tenth" / "08_cross_dataset" / TINY.name
+    assert find_detector_run() == config.results_dir() / "metu-tenth" / "08_cross_dataset" / TINY.name
     other = config.results_dir() / "metu-half" / "08_cross_dataset" / f"{TINY.name}--target-walls"
     (other / "model").mkdir(parents=True)
     for name in ("run.json", "model/model.weights.h5"):
         (other / name).write_text("{}")
-    assert adaptation.best_cells() == other  # where it was tested does not change the network
-    with pytest.raises(CrackutilsError, match="holds no finished training run"):
-        adaptation.adapt(tiles, tmp_path / "out", tmp_path)
+    assert find_detector_run() == other  # where it was tested does not change the network
+    with pytest.raises(config.CrackutilsError, match="holds no finished training run"):
+        adapt(tiles, tmp_path / "out", tmp_path)
     assert not (tmp_path / "out").exists()
 
 

@@ -10,9 +10,22 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from crackutils import audit, config, datasets, splits
-from crackutils.config import CrackutilsError
-from crackutils.datasets import Dataset
+from crackutils import config, datasets
+from crackutils.audit.copies import compare_copy_detectors, largest_groups, score_planted_copies
+from crackutils.audit.labels import compare_corrections, out_of_fold, score_planted_labels
+from crackutils.audit.leakage import measure_leakage, protocol_table, summarize_leakage
+from crackutils.audit.mosaics import (
+    check_loops,
+    known_overlaps,
+    largest_mosaics,
+    score_grouping,
+    score_overlaps,
+    stitch,
+)
+from crackutils.audit.quality import image_quality
+from crackutils.slices import SLICES, _measure, hard_slices, measure_images, score_slices
+from crackutils.splits.make import make_split
+from crackutils.splits.overlaps import estimate_photos, find_mosaics, find_overlaps
 
 
 def blobs(n: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +50,7 @@ def drawn(width: int, level: int = 180, depth: int = 120, blur: bool = False) ->
 
 def test_measures_follow_what_is_in_the_picture() -> None:
     thin, wide, faint, dark, blurred, none = (
-        audit._measure(image)
+        _measure(image)
         for image in (drawn(2), drawn(12), drawn(12, depth=25), drawn(12, 90, 60), drawn(12, blur=True), drawn(0))
     )
     assert thin["width"] < 0.5 * wide["width"]
@@ -47,18 +60,18 @@ def test_measures_follow_what_is_in_the_picture() -> None:
     assert blurred["sharpness"] < 0.7 * wide["sharpness"]
 
 
-def test_measures_agree_with_what_is_known_of_the_sample(smoke: Dataset) -> None:
-    m, cuts = audit.measures(smoke), smoke.cuts
-    assert m.equals(audit.measures(smoke))
+def test_measures_agree_with_what_is_known_of_the_sample(smoke: datasets.Dataset) -> None:
+    m, cuts = measure_images(smoke), smoke.cuts
+    assert m.equals(measure_images(smoke))
     cracked = smoke.index["label"] == 1
     for measured, known in (("width", "width"), ("depth", "step")):
         assert m.loc[cracked, measured].corr(cuts.loc[cracked, known].astype(float), "spearman") > 0.6
 
 
-def test_slices_hold_a_tenth_of_their_kind(smoke: Dataset) -> None:
-    held = audit.slices(smoke)
+def test_slices_hold_a_tenth_of_their_kind(smoke: datasets.Dataset) -> None:
+    held = hard_slices(smoke)
     label = smoke.index["label"]
-    assert tuple(held) == audit.SLICES
+    assert tuple(held) == SLICES
     for name in ("thin", "faint"):
         assert held[name].sum() == int(0.1 * (label == 1).sum()) and (label[held[name]] == 1).all()
     assert (label[held["line-like"]] == 0).all() and held["line-like"].any()
@@ -66,10 +79,10 @@ def test_slices_hold_a_tenth_of_their_kind(smoke: Dataset) -> None:
     assert not held["doubtful label"].any()
 
 
-def test_accuracy_per_slice_counts_right(smoke: Dataset) -> None:
-    dark = audit.slices(smoke)["dark"]
+def test_accuracy_per_slice_counts_right(smoke: datasets.Dataset) -> None:
+    dark = hard_slices(smoke)["dark"]
     p = np.where(dark, 1 - smoke.index["label"], smoke.index["label"]) * 0.8 + 0.1  # wrong in the dark only
-    found = audit.by_slice(smoke, smoke.index[["file", "label"]].assign(p_crack=p))
+    found = score_slices(smoke, smoke.index[["file", "label"]].assign(p_crack=p))
     assert found[0]["slice"] == "dark"
     assert found[0]["errors"] == found[0]["n"] == dark.sum() and found[0]["accuracy"] == 0
     assert [row["accuracy"] for row in found] == sorted(row["accuracy"] for row in found)
@@ -78,11 +91,11 @@ def test_accuracy_per_slice_counts_right(smoke: Dataset) -> None:
 # ---------------------------------------------------------------- overlaps and mosaics
 
 
-def test_overlaps_are_those_of_the_photos(smoke: Dataset) -> None:
-    known, found = audit.known_overlaps(smoke), splits.overlaps(smoke)
+def test_overlaps_are_those_of_the_photos(smoke: datasets.Dataset) -> None:
+    known, found = known_overlaps(smoke), find_overlaps(smoke)
     photo = smoke.cuts["photo"].to_numpy()
     assert (photo[known["a"]] == photo[known["b"]]).all()
-    table = audit.overlaps_found(smoke).set_index("overlap")
+    table = score_overlaps(smoke).set_index("overlap")
     assert table.loc["all", "recall"] > 0.85
     assert table.loc["all", "precision"] > 0.95
     assert table["recall"].iloc[-2] > 0.95  # half and more in common
@@ -93,29 +106,31 @@ def test_overlaps_are_those_of_the_photos(smoke: Dataset) -> None:
     np.testing.assert_allclose(both["dy"], (y[both["b"]] - y[both["a"]]) / 227, atol=0.03)
 
 
-def test_stitched_crops_agree_with_the_photo(smoke: Dataset) -> None:
-    rows = max(audit.largest_mosaics(smoke), key=len)
+def test_stitched_crops_agree_with_the_photo(smoke: datasets.Dataset) -> None:
+    rows = max(largest_mosaics(smoke), key=len)
     assert len(rows) >= 4
-    image = audit.stitch(smoke, rows)
+    image = stitch(smoke, rows)
     cuts = smoke.cuts.iloc[rows]
     assert image.shape[0] == pytest.approx(cuts["y"].max() - cuts["y"].min() + 227, abs=8)
     assert image.shape[1] == pytest.approx(cuts["x"].max() - cuts["x"].min() + 227, abs=8)
-    alone = np.flatnonzero(np.bincount(splits.mosaics(smoke)) == 1)
-    row = np.flatnonzero(splits.mosaics(smoke) == alone[0])
-    np.testing.assert_array_equal(audit.stitch(smoke, row), smoke.read(int(row[0])))
+    alone = np.flatnonzero(np.bincount(find_mosaics(smoke)) == 1)
+    row = np.flatnonzero(find_mosaics(smoke) == alone[0])
+    np.testing.assert_array_equal(stitch(smoke, row), smoke.read(int(row[0])))
 
 
-def test_loops_of_overlaps_close_and_a_wrong_link_shows(smoke: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, links = audit.loops(smoke), splits.overlaps(smoke)
+def test_loops_of_overlaps_close_and_a_wrong_link_shows(
+    smoke: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, links = check_loops(smoke), find_overlaps(smoke)
     assert len(table) > 20 and table["agrees"].mean() > 0.98
-    mosaic = splits.mosaics(smoke)
+    mosaic = find_mosaics(smoke)
     assert len(table) == len(links) - sum(len(np.unique(part)) - 1 for _, part in _of_mosaic(links, mosaic))
     loop = table.iloc[0]
     wrong = links.copy()
     wrong.loc[(links["a"] == loop["a"]) & (links["b"] == loop["b"]), "dx"] += 0.4
     monkeypatch.setattr(splits, "overlaps", lambda ds: wrong)
-    assert audit.loops(smoke)["agrees"].sum() == table["agrees"].sum() - 1
-    shown = np.concatenate(audit.largest_mosaics(smoke))
+    assert check_loops(smoke)["agrees"].sum() == table["agrees"].sum() - 1
+    shown = np.concatenate(largest_mosaics(smoke))
     assert loop["a"] not in shown and loop["b"] not in shown
 
 
@@ -123,39 +138,39 @@ def _of_mosaic(links: pd.DataFrame, mosaic: np.ndarray) -> list[tuple[int, np.nd
     return [(k, part[["a", "b"]].to_numpy().ravel()) for k, part in links.groupby(mosaic[links["a"]])]
 
 
-def test_nothing_is_known_of_photos_that_nobody_noted(smoke: Dataset) -> None:
+def test_nothing_is_known_of_photos_that_nobody_noted(smoke: datasets.Dataset) -> None:
     unknown = dataclasses.replace(smoke)
     vars(unknown)["cuts"] = smoke.cuts[["file"]].assign(photo=-1)
-    assert audit.known_overlaps(unknown).empty
-    assert audit.overlaps_found(unknown).empty
+    assert known_overlaps(unknown).empty
+    assert score_overlaps(unknown).empty
 
 
-def test_photos_join_mosaics_and_cut_none(smoke: Dataset) -> None:
-    mosaic, photo = splits.mosaics(smoke), splits.photos(smoke, 10)
+def test_photos_join_mosaics_and_cut_none(smoke: datasets.Dataset) -> None:
+    mosaic, photo = find_mosaics(smoke), estimate_photos(smoke, 10)
     assert pd.Series(photo).groupby(mosaic).nunique().max() == 1
     assert len(np.unique(photo)) < len(np.unique(mosaic))
     known = smoke.cuts["photo"].to_numpy()
-    alone, joined = (audit.pairs_together(ids, known) for ids in (mosaic, photo))
+    alone, joined = (score_grouping(ids, known) for ids in (mosaic, photo))
     assert alone["precision"] > 0.9
     assert joined["recall"] > alone["recall"]
-    assert audit.pairs_together(known, known) == {"recall": 1, "precision": 1, "rand": 1}
+    assert score_grouping(known, known) == {"recall": 1, "precision": 1, "rand": 1}
 
 
-def test_planted_copies_are_found(smoke: Dataset) -> None:
-    table = audit.planted_copies(smoke, 40).set_index("kind")
+def test_planted_copies_are_found(smoke: datasets.Dataset) -> None:
+    table = score_planted_copies(smoke, 40).set_index("kind")
     assert table.loc["all", "planted"] == 40
     assert table.loc["all", "recall"] >= 0.75
     assert table.loc["re-encoded", "recall"] == 1
     assert table.loc["all", "precision"] > 0.9
 
 
-def test_ways_to_look_for_copies(smoke: Dataset) -> None:
+def test_ways_to_look_for_copies(smoke: datasets.Dataset) -> None:
     x = np.random.default_rng(0).normal(size=(len(smoke.index), 8)).astype(np.float32)
-    table = audit.copies_by_means(smoke, x).set_index("way")
+    table = compare_copy_detectors(smoke, x).set_index("way")
     exact = smoke.index["sha256"].duplicated(keep=False).sum()
     assert table.loc["exact: equal bytes", "images"] == exact > 0
     assert table.loc["exact: equal bytes", "confirmed"] == 1
-    groups = audit.largest_groups(5, pd.DataFrame({"a": [0, 1], "b": [1, 4]}), 3)
+    groups = largest_groups(5, pd.DataFrame({"a": [0, 1], "b": [1, 4]}), 3)
     assert [rows.tolist() for rows in groups] == [[0, 1, 4]]
 
 
@@ -164,7 +179,7 @@ def test_ways_to_look_for_copies(smoke: Dataset) -> None:
 
 def test_turned_labels_are_the_first_suspects() -> None:
     x, y = blobs(600, 3)
-    found = audit.planted_labels(x, y, np.arange(600), 0.02)
+    found = score_planted_labels(x, y, np.arange(600), 0.02)
     assert found["planted"] == 12
     assert found["recall"] > 0.9 and found["called_recall"] > 0.9
 
@@ -173,11 +188,11 @@ def test_a_group_is_judged_by_models_that_saw_none_of_it() -> None:
     rng = np.random.default_rng(0)
     y = np.repeat(rng.integers(0, 2, 100), 4)
     x = np.repeat(rng.normal(size=(100, 30)), 4, axis=0).astype(np.float32)  # pairs of four, nothing to learn
-    alone, together = (audit.out_of_fold(x, y, ids) for ids in (np.arange(400), np.repeat(np.arange(100), 4)))
+    alone, together = (out_of_fold(x, y, ids) for ids in (np.arange(400), np.repeat(np.arange(100), 4)))
     assert ((alone["neighbours"] >= 0.5) == y).mean() > 0.65
     assert ((together["neighbours"] >= 0.5) == y).mean() < 0.65
-    with pytest.raises(CrackutilsError, match="all of one class"):
-        audit.out_of_fold(x, np.zeros(400, int), np.arange(400))
+    with pytest.raises(config.CrackutilsError, match="all of one class"):
+        out_of_fold(x, np.zeros(400, int), np.arange(400))
 
 
 def test_corrections_change_what_is_taught_and_what_is_tested() -> None:
@@ -187,22 +202,24 @@ def test_corrections_change_what_is_taught_and_what_is_tested() -> None:
     manifest = pd.DataFrame(
         {"split": np.where(np.arange(500) % 10 < 7, "train", np.where(np.arange(500) % 10 < 9, "val", "test"))}
     )
-    table = audit.with_corrections(x, given, y, manifest).set_index("trained_with")
+    table = compare_corrections(x, given, y, manifest).set_index("trained_with")
     assert table.loc["corrected", "changed"] == 9 and table["changed_test"].eq(1).all()
     assert (table["errors_given"] - table["errors_corrected"]).tolist() == [1, 1]
 
 
-def verdict_file(root: Path, ds: Dataset, rows: list[tuple[int, str]]) -> None:
+def verdict_file(root: Path, ds: datasets.Dataset, rows: list[tuple[int, str]]) -> None:
     table = ds.index.iloc[[row for row, _ in rows]][["file", "sha256"]]
     table = table.assign(label="?", verdict=[verdict for _, verdict in rows], reason="seen")
     table.to_csv(root / f"{ds.profile.source}_labels.csv", index=False)
 
 
-def test_corrected_labels(smoke: Dataset, smoke_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrected_labels(
+    smoke: datasets.Dataset, smoke_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(smoke_home))
-    with pytest.raises(CrackutilsError, match="nobody looked at the labels of PROFILE=smoke"):
+    with pytest.raises(config.CrackutilsError, match="nobody looked at the labels of PROFILE=smoke"):
         datasets.load(smoke.profile, "corrected")
-    with pytest.raises(CrackutilsError, match="LABELS=right is unknown"):
+    with pytest.raises(config.CrackutilsError, match="LABELS=right is unknown"):
         datasets.load(smoke.profile, "right")
     monkeypatch.setattr(config, "AUDIT", tmp_path)
     first = int(np.flatnonzero(smoke.given == 1)[0])
@@ -211,13 +228,13 @@ def test_corrected_labels(smoke: Dataset, smoke_home: Path, tmp_path: Path, monk
     changed = np.flatnonzero(ds.index["label"] != smoke.index["label"])
     assert changed.tolist() == [0, first]
     assert ds.sha256 == smoke.sha256 and (ds.given == smoke.given).all()
-    assert audit.slices(ds)["doubtful label"].sum() == 3
-    manifest, before = splits.make(ds, "copy-safe", 1), splits.make(smoke, "copy-safe", 1)
+    assert hard_slices(ds)["doubtful label"].sum() == 3
+    manifest, before = make_split(ds, "copy-safe", 1), make_split(smoke, "copy-safe", 1)
     assert (manifest["split"] == before["split"]).all()  # the same split, so that the two can be compared
     assert np.flatnonzero(manifest["label"] != before["label"]).tolist() == [0, first]
     other = dataclasses.replace(smoke, index=smoke.index.assign(sha256="0" * 64))
-    with pytest.raises(CrackutilsError, match=r"not those that .*smoke_labels\.csv speaks of"):
-        datasets.verdicts(other)
+    with pytest.raises(config.CrackutilsError, match=r"not those that .*smoke_labels\.csv speaks of"):
+        datasets.label_verdicts(other)
 
 
 def test_metu_verdicts_are_whole_and_hold_the_known_ones() -> None:
@@ -243,7 +260,7 @@ def test_quality_calls_a_black_picture_dark(tmp_path: Path, tree, monkeypatch: p
     folder = tree(tmp_path / "raw" / "own", 6, 64)
     Image.new("RGB", (64, 64), (2, 2, 2)).save(folder / "Negative" / "00007.png")
     ds = datasets.load(config.profile("own"))
-    table = audit.quality(ds)
+    table = image_quality(ds)
     assert table["row"].tolist() == list(range(13))
     assert ds.index["file"][table.loc[table["is_dark_issue"], "row"]].tolist() == ["Negative/00007.png"]
 
@@ -257,14 +274,14 @@ def test_leakage_shows_in_the_nearest_neighbour() -> None:
     x = (np.repeat(rng.normal(size=(200, 20)), 2, axis=0) + 0.01 * rng.normal(size=(400, 20))).astype(np.float32)
     twins = pd.DataFrame({"a": np.arange(0, 400, 2), "b": np.arange(1, 400, 2)})
     groups = {"random": np.arange(400), "safe": np.repeat(np.arange(200), 2)}
-    table = audit.leakage(x, y, groups, {"copy": twins}, range(3))
+    table = measure_leakage(x, y, groups, {"copy": twins}, range(3))
     total = table.groupby(["method", "seed", "head"])["n"].sum()
     assert (total == 400).all()
     assert not table.query("method == 'safe' and part == 'test'")["in_training"].any()
     tested = table[table["part"] == "test"]
-    rate = audit.leakage_summary(tested).set_index(["head", "method"])["error_rate"]
+    rate = summarize_leakage(tested).set_index(["head", "method"])["error_rate"]
     assert rate["nearest", "random"] < 0.5 * rate["nearest", "safe"]
-    with_twin = audit.leakage_summary(tested.query("method == 'random'"), ("head", "in_training"))
+    with_twin = summarize_leakage(tested.query("method == 'random'"), ("head", "in_training"))
     with_twin = with_twin.set_index(["head", "in_training"])["error_rate"]
     assert with_twin["nearest", True] == 0 < with_twin["nearest", False]
     kept = table.query("method == 'random' and part == 'test' and head == 'nearest'")
@@ -273,7 +290,7 @@ def test_leakage_shows_in_the_nearest_neighbour() -> None:
 
 def test_leakage_summary_has_an_interval_of_the_mean() -> None:
     table = pd.DataFrame({"head": "linear", "method": "random", "seed": [0, 1, 2], "n": 100, "errors": [1, 2, 3]})
-    (row,) = audit.leakage_summary(table).to_dict("records")
+    (row,) = summarize_leakage(table).to_dict("records")
     assert row["error_rate"] == 0.02 and row["splits"] == 3
     assert row["high"] - 0.02 == pytest.approx(4.303 * 0.01 / np.sqrt(3), abs=1e-4)  # Student's t, two degrees
     assert row["low"] == 0
@@ -283,7 +300,7 @@ def test_protocols_set_what_was_reported_against_unseen_photos() -> None:
     cells = {("random", "train"): 9, ("random", "val"): 10, ("random", "test"): 20, ("copy-safe", "test"): 32}
     cells |= {("photo-safe", "test"): 40}
     rows = [{"head": "linear", "method": m, "part": p, "n": 1000, "errors": e} for (m, p), e in cells.items()]
-    table = audit.protocols(pd.DataFrame(rows))
+    table = protocol_table(pd.DataFrame(rows))
     assert table["flattery"].iloc[1:].tolist() == [4.0, 2.0, 1.25, 1.0]
     assert np.isnan(table["flattery"].iloc[0])
 

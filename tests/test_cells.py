@@ -12,24 +12,43 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crackutils import cells, config, datasets, models, pipelines, results, synthetic, training
-from crackutils.cells import CROP, SIDE, SOMEWHERE, UNKNOWN
-from crackutils.config import CrackutilsError
-from crackutils.datasets import Dataset
+from crackutils import config, datasets, models, training
+from crackutils.detector.data import (
+    _DRAWN,
+    _VARIED,
+    CROP,
+    EACH,
+    PHOTO_SEED,
+    SIDE,
+    SOMEWHERE,
+    UNKNOWN,
+    _turned,
+    count_training,
+    labelled_example,
+    load_patches,
+    make_batch,
+    masked_example,
+)
+from crackutils.detector.last_layer import fit_last_layer
+from crackutils.detector.maps import cell_maps
+from crackutils.detector.runs import DETECTOR
+from crackutils.detector.training import _key, cell_loss, train_detector
+from crackutils.detector.variation import VARIATIONS
 from crackutils.models import keras
-from crackutils.recipes import CELLS, RECIPES, Recipe
+from crackutils.recipes import RECIPES, Recipe
+from crackutils.synthetic.store import Store
 
 tf = config.tensorflow()
 GRID = CROP // 16
 SEED, STEPS = 7, 4
-RECIPE = dataclasses.replace(CELLS, size=64, batch=4)
+RECIPE = dataclasses.replace(DETECTOR, size=64, batch=4)
 BRIGHT, DARK = 200, 30
 
 
 # ---------------------------------------------------------------- helpers
 
 
-def painted(count: int = 12, seed: int = 0) -> synthetic.Store:
+def painted(count: int = 12, seed: int = 0) -> Store:
     """Return bright patches with thick dark lines, and their masks; the first shows none."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, SIDE // 4, SIDE // 4), np.uint8)
@@ -41,7 +60,7 @@ def painted(count: int = 12, seed: int = 0) -> synthetic.Store:
     fine = masks.repeat(4, 1).repeat(4, 2)
     images = np.repeat(np.where(fine > 0, DARK, BRIGHT).astype(np.uint8)[..., None], 3, 3)
     facts = {"photo": np.arange(count) // 2, "label": masks.any((1, 2)).astype(int)}
-    return synthetic.Store(images, masks, pd.DataFrame(facts))
+    return Store(images, masks, pd.DataFrame(facts))
 
 
 def darkest(image: np.ndarray) -> np.ndarray:
@@ -84,7 +103,7 @@ def test_a_patch_and_its_mask_are_cut_and_turned_together(plain: list[Any]) -> N
     kept, rng = painted(), np.random.default_rng(3)
     seen = np.zeros(3, int)
     for k in list(range(12)) * 8:
-        image, found = cells.drawn(kept.images[k], kept.masks[k], rng)
+        image, found = masked_example(kept.images[k], kept.masks[k], rng)
         assert (image.shape, image.dtype, found.shape) == ((CROP, CROP, 3), np.uint8, (GRID, GRID))
         assert set(np.unique(found)) <= {1.0, 0.0, UNKNOWN}
         assert k or not found.any()
@@ -98,13 +117,13 @@ def test_a_patch_and_its_mask_are_cut_and_turned_together(plain: list[Any]) -> N
     assert 0 < seen[2] < 0.2 * seen[0]
     assert len(plain) == 96 and len(set(plain)) == 1
     kinds, share = plain[0]
-    assert set(kinds) == set(pipelines.VARIATIONS) - {"scale"}  # which would move the mask
-    assert share == cells._VARIED
+    assert set(kinds) == set(VARIATIONS) - {"scale"}  # which would move the mask
+    assert share == _VARIED
 
 
 def test_patches_with_masks_are_cut_larger_and_smaller_from_everywhere(plain: list[Any]) -> None:
     rng, mask = np.random.default_rng(1), np.zeros((56, 56), np.uint8)
-    found = np.array([cut_out(cells.drawn(ramp(SIDE), mask, rng)[0]) for _ in range(300)])
+    found = np.array([cut_out(masked_example(ramp(SIDE), mask, rng)[0]) for _ in range(300)])
     assert 108 <= found[:, 0].min() < 120  # 160 / 1.4
     assert 190 < found[:, 0].max() <= 202  # 160 / 0.8
     assert found[:, 1:].min() < 75 and found[:, 1:].max() > 149
@@ -116,7 +135,7 @@ def test_all_eight_ways_to_turn_an_image_occur() -> None:
     marked[0, 1], marked[0, 2] = 1, 2
     ways = []
     for _ in range(200):
-        one, two = cells._turned(rng, marked, marked.repeat(2, 0).repeat(2, 1))
+        one, two = _turned(rng, marked, marked.repeat(2, 0).repeat(2, 1))
         np.testing.assert_array_equal(one.repeat(2, 0).repeat(2, 1), two)
         assert one.flags.c_contiguous
         ways.append(one.tobytes())
@@ -130,12 +149,12 @@ def test_images_without_a_mask_are_cut_alike_whatever_their_label(centred: bool,
     boxes: dict[int, Any] = {0: [], 1: []}
     for label, value in ((0, 0.0), (1, SOMEWHERE)):
         for _ in range(300):
-            image, found = cells.labelled(ramp(side), label, centred, rng)
+            image, found = labelled_example(ramp(side), label, centred, rng)
             assert (image.shape, image.dtype) == ((CROP, CROP, 3), np.uint8)
             np.testing.assert_array_equal(found, np.full((GRID, GRID), value))
             boxes[label].append(cut_out(image))
         boxes[label] = np.array(boxes[label])
-    assert set(plain) == {(pipelines.VARIATIONS, cells._VARIED)}
+    assert set(plain) == {(VARIATIONS, _VARIED)}
     if not centred:  # a crack in a corner must not be cut off
         assert min(found[:, 0].min() for found in boxes.values()) > side - 4
         return
@@ -150,9 +169,9 @@ def test_images_without_a_mask_are_cut_alike_whatever_their_label(centred: bool,
 
 def test_variations_reach_the_images() -> None:
     kept = painted()
-    one, two = (cells.drawn(kept.images[0], kept.masks[0], np.random.default_rng(k))[0] for k in (0, 1))
+    one, two = (masked_example(kept.images[0], kept.masks[0], np.random.default_rng(k))[0] for k in (0, 1))
     assert one.mean() != pytest.approx(two.mean(), abs=0.5)  # both were of one colour
-    one, two = (cells.labelled(kept.images[0], 1, True, np.random.default_rng(k))[0] for k in (0, 1))
+    one, two = (labelled_example(kept.images[0], 1, True, np.random.default_rng(k))[0] for k in (0, 1))
     assert one.mean() != pytest.approx(two.mean(), abs=0.5)
 
 
@@ -169,11 +188,11 @@ def greys(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
 def test_part_of_a_batch_has_masks_and_the_rest_is_of_the_rows_that_were_asked_for() -> None:
     images, labels = greys()
     rows, kept = np.arange(5, 35), painted()
-    used, marked, made = set(), 0, round(cells._DRAWN * 4)
+    used, marked, made = set(), 0, round(_DRAWN * 4)
     assert 0 < made < 4
-    kept.images[cells.trained_on(kept) :] = 0  # photos that are not for training
+    kept.images[count_training(kept) :] = 0  # photos that are not for training
     for seed in range(20):
-        x, y = cells.batch(RECIPE, images, labels, rows, kept, (1, seed))
+        x, y = make_batch(RECIPE, images, labels, rows, kept, (1, seed))
         assert (x.shape, x.dtype) == ((4, CROP, CROP, 3), np.float32)
         assert (y.shape, y.dtype) == ((4, GRID, GRID, 1), np.float32)
         assert (x[:made].max((1, 2, 3)) > 150).all()  # patches with masks come first
@@ -190,7 +209,7 @@ def test_part_of_a_batch_has_masks_and_the_rest_is_of_the_rows_that_were_asked_f
 
 @pytest.mark.usefixtures("plain")
 def test_without_patches_all_of_a_batch_are_labelled_images() -> None:
-    x, y = cells.batch(dataclasses.replace(RECIPE, batch=7), *greys(), np.arange(40), None, 3)
+    x, y = make_batch(dataclasses.replace(RECIPE, batch=7), *greys(), np.arange(40), None, 3)
     assert (x.shape, y.shape) == ((7, CROP, CROP, 3), (7, GRID, GRID, 1))
     assert x.max() < 40
     assert set(np.unique(y)) == {SOMEWHERE, 0.0}
@@ -200,7 +219,7 @@ def test_nine_photos_in_ten_are_for_training() -> None:
     kept = painted(6)
     for photos, count in (([0, 0, 1, 2, 2, 2], 3), ([*range(0, 40, 2)], 18), ([0] * 5 + [1] * 7 + [*range(2, 20)], 28)):
         facts = pd.DataFrame({"photo": photos})
-        found = cells.trained_on(dataclasses.replace(kept, facts=facts))
+        found = count_training(dataclasses.replace(kept, facts=facts))
         assert found == count
         assert not set(photos[:found]) & set(photos[found:])
 
@@ -209,7 +228,7 @@ def test_the_seed_decides_a_batch() -> None:
     kept, (images, labels) = painted(), greys()
 
     def bytes_of(seed: Any) -> list[bytes]:
-        return [part.tobytes() for part in cells.batch(RECIPE, images, labels, np.arange(40), kept, seed)]
+        return [part.tobytes() for part in make_batch(RECIPE, images, labels, np.arange(40), kept, seed)]
 
     first = bytes_of((SEED, 3))
     assert bytes_of((SEED, 3)) == first
@@ -220,12 +239,12 @@ def test_the_seed_decides_a_batch() -> None:
 def test_what_is_drawn_for_training_is_of_no_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(synthetic, "store", lambda *args, **options: asked.append((args, options)))
-    cells.photos(config.profile("smoke"))
-    assert asked == [((cells.SEED, config.profile("smoke").cells[1], cells.EACH, SIDE), {"thin": True})]
-    from crackutils.pretraining import Schedule
+    load_patches(config.profile("smoke"))
+    assert asked == [((PHOTO_SEED, config.profile("smoke").cells[1], EACH, SIDE), {"thin": True})]
+    from tools.pretraining import Schedule
 
     used = {entry["seed"] for entry in datasets.sources().values() if "seed" in entry}
-    assert used and cells.SEED not in used | {Schedule().seed}
+    assert used and PHOTO_SEED not in used | {Schedule().seed}
 
 
 # ---------------------------------------------------------------- the loss
@@ -234,7 +253,7 @@ def test_what_is_drawn_for_training_is_of_no_data_set(monkeypatch: pytest.Monkey
 def losses(y: np.ndarray, z: np.ndarray, share: float = 0.06) -> np.ndarray:
     shape = (-1, GRID, GRID, 1)
     y, z = (tf.constant(np.asarray(part, np.float32).reshape(shape)) for part in (y, z))
-    return np.asarray(cells.loss(share)(y, z))
+    return np.asarray(cell_loss(share)(y, z))
 
 
 def slopes(y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -242,7 +261,7 @@ def slopes(y: np.ndarray, z: np.ndarray) -> np.ndarray:
     z = tf.constant(np.asarray(z, np.float32).reshape(1, GRID, GRID, 1))
     with tf.GradientTape() as tape:
         tape.watch(z)
-        found = cells.loss(0.06)(tf.constant(np.asarray(y, np.float32).reshape(z.shape)), z)
+        found = cell_loss(0.06)(tf.constant(np.asarray(y, np.float32).reshape(z.shape)), z)
     return np.asarray(tape.gradient(found, z)).reshape(-1)
 
 
@@ -307,7 +326,7 @@ def test_an_image_counts_as_cracked_where_enough_of_its_cells_are(count: int, wi
 
 
 @pytest.fixture(scope="module")
-def task(smoke: Dataset) -> tuple[Dataset, pd.DataFrame, synthetic.Store]:
+def task(smoke: datasets.Dataset) -> tuple[datasets.Dataset, pd.DataFrame, Store]:
     """Twenty of the smoke images, of which twelve are for training, and patches with masks."""
     rows = np.concatenate([np.flatnonzero(smoke.index["label"] == k)[:10] for k in (0, 1)])
     index = smoke.index.iloc[rows].reset_index(drop=True)
@@ -317,7 +336,7 @@ def task(smoke: Dataset) -> tuple[Dataset, pd.DataFrame, synthetic.Store]:
 
 
 def train(task: Any, folder: Path, recipe: Recipe = RECIPE, seed: int = SEED, steps: int = STEPS) -> Any:
-    return cells.train(recipe, *task, folder, seed, "crackutils", steps)
+    return train_detector(recipe, *task, folder, seed, "crackutils", steps)
 
 
 def weights_of(model: Any) -> list[bytes]:
@@ -428,7 +447,7 @@ def test_it_trains_without_patches_and_not_on_test_images(
     task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ds, manifest, _ = task
-    asked, batch = [], cells.batch
+    asked, batch = [], make_batch
 
     def watched(recipe: Recipe, images: Any, labels: Any, rows: Any, kept: Any, seed: Any, centred: bool) -> Any:
         asked.append((rows.tolist(), kept, seed, centred))
@@ -444,7 +463,7 @@ def test_it_trains_without_patches_and_not_on_test_images(
 def test_one_class_is_not_enough(task: Any, tmp_path: Path) -> None:
     ds, manifest, kept = task
     few = manifest.assign(split=manifest["split"].where(manifest["label"] == 1, "test"))
-    with pytest.raises(CrackutilsError, match=r"^The training images are all of one class; .* both\.$"):
+    with pytest.raises(config.CrackutilsError, match=r"^The training images are all of one class; .* both\.$"):
         train((ds, few, kept), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -457,7 +476,7 @@ def test_the_key_of_a_checkpoint_holds_all_that_its_bytes_depend_on(task: Any, m
         recipe: Recipe = RECIPE, ds: Any = ds, table: Any = manifest, kept: Any = kept, seed: int = 1, steps: int = 4,
         **changed: str,
     ) -> str:  # fmt: skip
-        return cells._key(recipe, ds, table, kept, seed, loaded | changed, steps)
+        return _key(recipe, ds, table, kept, seed, loaded | changed, steps)
 
     first = key()
     assert key() == first
@@ -488,12 +507,12 @@ def test_the_key_of_a_checkpoint_holds_all_that_its_bytes_depend_on(task: Any, m
 
 @pytest.fixture
 def network() -> Any:
-    return models.build(dataclasses.replace(CELLS, size=96), "crackutils", 1)[0]
+    return models.build(dataclasses.replace(DETECTOR, size=96), "crackutils", 1)[0]
 
 
-def test_maps_are_what_the_probability_is_made_of(smoke: Dataset, network: Any) -> None:
+def test_maps_are_what_the_probability_is_made_of(smoke: datasets.Dataset, network: Any) -> None:
     rows = np.random.default_rng(0).permutation(len(smoke.index))[:35]  # a whole batch and a part of one
-    found = cells.maps(network, smoke, rows, 96)
+    found = cell_maps(network, smoke, rows, 96)
     assert (found.shape, found.dtype) == ((35, 6, 6), np.float32)
     x = np.stack([smoke.read(row, 96) for row in rows]).astype(np.float32)
     p = network.predict_on_batch(x)[:, 0]
@@ -521,13 +540,13 @@ def test_the_last_layer_is_fitted_to_home_and_patches_and_found_again(
         return float(-np.log(np.where(y == 1, p, 1 - p)).mean())
 
     before = loss()
-    told = cells.fit_last(trained, RECIPE, ds, manifest, kept, tmp_path, SEED)
-    assert told["images"] == len(rows) and told["patches"] == cells.trained_on(kept)
+    told = fit_last_layer(trained, RECIPE, ds, manifest, kept, tmp_path, SEED)
+    assert told["images"] == len(rows) and told["patches"] == count_training(kept)
     assert loss() < before
     fitted = model.get_layer("p_crack").get_weights()
     model.get_layer("p_crack").set_weights([np.eye(len(fitted[0]), 1, dtype=np.float32), np.zeros(1, np.float32)])
     monkeypatch.setattr(cells, "_seen", None)  # what was computed before a kill is not computed again
-    cells.fit_last(trained, RECIPE, ds, manifest, kept, tmp_path, SEED)
+    fit_last_layer(trained, RECIPE, ds, manifest, kept, tmp_path, SEED)
     np.testing.assert_array_equal(model.get_layer("p_crack").get_weights()[0], fitted[0])
 
 
@@ -539,11 +558,11 @@ def test_recipes_without_cells_are_told_as_before() -> None:
 
 
 def test_the_recipe_comes_back_from_json_and_is_of_no_other_notebook() -> None:
-    told = CELLS.as_dict()
-    assert told["cells"] == CELLS.cells > 0
-    assert Recipe.from_dict(json.loads(json.dumps(told))) == CELLS
-    assert {f.name for f in dataclasses.fields(CELLS)} == set(told)
-    assert CELLS.name not in RECIPES
-    assert CELLS.family not in {r.family for r in RECIPES.values()}
-    assert CELLS.size % 16 == 0
-    assert CELLS.batch % 2 == 0
+    told = DETECTOR.as_dict()
+    assert told["cells"] == DETECTOR.cells > 0
+    assert Recipe.from_dict(json.loads(json.dumps(told))) == DETECTOR
+    assert {f.name for f in dataclasses.fields(DETECTOR)} == set(told)
+    assert DETECTOR.name not in RECIPES
+    assert DETECTOR.family not in {r.family for r in RECIPES.values()}
+    assert DETECTOR.size % 16 == 0
+    assert DETECTOR.batch % 2 == 0

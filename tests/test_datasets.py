@@ -26,9 +26,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackutils import config, datasets, splits, synthetic
-from crackutils.config import CLASSES, CrackutilsError
-from crackutils.datasets import ImageError, read_image
+from crackutils import config, datasets
+from crackutils.files import sha256
+from crackutils.images import ImageError, read_image
+from crackutils.sources.download import download
+from crackutils.sources.fetch import _draw_sample, fetch
+from crackutils.sources.unpack import _run_with_progress
+from crackutils.splits.check import find_leaks, planted_recall
+from crackutils.splits.make import make_split
+from crackutils.splits.registration import find_copies
+from crackutils.synthetic.photo import make_photo
+from crackutils.synthetic.scene import PATCH, TILE
 
 UNPACKERS = ("unrar", "bsdtar", "unar", "7zz", "7z")
 needs_unpacker = pytest.mark.skipif(
@@ -60,7 +68,7 @@ def furthest(a: np.ndarray, b: np.ndarray) -> int:
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
     """Return hash and time of every file below a folder."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-    return {str(p.relative_to(folder)): (config.sha256(p), p.stat().st_mtime_ns) for p in files}
+    return {str(p.relative_to(folder)): (sha256(p), p.stat().st_mtime_ns) for p in files}
 
 
 def zipped(file: Path, folder: Path, inside: str = "", how: int = zipfile.ZIP_STORED) -> Path:
@@ -108,7 +116,7 @@ def leftovers(data_dir: Path) -> list[str]:
 @pytest.fixture
 def kept(data_dir: Path, tmp_path: Path, tree: Callable[..., Path]) -> Iterator[None]:
     """Have a good copy of `own` before a call that fails; afterwards it is untouched and nothing else is there."""
-    datasets.fetch("own", tree(tmp_path / "earlier", 2))
+    fetch("own", tree(tmp_path / "earlier", 2))
     before = contents(data_dir)
     assert len(before) == 4
     yield
@@ -427,14 +435,14 @@ def test_pixels_are_what_read_gives_in_index_order(data_dir: Path, tree: Callabl
 def test_first_is_a_data_set_of_its_own(data_dir: Path, tree: Callable[..., Path]) -> None:
     tree(data_dir / "raw" / "own", 3)
     ds = datasets.load(config.profile("own"))
-    few = datasets.first(ds, 2)
+    few = datasets.head(ds, 2)
     assert list(few.index["file"]) == [f"{name}/0000{i}.jpg" for name in config.CLASSES for i in (1, 2)]
     assert list(few.index.index) == [0, 1, 2, 3]
     np.testing.assert_array_equal(few.grey, ds.grey[[0, 1, 3, 4]])
     np.testing.assert_array_equal(few.colour, ds.colour[[0, 1, 3, 4]])
     np.testing.assert_array_equal(few.pixels(24), ds.pixels(24)[[0, 1, 3, 4]])
     assert few.cache != ds.cache
-    assert datasets.first(ds, 3).sha256 == datasets.first(ds, 99).sha256 == ds.sha256
+    assert datasets.head(ds, 3).sha256 == datasets.head(ds, 99).sha256 == ds.sha256
 
 
 def test_sample_photos_are_made_once(data_dir: Path, smoke: datasets.Dataset) -> None:
@@ -458,13 +466,13 @@ def test_sample_photos_are_made_anew_by_another_generator(
     monkeypatch.setattr(synthetic, "draw", lambda folder, count, seed, each: drawn.append((count, seed)))
     entry = {"patches": 3, "seed": 5, "each": 2}
     for _ in range(2):
-        datasets._draw_sample("smoke", entry)
+        _draw_sample("smoke", entry)
     assert drawn == [(3, 5)]
     if changed in entry:
         entry |= {changed: 9}
     else:
         monkeypatch.setattr({"numpy": np, "opencv": synthetic.cv2}[changed], "__version__", "0.0")
-    datasets._draw_sample("smoke", entry)
+    _draw_sample("smoke", entry)
     assert drawn[1:] == [(entry["patches"], entry["seed"])]
     assert leftovers(data_dir) == []
 
@@ -484,7 +492,7 @@ def test_tiles_of_walls_are_made_once_and_know_their_photo(
     assert (profile.source, profile.split, profile.numbers) == ("walls", "photo-safe", None)
     ds = datasets.load(profile)
     assert set(ds.index["label"]) == {0, 1}
-    assert set(ds.index["width"]) == set(ds.index["height"]) == {synthetic.TILE}
+    assert set(ds.index["width"]) == set(ds.index["height"]) == {TILE}
     assert len(ds.left_out) == 0
     cuts = ds.cuts
     assert list(cuts["file"]) == list(ds.index["file"])
@@ -493,7 +501,7 @@ def test_tiles_of_walls_are_made_once_and_know_their_photo(
         number, tile = Path(file).stem.split("-")
         assert int(number) == photo
         assert (x, y) == ((int(tile) - 1) % 6 * 256, (int(tile) - 1) // 6 * 256)
-    shot = synthetic.photo(two_walls["seed"], 1, 6 * 256, 4 * 256, (1.0, 0.0, 0.0))
+    shot = make_photo(two_walls["seed"], 1, 6 * 256, 4 * 256, (1.0, 0.0, 0.0))
     for row in np.flatnonzero(cuts["photo"] == 1):
         x, y = int(cuts.loc[row, "x"]), int(cuts.loc[row, "y"])
         assert np.abs(ds.read(row).astype(int) - shot.image[y : y + 256, x : x + 256]).mean() < 6
@@ -513,11 +521,11 @@ def test_tiles_of_walls_are_made_anew_for_other_photos(
     drawn = []
     monkeypatch.setattr(synthetic, "draw_tiles", lambda folder, count, seed: drawn.append((count, seed)))
     for _ in range(2):
-        datasets.fetch("walls")
+        fetch("walls")
     two_walls["photos"] = 3
-    datasets.fetch("walls")
+    fetch("walls")
     two_walls["seed"] = 5
-    datasets.fetch("walls")
+    fetch("walls")
     assert drawn == [(2, 4242), (3, 4242), (3, 5)]
 
 
@@ -537,18 +545,18 @@ def test_cuts_of_the_sample_go_with_the_index(smoke: datasets.Dataset) -> None:
     assert (cuts["photo"] >= 0).all()
     entry = datasets.sources()["smoke"]
     number = cuts["photo"].max()
-    shot = synthetic.photo(entry["seed"], int(number))
+    shot = make_photo(entry["seed"], int(number))
     for row in cuts.index[cuts["photo"] == number]:
         x, y = int(cuts.loc[row, "x"]), int(cuts.loc[row, "y"])
-        piece = shot.image[y : y + synthetic.PATCH, x : x + synthetic.PATCH]
+        piece = shot.image[y : y + PATCH, x : x + PATCH]
         assert np.abs(smoke.read(row).astype(int) - piece).mean() < 6  # what JPEG changes
-        assert shot.mask[y : y + synthetic.PATCH, x : x + synthetic.PATCH].any() == smoke.index.loc[row, "label"]
+        assert shot.mask[y : y + PATCH, x : x + PATCH].any() == smoke.index.loc[row, "label"]
 
 
 def test_cuts_of_other_images_know_no_photo(data_dir: Path, tree: Callable[..., Path]) -> None:
     tree(data_dir / "raw" / "own", 2)
     cuts = datasets.load(config.profile("own")).cuts
-    assert list(cuts["file"]) == [f"{name}/0000{n}.jpg" for name in CLASSES for n in (1, 2)]
+    assert list(cuts["file"]) == [f"{name}/0000{n}.jpg" for name in config.CLASSES for n in (1, 2)]
     assert list(cuts["photo"]) == [-1] * 4
 
 
@@ -568,7 +576,7 @@ def test_fetch_from_a_folder_leaves_it_as_it_was(data_dir: Path, tmp_path: Path,
     tree(tmp_path / "mine" / "deep" / "down", 3)
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     before = contents(tmp_path / "mine")
-    target = datasets.fetch("own", tmp_path / "mine")
+    target = fetch("own", tmp_path / "mine")
     assert target == data_dir / "raw" / "own"
     assert contents(tmp_path / "mine") == before
     copied = {f"deep/down/{name}": sha for name, (sha, _) in contents(target).items()}
@@ -587,11 +595,11 @@ def test_fetch_from_a_zip(data_dir: Path, tmp_path: Path, tree: Callable[..., Pa
         z.writestr(f"{inside}Readme.txt", "about")
         z.writestr("__MACOSX/Negative/._00001.jpg", "what macOS adds")
         z.writestr("__MACOSX/Positive/._00001.jpg", "what macOS adds")
-    sha = config.sha256(archive)
-    target = datasets.fetch("own", archive)
+    sha = sha256(archive)
+    target = fetch("own", archive)
     assert {k: v[0] for k, v in contents(target).items()} == {k: v[0] for k, v in contents(mine).items()}
     assert sorted(p.name for p in target.iterdir()) == ["Negative", "Positive"]
-    assert config.sha256(archive) == sha
+    assert sha256(archive) == sha
     assert leftovers(data_dir) == []
 
 
@@ -602,17 +610,17 @@ def test_hash_does_not_depend_on_where_the_files_came_from(
     hashes = []
     for name, origin in (("folder", mine), ("zip", zipped(tmp_path / "a.zip", mine, "x/y/"))):
         monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path / f"from-{name}"))
-        datasets.fetch("own", origin)
+        fetch("own", origin)
         hashes.append(datasets.load(config.profile("own")).sha256)
     assert hashes[0] == hashes[1]
     (mine / "Positive" / "00003.jpg").rename(mine / "Positive" / "00004.jpg")  # a name is part of it
-    datasets.fetch("own", mine)
+    fetch("own", mine)
     assert datasets.load(config.profile("own")).sha256 != hashes[0]
 
 
 def test_fetch_takes_the_place_of_what_was_there(data_dir: Path, tmp_path: Path, tree: Callable[..., Path]) -> None:
-    datasets.fetch("own", tree(tmp_path / "a", 5))
-    datasets.fetch("own", tree(tmp_path / "b", 2))
+    fetch("own", tree(tmp_path / "a", 5))
+    fetch("own", tree(tmp_path / "b", 2))
     assert len(contents(data_dir / "raw" / "own")) == 4
     assert leftovers(data_dir) == []
 
@@ -628,7 +636,7 @@ def test_fetch_from_a_rar_and_from_a_zip_around_it(
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as z:
             z.write(origin, "some folder/Concrete Crack Images.rar")
         origin = tmp_path / "a.zip"
-    target = datasets.fetch("metu", origin)
+    target = fetch("metu", origin)
     assert {k: v[0] for k, v in contents(target).items()} == {k: v[0] for k, v in contents(mine).items()}
     assert leftovers(data_dir) == []
     assert "is not the published Concrete Crack Images for Classification.rar" in capsys.readouterr().out
@@ -644,7 +652,7 @@ def test_each_unpacker_does(
     (tmp_path / "bin" / tool).symlink_to(program)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     mine = tree(tmp_path / "mine", 3)
-    target = datasets.fetch("own", rar_of(tmp_path / "a.rar", mine))
+    target = fetch("own", rar_of(tmp_path / "a.rar", mine))
     assert {k: v[0] for k, v in contents(target).items()} == {k: v[0] for k, v in contents(mine).items()}
 
 
@@ -656,8 +664,8 @@ def test_no_unpacker_names_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setitem(sys.modules, "libarchive", None)
     bad = rar_of(tmp_path / "bad.rar", tree(tmp_path / "bad", 1))
-    with pytest.raises(CrackutilsError, match=r"install one of unrar, bsdtar .*FROM=\.$") as caught:
-        datasets.fetch("own", bad)
+    with pytest.raises(config.CrackutilsError, match=r"install one of unrar, bsdtar .*FROM=\.$") as caught:
+        fetch("own", bad)
     assert "bad.rar" in str(caught.value)
 
 
@@ -670,16 +678,18 @@ def test_damaged_rar(damage: str, tmp_path: Path, tree: Callable[..., Path]) -> 
     if damage == "crc":
         data[len(data) // 2] ^= 0xFF
     bad.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
-    with pytest.raises(CrackutilsError, match=r"bad\.rar .*; download or copy it again\.$"):
-        datasets.fetch("own", bad)
+    with pytest.raises(config.CrackutilsError, match=r"bad\.rar .*; download or copy it again\.$"):
+        fetch("own", bad)
 
 
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "Negative/../../evil.jpg"])
 def test_rar_entries_that_lead_outside_are_refused(name: str, tmp_path: Path) -> None:
     bad = rar(tmp_path / "bad.rar", {"Negative/1.jpg": WHOLE, "Positive/1.jpg": WHOLE, name: WHOLE})
-    with pytest.raises(CrackutilsError, match=r"bad\.rar is refused: its entry .*evil.jpg' leads outside the folder"):
-        datasets.fetch("own", bad)
+    with pytest.raises(
+        config.CrackutilsError, match=r"bad\.rar is refused: its entry .*evil.jpg' leads outside the folder"
+    ):
+        fetch("own", bad)
 
 
 def test_an_unpacker_with_very_many_complaints_does_not_block(tmp_path: Path) -> None:
@@ -687,7 +697,7 @@ def test_an_unpacker_with_very_many_complaints_does_not_block(tmp_path: Path) ->
     complaints: list[str] = []
     loud = ["sh", "-c", "i=0; while [ $i -lt 9000 ]; do echo damaged file number $i >&2; i=$((i+1)); done; exit 3"]
     args = (loud, tmp_path / "work", 5, tmp_path / "a.rar", complaints)
-    thread = threading.Thread(target=datasets._run_with_progress, args=args, daemon=True)
+    thread = threading.Thread(target=_run_with_progress, args=args, daemon=True)
     thread.start()
     thread.join(20)
     assert not thread.is_alive()
@@ -704,8 +714,10 @@ def rar_folder() -> Path:
 
 @pytest.mark.usefixtures("kept")
 def test_symlink_rar_is_refused(rar_folder: Path) -> None:
-    with pytest.raises(CrackutilsError, match=r"evil-symlink-traversal\.rar is refused: its entry 'up' is a link"):
-        datasets.fetch("own", rar_folder / "rar5-evil-symlink-traversal.rar")
+    with pytest.raises(
+        config.CrackutilsError, match=r"evil-symlink-traversal\.rar is refused: its entry 'up' is a link"
+    ):
+        fetch("own", rar_folder / "rar5-evil-symlink-traversal.rar")
     assert not (rar_folder / "pwned.txt").exists()
 
 
@@ -718,16 +730,18 @@ def test_rar_without_class_folders(rar_folder: Path, wrapped: bool, tmp_path: Pa
         with zipfile.ZipFile(tmp_path / "bad.zip", "w") as z:
             z.write(origin, "deep/rar4-subdirs.rar")
         origin = tmp_path / "bad.zip"
-    with pytest.raises(CrackutilsError, match=rf"{origin.name} holds no folder with Negative/ and Positive/ in it"):
-        datasets.fetch("own", origin)
+    with pytest.raises(
+        config.CrackutilsError, match=rf"{origin.name} holds no folder with Negative/ and Positive/ in it"
+    ):
+        fetch("own", origin)
 
 
 @pytest.mark.usefixtures("kept")
 def test_real_rar_without_unpacker(rar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setitem(sys.modules, "libarchive", None)
-    with pytest.raises(CrackutilsError, match=r"unpacks rar4-subdirs\.rar: install one of unrar"):
-        datasets.fetch("own", rar_folder / "rar4-subdirs.rar")
+    with pytest.raises(config.CrackutilsError, match=r"unpacks rar4-subdirs\.rar: install one of unrar"):
+        fetch("own", rar_folder / "rar4-subdirs.rar")
 
 
 @pytest.mark.usefixtures("kept")
@@ -747,9 +761,9 @@ def test_damaged_zip(damage: str, tmp_path: Path, tree: Callable[..., Path]) -> 
         data[start + entry.compress_size // 2] ^= 0x10
     bad.write_bytes(data)
     with pytest.raises(
-        CrackutilsError, match=r"bad\.zip is .*: download or copy it again\.$|; download or copy it again\.$"
+        config.CrackutilsError, match=r"bad\.zip is .*: download or copy it again\.$|; download or copy it again\.$"
     ):
-        datasets.fetch("own", bad)
+        fetch("own", bad)
 
 
 @pytest.mark.usefixtures("kept")
@@ -762,9 +776,9 @@ def test_zip_entries_that_lead_outside_are_refused(name: str, tmp_path: Path, tr
     with zipfile.ZipFile(bad, "a") as z:
         z.writestr(zipfile.ZipInfo(name), WHOLE)
     with pytest.raises(
-        CrackutilsError, match=r"^bad\.zip is refused: its entry .*x.jpg' leads outside the folder; nothing"
+        config.CrackutilsError, match=r"^bad\.zip is refused: its entry .*x.jpg' leads outside the folder; nothing"
     ):
-        datasets.fetch("own", bad)
+        fetch("own", bad)
 
 
 @pytest.mark.usefixtures("kept")
@@ -774,8 +788,10 @@ def test_zip_with_a_link_is_refused(tmp_path: Path, tree: Callable[..., Path]) -
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(bad, "a") as z:
         z.writestr(link, "/etc/hostname")
-    with pytest.raises(CrackutilsError, match=r"^bad\.zip is refused: its entry 'Negative/00002\.jpg' is a link"):
-        datasets.fetch("own", bad)
+    with pytest.raises(
+        config.CrackutilsError, match=r"^bad\.zip is refused: its entry 'Negative/00002\.jpg' is a link"
+    ):
+        fetch("own", bad)
 
 
 @pytest.mark.usefixtures("kept")
@@ -790,18 +806,18 @@ def test_class_folders_must_be_there_once(what: str, as_zip: bool, tmp_path: Pat
     origin = zipped(tmp_path / "bad.zip", bad) if as_zip else bad
     some = "no folder" if what == "missing" else "several folders"
     with pytest.raises(
-        CrackutilsError, match=rf"holds {some} with Negative/ and Positive/ in it; it must hold exactly"
+        config.CrackutilsError, match=rf"holds {some} with Negative/ and Positive/ in it; it must hold exactly"
     ):
-        datasets.fetch("own", origin)
+        fetch("own", origin)
 
 
 @pytest.mark.usefixtures("kept")
 def test_from_that_does_not_exist_or_is_no_archive(tmp_path: Path) -> None:
-    with pytest.raises(CrackutilsError, match=r"none\.zip does not exist; give a RAR, a ZIP or a folder\.$"):
-        datasets.fetch("own", tmp_path / "none.zip")
+    with pytest.raises(config.CrackutilsError, match=r"none\.zip does not exist; give a RAR, a ZIP or a folder\.$"):
+        fetch("own", tmp_path / "none.zip")
     (tmp_path / "bad").write_text("nothing of the kind")
-    with pytest.raises(CrackutilsError, match=r"bad is neither a whole ZIP nor a RAR nor a folder"):
-        datasets.fetch("own", tmp_path / "bad")
+    with pytest.raises(config.CrackutilsError, match=r"bad is neither a whole ZIP nor a RAR nor a folder"):
+        fetch("own", tmp_path / "bad")
 
 
 def test_archive_larger_than_the_disk_is_refused(
@@ -809,22 +825,24 @@ def test_archive_larger_than_the_disk_is_refused(
 ) -> None:
     archive = zipped(tmp_path / "a.zip", tree(tmp_path / "mine", 1))
     monkeypatch.setattr(datasets.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
-    with pytest.raises(CrackutilsError, match=r"^a\.zip unpacks to .* GB, .* has 0\.0 GB free\.$"):
-        datasets.fetch("own", archive)
+    with pytest.raises(config.CrackutilsError, match=r"^a\.zip unpacks to .* GB, .* has 0\.0 GB free\.$"):
+        fetch("own", archive)
 
 
 def test_unknown_and_addressless_sources() -> None:
-    with pytest.raises(CrackutilsError, match=r"^SOURCE=meto is unknown \(did you mean metu\?\)"):
-        datasets.fetch("meto")
-    with pytest.raises(CrackutilsError, match=r"own has no address to download from; use make data SOURCE=own FROM="):
-        datasets.fetch("own")
+    with pytest.raises(config.CrackutilsError, match=r"^SOURCE=meto is unknown \(did you mean metu\?\)"):
+        fetch("meto")
+    with pytest.raises(
+        config.CrackutilsError, match=r"own has no address to download from; use make data SOURCE=own FROM="
+    ):
+        fetch("own")
 
 
 def test_kill_in_the_middle_of_unpacking_is_repaired_by_the_same_call(data_dir: Path, tmp_path: Path) -> None:
     many = 6000
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as z:
         for number in range(many):
-            z.writestr(f"{CLASSES[number % 2]}/{number:05d}.jpg", b"%d" % number)
+            z.writestr(f"{config.CLASSES[number % 2]}/{number:05d}.jpg", b"%d" % number)
     code = "import sys; from crackutils import datasets; datasets.fetch('own', sys.argv[1])"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "a.zip")], cwd=config.ROOT, stdout=subprocess.DEVNULL
@@ -838,7 +856,7 @@ def test_kill_in_the_middle_of_unpacking_is_repaired_by_the_same_call(data_dir: 
     part = sum(1 for _ in (data_dir / "raw" / ".own.part").rglob("*.jpg"))
     assert 100 <= part < many
     assert not (data_dir / "raw" / "own").exists()
-    target = datasets.fetch("own", tmp_path / "a.zip")
+    target = fetch("own", tmp_path / "a.zip")
     assert {p.name: p.read_bytes() for p in target.rglob("*.jpg")} == {f"{n:05d}.jpg": b"%d" % n for n in range(many)}
     assert leftovers(data_dir) == []
 
@@ -846,13 +864,13 @@ def test_kill_in_the_middle_of_unpacking_is_repaired_by_the_same_call(data_dir: 
 def test_kill_between_the_two_renamings_loses_nothing(
     data_dir: Path, tmp_path: Path, tree: Callable[..., Path]
 ) -> None:
-    target = datasets.fetch("own", tree(tmp_path / "mine", 2))
+    target = fetch("own", tree(tmp_path / "mine", 2))
     before = contents(target)
     target.rename(target.with_name(".own.old"))  # as a kill at the worst moment leaves it
     (data_dir / "raw" / ".own.part").mkdir()
-    with pytest.raises(CrackutilsError, match="holds no folder"):
+    with pytest.raises(config.CrackutilsError, match="holds no folder"):
         (tmp_path / "empty").mkdir()
-        datasets.fetch("own", tmp_path / "empty")
+        fetch("own", tmp_path / "empty")
     assert contents(target) == before
     assert leftovers(data_dir) == []
 
@@ -931,7 +949,7 @@ def no_curl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_download(data_dir: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     published(monkeypatch, server.body, (f"{server.url}/a", "a.rar"))
-    target = datasets.fetch("metu")
+    target = fetch("metu")
     assert {k: v[0] for k, v in contents(target).items()} == {
         k: v[0] for k, v in contents(tmp_path / "published").items()
     }
@@ -940,7 +958,7 @@ def test_download(data_dir: Path, tmp_path: Path, server: Server, monkeypatch: p
     assert agent.startswith("Mozilla/5.0")
     assert "python" not in agent.lower()
     assert leftovers(data_dir) == []
-    datasets.fetch("metu")  # fewer images than the whole set has, so it is unpacked again, from the file kept
+    fetch("metu")  # fewer images than the whole set has, so it is unpacked again, from the file kept
     assert len(server.asked) == 1
 
 
@@ -948,7 +966,7 @@ def test_download_goes_on_where_it_stopped(data_dir: Path, server: Server, monke
     published(monkeypatch, server.body, (f"{server.url}/a", "a.rar"))
     (data_dir / "downloads").mkdir(parents=True)
     (data_dir / "downloads" / "a.rar.part").write_bytes(server.body[:1000])
-    file = datasets._download("metu", datasets.sources()["metu"])
+    file = download("metu", datasets.sources()["metu"])
     assert file.read_bytes() == server.body
     assert [a.get("Range") for a in server.asked] == ["bytes=1000-"]
     assert [p.name for p in (data_dir / "downloads").iterdir()] == ["a.rar"]
@@ -961,7 +979,7 @@ def test_download_starts_again_where_the_server_knows_no_ranges(
     published(monkeypatch, server.body, (f"{server.url}/a", "a.rar"))
     (data_dir / "downloads").mkdir(parents=True)
     (data_dir / "downloads" / "a.rar.part").write_bytes(b"x" * 1000)
-    assert datasets._download("metu", datasets.sources()["metu"]).read_bytes() == server.body
+    assert download("metu", datasets.sources()["metu"]).read_bytes() == server.body
     assert [a.get("Range") for a in server.asked] == ["bytes=1000-"]
 
 
@@ -971,11 +989,11 @@ def test_broken_connection_keeps_what_came_and_the_next_call_goes_on(
 ) -> None:
     published(monkeypatch, server.body, (f"{server.url}/a", "a.rar"))
     server.break_after = 3 << 19
-    with pytest.raises(CrackutilsError, match=r"a\.rar: .*make data FROM="):
-        datasets.fetch("metu")
+    with pytest.raises(config.CrackutilsError, match=r"a\.rar: .*make data FROM="):
+        fetch("metu")
     assert (data_dir / "downloads" / "a.rar.part").read_bytes() == server.body[: 1 << 20]  # whole chunks of what came
     server.break_after = None
-    assert len(contents(datasets.fetch("metu"))) == 4
+    assert len(contents(fetch("metu"))) == 4
     assert [a.get("Range") for a in server.asked] == [None, f"bytes={1 << 20}-"]
 
 
@@ -991,7 +1009,7 @@ def test_curl_goes_on_where_the_connection_broke(
         answer(self)
 
     monkeypatch.setattr(Handler, "do_GET", break_the_first)
-    assert datasets._download("metu", datasets.sources()["metu"]).read_bytes() == server.body
+    assert download("metu", datasets.sources()["metu"]).read_bytes() == server.body
     assert [a.get("Range") for a in server.asked] == [None, f"bytes={1 << 20}-"]
     assert server.asked[1]["User-Agent"] == server.asked[0]["User-Agent"]
 
@@ -1002,8 +1020,8 @@ def test_curl_may_not_wait_for_ever(tmp_path: Path, server: Server, monkeypatch:
     (tmp_path / "bin" / "curl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     published(monkeypatch, server.body, (f"{server.url}/missing", "a.rar"))
-    with pytest.raises(CrackutilsError, match="the server answered 404"):
-        datasets.fetch("metu")
+    with pytest.raises(config.CrackutilsError, match="the server answered 404"):
+        fetch("metu")
     asked = (tmp_path / "asked").read_text()
     for option in ("--fail", "-C -", "--connect-timeout", "--speed-limit", "--speed-time"):
         assert option in asked
@@ -1015,12 +1033,12 @@ def test_wrong_hash_is_told_and_the_file_removed(
 ) -> None:
     published(monkeypatch, server.body, (f"{server.url}/a", "a.rar"))
     server.body = server.body[:-1] + b"!"
-    with pytest.raises(CrackutilsError, match=r"a\.rar: wrong SHA-256, so it was removed\)\. .*make data FROM="):
-        datasets.fetch("metu")
+    with pytest.raises(config.CrackutilsError, match=r"a\.rar: wrong SHA-256, so it was removed\)\. .*make data FROM="):
+        fetch("metu")
     assert list((data_dir / "downloads").iterdir()) == []
     (data_dir / "downloads" / "a.rar").write_bytes(server.body)
-    with pytest.raises(CrackutilsError, match=r"kept from before had a wrong SHA-256 and was removed"):
-        datasets.fetch("metu")
+    with pytest.raises(config.CrackutilsError, match=r"kept from before had a wrong SHA-256 and was removed"):
+        fetch("metu")
     assert list((data_dir / "downloads").iterdir()) == []
     assert not (data_dir / "raw" / "metu").exists()
 
@@ -1036,13 +1054,13 @@ def test_the_rar_inside_a_downloaded_zip_is_checked(
     server.body = (tmp_path / "b.zip").read_bytes()
     entry = datasets.sources()["metu"]
     if right:
-        assert datasets._download("metu", entry).read_bytes() == server.body
+        assert download("metu", entry).read_bytes() == server.body
         (data_dir / "downloads" / "b.zip").rename(data_dir / "downloads" / "b.zip.part")
-        assert datasets._download("metu", entry).name == "b.zip"  # there was nothing left to get: status 416
+        assert download("metu", entry).name == "b.zip"  # there was nothing left to get: status 416
         assert server.asked[-1]["Range"] == f"bytes={len(server.body)}-"
     else:
-        with pytest.raises(CrackutilsError, match=r"a\.rar: the server answered 404; b\.zip: wrong SHA-256"):
-            datasets._download("metu", entry)
+        with pytest.raises(config.CrackutilsError, match=r"a\.rar: the server answered 404; b\.zip: wrong SHA-256"):
+            download("metu", entry)
         assert list((data_dir / "downloads").iterdir()) == []
 
 
@@ -1054,8 +1072,8 @@ def test_unreachable_addresses_name_the_page(
         pass
     url = {"404": f"{server.url}/missing", "refused": closed.url}[what]
     published(monkeypatch, server.body, (url, "a.rar"))
-    with pytest.raises(CrackutilsError) as caught:
-        datasets.fetch("metu")
+    with pytest.raises(config.CrackutilsError) as caught:
+        fetch("metu")
     sentence = str(caught.value)
     assert "\n" not in sentence
     why = {"404": "the server answered 404", "refused": "no connection (ConnectionError)"}[what]
@@ -1084,38 +1102,38 @@ def test_half_of_the_whole_archive_equals_the_half_archive(
     tmp_path: Path, tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tree(tmp_path / "whole", 24)
-    for name in CLASSES:  # METU has some numbers with an addition
+    for name in config.CLASSES:  # METU has some numbers with an addition
         (whole / name / "00020.jpg").rename(whole / name / "00020_1.jpg")
     half = tree(tmp_path / "half", 12)
     seen = []
     for origin in (whole, zipped(tmp_path / "half.zip", half, "x/")):
         monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path / f"data-{origin.stem}"))
-        datasets.fetch("metu", origin)
+        fetch("metu", origin)
         ds = datasets.load(config.profile("metu-half"))
         assert list(ds.index["number"]) == [*range(1, 13)] * 2
-        seen.append((ds.sha256, ds.grey.tobytes(), *(splits.make(ds, m, 1337).to_csv() for m in splits.METHODS)))
+        seen.append((ds.sha256, ds.grey.tobytes(), *(make_split(ds, m, 1337).to_csv() for m in config.SPLITS)))
         mini = datasets.load(config.profile("metu-mini"))
-        assert list(mini.index["file"]) == [f"{name}/0000{n}.jpg" for name in CLASSES for n in (1, 2, 3)]
+        assert list(mini.index["file"]) == [f"{name}/0000{n}.jpg" for name in config.CLASSES for n in (1, 2, 3)]
         np.testing.assert_array_equal(mini.grey[3:], ds.grey[12:15])  # thumbnails go with their rows
     assert seen[0] == seen[1]
 
 
 @pytest.mark.usefixtures("small_metu")
 def test_too_few_files_for_a_profile(data_dir: Path, tmp_path: Path, tree: Callable[..., Path]) -> None:
-    datasets.fetch("metu", tree(tmp_path / "half", 12))
+    fetch("metu", tree(tmp_path / "half", 12))
     assert len(datasets.load(config.profile("metu-half")).index) == 24
     with pytest.raises(
-        CrackutilsError, match=r"^PROFILE=metu needs 24 images in Negative/, .* has 12; choose a smaller"
+        config.CrackutilsError, match=r"^PROFILE=metu needs 24 images in Negative/, .* has 12; choose a smaller"
     ):
         datasets.load(config.profile("metu"))
     (data_dir / "raw" / "metu" / "Positive" / "00012.jpg").unlink()
-    with pytest.raises(CrackutilsError, match=r"^PROFILE=metu-half needs 12 images in Positive/, .* has 11;"):
+    with pytest.raises(config.CrackutilsError, match=r"^PROFILE=metu-half needs 12 images in Positive/, .* has 11;"):
         datasets.load(config.profile("metu-half"))
 
 
 @pytest.mark.usefixtures("small_metu")
 def test_an_unusable_file_is_there_but_left_out(data_dir: Path, tmp_path: Path, tree: Callable[..., Path]) -> None:
-    datasets.fetch("metu", tree(tmp_path / "half", 12))
+    fetch("metu", tree(tmp_path / "half", 12))
     for number in (5, 12):
         (data_dir / "raw" / "metu" / "Negative" / f"{number:05d}.jpg").write_bytes(b"")
     half = datasets.load(config.profile("metu-half"))
@@ -1125,23 +1143,25 @@ def test_an_unusable_file_is_there_but_left_out(data_dir: Path, tmp_path: Path, 
 
 def test_load_without_data_says_how_to_get_them(data_dir: Path) -> None:
     with pytest.raises(
-        CrackutilsError, match=r"^PROFILE=metu-mini needs .*: run make data FROM=.*make data to download"
+        config.CrackutilsError, match=r"^PROFILE=metu-mini needs .*: run make data FROM=.*make data to download"
     ):
         datasets.load(config.profile("metu-mini"))
-    with pytest.raises(CrackutilsError, match=r"^PROFILE=own needs .*: run make data SOURCE=own FROM=.*have>\.$"):
+    with pytest.raises(
+        config.CrackutilsError, match=r"^PROFILE=own needs .*: run make data SOURCE=own FROM=.*have>\.$"
+    ):
         datasets.load(config.profile("own"))
     (data_dir / "raw" / "own" / "Negative").mkdir(parents=True)
     (data_dir / "raw" / "own" / "Positive").mkdir()
-    with pytest.raises(CrackutilsError, match=r"^PROFILE=own needs at least one image in Negative/"):
+    with pytest.raises(config.CrackutilsError, match=r"^PROFILE=own needs at least one image in Negative/"):
         datasets.load(config.profile("own"))
 
 
 def test_unknown_profile_suggests_the_nearest() -> None:
     with pytest.raises(
-        CrackutilsError, match=r"^PROFILE=metu-haf is unknown \(did you mean metu-half\?\); choose one of:"
+        config.CrackutilsError, match=r"^PROFILE=metu-haf is unknown \(did you mean metu-half\?\); choose one of:"
     ):
         config.profile("metu-haf")
-    with pytest.raises(CrackutilsError) as caught:
+    with pytest.raises(config.CrackutilsError) as caught:
         config.profile("xyzzy")
     assert "did you mean" not in str(caught.value)
     assert all(name in str(caught.value) for name in config.PROFILES)
@@ -1154,21 +1174,21 @@ def test_unknown_profile_suggests_the_nearest() -> None:
 def test_metu_mini(data_dir: Path) -> None:
     if not (origin := os.environ.get("CRACKUTILS_TEST_METU")):
         pytest.skip("CRACKUTILS_TEST_METU names no METU archive or folder")
-    datasets.fetch("metu", origin)
+    fetch("metu", origin)
     ds = datasets.load(config.profile("metu-mini"))
     assert len(ds.index) == 2000
     assert list(ds.index["number"]) == [*range(1, 1001)] * 2
     assert len(ds.left_out) == 0
-    found = splits.copies(ds)["kind"].value_counts()
+    found = find_copies(ds)["kind"].value_counts()
     assert found["exact"] > 0
     assert found["shifted"] > 0
-    manifest = splits.make(ds, "copy-safe", 1337)
+    manifest = make_split(ds, "copy-safe", 1337)
     shares = manifest["split"].value_counts(normalize=True)
     assert shares.to_dict() == pytest.approx({"train": 0.7, "val": 0.2, "test": 0.1}, abs=0.01)
     for label in (0, 1):
         shares = manifest.loc[manifest["label"] == label, "split"].value_counts(normalize=True)
         assert shares.to_dict() == pytest.approx({"train": 0.7, "val": 0.2, "test": 0.1}, abs=0.01)
-    leaked = splits.leaks(ds, manifest)
+    leaked = find_leaks(ds, manifest)
     assert leaked["a"].nunique() <= 0.01 * (manifest["split"] != "train").sum()
-    assert splits.leaks(ds, splits.make(ds, "random", 1337))["a"].nunique() > 3 * max(1, leaked["a"].nunique())
-    assert (splits.planted_recall(ds, 80)["recall"] >= 0.9).all()
+    assert find_leaks(ds, make_split(ds, "random", 1337))["a"].nunique() > 3 * max(1, leaked["a"].nunique())
+    assert (planted_recall(ds, 80)["recall"] >= 0.9).all()

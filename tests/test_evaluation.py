@@ -9,16 +9,36 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from crackutils import evaluation
-from crackutils.config import CrackutilsError
-from crackutils.evaluation import darkness, mcnemar, metrics, wilson
+from crackutils import config
+from crackutils.augment import crack_darkness
+from crackutils.decisions import (
+    apply_temperature,
+    calibration_metrics,
+    fit_temperature,
+    precision_at_prevalence,
+    review_band,
+    threshold_for_recall,
+    threshold_metrics,
+)
+from crackutils.inspection.attention import mass_on_mask
+from crackutils.metrics import (
+    classification_table,
+    group_interval,
+    holm,
+    mcnemar,
+    ranking_metrics,
+    reliability_table,
+    score_predictions,
+    wilson,
+)
+from crackutils.transfer.evaluation import bootstrap_auroc, minimum_errors
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1])
 P = np.array([0.1, 0.6, 0.5, 0.9, 0.4, 0.5, 0.8], np.float32)
 
 
 def test_metrics_worked_out_by_hand() -> None:
-    found = metrics(LABELS, P)
+    found = score_predictions(LABELS, P)
     # called a crack: 0.6 and 0.5 of the three without, 0.9, 0.5 and 0.8 of the four with one
     assert [found[k] for k in ("n", "tn", "fp", "fn", "tp", "errors")] == [7, 1, 2, 1, 3, 3]
     assert found["accuracy"] == round(4 / 7, 6)
@@ -35,22 +55,22 @@ def test_metrics_worked_out_by_hand() -> None:
 
 
 def test_metrics_are_plain_numbers_of_any_input_type() -> None:
-    found = metrics(LABELS.astype(np.float32), P)
-    assert found == metrics(LABELS.tolist(), P.tolist())
+    found = score_predictions(LABELS.astype(np.float32), P)
+    assert found == score_predictions(LABELS.tolist(), P.tolist())
     assert all(type(v) in (int, float) for v in found.values())
 
 
 @pytest.mark.parametrize(("threshold", "called"), [(0.5, 1), (0.5000001, 0)])
 def test_a_probability_at_the_threshold_is_a_crack(threshold: float, called: int) -> None:
     p = np.array([0.5], np.float32)
-    assert metrics([1], p, threshold)["tp"] == called
-    assert metrics([0], p, threshold)["fp"] == called
+    assert score_predictions([1], p, threshold)["tp"] == called
+    assert score_predictions([0], p, threshold)["fp"] == called
     assert mcnemar([0], p, np.zeros(1), threshold)["only_a_wrong"] == called
-    assert evaluation.report([1], p, threshold).loc["Positive", "recall"] == called
+    assert classification_table([1], p, threshold).loc["Positive", "recall"] == called
 
 
 def test_another_threshold_moves_counts_but_not_areas() -> None:
-    found, usual = metrics(LABELS, P, 0.7), metrics(LABELS, P)
+    found, usual = score_predictions(LABELS, P, 0.7), score_predictions(LABELS, P)
     assert [found[k] for k in ("tn", "fp", "fn", "tp")] == [3, 0, 2, 2]
     assert [found[k] for k in ("auroc", "average_precision", "loss")] == [
         usual[k] for k in ("auroc", "average_precision", "loss")
@@ -58,7 +78,7 @@ def test_another_threshold_moves_counts_but_not_areas() -> None:
 
 
 def test_perfect_predictions() -> None:
-    found = metrics([0, 1, 0, 1, 1], [0.0, 1.0, 0.0, 1.0, 1.0])
+    found = score_predictions([0, 1, 0, 1, 1], [0.0, 1.0, 0.0, 1.0, 1.0])
     names = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision")
     assert [found[k] for k in names] == [1.0] * 6
     assert found["errors"] == 0
@@ -66,18 +86,18 @@ def test_perfect_predictions() -> None:
 
 
 def test_certain_and_wrong_is_a_finite_loss() -> None:
-    assert metrics([0, 1], [1.0, 0.0])["loss"] == pytest.approx(-math.log(1e-7), abs=1e-6)
+    assert score_predictions([0, 1], [1.0, 0.0])["loss"] == pytest.approx(-math.log(1e-7), abs=1e-6)
 
 
 def test_one_class_only_leaves_the_undefined_out() -> None:
-    none = metrics([0, 0, 0], [0.1, 0.2, 0.3])
+    none = score_predictions([0, 0, 0], [0.1, 0.2, 0.3])
     assert [none[k] for k in ("tn", "fp", "fn", "tp")] == [3, 0, 0, 0]
     assert none["accuracy"] == 1
     assert [none[k] for k in ("precision", "recall", "f1", "auroc", "average_precision")] == [None] * 5
-    every = metrics([1, 1], [0.9, 0.2])
+    every = score_predictions([1, 1], [0.9, 0.2])
     assert [every[k] for k in ("precision", "recall", "f1")] == [1.0, 0.5, round(2 / 3, 6)]
     assert [every[k] for k in ("auroc", "average_precision")] == [None, None]
-    silent = metrics([0, 1], [0.1, 0.2])
+    silent = score_predictions([0, 1], [0.1, 0.2])
     assert silent["precision"] is None  # nothing was called a crack
     assert [silent["recall"], silent["f1"]] == [0, 0]
 
@@ -127,27 +147,27 @@ def test_mcnemar_is_symmetric_and_blind_to_what_both_get_right_or_wrong() -> Non
 
 
 def test_report_agrees_with_metrics() -> None:
-    table, found = evaluation.report(LABELS, P), metrics(LABELS, P)
+    table, found = classification_table(LABELS, P), score_predictions(LABELS, P)
     assert list(table.index) == ["Negative", "Positive"]
     assert list(table.columns) == ["precision", "recall", "f1", "support"]
     for name in ("precision", "recall", "f1"):
         assert table.loc["Positive", name] == pytest.approx(found[name], abs=1e-6)
     assert table.loc["Negative", "recall"] == pytest.approx(1 / 3)
     assert table["support"].tolist() == [3, 4]
-    assert evaluation.report([0, 0], [0.1, 0.2]).loc["Positive"].tolist() == [0, 0, 0, 0]
+    assert classification_table([0, 0], [0.1, 0.2]).loc["Positive"].tolist() == [0, 0, 0, 0]
 
 
 def test_darkness_measures_how_far_a_crack_stands_out() -> None:
     image = np.full((100, 100, 3), 180, np.uint8)
-    assert darkness(image) == 0
+    assert crack_darkness(image) == 0
     image[:, 40:45] = 60  # a crack over 5 % of the picture
-    assert darkness(image) == 120
-    assert darkness(image[::-1].astype(np.float32)) == 120
-    assert darkness(np.clip(image.astype(int) + 40, 0, 255)) == 120  # brightness alone changes nothing
+    assert crack_darkness(image) == 120
+    assert crack_darkness(image[::-1].astype(np.float32)) == 120
+    assert crack_darkness(np.clip(image.astype(int) + 40, 0, 255)) == 120  # brightness alone changes nothing
     image[:, 40:45] = 180
     image[:, 40] = 60  # 1 %: thinner than what the measure sees
-    assert darkness(image) == 0
-    assert darkness(255 - image) == 0  # light lines are no cracks
+    assert crack_darkness(image) == 0
+    assert crack_darkness(255 - image) == 0  # light lines are no cracks
 
 
 # ---------------------------------------------------------------- calibration and decisions
@@ -162,14 +182,14 @@ def draws(n: int, t: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_brier_and_ece_worked_out_by_hand() -> None:
-    found = metrics(LABELS, P)
+    found = score_predictions(LABELS, P)
     assert found["brier"] == pytest.approx((0.01 + 0.36 + 0.25 + 0.01 + 0.36 + 0.25 + 0.04) / 7, abs=1e-6)
     # each probability has a bin of its own but for 0.5, which comes with and without a crack
     assert found["ece"] == pytest.approx((0.1 + 0.6 + 2 * 0 + 0.1 + 0.6 + 0.2) / 7, abs=1e-6)
 
 
 def test_reliability_has_a_row_for_each_bin_that_holds_something() -> None:
-    table = evaluation.reliability(np.array([0, 0, 1, 1, 1]), np.array([0.0, 0.1, 0.15, 0.95, 1.0]), 10)
+    table = reliability_table(np.array([0, 0, 1, 1, 1]), np.array([0.0, 0.1, 0.15, 0.95, 1.0]), 10)
     assert table["n"].tolist() == [1, 2, 2]
     assert table["low"].tolist() == [0, 0.1, 0.9] and table["high"].tolist() == [0.1, 0.2, 1]
     assert table["p"].tolist() == pytest.approx([0, 0.125, 0.975])
@@ -180,35 +200,35 @@ def test_reliability_has_a_row_for_each_bin_that_holds_something() -> None:
 @pytest.mark.parametrize("t", [0.5, 1.0, 3.0])
 def test_temperature_is_found_and_mends_the_calibration(t: float) -> None:
     labels, p = draws(20_000, t, 1)
-    found = evaluation.temperature(labels, p)
+    found = fit_temperature(labels, p)
     assert found == pytest.approx(t, rel=0.05)
-    better = evaluation.tempered(p, found)
-    assert metrics(labels, better)["loss"] <= metrics(labels, p)["loss"]
-    assert metrics(labels, better)["ece"] < 0.01
+    better = apply_temperature(p, found)
+    assert score_predictions(labels, better)["loss"] <= score_predictions(labels, p)["loss"]
+    assert score_predictions(labels, better)["ece"] < 0.01
     assert (np.diff(better[np.argsort(p)]) >= 0).all()
 
 
 def test_certain_probabilities_can_be_tempered() -> None:
-    found = evaluation.tempered(np.array([0.0, 0.5, 1.0]), 2.0)
+    found = apply_temperature(np.array([0.0, 0.5, 1.0]), 2.0)
     assert found[1] == 0.5 and 0 < found[0] < 0.001 and 0.999 < found[2] < 1
 
 
 def test_a_threshold_misses_as_many_cracks_as_allowed_and_no_more() -> None:
     labels, p = np.repeat([0, 1], [100, 2000]), np.random.default_rng(2).random(2100)
-    threshold = evaluation.threshold_for(labels, p, 0.999)
-    assert metrics(labels, p, threshold)["fn"] == 2
-    assert metrics(labels, p, np.nextafter(threshold, 1))["fn"] == 3
-    assert evaluation.threshold_for(LABELS, P, 0.999) == np.float32(0.4)  # four cracks: none may be missed
-    assert evaluation.threshold_for(LABELS, P, 0.75) == 0.5
-    with pytest.raises(CrackutilsError, match="there are none"):
-        evaluation.threshold_for(np.zeros(3, int), np.zeros(3))
+    threshold = threshold_for_recall(labels, p, 0.999)
+    assert score_predictions(labels, p, threshold)["fn"] == 2
+    assert score_predictions(labels, p, np.nextafter(threshold, 1))["fn"] == 3
+    assert threshold_for_recall(LABELS, P, 0.999) == np.float32(0.4)  # four cracks: none may be missed
+    assert threshold_for_recall(LABELS, P, 0.75) == 0.5
+    with pytest.raises(config.CrackutilsError, match="there are none"):
+        threshold_for_recall(np.zeros(3, int), np.zeros(3))
 
 
 def test_the_band_keeps_its_promise_on_new_images() -> None:
     wrong = []
     for seed in range(40):
         labels, p = draws(1000, 1.0, seed)
-        low, high = evaluation.look_band(labels[:500], p[:500], 0.05)
+        low, high = review_band(labels[:500], p[:500], 0.05)
         assert low <= high
         missed = ((p[500:] < low) & (labels[500:] == 1)).sum() / (labels[500:] == 1).sum()
         alarms = ((p[500:] > high) & (labels[500:] == 0)).sum() / (labels[500:] == 0).sum()
@@ -218,13 +238,13 @@ def test_the_band_keeps_its_promise_on_new_images() -> None:
 
 
 def test_a_band_of_few_images_holds_everything() -> None:
-    assert evaluation.look_band(LABELS, P, 0.05) == (0, 1)
+    assert review_band(LABELS, P, 0.05) == (0, 1)
 
 
 def test_precision_where_cracks_are_rare() -> None:
-    assert evaluation.precision_at(0.01, 0.99, 0.01) == pytest.approx(0.5)
-    assert evaluation.precision_at(0.5, 0.99, 0.01) == pytest.approx(0.99)
-    assert evaluation.precision_at(0.01, 0.0, 0.0) is None
+    assert precision_at_prevalence(0.01, 0.99, 0.01) == pytest.approx(0.5)
+    assert precision_at_prevalence(0.5, 0.99, 0.01) == pytest.approx(0.99)
+    assert precision_at_prevalence(0.01, 0.0, 0.0) is None
 
 
 def test_groups_make_an_interval_wider() -> None:
@@ -232,34 +252,34 @@ def test_groups_make_an_interval_wider() -> None:
     groups = np.repeat(np.arange(60), 20)
     alike = (rng.random(60) < 0.2)[groups].astype(int)
     alone = (rng.random(1200) < 0.2).astype(int)
-    spread = [high - low for low, high in (evaluation.group_interval(v, groups) for v in (alike, alone))]
+    spread = [high - low for low, high in (group_interval(v, groups) for v in (alike, alone))]
     assert spread[0] > 3 * spread[1]
-    low, high = evaluation.group_interval(alone, np.arange(1200))
+    low, high = group_interval(alone, np.arange(1200))
     assert (low, high) == pytest.approx(wilson(int(alone.sum()), 1200), abs=0.004)
-    assert evaluation.group_interval(alike, groups) == evaluation.group_interval(alike, groups)
+    assert group_interval(alike, groups) == group_interval(alike, groups)
 
 
 def test_holm_worked_out_by_hand() -> None:
-    found = evaluation.holm(np.array([0.01, 0.04, 0.03, 0.005]))
+    found = holm(np.array([0.01, 0.04, 0.03, 0.005]))
     np.testing.assert_allclose(found, [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(evaluation.holm(np.array([0.6, 0.7])), [1, 1])
-    assert len(evaluation.holm(np.array([]))) == 0
+    np.testing.assert_allclose(holm(np.array([0.6, 0.7])), [1, 1])
+    assert len(holm(np.array([]))) == 0
 
 
 def test_decision_without_a_class_is_none_and_does_not_fail() -> None:
     y, p = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.2, 0.8])
-    told = evaluation.decision(y, p, y[::2], p[::2])
+    told = threshold_metrics(y, p, y[::2], p[::2])
     assert told["threshold"] is None and set(told["band"].values()) == {None}
-    assert set(told) == set(evaluation.decision(y, p, y, p))
-    assert set(told["band"]) == set(evaluation.decision(y, p, y, p)["band"])
-    assert evaluation.calibration(y[::2], p[::2], y, p) == dict.fromkeys(("temperature", "brier", "ece", "loss"))
+    assert set(told) == set(threshold_metrics(y, p, y, p))
+    assert set(told["band"]) == set(threshold_metrics(y, p, y, p)["band"])
+    assert calibration_metrics(y[::2], p[::2], y, p) == dict.fromkeys(("temperature", "brier", "ece", "loss"))
 
 
 def test_decision_keeps_the_recall_on_validation_and_tells_what_test_makes_of_it() -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 4000)
     p = 1 / (1 + np.exp(-rng.normal(4 * (y - 0.5), 1.5)))
-    told = evaluation.decision(y[:2000], p[:2000], y[2000:], p[2000:], recall=0.99)
+    told = threshold_metrics(y[:2000], p[:2000], y[2000:], p[2000:], recall=0.99)
     missed = (p[:2000] < told["threshold"]) & (y[:2000] == 1)
     assert missed.sum() <= 0.01 * (y[:2000] == 1).sum()
     assert told["fn"] == ((p[2000:] < told["threshold"]) & (y[2000:] == 1)).sum()
@@ -274,38 +294,36 @@ def test_a_temperature_undoes_what_made_the_model_too_sure() -> None:
     rng = np.random.default_rng(1)
     p = rng.uniform(0.02, 0.98, 8000)
     y = (rng.random(8000) < p).astype(int)
-    told = evaluation.calibration(
-        y[:4000], evaluation.tempered(p, 0.4)[:4000], y[4000:], evaluation.tempered(p, 0.4)[4000:]
-    )
+    told = calibration_metrics(y[:4000], apply_temperature(p, 0.4)[:4000], y[4000:], apply_temperature(p, 0.4)[4000:])
     assert told["temperature"] == pytest.approx(2.5, rel=0.1)
-    assert told["ece"] < evaluation.metrics(y[4000:], evaluation.tempered(p, 0.4)[4000:])["ece"]
+    assert told["ece"] < score_predictions(y[4000:], apply_temperature(p, 0.4)[4000:])["ece"]
 
 
 def test_drawn_aurocs_spread_about_the_auroc() -> None:
     rng = np.random.default_rng(1)
     labels, groups = rng.integers(0, 2, 400), np.repeat(np.arange(20), 20)
     scores = np.round(labels + rng.normal(0, 1, 400), 1)  # with ties
-    drawn = evaluation.drawn_auroc(labels, scores, groups, 300)
-    auroc = evaluation.ranked(labels, scores)["auroc"]
+    drawn = bootstrap_auroc(labels, scores, groups, 300)
+    auroc = ranking_metrics(labels, scores)["auroc"]
     assert len(drawn) == 300 and abs(drawn.mean() - auroc) < 0.01 and 0.005 < drawn.std() < 0.1
-    one = evaluation.drawn_auroc(labels, scores, np.zeros(400), 2)
+    one = bootstrap_auroc(labels, scores, np.zeros(400), 2)
     np.testing.assert_allclose(one, auroc, atol=1e-6)  # the one group is all
-    assert not len(evaluation.drawn_auroc(np.zeros(4, int), np.arange(4), np.arange(4), 5))
+    assert not len(bootstrap_auroc(np.zeros(4, int), np.arange(4), np.arange(4), 5))
 
 
 def test_fewest_errors_are_those_of_the_best_threshold() -> None:
-    assert evaluation.fewest_errors([0, 0, 1, 1], [1, 2, 3, 4]) == 0
-    assert evaluation.fewest_errors([0, 1, 0, 1], [1, 2, 3, 4]) == 1
-    assert evaluation.fewest_errors([1, 1, 0], [1, 2, 3]) == 1  # call all of them cracked
-    assert evaluation.fewest_errors([0, 1, 0, 1], [5, 5, 5, 5]) == 2  # no threshold lies between equal scores
+    assert minimum_errors([0, 0, 1, 1], [1, 2, 3, 4]) == 0
+    assert minimum_errors([0, 1, 0, 1], [1, 2, 3, 4]) == 1
+    assert minimum_errors([1, 1, 0], [1, 2, 3]) == 1  # call all of them cracked
+    assert minimum_errors([0, 1, 0, 1], [5, 5, 5, 5]) == 2  # no threshold lies between equal scores
 
 
 def test_the_mass_of_a_heat_map_on_a_mask() -> None:
     mask = np.zeros((40, 60), bool)
     mask[:, :30] = True
     heat = np.zeros((4, 6), np.float32)
-    assert evaluation.mass_on_mask(heat, mask) is None
+    assert mass_on_mask(heat, mask) is None
     heat[:] = 0.3
-    assert evaluation.mass_on_mask(heat, mask) == pytest.approx(0.5)  # chance
+    assert mass_on_mask(heat, mask) == pytest.approx(0.5)  # chance
     heat[:, 3:] = 0
-    assert 0.8 < evaluation.mass_on_mask(heat, mask) < 1  # some runs over the edge when it is enlarged
+    assert 0.8 < mass_on_mask(heat, mask) < 1  # some runs over the edge when it is enlarged

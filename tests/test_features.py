@@ -14,16 +14,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from crackutils import config, datasets, evaluation, features, models, pipelines, results, splits, training
-from crackutils.config import CrackutilsError
-from crackutils.datasets import Dataset
-from crackutils.recipes import RECIPES, Recipe, Stage, recipe
+from crackutils import config, datasets, models, training
+from crackutils.batches import make_batches, predict
+from crackutils.inference.features import VIEWS, Features, frozen_features, turned
+from crackutils.linear import _TOLERANCE, STRENGTHS, fit_linear_head
+from crackutils.metrics import score_predictions
+from crackutils.recipes import RECIPES, Recipe, Stage, choose_recipe
+from crackutils.runs import Run, open_run
+from crackutils.splits.make import make_split
 
 LINEAR = dataclasses.replace(RECIPES["mobilenetv2-linear"], size=64)
 
 
 @pytest.fixture
-def distinct(smoke: Dataset) -> Dataset:
+def distinct(smoke: datasets.Dataset) -> datasets.Dataset:
     """The first smoke images of different contents."""
     index = smoke.index.drop_duplicates("sha256").head(40)
     rows = index.index.to_numpy()
@@ -31,11 +35,11 @@ def distinct(smoke: Dataset) -> Dataset:
     return dataclasses.replace(smoke, index=index.reset_index(drop=True), grey=grey, colour=colour)
 
 
-def of(ds: Dataset, rows: Any, **options: Any) -> features.Features:
-    return features.of(ds, np.asarray(rows), "mobilenetv2", 64, "crackutils", **options)
+def of(ds: datasets.Dataset, rows: Any, **options: Any) -> Features:
+    return frozen_features(ds, np.asarray(rows), "mobilenetv2", 64, "crackutils", **options)
 
 
-def test_features_are_what_the_backbone_gives(distinct: Dataset) -> None:
+def test_features_are_what_the_backbone_gives(distinct: datasets.Dataset) -> None:
     found = of(distinct, range(10))
     base, loaded = models.build_backbone("mobilenetv2", 64, "crackutils")
     maps = base.predict_on_batch(distinct.pixels(64)[:10].astype(np.float32) / 127.5 - 1)
@@ -47,7 +51,7 @@ def test_features_are_what_the_backbone_gives(distinct: Dataset) -> None:
     assert found.rate == pytest.approx(1 / found.seconds.mean())
 
 
-def test_an_image_costs_once(distinct: Dataset, computed: list[int]) -> None:
+def test_an_image_costs_once(distinct: datasets.Dataset, computed: list[int]) -> None:
     first = of(distinct, [4, 2, 7])
     assert computed == [4, 2, 7]
     again = of(distinct, [7, 2, 4])
@@ -86,14 +90,14 @@ def test_a_changed_image_costs_itself_and_a_copy_nothing(tree: Any, computed: li
     ],
 )
 def test_other_circumstances_are_kept_apart(
-    other: dict[str, Any], distinct: Dataset, computed: list[int], monkeypatch: pytest.MonkeyPatch
+    other: dict[str, Any], distinct: datasets.Dataset, computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = {"backbone": "mobilenetv2", "size": 64, "weights": "crackutils"}
-    first = features.of(distinct, np.arange(2), **usual)
+    first = frozen_features(distinct, np.arange(2), **usual)
     if "scaling" in other:
         entry = dataclasses.replace(models.BACKBONES["mobilenetv2"], rescaling=other.pop("scaling"))
         monkeypatch.setitem(models.BACKBONES, "mobilenetv2", entry)
-    second = features.of(distinct, np.arange(2), **usual | other)
+    second = frozen_features(distinct, np.arange(2), **usual | other)
     assert computed == [0, 1, 0, 1]
     assert not np.array_equal(first.x, second.x)
     folders = list((config.data_dir() / "cache" / "features").iterdir())
@@ -101,7 +105,7 @@ def test_other_circumstances_are_kept_apart(
     assert all((folder / "made_with.json").is_file() for folder in folders)
 
 
-def test_a_kill_loses_little(distinct: Dataset, computed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_loses_little(distinct: datasets.Dataset, computed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "_SHARD", 8)
     decode, last = features.read_image, distinct.folder / distinct.index["file"].iloc[20]
 
@@ -122,7 +126,7 @@ def test_a_kill_loses_little(distinct: Dataset, computed: list[int], monkeypatch
 
 
 @pytest.mark.parametrize("what", ["keys cut", "features cut", "features gone"])
-def test_damaged_files_are_computed_again(what: str, distinct: Dataset, computed: list[int]) -> None:
+def test_damaged_files_are_computed_again(what: str, distinct: datasets.Dataset, computed: list[int]) -> None:
     first = of(distinct, range(4))
     (keys,) = (config.data_dir() / "cache" / "features").rglob("*.keys.npy")
     x = keys.with_name(keys.name.replace(".keys.", ".x."))
@@ -148,7 +152,7 @@ print("sum", features.of(ds, rows, "mobilenetv2", 64, "crackutils").x.sum(dtype=
 """
 
 
-def test_two_processes_at_once_do_each_other_no_harm(distinct: Dataset, tmp_path: Path) -> None:
+def test_two_processes_at_once_do_each_other_no_harm(distinct: datasets.Dataset, tmp_path: Path) -> None:
     task = tmp_path / "task.pickle"
     task.write_bytes(pickle.dumps((distinct, np.arange(20))))
     command = [sys.executable, "-c", CHILD, str(task)]
@@ -170,29 +174,31 @@ def test_an_image_that_is_not_the_indexed_one_is_named(what: str, tree: Any) -> 
         file.unlink()
     else:
         file.write_bytes((folder / "Positive" / "00001.jpg").read_bytes())
-    with pytest.raises(CrackutilsError, match=r"Positive/00002\.jpg is not the file that was indexed; load the images"):
+    with pytest.raises(
+        config.CrackutilsError, match=r"Positive/00002\.jpg is not the file that was indexed; load the images"
+    ):
         of(ds, range(6))
 
 
-def test_random_weights_have_no_features(distinct: Dataset) -> None:
-    with pytest.raises(CrackutilsError, match="WEIGHTS=random"):
-        features.of(distinct, np.arange(2), "mobilenetv2", 64, "random")
-    with pytest.raises(CrackutilsError, match="RECIPE=mobilenetv2-linear needs a backbone that has learnt"):
-        recipe("mobilenetv2-linear", "transfer", config.profile("smoke"), weights="random")
+def test_random_weights_have_no_features(distinct: datasets.Dataset) -> None:
+    with pytest.raises(config.CrackutilsError, match="WEIGHTS=random"):
+        frozen_features(distinct, np.arange(2), "mobilenetv2", 64, "random")
+    with pytest.raises(config.CrackutilsError, match="RECIPE=mobilenetv2-linear needs a backbone that has learnt"):
+        choose_recipe("mobilenetv2-linear", "transfer", config.profile("smoke"), weights="random")
 
 
 def test_views_turn_and_mirror() -> None:
     image = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
-    views = [features.turned(image, view) for view in range(features.VIEWS)]
-    assert len({view.tobytes() for view in views}) == features.VIEWS
+    views = [turned(image, view) for view in range(VIEWS)]
+    assert len({view.tobytes() for view in views}) == VIEWS
     np.testing.assert_array_equal(views[0], image)
     np.testing.assert_array_equal(views[2], image[::-1, ::-1])
     np.testing.assert_array_equal(views[4], image[:, ::-1])
     assert all(sorted(view.ravel()) == sorted(image.ravel()) for view in views)
 
 
-def test_a_view_that_is_none_is_refused(distinct: Dataset) -> None:
-    with pytest.raises(CrackutilsError, match="view=8 must be 0 to 7"):
+def test_a_view_that_is_none_is_refused(distinct: datasets.Dataset) -> None:
+    with pytest.raises(config.CrackutilsError, match="view=8 must be 0 to 7"):
         of(distinct, [0], view=8)
 
 
@@ -215,13 +221,13 @@ def test_the_head_is_scikit_learns_with_the_scaling_inside() -> None:
     from sklearn.preprocessing import StandardScaler
 
     (x, y), (val_x, val_y) = heaps(400, 1, 0.1), heaps(200, 2, 0.1)
-    head = features.fit(x, y, val_x, val_y, 1000)
+    head = fit_linear_head(x, y, val_x, val_y, 1000)
     row = head.tried.iloc[head.best]
     theirs = make_pipeline(StandardScaler(), LogisticRegression(C=row["C"], tol=1e-8)).fit(x.astype(np.float64), y)
     np.testing.assert_allclose(head.chances(val_x), theirs.predict_proba(val_x)[:, 1], atol=1e-3)
     assert row["val_loss"] == head.tried["val_loss"].min()
-    assert row["val_loss"] == evaluation.metrics(val_y, head.chances(val_x))["loss"]
-    assert list(head.tried["C"]) == list(features.STRENGTHS)
+    assert row["val_loss"] == score_predictions(val_y, head.chances(val_x))["loss"]
+    assert list(head.tried["C"]) == list(STRENGTHS)
     assert (head.tried["iterations"] < 1000).all()
 
 
@@ -229,10 +235,10 @@ def test_the_head_is_fitted_to_convergence_where_classes_are_separable(monkeypat
     rng = np.random.default_rng(0)
     x = rng.normal(size=(600, 100)).astype(np.float32)
     y = (x[:, 0] + 0.5 * x[:, 1] > 0).astype(int)
-    found = features.fit(x[:400], y[:400], x[400:], y[400:], 1000)
+    found = fit_linear_head(x[:400], y[:400], x[400:], y[400:], 1000)
     weights = np.linalg.norm(found.weights)
-    monkeypatch.setattr(features, "_TOLERANCE", features._TOLERANCE / 100)
-    tighter = features.fit(x[:400], y[:400], x[400:], y[400:], 5000)
+    monkeypatch.setattr(features, "_TOLERANCE", _TOLERANCE / 100)
+    tighter = fit_linear_head(x[:400], y[:400], x[400:], y[400:], 5000)
     np.testing.assert_allclose(found.tried["val_loss"], tighter.tried["val_loss"], atol=2e-4)
     np.testing.assert_allclose(weights, np.linalg.norm(tighter.weights), rtol=0.01)
 
@@ -242,43 +248,43 @@ def test_a_feature_that_fires_once_does_not_outweigh_the_others() -> None:
     x = np.c_[x, np.zeros(400, np.float32)]
     x[7, -1] = 0.01
     val_x, val_y = heaps(200, 2, 0.1)
-    head = features.fit(x, y, np.c_[val_x, np.zeros(200, np.float32)], val_y, 1000)
+    head = fit_linear_head(x, y, np.c_[val_x, np.zeros(200, np.float32)], val_y, 1000)
     assert abs(head.weights[-1]) * 1.0 < 20  # a test image with 1.0 there is not decided by it alone
 
 
 def test_one_class_is_refused() -> None:
     x = np.ones((5, 3), np.float32)
-    with pytest.raises(CrackutilsError, match="all of one class"):
-        features.fit(x, np.zeros(5, int), x, np.zeros(5, int), 10)
+    with pytest.raises(config.CrackutilsError, match="all of one class"):
+        fit_linear_head(x, np.zeros(5, int), x, np.zeros(5, int), 10)
 
 
 def test_validation_chooses_the_penalty() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 60)).astype(np.float32)  # more features than images: anything can be learnt by heart
     y, val_x = rng.integers(0, 2, 40), rng.normal(size=(400, 60)).astype(np.float32)
-    noise = features.fit(x, y, val_x, rng.integers(0, 2, 400), 1000)
+    noise = fit_linear_head(x, y, val_x, rng.integers(0, 2, 400), 1000)
     assert noise.best == 0  # the strictest
-    signal = features.fit(*heaps(400, 1, 0.0), *heaps(400, 2, 0.0), 1000)
+    signal = fit_linear_head(*heaps(400, 1, 0.0), *heaps(400, 2, 0.0), 1000)
     assert signal.best > 0
 
 
 # ---------------------------------------------------------------- the recipe
 
 
-def prepared(smoke: Dataset, chosen: Recipe = LINEAR, **options: Any) -> tuple[Any, pd.DataFrame, results.Run]:
+def prepared(smoke: datasets.Dataset, chosen: Recipe = LINEAR, **options: Any) -> tuple[Any, pd.DataFrame, Run]:
     profile = dataclasses.replace(config.profile("smoke"), max_epochs=0)
-    manifest = splits.make(smoke, "copy-safe", 1337)
-    run = results.open_run("03_transfer_learning", profile, recipe=chosen, **options)
+    manifest = make_split(smoke, "copy-safe", 1337)
+    run = open_run("03_transfer_learning", profile, recipe=chosen, **options)
     training.prepare(chosen, smoke, manifest, run)
     return training.train(chosen, smoke, manifest, run, 1337, "crackutils"), manifest, run
 
 
-def test_features_and_pixels_give_the_same_predictions(smoke: Dataset) -> None:
+def test_features_and_pixels_give_the_same_predictions(smoke: datasets.Dataset) -> None:
     trained, manifest, _ = prepared(smoke)
     table, rate = training.evaluate(trained, LINEAR, smoke, manifest)
     rows = np.flatnonzero(manifest["split"].isin(["val", "test"]))
-    data = pipelines.batches(smoke.pixels(64), smoke.index["label"].to_numpy(), rows, 64)
-    labels, chances = pipelines.predict(trained.model, data)
+    data = make_batches(smoke.pixels(64), smoke.index["label"].to_numpy(), rows, 64)
+    labels, chances = predict(trained.model, data)
     np.testing.assert_array_equal(table["label"], labels)
     np.testing.assert_allclose(table["p_crack"], chances, atol=1e-4)
     assert rate > 0
@@ -289,7 +295,7 @@ def test_features_and_pixels_give_the_same_predictions(smoke: Dataset) -> None:
     assert stage["C"] == trained.history["C"].iloc[stage["best_epoch"] - 1]
 
 
-def test_a_linear_recipe_decodes_nothing_twice_and_goes_on(smoke: Dataset, computed: list[int]) -> None:
+def test_a_linear_recipe_decodes_nothing_twice_and_goes_on(smoke: datasets.Dataset, computed: list[int]) -> None:
     trained, manifest, _ = prepared(smoke)
     assert not list(config.data_dir().rglob("pixels-*"))
     parts = manifest["split"].isin(["train", "val", "test"])
@@ -301,7 +307,7 @@ def test_a_linear_recipe_decodes_nothing_twice_and_goes_on(smoke: Dataset, compu
     assert again.seconds == trained.seconds
 
 
-def test_an_engine_other_than_the_usual_one_is_part_of_the_runs_name(smoke: Dataset) -> None:
+def test_an_engine_other_than_the_usual_one_is_part_of_the_runs_name(smoke: datasets.Dataset) -> None:
     trained, _, run = prepared(smoke, engine="tensorflow")
     assert run.name == "mobilenetv2-linear--engine-tensorflow"
     assert run.settings["engine"] == trained.engine["engine"] == "tensorflow"
@@ -320,11 +326,11 @@ def test_an_engine_other_than_the_usual_one_is_part_of_the_runs_name(smoke: Data
     ],
 )
 def test_a_linear_head_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(CrackutilsError, match=r"L-BFGS (works in the first stage only|knows no)"):
+    with pytest.raises(config.CrackutilsError, match=r"L-BFGS (works in the first stage only|knows no)"):
         dataclasses.replace(LINEAR, **wrong)
 
 
-def test_a_linear_head_may_be_followed_by_fine_tuning(smoke: Dataset) -> None:
+def test_a_linear_head_may_be_followed_by_fine_tuning(smoke: datasets.Dataset) -> None:
     both = dataclasses.replace(
         LINEAR, name="both", stages=(*LINEAR.stages, Stage("fine-tune", 1, 1e-5, unfreeze=5)), batch=16
     )
@@ -334,4 +340,4 @@ def test_a_linear_head_may_be_followed_by_fine_tuning(smoke: Dataset) -> None:
     table, _ = training.evaluate(trained, both, smoke, manifest)
     val = table[table["split"] == "val"]
     best = min(stage["best_val_loss"] for stage in trained.stages)
-    assert evaluation.metrics(val["label"], val["p_crack"])["loss"] == pytest.approx(best, abs=1e-3)
+    assert score_predictions(val["label"], val["p_crack"])["loss"] == pytest.approx(best, abs=1e-3)

@@ -17,9 +17,24 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from crackutils import config, datasets, engines, evaluation, inspection, models, recipes, synthetic
-from crackutils.__main__ import main
-from crackutils.config import CrackutilsError
+from crackutils import config
+from crackutils.detector.pooling import top_mean
+from crackutils.detector.runs import DETECTOR
+from crackutils.files import write_atomically
+from crackutils.images import resize
+from crackutils.inference.engines import Engine
+from crackutils.inspection.attention import attend, attention_on_cracks
+from crackutils.inspection.calibration import calibrate_threshold, read_tile_labels
+from crackutils.inspection.drawing import _FRAME, _LINE, draw_overlay, tint_overlay
+from crackutils.inspection.folder import inspect, inspect_photo
+from crackutils.inspection.lines import centre_lines, line_length, measure_cracks
+from crackutils.inspection.mask import crack_mask
+from crackutils.inspection.panel import panel
+from crackutils.inspection.tiling import Detector, _places, cell_logits, crack_map, load_detector, tile_probabilities
+from crackutils.inspection.truth import compare_at_threshold, save_photos
+from crackutils.models import keras
+from crackutils.synthetic.photo import make_photo
+from tools.commands import main
 
 SIZE = 256
 GREY, DARK = 170, 40
@@ -36,8 +51,8 @@ class Fake:
     def windows(self) -> int:
         return sum(self.counts)
 
-    def detector(self) -> inspection.Detector:
-        return inspection.Detector(engines.Engine("fake", "1", "float32", lambda: self.run), SIZE, 0.06, "fake")
+    def detector(self) -> Detector:
+        return Detector(Engine("fake", "1", "float32", lambda: self.run), SIZE, 0.06, "fake")
 
     def run(self, x: np.ndarray) -> np.ndarray:
         self.counts.append(int((x.max((1, 2, 3)) > 0).sum()))  # the rest of a batch is empty
@@ -66,12 +81,12 @@ def wall(
 
 
 def measured(image: np.ndarray, odds: np.ndarray) -> pd.DataFrame:
-    mask = inspection.crack_mask(image, odds, 0.5)
-    return inspection.cracks(mask, inspection.middle_lines(mask), odds, 0.5)
+    mask = crack_mask(image, odds, 0.5)
+    return measure_cracks(mask, centre_lines(mask), odds, 0.5)
 
 
 def odds_of(image: np.ndarray, fake: Fake | None = None) -> np.ndarray:
-    return inspection.cells_of(inspection.crack_map(image, (fake or Fake()).detector()))
+    return cell_logits(crack_map(image, (fake or Fake()).detector()))
 
 
 # ---------------------------------------------------------------- the map
@@ -82,21 +97,21 @@ def test_the_map_covers_photos_of_any_size(size: tuple[int, int], monkeypatch: p
     image = wall(*size, lines=())
     y, x = size[0] // 2 // 16 * 16, size[1] // 2 // 16 * 16
     image[y + 4 : y + 12, x + 4 : x + 12] = DARK
-    seen = inspection.crack_map(image, Fake(0.5).detector())
+    seen = crack_map(image, Fake(0.5).detector())
     assert (seen.shape, seen.dtype) == ((2, -(-size[0] // 16), -(-size[1] // 16)), np.float32)
     np.testing.assert_allclose(seen[1], 0.5)
-    np.testing.assert_array_equal(inspection.cells_of(seen), seen[0] + 0.5)
+    np.testing.assert_array_equal(cell_logits(seen), seen[0] + 0.5)
     assert np.unravel_index(seen[0].argmax(), seen[0].shape) == (y // 16, x // 16)
     monkeypatch.setattr(inspection, "SCALES", (1.0,))
-    alone = inspection.crack_map(image, Fake(-2.0).detector())
+    alone = crack_map(image, Fake(-2.0).detector())
     assert np.argwhere(alone[0] > 0).tolist() == [[y // 16, x // 16]]
     assert alone[0].max() == pytest.approx(4) and alone[0].min() == pytest.approx(-6)
-    np.testing.assert_allclose(inspection.cells_of(alone), alone[0] - 2)
+    np.testing.assert_allclose(cell_logits(alone), alone[0] - 2)
 
 
 def test_windows_overlap_and_reach_the_rim() -> None:
     for length in (256, 272, 448, 464, 4608):
-        places = inspection._places(length, SIZE)
+        places = _places(length, SIZE)
         assert places[0] == 0 and places[-1] == length - SIZE
         assert all(place % 16 == 0 for place in places)
         steps = np.diff(places)
@@ -108,9 +123,9 @@ def test_tiles_are_what_the_network_makes_of_their_cells() -> None:
     seen[1] = 0
     seen[0, 17, 2:18] = 4  # 14 cells in the tile at row 1, column 0, two in the next
     seen[1, 16:32, :16] = -1
-    found = inspection.tiles(seen, 0.06)
+    found = tile_probabilities(seen, 0.06)
     assert found[["row", "col"]].to_numpy().tolist() == [[r, c] for r in range(3) for c in range(3)]
-    expected = evaluation.top_mean(seen[:1, 16:32, :16], 0.06)[0] - 1
+    expected = top_mean(seen[:1, 16:32, :16], 0.06)[0] - 1
     assert found["p_crack"][3] == pytest.approx(1 / (1 + np.exp(-expected)), abs=1e-6)
     assert found["p_crack"].idxmax() == 3 and found["p_crack"][0] < 0.01
     assert len(found) == 9  # the last ones are smaller
@@ -123,20 +138,20 @@ def test_dark_lines_are_found_to_the_pixel_and_only_near_cells() -> None:
     image = wall(lines=(((100, 150), (700, 150)), ((100, 500), (700, 560))), thick=5)
     odds = odds_of(image)
     odds[25:] = -6  # the network does not believe in the second
-    mask = inspection.crack_mask(image, odds, 0.5)
+    mask = crack_mask(image, odds, 0.5)
     truth = np.zeros(mask.shape, np.uint8)
     cv2.line(truth, (100, 150), (700, 150), 1, 5)
     assert (mask & (truth > 0)).sum() / (mask | (truth > 0)).sum() > 0.75
     assert not mask[400:].any()
-    assert not inspection.crack_mask(image, odds, 0.999).any()
+    assert not crack_mask(image, odds, 0.999).any()
 
 
 def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     image = wall(lines=(((10, 20), (880, 690)), ((600, 0), (500, 699))))
     odds = odds_of(image)
-    whole = inspection.crack_mask(image, odds, 0.5)
+    whole = crack_mask(image, odds, 0.5)
     monkeypatch.setattr(inspection, "_BLOCK", 256)
-    parts = inspection.crack_mask(image, odds, 0.5)
+    parts = crack_mask(image, odds, 0.5)
     assert whole.sum() > 5000
     assert (whole ^ parts).sum() < 0.02 * whole.sum()
 
@@ -156,18 +171,18 @@ def test_a_faint_line_is_followed_through_crack_like_cells(slant: int) -> None:
     found = measured(image, odds)
     true = 180 + 240 + np.hypot(360, slant)
     assert len(found) == 1 and found["length"][0] == pytest.approx(true, rel=0.06)
-    mask = inspection.crack_mask(image, odds, 0.5)
+    mask = crack_mask(image, odds, 0.5)
     near = cv2.dilate(dark, np.ones((9, 9), np.uint8)) > 0
     assert (mask & near).sum() > 0.98 * mask.sum()
-    assert not inspection.crack_mask(image, np.full((25, 57), -6.0), 0.5).any()
+    assert not crack_mask(image, np.full((25, 57), -6.0), 0.5).any()
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_line_is_made_up_where_the_wall_is_blank(seed: int) -> None:
     odds = np.full((25, 57), -6.0)
     odds[8, 5:15], odds[3:9, 40:46], odds[18, 20:24] = 4, 4, 4
-    assert not inspection.crack_mask(wall(400, 900, (), seed=seed), odds, 0.5).any()
-    assert not inspection.crack_mask(np.full((400, 900, 3), GREY, np.uint8), odds, 0.5).any()
+    assert not crack_mask(wall(400, 900, (), seed=seed), odds, 0.5).any()
+    assert not crack_mask(np.full((400, 900, 3), GREY, np.uint8), odds, 0.5).any()
 
 
 def test_a_faint_part_of_a_ring_is_followed() -> None:
@@ -191,14 +206,14 @@ def test_lines_are_as_long_as_they_are_whatever_their_direction(angle: float) ->
     end = (round(500 + 400 * np.cos(np.radians(angle))), round(500 + 400 * np.sin(np.radians(angle))))
     canvas = np.zeros((1000, 1000), np.uint8)
     cv2.line(canvas, (500, 500), end, 1, 5)
-    found = inspection.line_length(inspection.middle_lines(canvas > 0))
+    found = line_length(centre_lines(canvas > 0))
     assert found == pytest.approx(400, rel=0.04)
 
 
 def test_the_length_of_a_circle_is_its_perimeter() -> None:
     canvas = np.zeros((500, 500), np.uint8)
     cv2.circle(canvas, (250, 250), 200, 1, 4)
-    assert inspection.line_length(inspection.middle_lines(canvas > 0)) == pytest.approx(2 * np.pi * 200, rel=0.03)
+    assert line_length(centre_lines(canvas > 0)) == pytest.approx(2 * np.pi * 200, rel=0.03)
 
 
 def test_each_crack_is_measured() -> None:
@@ -234,26 +249,24 @@ def test_cracks_are_as_wide_as_they_are(width: int) -> None:
 def test_the_picture_shows_frame_line_and_scale() -> None:
     image = wall(lines=(((100, 150), (700, 150)),))
     odds = odds_of(image)
-    line = inspection.middle_lines(inspection.crack_mask(image, odds, 0.5))
+    line = centre_lines(crack_mask(image, odds, 0.5))
     before = image.copy()
-    plain = inspection.overlay(image, odds, line, 0.5, 2000)
+    plain = draw_overlay(image, odds, line, 0.5, 2000)
     np.testing.assert_array_equal(image, before)
     assert plain.shape == image.shape  # not enlarged
-    for colour in (inspection._LINE, inspection._FRAME):
+    for colour in (_LINE, _FRAME):
         assert (plain == colour).all(2).sum() > 300
-    small = inspection.overlay(image, odds, line, 0.5, 450, 0.5)
+    small = draw_overlay(image, odds, line, 0.5, 450, 0.5)
     assert small.shape == (350, 450, 3)
     bar = (small[300:] == 255).all(2)
     # 900 pixels of 0.5 mm, a fifth is 90 mm: the bar is 50 mm or 100 pixels of the photo, 50 of the picture
     assert bar.sum(1).max() in range(48, 54)
-    unmarked = inspection.overlay(image, odds, line, 0.5, 450)
+    unmarked = draw_overlay(image, odds, line, 0.5, 450)
     assert not (unmarked[300:] == 255).all(2).any()
-    numbered = inspection.overlay(image, odds, line, 0.5, 450, numbered=measured(image, odds))
+    numbered = draw_overlay(image, odds, line, 0.5, 450, numbered=measured(image, odds))
     changed = np.argwhere((numbered != unmarked).any(2))
     assert 20 < len(changed) < 600 and (np.abs(changed[:, 0] - 75) < 25).all()  # a number beside its line
-    strip = inspection.overlay(
-        wall(64, 9000, ()), np.full((4, 563), -6, np.float32), np.zeros((64, 9000), bool), 0.5, 100
-    )
+    strip = draw_overlay(wall(64, 9000, ()), np.full((4, 563), -6, np.float32), np.zeros((64, 9000), bool), 0.5, 100)
     assert strip.shape == (1, 100, 3)
 
 
@@ -314,7 +327,7 @@ def test_a_folder_is_inspected_and_what_is_broken_is_told(
 
 def test_the_report_needs_no_other_file_and_believes_no_name(folder: Path, tmp_path: Path, fake: Fake) -> None:
     out = tmp_path / "out"
-    inspection.inspect([folder], out, "x")
+    inspect([folder], out, "x")
     page = (out / "report.html").read_text("utf-8")
     assert all(address.startswith("data:image/jpeg;base64,") for address in re.findall(r'(?:src|href)="([^"]*)"', page))
     assert "<script" not in page and "url(" not in page
@@ -328,7 +341,7 @@ def test_a_killed_inspection_goes_on_and_reads_kept_maps(
     folder: Path, tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    real, calls = inspection._one, []
+    real, calls = inspect_photo, []
 
     def killed(*arguments: Any) -> Any:
         calls.append(arguments[0].name)
@@ -338,22 +351,22 @@ def test_a_killed_inspection_goes_on_and_reads_kept_maps(
 
     monkeypatch.setattr(inspection, "_one", killed)
     with pytest.raises(KeyboardInterrupt):
-        inspection.inspect([folder], out, "x")
+        inspect([folder], out, "x")
     monkeypatch.setattr(inspection, "_one", real)
     done = fake.windows
-    whole = inspection.inspect([folder], tmp_path / "other", "x")
+    whole = inspect([folder], tmp_path / "other", "x")
     each = fake.windows - done
-    went_on = inspection.inspect([folder], out, "x")
+    went_on = inspect([folder], out, "x")
     assert 0 < done < each == fake.windows - each  # nothing twice
     pd.testing.assert_frame_equal(went_on, whole)
     for name in ("photos.csv", "cracks.csv", "tiles.csv"):
         assert (out / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
     before = fake.windows
-    strict = inspection.inspect([folder], out, "x", threshold=0.99)
+    strict = inspect([folder], out, "x", threshold=0.99)
     assert fake.windows == before and strict["cracks"].sum() == 0 < whole["cracks"].sum()
     Image.fromarray(wall(lines=())).save(folder / "long.png")  # another photo under the same name
-    again = inspection.inspect([folder], out, "x").set_index("file")
+    again = inspect([folder], out, "x").set_index("file")
     assert fake.windows > before and again.loc["long.png", "cracks"] == 0
 
 
@@ -361,10 +374,10 @@ def test_a_kill_between_pictures_and_numbers_leaves_no_mixture(
     folder: Path, tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    inspection.inspect([folder], out, "x")
+    inspect([folder], out, "x")
     home = out / "photos" / "long.png"
     first, windows = (home / "overlay.jpg").read_bytes(), fake.windows
-    real = config.write_atomically
+    real = write_atomically
 
     def killed(path: Path, content: Any) -> None:
         if path.name == "found.json":
@@ -373,14 +386,14 @@ def test_a_kill_between_pictures_and_numbers_leaves_no_mixture(
 
     monkeypatch.setattr(config, "write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
-        inspection.inspect([folder / "long.png"], tmp_path / "one", "x")
+        inspect([folder / "long.png"], tmp_path / "one", "x")
     with pytest.raises(KeyboardInterrupt):
-        inspection.inspect([folder], out, "x", threshold=0.99)
+        inspect([folder], out, "x", threshold=0.99)
     monkeypatch.setattr(config, "write_atomically", real)
     (home / "overlay.jpg").write_bytes(b"torn")
     (home / "found.json").unlink(missing_ok=True)
     (out / "photos" / "turned.jpg" / "found.json").write_text("")  # as after a power cut
-    again = inspection.inspect([folder], out, "x")
+    again = inspect([folder], out, "x")
     assert (home / "overlay.jpg").read_bytes() == first
     assert fake.windows - windows == windows_of(fake, folder / "long.png", tmp_path)  # that of the single photo only
     assert (again["cracks"] > 0).sum() == 3
@@ -388,7 +401,7 @@ def test_a_kill_between_pictures_and_numbers_leaves_no_mixture(
 
 def windows_of(fake: Fake, photo: Path, tmp_path: Path) -> int:
     before = fake.windows
-    inspection.inspect([photo], tmp_path / "alone", "x")
+    inspect([photo], tmp_path / "alone", "x")
     return fake.windows - before
 
 
@@ -397,12 +410,12 @@ def test_names_stay_inside_and_are_those_below_the_folder_given(tmp_path: Path, 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(wall(100, 120, ())).save(tmp_path / name)
     monkeypatch.chdir(tmp_path / "site")
-    assert inspection.inspect(["."], tmp_path / "1", "x")["file"].tolist() == ["north/a.png", "south/a.png"]
-    both = inspection.inspect(["north", "../other", "../site/north"], tmp_path / "2", "x")["file"].tolist()
+    assert inspect(["."], tmp_path / "1", "x")["file"].tolist() == ["north/a.png", "south/a.png"]
+    both = inspect(["north", "../other", "../site/north"], tmp_path / "2", "x")["file"].tolist()
     assert both == ["other/b.png", "site/north/a.png"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "other", "site"]
-    with pytest.raises(CrackutilsError, match=r"is an inspection of .*give another folder for these"):
-        inspection.inspect(["south"], tmp_path / "1", "x")
+    with pytest.raises(config.CrackutilsError, match=r"is an inspection of .*give another folder for these"):
+        inspect(["south"], tmp_path / "1", "x")
 
 
 def test_a_photo_that_goes_or_cannot_be_opened_stops_nothing(
@@ -413,7 +426,7 @@ def test_a_photo_that_goes_or_cannot_be_opened_stops_nothing(
     for name in ("a.png", "b.png", "c.png"):
         Image.fromarray(wall(100, 120, ())).save(home / name)
     os.rename(home / "c.png", os.fsencode(home) + b"/caf\xe9.png")
-    real, tries = inspection.crack_map, []
+    real, tries = crack_map, []
 
     def scarce(image: np.ndarray, net: Any) -> np.ndarray:
         (home / "b.png").unlink(missing_ok=True)
@@ -423,21 +436,21 @@ def test_a_photo_that_goes_or_cannot_be_opened_stops_nothing(
         return real(image, net)
 
     monkeypatch.setattr(inspection, "crack_map", scarce)
-    found = inspection.inspect([home], tmp_path / "out", "x").set_index("file")
+    found = inspect([home], tmp_path / "out", "x").set_index("file")
     assert found.loc["a.png", "problem"] == "needs more memory than there is"
     assert found.loc["b.png", "problem"].startswith("cannot be read (No such file")
     assert found.loc["caf\\xe9.png", "problem"] == ""
-    again = inspection.inspect([home], tmp_path / "out", "x").set_index("file")
+    again = inspect([home], tmp_path / "out", "x").set_index("file")
     assert again.loc["a.png", "problem"] == "" and "b.png" not in again.index  # tried again, and gone
 
 
 def test_the_report_stays_small_enough_to_mail(
     folder: Path, tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inspection.inspect([folder], tmp_path / "out", "x")
+    inspect([folder], tmp_path / "out", "x")
     whole = (tmp_path / "out" / "report.html").stat().st_size
     monkeypatch.setattr(inspection, "_MAIL", 20_000.0)
-    inspection.inspect([folder], tmp_path / "out", "x")
+    inspect([folder], tmp_path / "out", "x")
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert len(page) < whole - 10_000 and page.count("<details>") == 4
     assert "photos/north/short.jpg/overlay.jpg" in page
@@ -474,32 +487,32 @@ def test_values_out_of_range_are_told(
 def test_labels_that_cannot_be_used_are_told(text: str | None, said: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "l.csv").write_text(text)
-    with pytest.raises(CrackutilsError, match=said):
-        inspection.tile_labels(tmp_path / "l.csv")
+    with pytest.raises(config.CrackutilsError, match=said):
+        read_tile_labels(tmp_path / "l.csv")
 
 
 def test_a_photo_is_judged_at_the_threshold_that_the_others_choose() -> None:
     found = pd.DataFrame({"file": list("aaaabbbb"), "row": [0] * 8, "col": [0, 1, 2, 3] * 2})
     found["p_crack"] = [0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.6, 0.7]
     labels = found.rename(columns={"file": "photo"}).drop(columns="p_crack").assign(crack=[0, 0, 1, 1, 0, 0, 1, 1])
-    told = inspection.calibrated(found, labels)
+    told = calibrate_threshold(found, labels)
     assert (told["n"], told["photos"]) == (8, 2)
     # b says 0.38, which finds one of two in a; a says 0.25, which is right for b; 0.5 finds the two of b
     assert told["threshold"] == pytest.approx(0.247, abs=1e-3)  # between 0.2 and 0.3
     assert (told["precision"], told["recall"], told["recall_before"]) == (1.0, 0.75, 0.5)
-    alone = inspection.calibrated(found[:4], labels)
+    alone = calibrate_threshold(found[:4], labels)
     assert (round(alone["threshold"], 3), alone["photos"], alone["f1"]) == (0.247, 1, None)
     low = found.assign(p_crack=found["p_crack"] / 10)  # nothing reaches 0.5: its precision is undefined
-    told = inspection.calibrated(low, labels)
+    told = calibrate_threshold(low, labels)
     assert told["precision_before"] is None and told["threshold"] == pytest.approx(0.0246, abs=1e-3)
     worse = found.assign(
         p_crack=[0.1, 0.6, 0.7, 0.8, 0.1, 0.2, 0.55, 0.58]
     )  # each photo by itself would do better at 0.5
-    assert inspection.calibrated(worse, labels)["threshold"] == 0.5
-    with pytest.raises(CrackutilsError, match="one class"):
-        inspection.calibrated(found, labels.assign(crack=1))
-    with pytest.raises(CrackutilsError, match="No label belongs"):
-        inspection.calibrated(found, labels.assign(photo="c"))
+    assert calibrate_threshold(worse, labels)["threshold"] == 0.5
+    with pytest.raises(config.CrackutilsError, match="one class"):
+        calibrate_threshold(found, labels.assign(crack=1))
+    with pytest.raises(config.CrackutilsError, match="No label belongs"):
+        calibrate_threshold(found, labels.assign(photo="c"))
 
 
 def test_labelled_tiles_choose_the_threshold(
@@ -510,7 +523,7 @@ def test_labelled_tiles_choose_the_threshold(
     for k in range(2):
         cv2.imwrite(str(tmp_path / "photos" / f"{k}.png"), wall(512, 768, (((20, 100 + 20 * k), (240, 120)),)))
     out, labels = tmp_path / "out", tmp_path / "labels.csv"
-    inspection.inspect([tmp_path / "photos"], out, "m")
+    inspect([tmp_path / "photos"], out, "m")
     tiles = pd.read_csv(out / "tiles.csv")
     tiles["crack"] = ((tiles["row"] == 0) & (tiles["col"] == 0)).astype(float)
     tiles.loc[tiles["col"] == 2, "crack"] = None  # nobody has looked at these
@@ -526,7 +539,7 @@ def test_labelled_tiles_choose_the_threshold(
     assert len(pd.read_csv(out / "cracks.csv")) == 2
     assert "chosen on 8 labelled tiles" in (out / "report.html").read_text()
     assert main([*command, "--threshold", "0.3"]) == 2 and "not both" in capsys.readouterr().err
-    again = inspection.inspect([tmp_path / "photos"], tmp_path / "new", "m", labels=labels)  # makes the maps
+    again = inspect([tmp_path / "photos"], tmp_path / "new", "m", labels=labels)  # makes the maps
     assert (again["tiles_cracked"] == 1).all()
     labels.replace(out / "tiles.csv")
     assert main(["inspect", str(tmp_path / "photos"), "--out", str(out), "--model", "m"]) == 2
@@ -537,7 +550,7 @@ def test_labelled_tiles_choose_the_threshold(
     labelled = tmp_path / "new" / "photos" / "0.png"
     (labelled / "map.json").write_text("")  # cut short when the power went
     (labelled / "map.npy").write_bytes(b"")
-    inspection.inspect([tmp_path / "photos"], tmp_path / "new", "m", threshold=0.3)
+    inspect([tmp_path / "photos"], tmp_path / "new", "m", threshold=0.3)
     assert np.load(labelled / "map.npy").shape == (2, 32, 48)
 
 
@@ -545,18 +558,18 @@ def test_nothing_of_the_users_is_overwritten(folder: Path, tmp_path: Path, fake:
     kept = tmp_path / "mine"
     kept.mkdir()
     (kept / "photos.csv").write_text("mine")
-    with pytest.raises(CrackutilsError, match="is no earlier inspection"):
-        inspection.inspect([folder], kept, "x")
-    with pytest.raises(CrackutilsError, match="is no earlier inspection"):
-        inspection.inspect([folder], folder / "long.png", "x")
+    with pytest.raises(config.CrackutilsError, match="is no earlier inspection"):
+        inspect([folder], kept, "x")
+    with pytest.raises(config.CrackutilsError, match="is no earlier inspection"):
+        inspect([folder], folder / "long.png", "x")
     assert [path.name for path in kept.iterdir()] == ["photos.csv"] and not fake.windows
-    with pytest.raises(CrackutilsError, match="does not exist"):
-        inspection.inspect([tmp_path / "nowhere"], tmp_path / "out", "x")
+    with pytest.raises(config.CrackutilsError, match="does not exist"):
+        inspect([tmp_path / "nowhere"], tmp_path / "out", "x")
     (tmp_path / "bare").mkdir()
-    with pytest.raises(CrackutilsError, match="There is no picture"):
-        inspection.inspect([tmp_path / "bare"], tmp_path / "out", "x")
-    inside = inspection.inspect([folder], folder / "found", "x")  # pictures of its own are not inspected
-    assert len(inspection.inspect([folder], folder / "found", "x")) == len(inside) == 9
+    with pytest.raises(config.CrackutilsError, match="There is no picture"):
+        inspect([tmp_path / "bare"], tmp_path / "out", "x")
+    inside = inspect([folder], folder / "found", "x")  # pictures of its own are not inspected
+    assert len(inspect([folder], folder / "found", "x")) == len(inside) == 9
 
 
 # ---------------------------------------------------------------- the network
@@ -569,17 +582,17 @@ def test_the_detector_gives_cells_and_what_a_site_has_taught(
     monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path / "data"))
     folder = tmp_path / "run"
     model = untrained(folder, adapted)
-    net = inspection.detector(folder)
+    net = load_detector(folder)
     x = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3)).astype(np.float32)
     found = net.engine.worker()(x)
-    cells = models.keras.Model(model.input, model.get_layer("cells").output).predict_on_batch(x).reshape(8, -1)
+    cells = keras.Model(model.input, model.get_layer("cells").output).predict_on_batch(x).reshape(8, -1)
     p = model.predict_on_batch(x)[:, 0].astype(np.float64)
     np.testing.assert_allclose(found[:, 1:], cells, atol=2e-3)
-    top = evaluation.top_mean(cells[:, None], recipes.CELLS.cells)
+    top = top_mean(cells[:, None], DETECTOR.cells)
     expected = np.log(p / (1 - p)) - top if adapted else np.zeros(8)
     np.testing.assert_allclose(found[:, 0], expected, atol=5e-3)
-    with pytest.raises(CrackutilsError, match="holds no finished training run"):
-        inspection.detector(folder / "model")
+    with pytest.raises(config.CrackutilsError, match="holds no finished training run"):
+        load_detector(folder / "model")
     assert config.ENGINES[0] == net.engine.name
 
 
@@ -593,26 +606,26 @@ def test_where_a_model_looks_is_set_against_chance(tmp_path: Path, untrained: Ca
         image = wall(227, 227, (), seed=k)
         image[mask > 0] = DARK
         patches.append(SimpleNamespace(image=image, mask=mask, label=k % 2))
-    found = inspection.look(folder, [patch.image for patch in patches])
+    found = attend(folder, [patch.image for patch in patches])
     assert found.p.shape == (18,) and found.heat.shape == (18, 4, 4)
-    x = np.stack([datasets.resize(patch.image, 64) for patch in patches]).astype(np.float32)
+    x = np.stack([resize(patch.image, 64) for patch in patches]).astype(np.float32)
     np.testing.assert_allclose(found.p, model.predict_on_batch(x)[:, 0], atol=1e-5)
-    said = inspection.on_cracks(found, patches)
-    assert inspection.on_cracks(found, patches[:10])["cracked"] == 5  # images after the patches do not count
+    said = attention_on_cracks(found, patches)
+    assert attention_on_cracks(found, patches[:10])["cracked"] == 5  # images after the patches do not count
     assert said["cracked"] == 9 and said["found"] == pytest.approx((found.p[1::2] >= 0.5).mean())
     assert 0 <= said["blank"] < 9 and said["chance"] == pytest.approx(10 / 227)
     assert said["ratio"] == pytest.approx(said["mass"] / said["chance"]) and 0 < said["mass"] < 1
 
 
 def test_photos_made_by_code_are_saved_and_judged_at_thresholds(tmp_path: Path) -> None:
-    shots = [synthetic.photo(31, k, 512, 384) for k in range(2)]
-    labels = inspection.saved_as_photos(shots, tmp_path / "made")
+    shots = [make_photo(31, k, 512, 384) for k in range(2)]
+    labels = save_photos(shots, tmp_path / "made")
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["made-00.jpg", "made-01.jpg"]
     assert len(labels) == 2 * 4 and list(labels.columns) == ["row", "col", "crack", "photo"]
     expected = [int((s.mask[:256, :256] > 127).sum() >= 24) for s in shots]
     assert labels.groupby("photo")["crack"].first().tolist() == expected
     odds = [odds_of(shot.image) for shot in shots]
-    low, high = (inspection.at_threshold(shots, odds, t) for t in (0.5, 0.999))
+    low, high = (compare_at_threshold(shots, odds, t) for t in (0.5, 0.999))
     assert low["threshold"] == 0.5 and 0 <= low["iou"] <= 1
     assert (high["iou"], high["length_error"]) == (0, 1) and low["length_error"] < 1
 
@@ -625,7 +638,7 @@ def test_cells_are_drawn_where_they_are(size: tuple[int, int]) -> None:
         picture = np.full((round(high * scale), round(wide * scale), 3), GREY, np.uint8)
         p = np.zeros((-(-high // 16), -(-wide // 16)))
         p[3, 2] = 1
-        tinted = inspection._tinted(cv2.imencode(".jpg", picture)[1].tobytes(), p, max(size))
+        tinted = tint_overlay(cv2.imencode(".jpg", picture)[1].tobytes(), p, max(size))
         drawn = cv2.imdecode(np.frombuffer(tinted, np.uint8), cv2.IMREAD_COLOR)[..., 1]  # green tells the two colours
         y, x = np.unravel_index(cv2.blur(drawn, (5, 5)).argmax(), drawn.shape)
         assert 48 * scale <= y < 64 * scale and 32 * scale <= x < 48 * scale
@@ -636,7 +649,7 @@ def test_the_panel_follows_its_controls_and_takes_photos(tmp_path: Path, fake: F
         cv2.imwrite(str(tmp_path / f"{k}.png"), wall(300, 400, (((20, 50 + 100 * k), (380, 60)),)))
     (tmp_path / "bad.jpg").write_text("no picture")
     files = [tmp_path / name for name in ("0.png", "bad.jpg", "1.png")]
-    controls, told, picture = inspection.panel(files, tmp_path / "panel", tmp_path).children
+    controls, told, picture = panel(files, tmp_path / "panel", tmp_path).children
     choice, upload, bound, probable = controls.children
     first = picture.value
     assert told.value.startswith("crack-like lines: 1") and first[:2] == b"\xff\xd8"
@@ -656,4 +669,4 @@ def test_the_panel_follows_its_controls_and_takes_photos(tmp_path: Path, fake: F
     seven = {"s.png": {"metadata": {"name": "seven.png"}, "content": content}}  # as ipywidgets 7 has it
     upload.notify_change({"name": "value", "type": "change", "old": (), "new": seven, "owner": upload})
     assert choice.label == "seven.png" and len(choice.options) == 5
-    assert not inspection.panel([], tmp_path / "none", tmp_path).children[2].value
+    assert not panel([], tmp_path / "none", tmp_path).children[2].value

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crackutils import config, evaluation, models, scoring, training
-from crackutils.config import CrackutilsError
+from crackutils import config, models, training
+from crackutils.detector.network import TopMean
+from crackutils.detector.pooling import top_count
+from crackutils.detector.runs import DETECTOR
+from crackutils.files import sha256
+from crackutils.inspection.attention import grad_cam
 from crackutils.models import keras
-from crackutils.recipes import CELLS, RECIPES, Recipe
+from crackutils.recipes import RECIPES, Recipe
+from crackutils.scoring import load_scorer
 
 POOL = (("GlobalAveragePooling2D", {}),)
 # two of the four convolutions of 16 and 32, each with its BatchNorm, ReLU and pooling
@@ -159,7 +164,7 @@ def test_simple_cnn_parameters() -> None:
     norms = 4 * (16 + 32 + 64 + 128)
     dense = 128 + 1
     assert kernels + norms + dense == 98_289
-    found = models.describe(model)
+    found = models.describe_model(model)
     assert found["parameters"] == 98_289 < 400_000
     assert found["trainable"] == 98_289 - norms // 2  # all but the moving means and variances
     assert model.input_shape == (None, 112, 112, 3)
@@ -167,15 +172,15 @@ def test_simple_cnn_parameters() -> None:
 
 
 def test_transfer_models_train_only_the_head_while_the_backbone_is_frozen(v2: Any, v3: Any) -> None:
-    found = models.describe(v2)
+    found = models.describe_model(v2)
     assert found["trainable"] == 1280 + 1
     assert found["parameters"] == 2_257_984 + 1281  # the former is MobileNetV2's own number without top
-    assert models.describe(v3)["trainable"] == 576 + 1
+    assert models.describe_model(v3)["trainable"] == 576 + 1
     assert found["layers"] == len(v2.layers) - 1 + len(models.backbone_of(v2).layers)
 
 
 def test_the_summary_is_plain_text_with_every_layer(v2: Any) -> None:
-    text = models.summary(v2)
+    text = models.layer_table(v2)
     assert all(layer.name[:20] in text for layer in v2.layers)
     assert "2,259,265" in text and "1,281" in text
     assert "\x1b" not in text
@@ -191,7 +196,7 @@ def test_two_units_are_the_probabilities_of_the_classes() -> None:
 
 # ---------------------------------------------------------------- cells
 
-MAP = dataclasses.replace(CELLS, size=96)
+MAP = dataclasses.replace(DETECTOR, size=96)
 
 
 @pytest.fixture(scope="module")
@@ -211,18 +216,18 @@ def top_mean(maps: np.ndarray, count: int) -> np.ndarray:
 @pytest.mark.parametrize(("share", "count"), [(0.0, 2), (0.06, 2), (0.1, 4), (0.5, 18), (1.0, 36)])
 def test_the_mean_of_the_largest_values(share: float, count: int) -> None:
     x = np.random.default_rng(0).normal(size=(5, 4, 9, 1)).astype(np.float32)
-    layer = models._TopMean(share)
-    assert evaluation.top_count(share, 36) == count
+    layer = TopMean(share)
+    assert top_count(share, 36) == count
     found = np.asarray(layer(x))
     assert found.shape == (5, 1)
     np.testing.assert_allclose(found[:, 0], top_mean(x, count), rtol=1e-5)
-    again = models._TopMean.from_config(layer.get_config())
+    again = TopMean.from_config(layer.get_config())
     np.testing.assert_array_equal(np.asarray(again(x)), found)
 
 
 @pytest.mark.parametrize("size", [64, 96, 160])
 def test_a_cell_is_sixteen_pixels(size: int) -> None:
-    model, loaded = models.build(dataclasses.replace(CELLS, size=size), "crackutils", 1, load=size == 96)
+    model, loaded = models.build(dataclasses.replace(DETECTOR, size=size), "crackutils", 1, load=size == 96)
     assert model.get_layer("cells").output.shape == (None, size // 16, size // 16, 1)
     assert model.output_shape == (None, 1)
     assert loaded["weights"] == ("crackutils" if size == 96 else "random")
@@ -280,14 +285,14 @@ def test_the_network_of_cells_from_training_to_scoring(
     np.testing.assert_array_equal(kept.predict_on_batch(x), p)
     np.testing.assert_array_equal(maps_of(kept, x), maps_of(model, x))
 
-    engine, recipe, _ = scoring.engine_of(folder.parent, "litert")
+    engine, recipe, _ = load_scorer(folder.parent, "litert")
     assert recipe == MAP
     np.testing.assert_allclose(engine.worker()(x), p, atol=1e-4)
 
 
 def test_weights_of_cells_load_at_another_size(tmp_path: Path, cells: Any) -> None:
     cells.save_weights(tmp_path / "small.weights.h5")
-    large, _ = models.build(dataclasses.replace(CELLS, size=160), "crackutils", 2, load=False)
+    large, _ = models.build(dataclasses.replace(DETECTOR, size=160), "crackutils", 2, load=False)
     before = weights_of(large)
     large.load_weights(tmp_path / "small.weights.h5")
     assert all_equal(weights_of(large), weights_of(cells))
@@ -327,7 +332,7 @@ def test_augmentation_and_dropout_act_in_training_only() -> None:
 # ---------------------------------------------------------------- weights
 
 
-def one_sentence(error: CrackutilsError) -> str:
+def one_sentence(error: config.CrackutilsError) -> str:
     text = str(error)
     assert "\n" not in text
     assert "Traceback" not in text
@@ -339,7 +344,7 @@ def one_sentence(error: CrackutilsError) -> str:
 
 def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRACKUTILS_WEIGHTS_DIR", str(tmp_path))
-    with pytest.raises(CrackutilsError) as caught:
+    with pytest.raises(config.CrackutilsError) as caught:
         models.build(small("mobilenetv2", size=96), "imagenet", 1)
     text = one_sentence(caught.value)
     assert str(tmp_path) in text
@@ -352,7 +357,7 @@ def test_weights_are_found_by_any_of_their_names(tmp_path: Path, monkeypatch: py
     keras_name = tmp_path / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5"
     keras_name.touch()
     assert models.find_weights("mobilenetv2", 160) == keras_name
-    with pytest.raises(CrackutilsError):  # made for another input size
+    with pytest.raises(config.CrackutilsError):  # made for another input size
         models.find_weights("mobilenetv2", 96)
     ours = tmp_path / "mobilenet_v2_1.0_no_top.weights.h5"
     ours.touch()
@@ -375,7 +380,7 @@ def test_a_damaged_weights_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "mobilenet_v3_small_1.0_no_top.weights.h5"
     file.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     monkeypatch.setenv("CRACKUTILS_WEIGHTS_DIR", str(tmp_path))
-    with pytest.raises(CrackutilsError) as caught:
+    with pytest.raises(config.CrackutilsError) as caught:
         models.build(V3, "imagenet", 1)
     assert str(file) in one_sentence(caught.value)
 
@@ -390,7 +395,7 @@ def test_an_impossible_download_is_told_and_never_replaced_by_random_weights(mon
     entry = dataclasses.replace(models.BACKBONES["mobilenetv2"], build=no_network)
     monkeypatch.setitem(models.BACKBONES, "mobilenetv2", entry)
     monkeypatch.delenv("CRACKUTILS_WEIGHTS_DIR", raising=False)
-    with pytest.raises(CrackutilsError) as caught:
+    with pytest.raises(config.CrackutilsError) as caught:
         models.build(small("mobilenetv2"), "imagenet", 1)
     text = one_sentence(caught.value)
     assert asked == ["imagenet"]
@@ -411,11 +416,11 @@ def test_weights_that_keras_has_downloaded_are_recorded(tmp_path: Path, monkeypa
     file.write_bytes(b"weights")
     built, loaded = models.build_backbone("mobilenetv2", 112, "imagenet")  # 112: Keras takes those made for 224
     assert built == "imagenet"
-    assert loaded == {"weights": "imagenet", "file": file.name, "sha256": config.sha256(file)}
+    assert loaded == {"weights": "imagenet", "file": file.name, "sha256": sha256(file)}
 
 
 def test_unknown_weights_are_refused() -> None:
-    with pytest.raises(CrackutilsError, match=r"WEIGHTS=imagnet is unknown \(did you mean imagenet\?\)"):
+    with pytest.raises(config.CrackutilsError, match=r"WEIGHTS=imagnet is unknown \(did you mean imagenet\?\)"):
         models.build_backbone("mobilenetv2", 32, "imagnet")
 
 
@@ -426,7 +431,7 @@ def test_without_loading_the_network_is_the_same_and_no_weights_are_asked_for(
     monkeypatch.setattr(models, "read_own", None)
     own, loaded = models.build_backbone("mobilenetv2", 32, "crackutils", load=False)
     assert loaded == {"weights": "random", "file": "", "sha256": ""}
-    narrow = models.keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, include_top=False, weights=None)
+    narrow = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, include_top=False, weights=None)
     assert [w.shape for w in own.weights] == [w.shape for w in narrow.weights]
     assert own.count_params() < 0.2 * models.backbone_of(v2).count_params()
     model, _ = models.build(small("mobilenetv2"), "imagenet", 1, load=False)
@@ -463,7 +468,7 @@ def test_settle_makes_random_features_tell_inputs_apart() -> None:
 def test_real_imagenet_weights_load(recipe: Recipe) -> None:
     (a, loaded), (b, _) = (models.build(recipe, "imagenet", seed) for seed in (1, 2))
     file = models.find_weights(recipe.backbone, 96)
-    assert loaded == {"weights": "imagenet", "file": file.name, "sha256": config.sha256(file)}
+    assert loaded == {"weights": "imagenet", "file": file.name, "sha256": sha256(file)}
     assert len(loaded["sha256"]) == 64
     bases = [models.backbone_of(m) for m in (a, b)]
     assert all_equal(weights_of(bases[0]), weights_of(bases[1]))  # from the file, whatever the seed
@@ -492,13 +497,13 @@ def test_bfloat16_computes_in_it_and_keeps_weights_and_probabilities_in_float32(
     assert a.dtype == np.float32
     assert not np.array_equal(a, b)
     np.testing.assert_allclose(a, b, atol=0.02)
-    with pytest.raises(CrackutilsError, match="PRECISION=float16 is unknown"):
+    with pytest.raises(config.CrackutilsError, match="PRECISION=float16 is unknown"):
         models.set_precision("float16")
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", "simple-cnn", CELLS.name])
+@pytest.mark.parametrize("name", ["mobilenetv2", "simple-cnn", DETECTOR.name])
 def test_a_model_without_its_augmentation_predicts_the_same(name: str) -> None:
-    model, _ = models.build(dataclasses.replace((RECIPES | {CELLS.name: CELLS})[name], size=32), "random", 1)
+    model, _ = models.build(dataclasses.replace((RECIPES | {DETECTOR.name: DETECTOR})[name], size=32), "random", 1)
     plain = models.without_augmentation(model)
     assert not [layer.name for layer in plain.layers if layer.name.startswith("augment_")]
     x = pictures(3, 32)
@@ -507,7 +512,7 @@ def test_a_model_without_its_augmentation_predicts_the_same(name: str) -> None:
 
 def test_grad_cam_points_to_what_speaks_for_a_crack() -> None:
     """Of a network that counts dark places, in either form of its outputs."""
-    keras = models.keras
+    keras = keras
     for units in (1, 2):
         inputs = keras.Input((32, 32, 3))
         maps = keras.layers.Conv2D(2, 4, 4, activation="relu", name="maps")(inputs)
@@ -520,7 +525,7 @@ def test_grad_cam_points_to_what_speaks_for_a_crack() -> None:
         model.layers[-1].set_weights([weights, np.zeros(units, np.float32)])
         x = np.full((2, 32, 32, 3), 210, np.float32)
         x[0, 8:12, 20:24] = 20
-        cam = models.grad_cam(model, x)
+        cam = grad_cam(model, x)
         assert cam.shape == (2, 8, 8)
         assert np.unravel_index(cam[0].argmax(), (8, 8)) == (2, 5) and cam[0].max() == 1
         assert (cam >= 0).all() and not cam[1].any()  # all bright: nothing speaks for a crack

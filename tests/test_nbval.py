@@ -24,7 +24,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackutils import config, results
+from crackutils import config
+from crackutils.runs import SCHEMA
+from tools.reference import TIMED
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +124,7 @@ def test_metrics_hold_what_was_run(run: str, first: Path) -> None:
     folder = first / "results" / "smoke" / run
     found = json.loads((folder / "metrics.json").read_text("utf-8"))
     notebook, name = run.split("/")
-    assert (found["schema"], found["notebook"], found["run"]) == (results.SCHEMA, notebook, name)
+    assert (found["schema"], found["notebook"], found["run"]) == (SCHEMA, notebook, name)
     profile = config.profile("smoke")
     settings, data = found["settings"], found["data"]
     assert (settings["profile"], settings["split"], settings["threads"]) == ("smoke", profile.split, profile.threads)
@@ -227,7 +229,7 @@ def test_figures_come_again_pixel_for_pixel(run: str, first: Path, second: Path)
     names = sorted(path.name for path in one.iterdir())
     assert names and names == sorted(path.name for path in other.iterdir())
     for name in names:
-        if not name.startswith(results.TIMED):
+        if not name.startswith(TIMED):
             with Image.open(one / name) as a, Image.open(other / name) as b:
                 assert a.size == b.size, name
                 assert np.array_equal(np.asarray(a.convert("RGB")), np.asarray(b.convert("RGB"))), name

@@ -13,7 +13,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from crackutils import config, recipes, runner
+from crackutils import config
+from crackutils.recipes import RECIPES
+from tools.badges import badges, project_table
+from tools.notebooks import discover, parameters
+from tools.series import DEFAULT_PROFILE
 
 NOTEBOOKS = sorted(config.NOTEBOOKS.glob("*.ipynb"))
 TAGS = {"colab-badge", "colab-setup", "parameters", "nbval-ignore-output"}
@@ -91,7 +95,7 @@ def calls(source: str, function: str) -> Iterator[ast.Call]:
 def test_the_series_is_numbered_without_gaps() -> None:
     numbers = [path.name[:2] for path in NOTEBOOKS]
     assert numbers == [f"{i:02d}" for i in range(1, len(NOTEBOOKS) + 1)]
-    assert list(runner.discover().values()) == NOTEBOOKS
+    assert list(discover().values()) == NOTEBOOKS
     assert {path.stem for path in NOTEBOOKS} == set(UNCOMPARED)
     for path in NOTEBOOKS:
         needs = nbformat.read(path, as_version=4).metadata.crackutils.needs
@@ -129,8 +133,8 @@ def test_begins_with_badge_question_setup_parameters_and_threads(path: Path, nb:
 
 def test_parameters_are_literals_and_explained(path: Path, nb: nbformat.NotebookNode) -> None:
     cell, intro = tagged(nb, "parameters")[0], nb.cells[1].source
-    values = runner.parameters(path)  # refuses everything but NAME = literal
-    assert next(iter(values)) == "PROFILE" and values["PROFILE"] == runner.DEFAULT_PROFILE
+    values = parameters(path)  # refuses everything but NAME = literal
+    assert next(iter(values)) == "PROFILE" and values["PROFILE"] == DEFAULT_PROFILE
     lines = cell.source.splitlines()
     assert [line.split(" = ")[0] for line in lines] == list(values)
     for name, line in zip(values, lines, strict=True):
@@ -143,7 +147,7 @@ def test_parameters_are_literals_and_explained(path: Path, nb: nbformat.Notebook
 def test_a_parameter_has_one_default_in_the_whole_series() -> None:
     seen: dict[str, object] = {}
     for path in NOTEBOOKS:
-        for name, value in runner.parameters(path).items():
+        for name, value in parameters(path).items():
             if name != "RECIPE":
                 assert seen.setdefault(name, value) == value, f"{path.name}: {name}"
 
@@ -151,9 +155,9 @@ def test_a_parameter_has_one_default_in_the_whole_series() -> None:
 @pytest.mark.parametrize(("notebook", "family"), [("03_transfer_learning", "transfer"), ("04_simple_cnn", "cnn")])
 def test_recipe_of_a_training_notebook_belongs_to_it(notebook: str, family: str) -> None:
     path = config.NOTEBOOKS / f"{notebook}.ipynb"
-    own = recipes.RECIPES[runner.parameters(path)["RECIPE"]]
+    own = RECIPES[parameters(path)["RECIPE"]]
     assert own.family == family
-    names = [recipe.name for recipe in recipes.RECIPES.values() if recipe.family == family]
+    names = [recipe.name for recipe in RECIPES.values() if recipe.family == family]
     intro = nbformat.read(path, as_version=4).cells[1].source
     assert all(name in intro for name in names)
     (call,) = (c for cell in code(nbformat.read(path, as_version=4)) for c in calls(cell.source, "recipes.recipe"))
@@ -220,8 +224,8 @@ def test_only_progress_and_timings_are_left_out_of_the_comparison(path: Path, nb
 
 
 def test_badges_and_setup_cells_name_the_repository() -> None:
-    assert runner.badges(check=True) == []
-    repository = config.project()["repository"]
+    assert badges(check=True) == []
+    repository = project_table()["repository"]
     for path in NOTEBOOKS:
         cells = nbformat.read(path, as_version=4).cells
         assert f"/github/{repository}/blob/" in cells[0].source and cells[0].source.endswith(f"/{path.name})")
@@ -271,7 +275,7 @@ def test_setup_finds_a_checkout_that_is_not_installed() -> None:
 
 
 def test_setup_clones_on_colab(tmp_path: Path) -> None:
-    project = config.project()
+    project = project_table()
     name = project["repository"].split("/")[1]
     done = run_setup(tmp_path, colab=True, installed=False)
     assert done.stdout == ""

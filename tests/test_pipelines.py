@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crackutils import pipelines
+from crackutils.augment import augmentation, blur, draw_augmented, fade
+from crackutils.batches import make_batches, predict
+from crackutils.detector.variation import VARIATIONS, shrink, vary
 from crackutils.models import keras
 from crackutils.recipes import RECIPES
+from crackutils.transfer.corruptions import CORRUPTIONS, corrupt, mix_textures
 
 N, SIDE, BATCH = 37, 6, 8
 LABELS = np.random.default_rng(3).integers(0, 2, N)
@@ -39,7 +42,7 @@ class Perfect:
 
 def test_unshuffled_batches_keep_order_and_labels_over_two_passes() -> None:
     rows = np.random.default_rng(5).permutation(N)[:29]
-    data = pipelines.batches(IMAGES, LABELS, rows, BATCH)
+    data = make_batches(IMAGES, LABELS, rows, BATCH)
     for _ in range(2):
         got, labels = one_pass(data)
         assert got == rows.tolist()
@@ -47,7 +50,7 @@ def test_unshuffled_batches_keep_order_and_labels_over_two_passes() -> None:
 
 
 def test_values_types_and_shapes() -> None:
-    data = pipelines.batches(IMAGES, LABELS, np.arange(N), BATCH)
+    data = make_batches(IMAGES, LABELS, np.arange(N), BATCH)
     assert data.element_spec[0].shape.as_list() == [None, SIDE, SIDE, 3]
     assert data.element_spec[1].shape.as_list() == [None, 1]
     found = [(np.asarray(x), np.asarray(y)) for x, y in data]
@@ -62,13 +65,13 @@ def test_values_types_and_shapes() -> None:
 def test_memory_mapped_images_give_the_same_batches(tmp_path: Any) -> None:
     np.save(tmp_path / "x.npy", IMAGES)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    (x, _), *_ = pipelines.batches(mapped, LABELS, np.array([7, 3, 3]), BATCH)
+    (x, _), *_ = make_batches(mapped, LABELS, np.array([7, 3, 3]), BATCH)
     np.testing.assert_array_equal(x, IMAGES[[7, 3, 3]].astype(np.float32))
 
 
 def test_shuffled_batches_give_every_row_once_in_another_order_each_epoch() -> None:
     keras.utils.set_random_seed(1)
-    data = pipelines.batches(IMAGES, LABELS, np.arange(N), BATCH, seed=11)
+    data = make_batches(IMAGES, LABELS, np.arange(N), BATCH, seed=11)
     epochs = [one_pass(data) for _ in range(3)]
     for rows, labels in epochs:
         assert sorted(rows) == list(range(N))
@@ -79,7 +82,7 @@ def test_shuffled_batches_give_every_row_once_in_another_order_each_epoch() -> N
 def test_the_seed_decides_the_order() -> None:
     def orders(seed: int) -> list[list[int]]:
         keras.utils.set_random_seed(1)
-        data = pipelines.batches(IMAGES, LABELS, np.arange(N), BATCH, seed=seed)
+        data = make_batches(IMAGES, LABELS, np.arange(N), BATCH, seed=seed)
         return [one_pass(data)[0] for _ in range(2)]
 
     first = orders(11)
@@ -91,14 +94,14 @@ def test_shuffling_reaches_over_the_whole_set() -> None:
     """A small shuffle buffer would leave the sorted classes apart: all Negative first, then all Positive."""
     images = np.zeros((400, 2, 2, 3), np.uint8)
     labels = np.repeat([0, 1], 200)
-    _, seen = one_pass(pipelines.batches(images, labels, np.arange(400), 40, seed=1))
+    _, seen = one_pass(make_batches(images, labels, np.arange(400), 40, seed=1))
     assert 0.3 < np.mean(seen[:200]) < 0.7
 
 
 @pytest.mark.parametrize("batch", [8, 37, 64])
 def test_predict_returns_the_labels_of_its_probabilities(batch: int) -> None:
     rows = np.random.default_rng(6).permutation(N)
-    labels, chances = pipelines.predict(Perfect(), pipelines.batches(IMAGES, LABELS, rows, batch))
+    labels, chances = predict(Perfect(), make_batches(IMAGES, LABELS, rows, batch))
     np.testing.assert_array_equal(labels, LABELS[rows])
     np.testing.assert_array_equal(chances, LABELS[rows])
     assert labels.dtype.kind == "i"
@@ -107,7 +110,7 @@ def test_predict_returns_the_labels_of_its_probabilities(batch: int) -> None:
 
 def test_predict_holds_even_on_shuffled_batches() -> None:
     """Labels and probabilities come from one pass: collected in two, a perfect classifier would score by chance."""
-    labels, chances = pipelines.predict(Perfect(), pipelines.batches(IMAGES, LABELS, np.arange(N), BATCH, seed=1))
+    labels, chances = predict(Perfect(), make_batches(IMAGES, LABELS, np.arange(N), BATCH, seed=1))
     np.testing.assert_array_equal(labels, chances)
     assert len(labels) == N
 
@@ -116,7 +119,7 @@ def test_predict_with_a_keras_model_equals_its_own_prediction() -> None:
     keras.utils.set_random_seed(2)
     model = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Flatten(), keras.layers.Rescaling(1 / 255)])
     model.add(keras.layers.Dense(1, "sigmoid"))
-    _, chances = pipelines.predict(model, pipelines.batches(IMAGES, LABELS, np.arange(N), BATCH))
+    _, chances = predict(model, make_batches(IMAGES, LABELS, np.arange(N), BATCH))
     whole = np.asarray(model(IMAGES.astype(np.float32)))[:, 0]
     np.testing.assert_allclose(chances, whole, atol=1e-6)
     assert chances.std() > 0.01
@@ -128,7 +131,7 @@ def test_of_two_units_the_second_is_the_crack() -> None:
             p = Perfect().predict_on_batch(x)
             return np.concatenate([1 - 0.75 * p, 0.75 * p], axis=1)
 
-    labels, chances = pipelines.predict(Two(), pipelines.batches(IMAGES, LABELS, np.arange(N), BATCH))
+    labels, chances = predict(Two(), make_batches(IMAGES, LABELS, np.arange(N), BATCH))
     np.testing.assert_array_equal(chances, 0.75 * LABELS)
     np.testing.assert_array_equal(labels, LABELS)
     assert chances.dtype == np.float32
@@ -144,12 +147,12 @@ def test_flips_give_the_mean_over_four_views(units: int) -> None:
             return np.concatenate([1 - p, p], axis=1)[:, 2 - units :]
 
     corners = IMAGES[:, [0, 0, -1, -1], [0, -1, 0, -1], 2] / 255
-    data = pipelines.batches(IMAGES, LABELS, np.arange(N), BATCH)
-    labels, chances = pipelines.predict(Corner(), data, flips=True)
+    data = make_batches(IMAGES, LABELS, np.arange(N), BATCH)
+    labels, chances = predict(Corner(), data, flips=True)
     np.testing.assert_allclose(chances, corners.mean(1), atol=1e-6)
     np.testing.assert_array_equal(labels, LABELS)
     assert chances.shape == (N,) and chances.dtype == np.float32
-    np.testing.assert_allclose(pipelines.predict(Corner(), data)[1], corners[:, 0], atol=1e-6)
+    np.testing.assert_allclose(predict(Corner(), data)[1], corners[:, 0], atol=1e-6)
 
 
 def test_augmentation_layers_follow_the_recipe_and_the_seed() -> None:
@@ -157,9 +160,9 @@ def test_augmentation_layers_follow_the_recipe_and_the_seed() -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
 
     def draws(seed: int) -> np.ndarray:
-        layers = pipelines.augmentation(recipe, seed)
+        layers = augmentation(recipe, seed)
         assert [type(layer).__name__ for layer in layers] == [name for name, _ in recipe.augment]
-        return np.stack([np.stack(pipelines.augmented(layer, image, 4)) for layer in layers])
+        return np.stack([np.stack(draw_augmented(layer, image, 4)) for layer in layers])
 
     first = draws(1)
     np.testing.assert_array_equal(first, draws(1))
@@ -172,20 +175,20 @@ def test_augmentation_layers_follow_the_recipe_and_the_seed() -> None:
 
 def test_blur_and_fade() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-    blurred, faded = pipelines.blur(image, 2), pipelines.fade(image, 0.25)
+    blurred, faded = blur(image, 2), fade(image, 0.25)
     assert blurred.dtype == faded.dtype == np.uint8
     assert blurred.std() < image.std() / 3
     np.testing.assert_allclose(faded.mean((0, 1)), image.mean((0, 1)), atol=0.5)
     np.testing.assert_allclose(faded.std(), image.std() / 4, rtol=0.02)
-    np.testing.assert_array_equal(pipelines.fade(image, 1), image)
+    np.testing.assert_array_equal(fade(image, 1), image)
     grey = np.full((8, 8, 3), (10, 100, 200), np.uint8)
-    np.testing.assert_array_equal(pipelines.blur(grey, 3), grey)  # colours do not run into each other
+    np.testing.assert_array_equal(blur(grey, 3), grey)  # colours do not run into each other
 
 
 # ---------------------------------------------------------------- as another camera might have taken it
 
 SQUARE = 96
-ONE_BY_ONE = [(kind,) for kind in pipelines.VARIATIONS]
+ONE_BY_ONE = [(kind,) for kind in VARIATIONS]
 MONOTONE = ("blur", "noise", "darker", "brighter", "JPEG", "scale")
 
 
@@ -203,14 +206,14 @@ def dark(image: np.ndarray, row: int) -> np.ndarray:
     return np.flatnonzero(image[row, :, 1] < 95)
 
 
-@pytest.mark.parametrize("kinds", [(), *ONE_BY_ONE, pipelines.VARIATIONS])
+@pytest.mark.parametrize("kinds", [(), *ONE_BY_ONE, VARIATIONS])
 def test_varied_images_keep_their_shape_and_follow_the_seed(kinds: tuple[str, ...]) -> None:
     image = surface(6)
     before = image.copy()
 
     def draws(seed: int) -> list[bytes]:
         rng = np.random.default_rng(seed)
-        found = [pipelines.vary(image, rng, kinds) for _ in range(4)]
+        found = [vary(image, rng, kinds) for _ in range(4)]
         assert all((x.shape, x.dtype) == (image.shape, np.uint8) for x in found)
         return [x.tobytes() for x in found]
 
@@ -228,18 +231,18 @@ def test_the_share_says_how_often_a_kind_of_variation_happens() -> None:
     image, rng = surface(6), np.random.default_rng(0)
     for kind, often in (("blur", 0.3), ("scale", 0.3), ("exposure and noise", 0.51)):  # either or both
         for share, expected in ((0.0, 0.0), (0.3, often)):
-            changed = [not np.array_equal(pipelines.vary(image, rng, (kind,), share), image) for _ in range(200)]
+            changed = [not np.array_equal(vary(image, rng, (kind,), share), image) for _ in range(200)]
             assert np.mean(changed) == pytest.approx(expected, abs=0.1)
             assert share or not any(changed)
     for kind in ("contrast", "jpeg and tint"):  # light and colour are never quite the same
-        assert not np.array_equal(pipelines.vary(image, rng, (kind,), 0.0), image)
+        assert not np.array_equal(vary(image, rng, (kind,), 0.0), image)
 
 
 def test_each_kind_of_variation_does_what_its_name_says() -> None:
     image, rng = surface(6), np.random.default_rng(4)
 
     def many(kind: str) -> np.ndarray:
-        return np.stack([pipelines.vary(image, rng, (kind,)) for _ in range(60)]).astype(float)
+        return np.stack([vary(image, rng, (kind,)) for _ in range(60)]).astype(float)
 
     contrast = many("contrast")
     spread, level = contrast.std((1, 2, 3)) / image.std(), contrast.mean((1, 2, 3)) / image.mean()
@@ -258,7 +261,7 @@ def test_each_kind_of_variation_does_what_its_name_says() -> None:
 
 def test_to_shrink_makes_a_line_thinner_and_mirrors_what_lies_around() -> None:
     image = surface(12)
-    small = pipelines.shrink(image, 0.5)
+    small = shrink(image, 0.5)
     assert (small.shape, small.dtype) == (image.shape, np.uint8)
     row = SQUARE // 2
     middle = dark(small, row)
@@ -268,19 +271,19 @@ def test_to_shrink_makes_a_line_thinner_and_mirrors_what_lies_around() -> None:
     quarter = SQUARE // 4
     np.testing.assert_array_equal(small[:, :quarter], small[:, quarter : 2 * quarter][:, ::-1])
     np.testing.assert_array_equal(small[-quarter:], small[-2 * quarter : -quarter][::-1])
-    np.testing.assert_array_equal(pipelines.shrink(image, 1.0), image)
-    drawn = [pipelines.vary(image, np.random.default_rng(k), ("scale",)) for k in range(20)]
+    np.testing.assert_array_equal(shrink(image, 1.0), image)
+    drawn = [vary(image, np.random.default_rng(k), ("scale",)) for k in range(20)]
     runs = [np.diff(np.flatnonzero(np.diff(np.pad((x[row, :, 1] < 95).astype(int), 1)))).min() for x in drawn]
     assert max(runs) <= 12
     assert min(runs) <= 7
-    places = {dark(pipelines.shrink(image, 0.5, np.random.default_rng(k)), row)[0] for k in range(12)}
+    places = {dark(shrink(image, 0.5, np.random.default_rng(k)), row)[0] for k in range(12)}
     assert len(places) > 4  # anywhere
 
 
 def test_textures_are_mixed_so_that_a_crack_stays_where_it_was() -> None:
     image, other = surface(4), np.full((SQUARE, SQUARE, 3), (200, 160, 120), np.uint8)
     other[: SQUARE // 2] -= 40
-    mixed = pipelines.mix_textures(image, other)
+    mixed = mix_textures(image, other)
     assert (mixed.shape, mixed.dtype) == (image.shape, np.uint8)
     assert np.abs(mixed[:, :30].astype(int) - other[:, :30]).mean() < 8  # the other surface, where there is no crack
     line = slice((SQUARE - 4) // 2, (SQUARE + 4) // 2)
@@ -289,20 +292,20 @@ def test_textures_are_mixed_so_that_a_crack_stays_where_it_was() -> None:
     beside = np.delete(np.arange(SQUARE), np.arange(line.start - 2, line.stop + 2))
     assert (mixed[:, beside].astype(float) / other[:, beside]).min() > 0.8
     even = np.full_like(image, 90)
-    assert np.abs(pipelines.mix_textures(even, other).astype(int) - other).max() <= 1  # nothing to add
+    assert np.abs(mix_textures(even, other).astype(int) - other).max() <= 1  # nothing to add
 
 
 # ---------------------------------------------------------------- corruptions
 
 
-@pytest.mark.parametrize("kind", pipelines.CORRUPTIONS)
+@pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_corruptions_keep_shape_and_follow_the_seed(kind: str) -> None:
     image = surface(6)
     before = image.copy()
-    assert len(pipelines.CORRUPTIONS[kind]) == 5
-    np.testing.assert_array_equal(pipelines.corrupt(image, kind, 0, np.random.default_rng(0)), image)
+    assert len(CORRUPTIONS[kind]) == 5
+    np.testing.assert_array_equal(corrupt(image, kind, 0, np.random.default_rng(0)), image)
     for strength in range(1, 6):
-        one, two, other = (pipelines.corrupt(image, kind, strength, np.random.default_rng(k)) for k in (1, 1, 2))
+        one, two, other = (corrupt(image, kind, strength, np.random.default_rng(k)) for k in (1, 1, 2))
         assert (one.shape, one.dtype) == (image.shape, np.uint8)
         np.testing.assert_array_equal(one, two)
         assert np.array_equal(one, other) == (kind != "noise")
@@ -314,7 +317,7 @@ def test_corruptions_keep_shape_and_follow_the_seed(kind: str) -> None:
 def test_a_stronger_corruption_changes_more(kind: str) -> None:
     image = surface(6).astype(int)
     errors = [
-        np.abs(pipelines.corrupt(image.astype(np.uint8), kind, strength, np.random.default_rng(0)) - image).mean()
+        np.abs(corrupt(image.astype(np.uint8), kind, strength, np.random.default_rng(0)) - image).mean()
         for strength in range(6)
     ]
     assert errors[0] == 0
@@ -324,14 +327,14 @@ def test_a_stronger_corruption_changes_more(kind: str) -> None:
 def test_corruptions_are_as_strong_as_they_say() -> None:
     flat, rng = np.full((SQUARE, SQUARE, 3), 100, np.uint8), np.random.default_rng(0)
     for strength in range(1, 6):
-        value = {kind: values[strength - 1] for kind, values in pipelines.CORRUPTIONS.items()}
-        assert pipelines.corrupt(flat, "noise", strength, rng).std() == pytest.approx(value["noise"], rel=0.1)
-        darker, brighter = (pipelines.corrupt(flat, kind, strength, rng) for kind in ("darker", "brighter"))
+        value = {kind: values[strength - 1] for kind, values in CORRUPTIONS.items()}
+        assert corrupt(flat, "noise", strength, rng).std() == pytest.approx(value["noise"], rel=0.1)
+        darker, brighter = (corrupt(flat, kind, strength, rng) for kind in ("darker", "brighter"))
         np.testing.assert_array_equal(darker, round(100 * 2 ** -value["darker"]))
         np.testing.assert_array_equal(brighter, round(100 * 2 ** value["brighter"]))
         for kind in ("blur", "rotation", "scale"):
-            np.testing.assert_allclose(pipelines.corrupt(flat, kind, strength, rng), flat, atol=1)
-        turned = pipelines.corrupt(surface(4), "rotation", strength, rng)[..., 1] < 95
+            np.testing.assert_allclose(corrupt(flat, kind, strength, rng), flat, atol=1)
+        turned = corrupt(surface(4), "rotation", strength, rng)[..., 1] < 95
         y, x = np.nonzero(turned[20:-20, 20:-20])
         angle = np.degrees(np.arctan2(*np.linalg.eigh(np.cov(x, y))[1][::-1, -1]))
         assert abs(90 - angle % 180) == pytest.approx(value["rotation"], abs=2)

@@ -16,9 +16,13 @@ import matplotlib.pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from crackutils import evaluation, models, plots
-from crackutils.config import CLASSES
+from crackutils import config, models, plots
+from crackutils.adaptation import figures
+from crackutils.audit import figures
+from crackutils.inspection import figures
+from crackutils.metrics import reliability_table, score_predictions, wilson
 from crackutils.recipes import RECIPES
+from crackutils.transfer import figures
 
 RNG = np.random.default_rng(0)
 IMAGES = list(RNG.integers(0, 256, (7, 12, 12, 3), np.uint8))
@@ -26,7 +30,7 @@ GREY = RNG.integers(0, 256, (40, 16, 16), np.uint8)
 LABELS = np.arange(40) % 2
 P = np.clip(LABELS * 0.6 + RNG.uniform(0, 0.45, 40), 0, 1).astype(np.float32)
 TABLE = pd.DataFrame(
-    {"file": [f"{CLASSES[y]}/{i:05d}.jpg" for i, y in enumerate(LABELS)], "label": LABELS, "p_crack": P}
+    {"file": [f"{config.CLASSES[y]}/{i:05d}.jpg" for i, y in enumerate(LABELS)], "label": LABELS, "p_crack": P}
 )
 MANIFEST = TABLE[["file", "label"]].assign(split=["train"] * 28 + ["val"] * 8 + ["test"] * 4)
 INDEX = TABLE[["file", "label"]].assign(width=227, height=[227] * 39 + [300], bytes=RNG.integers(4000, 9000, 40))
@@ -115,8 +119,8 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "pairs": (lambda: plots.pairs(IMAGES[:3], IMAGES[3:6], [("a", "b")] * 3, "Pairs"), 0),
     "architecture": (lambda: plots.architecture(network()), 0),
     "curves": (lambda: plots.curves(HISTORY), 2),
-    "confusion": (lambda: plots.confusion(evaluation.metrics(LABELS, P)), 1),
-    "confusion_swapped": (lambda: plots.confusion_swapped(evaluation.metrics(LABELS, P)), 2),
+    "confusion": (lambda: plots.confusion(score_predictions(LABELS, P)), 1),
+    "confusion_swapped": (lambda: plots.confusion_swapped(score_predictions(LABELS, P)), 2),
     "wrong_and_right": (lambda: plots.wrong_and_right(CLAIMS), 1),
     "roc_pr": (lambda: plots.roc_pr(LABELS, P), 2),
     "probabilities": (lambda: plots.probabilities(LABELS, P), 1),
@@ -124,20 +128,23 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "error_rates": (lambda: plots.error_rates(RATES), 1),
     "p_values": (lambda: plots.p_values(PAIRS), 1),
     "picture": (lambda: plots.picture(IMAGES[0], "One"), 0),
-    "reliability": (lambda: plots.reliability({"a": evaluation.reliability(LABELS, P)}), 1),
+    "reliability": (lambda: plots.reliability({"a": reliability_table(LABELS, P)}), 1),
     "cost_curves": (lambda: plots.cost_curves(LABELS, P, 0.2), 1),
     "prevalence": (lambda: plots.prevalence({"a": (0.99, 0.01), "b": (0.9, 0.0)}), 1),
     "slices": (lambda: plots.slices(SLICED), 1),
-    "leakage": (lambda: plots.leakage(LEAKED), 1),
-    "learning_curve": (lambda: plots.learning_curve(LEARNT), 2),
-    "domains": (lambda: plots.domains({"home": MEASURED, "elsewhere": MEASURED + 0.1}), 3),
-    "methods": (lambda: plots.methods(METHODS, 0.85), 1),
-    "by_measure": (lambda: plots.by_measure(THIRDS), 3),
-    "robustness": (lambda: plots.robustness(BROKEN), 2),
-    "cell_maps": (lambda: plots.cell_maps(IMAGES[:2], [np.eye(4), -np.eye(4)], ["a", "b"], "Maps"), 0),
-    "inspected": (lambda: plots.inspected(IMAGES[0], np.eye(4), IMAGES[1]), 0),
-    "lengths": (lambda: plots.lengths(FOUND), 1),
-    "attention": (lambda: plots.attention([p.image for p in PATCHES], np.array([p.label for p in PATCHES]), LOOKS), 0),
+    "leakage": (lambda: figures.leakage(LEAKED), 1),
+    "learning_curve": (lambda: figures.learning_curve(LEARNT), 2),
+    "domains": (lambda: figures.domains({"home": MEASURED, "elsewhere": MEASURED + 0.1}), 3),
+    "methods": (lambda: figures.methods(METHODS, 0.85), 1),
+    "by_measure": (lambda: figures.by_measure(THIRDS), 3),
+    "robustness": (lambda: figures.robustness(BROKEN), 2),
+    "cell_maps": (lambda: figures.cell_maps(IMAGES[:2], [np.eye(4), -np.eye(4)], ["a", "b"], "Maps"), 0),
+    "inspected": (lambda: figures.inspected(IMAGES[0], np.eye(4), IMAGES[1]), 0),
+    "lengths": (lambda: figures.lengths(FOUND), 1),
+    "attention": (
+        lambda: figures.attention([p.image for p in PATCHES], np.array([p.label for p in PATCHES]), LOOKS),
+        0,
+    ),
     "time_against_accuracy": (lambda: plots.time_against_accuracy(COSTS), 1),
 }
 
@@ -249,16 +256,16 @@ def test_a_confusion_matrix_has_truth_in_rows() -> None:
     figure = plots.confusion({"tn": 90, "fp": 10, "fn": 1, "tp": 3, "n": 104})
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert texts == ["90\n90.00%", "10\n10.00%", "1\n25.00%", "3\n75.00%"]
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(CLASSES)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(config.CLASSES)
     assert "0\n0.00%" in words(plots.confusion({"tn": 0, "fp": 0, "fn": 0, "tp": 3, "n": 3}))  # a class without images
 
 
 def test_swapped_names_leave_the_numbers_where_they_are() -> None:
     right, wrong, *_ = plots.confusion_swapped({"tn": 90, "fp": 10, "fn": 1, "tp": 3, "n": 104}).axes
     assert [t.get_text() for t in right.texts] == [t.get_text() for t in wrong.texts]
-    assert [t.get_text() for t in right.get_yticklabels()] == list(CLASSES)
+    assert [t.get_text() for t in right.get_yticklabels()] == list(config.CLASSES)
     for labels in (wrong.get_xticklabels(), wrong.get_yticklabels()):
-        assert [t.get_text() for t in labels] == list(CLASSES[::-1])
+        assert [t.get_text() for t in labels] == list(config.CLASSES[::-1])
 
 
 def test_wrong_and_right_join_the_two_values_of_a_row() -> None:
@@ -271,7 +278,7 @@ def test_wrong_and_right_join_the_two_values_of_a_row() -> None:
 
 
 def test_the_areas_under_the_curves_are_those_of_the_metrics() -> None:
-    found = evaluation.metrics(LABELS, P)
+    found = score_predictions(LABELS, P)
     text = words(plots.roc_pr(LABELS, P))
     assert f"area {found['auroc']:.5f}" in text
     assert f"average precision {found['average_precision']:.5f}" in text
@@ -283,7 +290,7 @@ def test_error_rates_show_no_error_as_an_arrow() -> None:
     assert {"0 of 2,000", "5 of 2,000", "3 of 2,000", "17 of 4,000"} <= {t.get_text().strip() for t in ax.texts}
     markers = [line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1]
     assert markers == ["<", "o", "D", "s"]
-    low, high = evaluation.wilson(5, 2000)
+    low, high = wilson(5, 2000)
     spans = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2]
     assert spans[1] == pytest.approx((low, high))
 

@@ -14,10 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crackutils import config, datasets, models, pretraining, splits, synthetic
-from crackutils.config import CrackutilsError
-from crackutils.models import OWN, keras
-from crackutils.pretraining import SIZE, Phase, Schedule, Store, crops
+from crackutils import config, datasets, models
+from crackutils.files import sha256, write_atomically
+from crackutils.images import resize
+from crackutils.models import keras
+from crackutils.sources.fetch import fetch
+from crackutils.splits.make import make_split
+from crackutils.synthetic.patches import draw_patches
+from crackutils.synthetic.photo import make_photo
+from crackutils.synthetic.scene import FINISHES, PATCH, VERSION
+from tools.pretraining import SIZE, Phase, Schedule, Store, _blocks, _Joined, crops, pretrain, store, tf
 
 CELLS = SIZE // 4  # a side of the kept masks
 N = 24
@@ -59,7 +65,7 @@ def highest(x: np.ndarray, side: int) -> np.ndarray:
 @pytest.mark.parametrize("k", [1, 2, 4, 8])
 def test_blocks_keep_the_greatest_value(k: int) -> None:
     m = np.random.default_rng(k).random((3, 16, 16)).astype(np.float32)
-    np.testing.assert_array_equal(pretraining._blocks(m, k), highest(m, k))
+    np.testing.assert_array_equal(_blocks(m, k), highest(m, k))
 
 
 @pytest.mark.parametrize("crop", [64, 96, 160])
@@ -169,24 +175,24 @@ def test_images_in_the_store_are_not_changed() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Photos of 512x384 pixels: a tenth of the work."""
-    monkeypatch.setattr(synthetic, "photo", functools.partial(synthetic.photo, width=512, height=384))
+    monkeypatch.setattr(synthetic, "photo", functools.partial(make_photo, width=512, height=384))
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_store_holds_the_patches_and_is_made_once(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = Schedule(patches=20, each=3, seed=4)
-    s = pretraining.store(schedule)
+    s = store(schedule)
     assert (s.images.shape, s.images.dtype) == ((40, SIZE, SIZE, 3), np.uint8)
     assert (s.masks.shape, s.masks.dtype) == ((40, CELLS, CELLS), np.uint8)
     i, taken = 0, []
-    for _, shot, found in synthetic.sample(4, 20, 3):
+    for _, shot, found in draw_patches(4, 20, 3):
         for patch in found:
-            np.testing.assert_array_equal(s.images[i], datasets.resize(patch.image, SIZE))
+            np.testing.assert_array_equal(s.images[i], resize(patch.image, SIZE))
             assert s.masks[i].any() == patch.label
             y, x = np.nonzero(patch.mask > 127)  # what is all crack lies in a cell that is marked
-            marked = s.masks[i][y * CELLS // synthetic.PATCH, x * CELLS // synthetic.PATCH]
+            marked = s.masks[i][y * CELLS // PATCH, x * CELLS // PATCH]
             assert (marked > 51).mean() > 0.97 if patch.label else not len(marked)
-            assert synthetic.FINISHES[s.finish[i]] == shot.facts["finish"]
+            assert FINISHES[s.finish[i]] == shot.facts["finish"]
             taken.append([np.log(shot.facts[name] + 0.05) for name in ("zoom", "blur", "noise")])
             i += 1
     assert i == 40
@@ -195,7 +201,7 @@ def test_the_store_holds_the_patches_and_is_made_once(data_dir: Path, monkeypatc
     np.testing.assert_allclose(s.taken.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(s.taken.std(0), 1, atol=1e-5)
     monkeypatch.setattr(synthetic, "sample", None)  # the second call reads what the first one kept
-    again = pretraining.store(schedule)
+    again = store(schedule)
     for one, two in zip(dataclasses.astuple(s), dataclasses.astuple(again), strict=True):
         np.testing.assert_array_equal(one, two)
     (home,) = (data_dir / "cache").iterdir()
@@ -208,14 +214,14 @@ def test_a_store_that_was_cut_short_is_made_anew(data_dir: Path, monkeypatch: py
         yield from itertools.islice(sample(*args), 2)
         raise KeyboardInterrupt
 
-    schedule, sample = Schedule(patches=8, each=2, seed=4), synthetic.sample
+    schedule, sample = Schedule(patches=8, each=2, seed=4), draw_patches
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "sample", dies)
         with pytest.raises(KeyboardInterrupt):
-            pretraining.store(schedule)
+            store(schedule)
     (left,) = (data_dir / "cache").iterdir()
     assert left.suffix == ".part" and left.name.startswith("patches-")
-    s = pretraining.store(schedule)
+    s = store(schedule)
     assert (s.images.reshape(16, -1).std(1) > 1).all()
     assert [p.suffix for p in (data_dir / "cache").iterdir()] == [""]
 
@@ -229,13 +235,13 @@ def test_learning_rates_follow_each_other() -> None:
             self.at = at
 
         def __call__(self, step: Any) -> Any:
-            return self.at + pretraining.tf.cast(step, "float32")
+            return self.at + tf.cast(step, "float32")
 
         def get_config(self) -> dict[str, Any]:
             return {"at": self.at}
 
-    joined = pretraining._Joined([Line(100.0), Line(200.0), Line(300.0)], [4, 6, 9])
-    got = [float(joined(pretraining.tf.constant(step))) for step in range(9)]
+    joined = _Joined([Line(100.0), Line(200.0), Line(300.0)], [4, 6, 9])
+    got = [float(joined(tf.constant(step))) for step in range(9)]
     assert got == [100, 101, 102, 103, 200, 201, 300, 301, 302]
 
 
@@ -245,7 +251,7 @@ def narrow() -> Callable[[int], Any]:
 
     def build(seed: int) -> Any:
         keras.utils.set_random_seed(seed)
-        base, _ = models.build_backbone(OWN.backbone, 96, "crackutils", load=False)
+        base, _ = models.build_backbone(models.OWN.backbone, 96, "crackutils", load=False)
         rng = np.random.default_rng(seed)
         for layer in base.layers:
             if isinstance(layer, keras.layers.BatchNormalization):  # gamma, beta, mean, variance
@@ -281,17 +287,17 @@ def test_a_backbone_that_was_written_reads_back(tmp_path: Path, narrow: Callable
 def test_weights_of_another_network_are_refused(tmp_path: Path, narrow: Callable[..., Any]) -> None:
     models.write_own(narrow(1), tmp_path / "a.npz")
     wide, _ = models.build_backbone("mobilenetv2", 96, "random")
-    with pytest.raises(CrackutilsError, match=r"a\.npz is missing or damaged \(ValueError\)"):
+    with pytest.raises(config.CrackutilsError, match=r"a\.npz is missing or damaged \(ValueError\)"):
         models.read_own(wide, tmp_path / "a.npz")
 
 
 def test_missing_or_cut_weights_are_told_in_one_sentence(tmp_path: Path, narrow: Callable[..., Any]) -> None:
     base = narrow(1)
-    with pytest.raises(CrackutilsError, match="make pretrain"):
+    with pytest.raises(config.CrackutilsError, match="make pretrain"):
         models.read_own(base, tmp_path / "none.npz")
     models.write_own(base, tmp_path / "cut.npz")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:100_000])
-    with pytest.raises(CrackutilsError, match=r"cut\.npz is missing or damaged"):
+    with pytest.raises(config.CrackutilsError, match=r"cut\.npz is missing or damaged"):
         models.read_own(base, tmp_path / "cut.npz")
 
 
@@ -304,7 +310,7 @@ def test_a_pretraining_goes_on_after_a_kill_and_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     schedule = Schedule(patches=24, each=6, seed=1, phases=(Phase(96, 2, 1e-3, 16),))
-    write, calls = config.write_atomically, []
+    write, calls = write_atomically, []
 
     def dies(path: Path, text: str) -> None:
         calls.append(path.name)
@@ -316,25 +322,25 @@ def test_a_pretraining_goes_on_after_a_kill_and_ends_with_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(config, "write_atomically", dies)
         with pytest.raises(KilledError):
-            pretraining.pretrain(schedule, killed)
+            pretrain(schedule, killed)
     assert calls == ["done.json", "done.json"]
     assert not killed.exists()
     (home,) = (p.parent for p in (config.data_dir() / "cache").glob("*/done.json"))
     assert {p.name for p in home.glob("*.h5")} == {"epoch-1.weights.h5", "epoch-2.weights.h5"}
     capsys.readouterr()
-    record = pretraining.pretrain(schedule, killed)
+    record = pretrain(schedule, killed)
     assert "going on after epoch 1" in capsys.readouterr().out
     assert {p.name for p in home.glob("*.h5")} == {"epoch-2.weights.h5"}
 
     whole = tmp_path / "whole" / "own.npz"
     monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path / "elsewhere"))
     assert not (home / "done.json").exists()  # the next call starts anew
-    assert pretraining.pretrain(schedule, whole) == record
+    assert pretrain(schedule, whole) == record
     assert "going on" not in capsys.readouterr().out
     assert whole.read_bytes() == killed.read_bytes()
     assert whole.with_suffix(".json").read_bytes() == killed.with_suffix(".json").read_bytes()
     told = json.loads(whole.with_suffix(".json").read_text("utf-8"))
-    assert (told["generator"], told["patches"]) == (synthetic.VERSION, 48)
+    assert (told["generator"], told["patches"]) == (VERSION, 48)
     assert [(e["epoch"], e["crop"]) for e in told["epochs"]] == [(1, 96), (2, 96)]
     assert all(np.isfinite(v) for e in told["epochs"] for v in e.values())
     base, _ = models.build_backbone("mobilenetv2", 96, "crackutils", load=False)
@@ -347,9 +353,9 @@ def test_a_pretraining_goes_on_after_a_kill_and_ends_with_the_same_bytes(
 
 
 def test_the_packaged_file_is_small_and_of_half_floats() -> None:
-    assert OWN.file.stat().st_size < 1_500_000
-    base, _ = models.build_backbone(OWN.backbone, 96, "crackutils", load=False)
-    with np.load(OWN.file) as arrays:
+    assert models.OWN.file.stat().st_size < 1_500_000
+    base, _ = models.build_backbone(models.OWN.backbone, 96, "crackutils", load=False)
+    with np.load(models.OWN.file) as arrays:
         found = [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
     assert [a.shape for a in found] == [tuple(w.shape) for w in base.weights]
     assert {a.dtype for a in found} == {np.dtype(np.float16)}
@@ -360,8 +366,8 @@ def test_the_packaged_file_is_small_and_of_half_floats() -> None:
 
 def test_the_packaged_backbone_loads_and_tells_its_hash() -> None:
     base, loaded = models.build_backbone("mobilenetv2", 160, "crackutils")
-    assert loaded == {"weights": "crackutils", "file": OWN.file.name, "sha256": config.sha256(OWN.file)}
-    with np.load(OWN.file) as arrays:
+    assert loaded == {"weights": "crackutils", "file": models.OWN.file.name, "sha256": sha256(models.OWN.file)}
+    with np.load(models.OWN.file) as arrays:
         for i, w in enumerate(base.get_weights()):
             np.testing.assert_array_equal(w, arrays[f"arr_{i}"].astype(np.float32))
     assert base.count_params() < 500_000
@@ -380,21 +386,21 @@ def test_the_packaged_backbone_tells_cracks_from_none(smoke: datasets.Dataset) -
 
 
 def test_the_record_says_what_the_packaged_backbone_was_trained_on() -> None:
-    record = json.loads(OWN.file.with_suffix(".json").read_text("utf-8"))
-    assert 1 <= record["generator"] <= synthetic.VERSION
+    record = json.loads(models.OWN.file.with_suffix(".json").read_text("utf-8"))
+    assert 1 <= record["generator"] <= VERSION
     schedule = record["schedule"]
     assert record["patches"] == 2 * schedule["patches"] >= 10_000
     assert len(record["epochs"]) == sum(phase["epochs"] for phase in schedule["phases"])
     used = {entry["seed"] for entry in datasets.sources().values() if "seed" in entry}
     assert schedule["seed"] not in used  # else it would have seen the photos that it is tested on
-    card = OWN.file.with_name("README.md").read_text("utf-8")
+    card = models.OWN.file.with_name("README.md").read_text("utf-8")
     assert "MIT" in card and f"{record['patches']:,} patches" in card
 
 
 def test_our_weights_are_for_one_architecture() -> None:
     for load in (True, False):
         with pytest.raises(
-            CrackutilsError, match=r"^WEIGHTS=crackutils exist for mobilenetv2 only, not for "
+            config.CrackutilsError, match=r"^WEIGHTS=crackutils exist for mobilenetv2 only, not for "
         ) as caught:
             models.build_backbone("mobilenetv3small", 96, "crackutils", load=load)
         text = str(caught.value)
@@ -414,9 +420,9 @@ def test_our_features_beat_untrained_ones_on_metu() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    datasets.fetch("metu", origin)
+    fetch("metu", origin)
     ds = datasets.load(config.profile("metu-mini"))
-    part = splits.make(ds, "copy-safe", config.DEFAULT_SEED)["split"].to_numpy()
+    part = make_split(ds, "copy-safe", config.DEFAULT_SEED)["split"].to_numpy()
     label = ds.index["label"].to_numpy()
     train = np.random.default_rng(0).choice(np.flatnonzero(part == "train"), 200, replace=False)
     judge = np.flatnonzero(part != "train")

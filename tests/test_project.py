@@ -177,7 +177,7 @@ def test_a_mistake_ends_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from crackutils.__main__ import main
+    from tools.commands import main
 
     monkeypatch.delenv("MAKEFLAGS", raising=False)
     status = main(arguments)
@@ -206,7 +206,7 @@ def test_make_passes_its_variables_unquoted() -> None:
 
 
 def test_recipes_takes_no_variable_of_make(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from crackutils.__main__ import main
+    from tools.commands import main
 
     monkeypatch.setenv("MAKEFLAGS", " -- RECIPE=simple-cnn")
     monkeypatch.setenv("RECIPE", "simple-cnn")
@@ -222,8 +222,9 @@ def test_recipes_takes_no_variable_of_make(monkeypatch: pytest.MonkeyPatch, caps
 def test_recipes_lists_each_with_its_source_sizes_result_and_corrections(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from crackutils.__main__ import main
-    from crackutils.recipes import CORRECTED_IN_ALL, PUBLISHED, RECIPES
+    from crackutils.published import CORRECTED_IN_ALL, PUBLISHED
+    from crackutils.recipes import RECIPES
+    from tools.commands import main
 
     monkeypatch.delenv("MAKEFLAGS", raising=False)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CRACKUTILS_THREADS"):

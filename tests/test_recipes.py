@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from crackutils import config, models, recipes
-from crackutils.config import CrackutilsError
+from crackutils import config, models
 from crackutils.models import keras
-from crackutils.recipes import PUBLISHED, RECIPES, Recipe, Stage
+from crackutils.published import CORRECTED_IN_ALL, PUBLISHED
+from crackutils.recipes import RECIPES, Recipe, Stage, choose_recipe, describe_recipe
 
 OURS = ("mobilenetv2-linear", "mobilenetv2", "simple-cnn")
 
@@ -116,7 +116,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_are_as_many_as_published(name: str) -> None:
-    found = models.describe(built(name))
+    found = models.describe_model(built(name))
     assert (found["parameters"], found["trainable"]) == PARAMETERS[name]
 
 
@@ -214,15 +214,15 @@ def test_a_published_result_is_one_number_told_in_two_ways(name: str) -> None:
 
 
 def test_what_is_told_of_a_recipe() -> None:
-    assert recipes.told("simple-cnn").endswith("A recipe of this project.")
-    text = recipes.told("marzed7-cnn-256")
+    assert describe_recipe("simple-cnn").endswith("A recipe of this project.")
+    text = describe_recipe("marzed7-cnn-256")
     published = PUBLISHED["marzed7-cnn-256"]
     assert published.source in text
     assert "65 errors in 4,000 (accuracy 0.9838; notebook output)" in text
     assert published.caveat in text
     assert [line[2:] for line in text.split("\n") if line.startswith("- ")] == list(published.corrections)
-    assert all(line in text for line in recipes.CORRECTED_IN_ALL)
-    assert "Published: no result that can be read;" in recipes.told("bitterfrown-mobilenetv2")
+    assert all(line in text for line in CORRECTED_IN_ALL)
+    assert "Published: no result that can be read;" in describe_recipe("bitterfrown-mobilenetv2")
 
 
 # ---------------------------------------------------------------- JSON, profiles and refusals
@@ -254,11 +254,11 @@ def test_a_profile_and_the_user_bound_the_epochs(
 ) -> None:
     own = dataclasses.replace(RECIPES["mobilenetv2"], stages=(Stage("head", 1, 1e-3), Stage("fine-tune", 3, 1e-4, 54)))
     monkeypatch.setitem(RECIPES, "mobilenetv2", own)
-    found = recipes.recipe("mobilenetv2", "transfer", config.profile(profile), bound)
+    found = choose_recipe("mobilenetv2", "transfer", config.profile(profile), bound)
     assert found == dataclasses.replace(
         own, stages=tuple(dataclasses.replace(s, epochs=n) for s, n in zip(own.stages, epochs, strict=True))
     )
-    linear = recipes.recipe("mobilenetv2-linear", "transfer", config.profile(profile), bound)
+    linear = choose_recipe("mobilenetv2-linear", "transfer", config.profile(profile), bound)
     assert linear == RECIPES["mobilenetv2-linear"]  # L-BFGS has no epochs
 
 
@@ -281,14 +281,14 @@ V3 = "chernxi-mobilenetv3small"
     ],
 )
 def test_refuses(name: str, profile: str, options: dict[str, Any], says: str) -> None:
-    with pytest.raises(CrackutilsError) as told:
-        recipes.recipe(name, "transfer", config.profile(profile), **options)
+    with pytest.raises(config.CrackutilsError) as told:
+        choose_recipe(name, "transfer", config.profile(profile), **options)
     assert says in str(told.value)
     assert "\n" not in str(told.value) and str(told.value).endswith(".")
 
 
 def test_weights_of_our_own_are_asked_of_recipes_with_another_backbone_only() -> None:
     sample = config.profile("sample")
-    assert recipes.recipe(V3, "transfer", sample, weights="random").name == V3
-    assert recipes.recipe("chernxi-mobilenetv2", "transfer", sample).backbone == "mobilenetv2"
-    assert recipes.recipe("chernxi-cnn-80", "cnn", sample).backbone == ""
+    assert choose_recipe(V3, "transfer", sample, weights="random").name == V3
+    assert choose_recipe("chernxi-mobilenetv2", "transfer", sample).backbone == "mobilenetv2"
+    assert choose_recipe("chernxi-cnn-80", "cnn", sample).backbone == ""

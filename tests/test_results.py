@@ -21,9 +21,29 @@ from PIL import Image
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from crackutils import audit, config, evaluation, results, splits
-from crackutils.config import CrackutilsError
-from crackutils.recipes import CELLS, RECIPES
+from crackutils import config
+from crackutils.compare import (
+    best_by_validation,
+    compare_pairwise,
+    compare_seeds,
+    compare_splits,
+    cost_table,
+    decision_metrics,
+    decision_table,
+    select_comparable,
+    select_standard,
+    shared_mistakes,
+    split_table,
+    summarize_runs,
+)
+from crackutils.detector.runs import DETECTOR
+from crackutils.files import write_atomically
+from crackutils.metrics import holm, score_predictions, wilson
+from crackutils.recipes import RECIPES
+from crackutils.runs import Run, collect_runs, open_run, read_predictions, read_recipe, score_parts
+from crackutils.slices import SLICES
+from tools.readme import README_PROFILE, SPLITS_PROFILE, update_readme
+from tools.reference import _close, make_reference, verify
 
 PROFILE = config.profile("metu-half")
 N = 600  # images of the fake data: every tenth is test, two tenths are val
@@ -45,7 +65,7 @@ DS = SimpleNamespace(
 def slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake data have no pictures to measure: every third is dark, every seventh thin."""
     held = {name: np.arange(N) % step == 0 for name, step in (("dark", 3), ("thin", 7))}
-    monkeypatch.setattr(audit, "slices", lambda ds: pd.DataFrame(dict.fromkeys(audit.SLICES, np.zeros(N, bool)) | held))
+    monkeypatch.setattr(audit, "slices", lambda ds: pd.DataFrame(dict.fromkeys(SLICES, np.zeros(N, bool)) | held))
 
 
 # ---------------------------------------------------------------- a fake results tree
@@ -73,10 +93,10 @@ def fake_run(
     shift: float = 0.0,
     profile: config.Profile = PROFILE,
     **options: Any,
-) -> results.Run:
+) -> Run:
     """Write all files of a finished training run."""
     notebook = "03_transfer_learning" if RECIPES[recipe].backbone else "04_simple_cnn"
-    run = results.open_run(notebook, profile, recipe=RECIPES[recipe], **options)
+    run = open_run(notebook, profile, recipe=RECIPES[recipe], **options)
     scores = run.write_predictions(fake_predictions(wrong, shift))
     run.write_history(pd.DataFrame({"stage": ["scratch"] * 2, "epoch": [1, 2], "loss": [0.5, 0.25 + shift]}))
     run.show(picture(), "example")
@@ -92,27 +112,27 @@ def fake_run(
     return run
 
 
-def fake_comparison(runs: list[dict[str, Any]], profile: config.Profile = PROFILE) -> results.Run:
+def fake_comparison(runs: list[dict[str, Any]], profile: config.Profile = PROFILE) -> Run:
     """Write what notebook 05 writes: lists of rows."""
-    run = results.open_run("05_comparison", profile)
-    usual = results.of_recipes(runs, SimpleNamespace(**(vars(DS) | {"profile": profile})))
+    run = open_run("05_comparison", profile)
+    usual = select_standard(runs, SimpleNamespace(**(vars(DS) | {"profile": profile})))
     one = [
         r for r in usual if r["settings"]["split_seed"] == config.DEFAULT_SEED and r["settings"]["split"] == "copy-safe"
     ]
     found = {
-        "runs": results.summary(one).reset_index().to_dict("records"),
-        "by_split": results.by_split(usual).to_dict("records"),
-        "over_splits": results.over_splits(usual, "copy-safe").to_dict("records"),
-        "best_by_validation": results.best_by_validation(one),
-        "mcnemar": results.against_each_other(one).to_dict("records"),
+        "runs": summarize_runs(one).reset_index().to_dict("records"),
+        "by_split": split_table(usual).to_dict("records"),
+        "over_splits": compare_splits(usual, "copy-safe").to_dict("records"),
+        "best_by_validation": best_by_validation(one),
+        "mcnemar": compare_pairwise(one).to_dict("records"),
         "wrong_by_several": 4,
     }
     run.finish(DS, MANIFEST, found, {})
     return run
 
 
-def fake_eda() -> results.Run:
-    run = results.open_run("01_eda", PROFILE)
+def fake_eda() -> Run:
+    run = open_run("01_eda", PROFILE)
     leaked = {"random": 30, "copy-safe": 0}
     check = {"images_with_copy": 1, "images_asked": 180}
     found = {
@@ -126,11 +146,11 @@ def fake_eda() -> results.Run:
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> results.Run:
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """A finished run, and a reference made from it."""
     monkeypatch.setattr(config, "REFERENCE", tmp_path / "reference")
     run = fake_run()
-    results.make_reference(PROFILE.name)
+    make_reference(PROFILE.name)
     capsys.readouterr()
     return run
 
@@ -161,9 +181,9 @@ def test_predictions_read_back_bit_for_bit(tmp_path: Path) -> None:
     names = [f"Negative/{i:05d}.jpg" for i in range(len(p))]
     names[3] = 'Positive/a, "b".jpg'
     table = pd.DataFrame({"file": names, "split": "test", "label": np.arange(len(p)) % 2, "p_crack": p})
-    run = results.Run("04_simple_cnn", "x", {}, tmp_path / "run")
+    run = Run("04_simple_cnn", "x", {}, tmp_path / "run")
     run.write_predictions(table)
-    back = results.predictions(run.folder)
+    back = read_predictions(run.folder)
     pd.testing.assert_frame_equal(back, table, check_exact=True)
     np.testing.assert_array_equal(back["p_crack"].to_numpy().view(np.uint32), p.view(np.uint32))
     text = (run.folder / "predictions.csv").read_bytes()
@@ -173,16 +193,16 @@ def test_predictions_read_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_metrics_come_from_the_file_and_equal_those_of_the_arrays(tmp_path: Path) -> None:
     table = fake_predictions(5).sample(frac=1, random_state=1)
-    run = results.Run("04_simple_cnn", "x", {}, tmp_path / "run")
+    run = Run("04_simple_cnn", "x", {}, tmp_path / "run")
     found = run.write_predictions(table)
     assert list(found) == ["val", "test"]
     for part in found:
         rows = table[table["split"] == part]
-        assert found[part] == evaluation.metrics(rows["label"].to_numpy(), rows["p_crack"].to_numpy())
+        assert found[part] == score_predictions(rows["label"].to_numpy(), rows["p_crack"].to_numpy())
     assert found["test"]["errors"] == 5
     assert found["test"]["n"] == TEST
-    assert results.score(results.predictions(run.folder)) == found
-    assert list(results.score(table[table["split"] == "test"])) == ["test"]
+    assert score_parts(read_predictions(run.folder)) == found
+    assert list(score_parts(table[table["split"] == "test"])) == ["test"]
 
 
 def test_metrics_json_holds_nothing_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,17 +239,17 @@ def test_metrics_json_describes_data_and_settings() -> None:
 
 def test_a_run_with_usual_settings_is_named_by_its_recipe() -> None:
     recipe = RECIPES["mobilenetv2"]
-    run = results.open_run("03_transfer_learning", PROFILE, recipe=recipe)
+    run = open_run("03_transfer_learning", PROFILE, recipe=recipe)
     assert run.name == "mobilenetv2"
     assert run.folder == config.results_dir() / "metu-half" / "03_transfer_learning" / "mobilenetv2"
     said = {"split": "copy-safe", "split_seed": 1337, "seed": 1337, "weights": "imagenet", "epochs": 0}
-    assert results.open_run("03_transfer_learning", PROFILE, recipe=recipe, **said).name == "mobilenetv2"
-    assert results.open_run("01_eda", PROFILE).name == "default"
+    assert open_run("03_transfer_learning", PROFILE, recipe=recipe, **said).name == "mobilenetv2"
+    assert open_run("01_eda", PROFILE).name == "default"
     assert run.settings["weights"] == "imagenet"
-    sample = results.open_run("03_transfer_learning", config.profile("sample"), recipe=recipe)
+    sample = open_run("03_transfer_learning", config.profile("sample"), recipe=recipe)
     assert sample.name == "mobilenetv2"  # our own weights are usual there
     assert sample.settings["weights"] == "crackutils"
-    other = results.open_run("03_transfer_learning", config.profile("sample"), recipe=recipe, weights="imagenet")
+    other = open_run("03_transfer_learning", config.profile("sample"), recipe=recipe, weights="imagenet")
     assert other.name == "mobilenetv2--weights-imagenet"
 
 
@@ -238,7 +258,7 @@ UNUSUAL = {"split": "random", "split_seed": 2, "seed": 3, "weights": "random", "
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_each_unusual_setting_shows_in_the_name(name: str) -> None:
-    run = results.open_run("n", PROFILE, recipe=RECIPES["mobilenetv2"], **{name: UNUSUAL[name]})
+    run = open_run("n", PROFILE, recipe=RECIPES["mobilenetv2"], **{name: UNUSUAL[name]})
     assert run.name == f"mobilenetv2--{name.replace('_', '-')}-{UNUSUAL[name]}"
     assert run.settings[name] == UNUSUAL[name]
 
@@ -251,37 +271,37 @@ def test_no_two_settings_share_a_folder() -> None:
         for size in range(len(other) + 1):
             for names in itertools.combinations(other, size):
                 settings = {k: other[k] for k in names}
-                folders.append(results.open_run("n", config.profile(profile), recipe=recipe, **settings).folder)
+                folders.append(open_run("n", config.profile(profile), recipe=recipe, **settings).folder)
     # numbers of one setting are not taken for those of another
     for settings in ({"seed": 2}, {"split_seed": 3}, {"seed": 1, "split_seed": 1}, {"seed": 11}, {"epochs": 11}):
-        folders.append(results.open_run("n", PROFILE, recipe=RECIPES["simple-cnn"], **settings).folder)
+        folders.append(open_run("n", PROFILE, recipe=RECIPES["simple-cnn"], **settings).folder)
     assert len(folders) == len(RECIPES) * 2 * 32 + 5
     assert len({str(f).lower() for f in folders}) == len(folders)  # on macOS and Windows case does not count
 
 
 def test_engine_and_precision_show_in_the_name_where_they_are_not_usual() -> None:
     linear, cnn = RECIPES["mobilenetv2-linear"], RECIPES["simple-cnn"]
-    usual = results.open_run("n", PROFILE, recipe=linear, engine="litert")
+    usual = open_run("n", PROFILE, recipe=linear, engine="litert")
     assert (usual.name, usual.settings["engine"]) == ("mobilenetv2-linear", "litert")
-    assert results.open_run("n", PROFILE, recipe=linear).settings["engine"] == "litert"
-    other = results.open_run("n", PROFILE, recipe=linear, engine="openvino")
+    assert open_run("n", PROFILE, recipe=linear).settings["engine"] == "litert"
+    other = open_run("n", PROFILE, recipe=linear, engine="openvino")
     assert (other.name, other.settings["engine"]) == ("mobilenetv2-linear--engine-openvino", "openvino")
-    half = results.open_run("n", PROFILE, recipe=cnn, precision="bfloat16")
+    half = open_run("n", PROFILE, recipe=cnn, precision="bfloat16")
     assert (half.name, half.settings["precision"]) == ("simple-cnn--precision-bfloat16", "bfloat16")
-    plain = results.open_run("n", PROFILE, recipe=cnn, engine="litert", precision="float32")
+    plain = open_run("n", PROFILE, recipe=cnn, engine="litert", precision="float32")
     assert plain.name == "simple-cnn"
     assert not {"engine", "precision"} & set(plain.settings)
     for setting in ({"engine": "openvin"}, {"precision": "float16"}):
-        with pytest.raises(CrackutilsError, match="is unknown"):
-            results.open_run("n", PROFILE, recipe=linear, **setting)
-    with pytest.raises(CrackutilsError, match="ENGINE=openvino means nothing to RECIPE=simple-cnn"):
-        results.open_run("n", PROFILE, recipe=cnn, engine="openvino")
+        with pytest.raises(config.CrackutilsError, match="is unknown"):
+            open_run("n", PROFILE, recipe=linear, **setting)
+    with pytest.raises(config.CrackutilsError, match="ENGINE=openvino means nothing to RECIPE=simple-cnn"):
+        open_run("n", PROFILE, recipe=cnn, engine="openvino")
 
 
 @pytest.mark.parametrize(("setting", "said"), [({"split": "rnadom"}, "SPLIT=rnadom"), ({"weights": "x"}, "WEIGHTS=x")])
 def test_unknown_settings_are_refused(setting: dict[str, str], said: str) -> None:
-    with pytest.raises(CrackutilsError, match=said):
-        results.open_run("n", PROFILE, **setting)
+    with pytest.raises(config.CrackutilsError, match=said):
+        open_run("n", PROFILE, **setting)
 
 
 # ---------------------------------------------------------------- tables of several runs
@@ -291,23 +311,23 @@ def test_tables_of_several_runs() -> None:
     fake_run("simple-cnn", wrong=9)
     fake_run("mobilenetv2", wrong=1)
     fake_run("mobilenetv2", wrong=2, split="random")
-    results.open_run("01_eda", PROFILE).finish(DS, MANIFEST, {}, {})
-    runs = results.collect(PROFILE.name)
+    open_run("01_eda", PROFILE).finish(DS, MANIFEST, {}, {})
+    runs = collect_runs(PROFILE.name)
     assert [r["run"] for r in runs] == ["mobilenetv2", "mobilenetv2--split-random", "simple-cnn"]
-    assert len(results.collect(PROFILE.name, trained=False)) == 4
-    runs = results.comparable(runs, DS, "copy-safe", config.DEFAULT_SEED)
+    assert len(collect_runs(PROFILE.name, trained=False)) == 4
+    runs = select_comparable(runs, DS, "copy-safe", config.DEFAULT_SEED)
     assert [r["run"] for r in runs] == ["mobilenetv2", "simple-cnn"]
-    table = results.summary(runs)
+    table = summarize_runs(runs)
     assert table["errors"].tolist() == [1, 9]
     assert (table["low"] < table["accuracy"]).all()
     assert (table["accuracy"] < table["high"]).all()
-    assert results.costs(runs)["minutes"].tolist() == [1, 1]
-    (pair,) = results.against_each_other(runs).to_dict("records")
+    assert cost_table(runs)["minutes"].tolist() == [1, 1]
+    (pair,) = compare_pairwise(runs).to_dict("records")
     assert [pair[k] for k in ("only_a_wrong", "only_b_wrong", "both_wrong")] == [0, 8, 1]
     assert pair["p_value"] == float(f"{2 / 256:.3g}")
     assert pair["p_holm"] == pair["p_value"]  # one test needs no correction
     assert pair["verdict"] == "mobilenetv2 makes fewer errors"
-    wrong = results.mistakes(runs)
+    wrong = shared_mistakes(runs)
     assert wrong["wrong"].tolist() == [2] + [1] * 8
     assert wrong["by"].tolist() == ["mobilenetv2, simple-cnn"] + ["simple-cnn"] * 8
 
@@ -316,9 +336,9 @@ def test_verdicts_follow_the_corrected_p_value() -> None:
     fake_run("mobilenetv2", 1)
     fake_run("simple-cnn", 8)
     fake_run("marzed7-cnn-256", 9)
-    table = results.against_each_other(results.collect(PROFILE.name)).set_index(["a", "b"])
+    table = compare_pairwise(collect_runs(PROFILE.name)).set_index(["a", "b"])
     assert (table["p_value"] <= 0.05).sum() == 2
-    np.testing.assert_allclose(table["p_holm"], evaluation.holm(table["p_value"]), rtol=0.01)
+    np.testing.assert_allclose(table["p_holm"], holm(table["p_value"]), rtol=0.01)
     told = table["verdict"] != "not distinguishable"
     assert told.equals(table["p_holm"] < 0.05)
     assert 0 < told.sum() < len(told)
@@ -329,55 +349,55 @@ def test_metrics_tell_calibration_decision_intervals_and_slices(
 ) -> None:
     monkeypatch.setattr(config, "REFERENCE", tmp_path / "reference")
     fake_run("mobilenetv2", 3)
-    (run,) = results.collect(PROFILE.name)
+    (run,) = collect_runs(PROFILE.name)
     assert run["test"]["brier"] > 0 and run["test"]["ece"] > 0
     assert run["intervals"]["error_rate"] == pytest.approx(3 / TEST, abs=1e-6)
     for low, high in (run["intervals"]["wilson"], run["intervals"]["groups"]):
         assert low <= 3 / TEST <= high
     assert {row["slice"] for row in run["slices"]} == {"dark", "thin"}
     assert [row["accuracy"] for row in run["slices"]] == sorted(row["accuracy"] for row in run["slices"])
-    table = results.judgements([run])
+    table = decision_table([run])
     assert table.loc["mobilenetv2", "missed"] == run["decision"]["fn"]
     assert np.isnan(table.loc["mobilenetv2", "temperature"])  # no error in validation determines it
     changed = json.loads((run["folder"] / "metrics.json").read_text("utf-8"))
     changed["decision"]["threshold"] += 0.01
-    results.make_reference(PROFILE.name)
-    config.write_atomically(run["folder"] / "metrics.json", json.dumps(changed))
-    assert results.verify(PROFILE.name) == 1
+    make_reference(PROFILE.name)
+    write_atomically(run["folder"] / "metrics.json", json.dumps(changed))
+    assert verify(PROFILE.name) == 1
 
 
 def test_a_split_without_groups_has_no_interval_over_groups() -> None:
     table = fake_predictions(2)
-    ungrouped = results.judged(table, DS, MANIFEST.assign(group=-1))
+    ungrouped = decision_metrics(table, DS, MANIFEST.assign(group=-1))
     assert set(ungrouped["intervals"]) == {"error_rate", "wilson"}
 
 
 def test_runs_on_other_images_are_not_comparable() -> None:
     fake_run()
-    runs = results.collect(PROFILE.name)
+    runs = collect_runs(PROFILE.name)
     other = SimpleNamespace(**(vars(DS) | {"sha256": "e" * 64}))
     corrected = SimpleNamespace(**(vars(DS) | {"labels": "corrected"}))
-    with pytest.raises(CrackutilsError, match="No finished run"):
-        results.comparable(runs, corrected, "copy-safe", 1337)
+    with pytest.raises(config.CrackutilsError, match="No finished run"):
+        select_comparable(runs, corrected, "copy-safe", 1337)
     for ds, split, seed in ((DS, "random", 1337), (DS, "copy-safe", 1), (other, "copy-safe", 1337)):
-        with pytest.raises(CrackutilsError, match="No finished run"):
-            results.comparable(runs, ds, split, seed)
+        with pytest.raises(config.CrackutilsError, match="No finished run"):
+            select_comparable(runs, ds, split, seed)
 
 
 def test_no_run_at_all_is_told() -> None:
-    with pytest.raises(CrackutilsError, match="run notebooks 03 and 04 first"):
-        results.collect("sample")
+    with pytest.raises(config.CrackutilsError, match="run notebooks 03 and 04 first"):
+        collect_runs("sample")
 
 
 # ---------------------------------------------------------------- reference
 
 
-def test_verify_is_green_on_the_reference_itself(kept: results.Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert results.verify(PROFILE.name) == 0
+def test_verify_is_green_on_the_reference_itself(kept: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(PROFILE.name) == 0
     assert "GREEN: 0 differences in 1 runs" in capsys.readouterr().out
     shutil.rmtree(kept.folder)
     fake_run()
-    assert results.verify(PROFILE.name) == 0  # made again from nothing
+    assert verify(PROFILE.name) == 0  # made again from nothing
 
 
 def accuracy(content: dict[str, Any]) -> None:
@@ -414,52 +434,52 @@ CHANGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_verify_is_red_after_any_change(name: str, kept: results.Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_is_red_after_any_change(name: str, kept: Run, capsys: pytest.CaptureFixture[str]) -> None:
     file, change, said = CHANGES[name]
     change(kept.folder / file)
-    assert results.verify(PROFILE.name) == 1
+    assert verify(PROFILE.name) == 1
     out = capsys.readouterr().out
     assert "RED" in out
     assert any(said in line and "DIFFERENT" in line for line in out.splitlines())
 
 
-def test_verify_reads_pixels_not_bytes_and_leaves_timings_out(kept: results.Run) -> None:
+def test_verify_reads_pixels_not_bytes_and_leaves_timings_out(kept: Run) -> None:
     one_pixel(kept.folder / "figures" / "timing_bars.png")
     file = kept.folder / "figures" / "example.png"
     before = file.read_bytes()
     with Image.open(file) as image:
         image.save(file, compress_level=0)  # another library's way to write the same pixels
     assert file.read_bytes() != before
-    assert results.verify(PROFILE.name) == 0
+    assert verify(PROFILE.name) == 0
     edit(kept.folder / "run.json", lambda c: c["timings"].update({"train scratch": 1.0}))
-    assert results.verify(PROFILE.name) == 0
+    assert verify(PROFILE.name) == 0
 
 
-def test_an_unchanged_digit_beyond_float32_is_still_noticed(kept: results.Run) -> None:
+def test_an_unchanged_digit_beyond_float32_is_still_noticed(kept: Run) -> None:
     """A probability in its last place changes no metric, and is a difference all the same."""
-    table = results.predictions(kept.folder)
+    table = read_predictions(kept.folder)
     table.loc[0, "p_crack"] = np.nextafter(table.loc[0, "p_crack"], np.float32(1))
     kept.write_predictions(table)
-    assert results.verify(PROFILE.name) == 1
+    assert verify(PROFILE.name) == 1
 
 
-def test_a_further_run_does_not_make_the_comparison_red(kept: results.Run, capsys: pytest.CaptureFixture[str]) -> None:
-    fake_comparison(results.collect(PROFILE.name))
-    results.make_reference(PROFILE.name)
+def test_a_further_run_does_not_make_the_comparison_red(kept: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_comparison(collect_runs(PROFILE.name))
+    make_reference(PROFILE.name)
     fake_run("mobilenetv2", wrong=2)
-    fake_comparison(results.collect(PROFILE.name))
-    assert results.verify(PROFILE.name) == 0
+    fake_comparison(collect_runs(PROFILE.name))
+    assert verify(PROFILE.name) == 0
     assert "not compared: other runs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("wrong", "shift", "red"), [(4, 1e-4, 0), (5, 1e-3, 0), (20, 0.0, 1), (4, 0.2, 1)])
 def test_another_cpu_may_drift_a_little(
-    wrong: int, shift: float, red: int, kept: results.Run, monkeypatch: pytest.MonkeyPatch
+    wrong: int, shift: float, red: int, kept: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_run(wrong=wrong, shift=shift)
-    assert results.verify(PROFILE.name) == 1  # not on the same type
+    assert verify(PROFILE.name) == 1  # not on the same type
     another_cpu(monkeypatch)
-    assert results.verify(PROFILE.name) == red
+    assert verify(PROFILE.name) == red
 
 
 @pytest.mark.parametrize(
@@ -473,34 +493,30 @@ def test_another_cpu_may_drift_a_little(
     ],
 )
 def test_another_cpu_may_move_the_pitfalls_a_little(path: str, want: Any, have: Any, close: bool) -> None:
-    assert results._close((path, want, have), 200, made=False) is close
+    assert _close((path, want, have), 200, made=False) is close
 
 
-def test_another_cpu_may_drift_a_little_in_the_comparison_too(
-    kept: results.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_cpu_may_drift_a_little_in_the_comparison_too(kept: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_run("mobilenetv2", wrong=2)
-    fake_comparison(results.collect(PROFILE.name))
-    results.make_reference(PROFILE.name)
+    fake_comparison(collect_runs(PROFILE.name))
+    make_reference(PROFILE.name)
     fake_run(wrong=5, shift=1e-3)
-    fake_comparison(results.collect(PROFILE.name))
-    assert results.verify(PROFILE.name) == 1
+    fake_comparison(collect_runs(PROFILE.name))
+    assert verify(PROFILE.name) == 1
     another_cpu(monkeypatch)
-    assert results.verify(PROFILE.name) == 0
+    assert verify(PROFILE.name) == 0
     fake_run(wrong=25)
-    fake_comparison(results.collect(PROFILE.name))
-    assert results.verify(PROFILE.name) == 1
+    fake_comparison(collect_runs(PROFILE.name))
+    assert verify(PROFILE.name) == 1
 
 
 @pytest.mark.parametrize("path", ["settings.seed", "data.images", "model.parameters"])
-def test_another_cpu_explains_no_other_settings_or_data(
-    path: str, kept: results.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_cpu_explains_no_other_settings_or_data(path: str, kept: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     another_cpu(monkeypatch)
-    assert results.verify(PROFILE.name) == 0
+    assert verify(PROFILE.name) == 0
     part, name = path.split(".")
     edit(kept.folder / "metrics.json", lambda c: c[part].update({name: c[part][name] + 1}))
-    assert results.verify(PROFILE.name) == 1
+    assert verify(PROFILE.name) == 1
 
 
 @pytest.mark.parametrize(
@@ -514,13 +530,13 @@ def test_another_cpu_explains_no_other_settings_or_data(
     ],
 )
 def test_another_cpu_may_make_other_pictures_but_not_download_others(
-    source: str, path: str, red: int, kept: results.Run, monkeypatch: pytest.MonkeyPatch
+    source: str, path: str, red: int, kept: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = config.REFERENCE / PROFILE.name / kept.notebook / kept.name
     for folder in (reference, kept.folder):
         edit(folder / "metrics.json", lambda c: c["data"].update(source=source))
     another_cpu(monkeypatch)
-    assert results.verify(PROFILE.name) == 0
+    assert verify(PROFILE.name) == 0
 
     def change(content: dict[str, Any]) -> None:
         *parts, name = path.split(".")
@@ -529,33 +545,33 @@ def test_another_cpu_may_make_other_pictures_but_not_download_others(
         content[name] = "e" * 64 if name == "sha256" else content[name] + 1
 
     edit(kept.folder / "metrics.json", change)
-    assert results.verify(PROFILE.name) == red
+    assert verify(PROFILE.name) == red
 
 
 def test_metrics_must_follow_from_the_predictions_on_any_cpu(
-    kept: results.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kept: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     another_cpu(monkeypatch)
     edit(kept.folder / "metrics.json", accuracy)  # small enough to pass as drift
-    assert results.verify(PROFILE.name) == 1
+    assert verify(PROFILE.name) == 1
     assert "test.accuracy from predictions.csv" in capsys.readouterr().out
 
 
 def test_without_a_reference_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "REFERENCE", tmp_path / "reference")
-    with pytest.raises(CrackutilsError) as caught:
-        results.verify("sample")
+    with pytest.raises(config.CrackutilsError) as caught:
+        verify("sample")
     assert "reference/sample is empty" in str(caught.value)
     assert "make reference" in str(caught.value)
-    with pytest.raises(CrackutilsError, match="PROFILE=smpl is unknown"):
-        results.verify("smpl")
+    with pytest.raises(config.CrackutilsError, match="PROFILE=smpl is unknown"):
+        verify("smpl")
 
 
-def test_make_reference_replaces_what_was_there(kept: results.Run) -> None:
+def test_make_reference_replaces_what_was_there(kept: Run) -> None:
     old = config.REFERENCE / PROFILE.name / "04_simple_cnn" / "of-long-ago"
     old.mkdir()
     (old / "metrics.json").write_text("{}")
-    results.make_reference(PROFILE.name)
+    make_reference(PROFILE.name)
     assert not old.exists()
     home = config.REFERENCE / PROFILE.name / kept.notebook / kept.name
     assert (home / "metrics.json").read_bytes() == (kept.folder / "metrics.json").read_bytes()
@@ -567,7 +583,7 @@ def test_make_reference_replaces_what_was_there(kept: results.Run) -> None:
 
 
 def usual_runs() -> list[dict[str, Any]]:
-    return results.of_recipes(results.collect(PROFILE.name), DS)
+    return select_standard(collect_runs(PROFILE.name), DS)
 
 
 def test_recipes_are_compared_over_the_splits_that_all_have_run_with() -> None:
@@ -577,13 +593,13 @@ def test_recipes_are_compared_over_the_splits_that_all_have_run_with() -> None:
         fake_run("simple-cnn", wrong, split_seed=seed)
     fake_run("marzed7-cnn-256", 1)  # one split only
     fake_run("simple-cnn", 0, split="random")
-    table = results.over_splits(usual_runs(), "copy-safe").set_index("recipe")
+    table = compare_splits(usual_runs(), "copy-safe").set_index("recipe")
     assert table.index.tolist() == ["mobilenetv2", "simple-cnn"]
     assert table["against"].tolist() == [None, "mobilenetv2"]  # by validation loss
     assert table["errors"].tolist() == [[4, 2], [3, 12]]  # of the seeds 1 and 1337
     assert table["mean_errors"].tolist() == [3.0, 7.5]
     assert table["n"].tolist() == [2 * TEST] * 2
-    low, high = evaluation.wilson(2 * TEST - 15, 2 * TEST)
+    low, high = wilson(2 * TEST - 15, 2 * TEST)
     assert table.loc["simple-cnn", ["low", "high"]].tolist() == pytest.approx([low, high], abs=1e-6)
     pair = table.loc["simple-cnn"]
     assert (pair["only_it_wrong"], pair["only_this_wrong"]) == (1, 10)
@@ -594,13 +610,13 @@ def test_recipes_are_compared_over_the_splits_that_all_have_run_with() -> None:
 def test_a_recipe_alone_on_its_splits_is_compared_with_nothing() -> None:
     for seed in (1, 2):
         fake_run("mobilenetv2", 2, split_seed=seed)
-    (row,) = results.over_splits(usual_runs(), "copy-safe").to_dict("records")
+    (row,) = compare_splits(usual_runs(), "copy-safe").to_dict("records")
     assert row["errors"] == [2, 2] and row["verdict"] is None and row["against"] is None
 
 
 def test_without_usual_runs_the_table_is_empty_but_has_its_columns() -> None:
     fake_run("mobilenetv2", epochs=1)
-    table = results.by_split(usual_runs())
+    table = split_table(usual_runs())
     assert table.empty and {"recipe", "split_seed", "errors"} <= set(table)
 
 
@@ -609,8 +625,8 @@ def test_training_seeds_spread_errors() -> None:
         fake_run("simple-cnn", wrong, seed=seed)
     fake_run("simple-cnn", 9, seed=3, split="random")
     fake_run("mobilenetv2", 1)
-    runs = results.collect(PROFILE.name)
-    (row,) = results.over_seeds(runs, DS, "copy-safe", config.DEFAULT_SEED).to_dict("records")
+    runs = collect_runs(PROFILE.name)
+    (row,) = compare_seeds(runs, DS, "copy-safe", config.DEFAULT_SEED).to_dict("records")
     assert row["recipe"] == "simple-cnn" and row["n"] == TEST
     assert row["seeds"] == [1, 2, config.DEFAULT_SEED] and row["errors"] == [5, 2, 2]
     assert row["mean_errors"] == 3 and row["deviation"] == pytest.approx(3**0.5, abs=1e-6)
@@ -619,8 +635,8 @@ def test_training_seeds_spread_errors() -> None:
 def test_one_split_is_not_several() -> None:
     fake_run("mobilenetv2")
     fake_run("simple-cnn")
-    assert results.over_splits(usual_runs(), "copy-safe").empty
-    assert results.over_splits(usual_runs(), "random").empty
+    assert compare_splits(usual_runs(), "copy-safe").empty
+    assert compare_splits(usual_runs(), "random").empty
 
 
 def test_only_usual_runs_stand_for_their_recipe() -> None:
@@ -630,7 +646,7 @@ def test_only_usual_runs_stand_for_their_recipe() -> None:
     fake_run("mobilenetv2", 5, epochs=1)
     fake_run("mobilenetv2", 6, weights="random")
     fake_run("simple-cnn", 7)
-    table = results.by_split(usual_runs())
+    table = split_table(usual_runs())
     assert sorted(zip(table["recipe"], table["split"], table["errors"], strict=True)) == [
         ("mobilenetv2", "copy-safe", 2),
         ("mobilenetv2", "random", 3),
@@ -641,7 +657,7 @@ def test_only_usual_runs_stand_for_their_recipe() -> None:
 def test_the_best_is_chosen_by_validation_not_by_test() -> None:
     fake_run("mobilenetv2", wrong=0, shift=0.05)
     fake_run("simple-cnn", wrong=20)
-    assert results.best_by_validation(results.collect(PROFILE.name)) == "simple-cnn"
+    assert best_by_validation(collect_runs(PROFILE.name)) == "simple-cnn"
 
 
 def test_a_reference_keeps_recipes_on_all_splits_and_nothing_else(
@@ -655,7 +671,7 @@ def test_a_reference_keeps_recipes_on_all_splits_and_nothing_else(
     fake_run("simple-cnn", epochs=1, split_seed=3)
     fake_run("mobilenetv2", weights="random")
     fake_eda()
-    results.make_reference(PROFILE.name)
+    make_reference(PROFILE.name)
     kept = sorted(file.parent.name for file in config.REFERENCE.rglob("metrics.json"))
     assert kept == ["default", "marzed7-cnn-256", "simple-cnn--split-random", "simple-cnn--split-random--split-seed-3"]
 
@@ -672,13 +688,13 @@ def raced(name: str, total: float, errors: int, loss: float | None, count: int =
 
 def fake_audit(profile: config.Profile) -> None:
     """Write what notebook 07 writes, as far as the README shows it."""
-    heads = [(head, method) for head in ("linear", "dense", "nearest") for method in splits.METHODS]
+    heads = [(head, method) for head in ("linear", "dense", "nearest") for method in config.SPLITS]
     rate = {"n": 500, "errors": 3, "error_rate": 0.006, "low": 0.002, "high": 0.01}
     made = {"recall": 0.9, "precision": 0.95, "planted": 20}
     found = {
         "overlaps": 1234,
         "mosaics": {"share": {"Positive": 0.994, "Negative": 0.397}},
-        "relatives_in_training": {m: {"test": 60, "with copy": 7, "with overlap": 21} for m in splits.METHODS},
+        "relatives_in_training": {m: {"test": 60, "with copy": 7, "with overlap": 21} for m in config.SPLITS},
         "leakage": [{"head": head, "method": method} | rate for head, method in heads],
         "leakage_by_relative": [{"head": "linear", "near": "copy", "in_training": t} | rate for t in (False, True)],
         "unread": {"read": 90, "random": 50, "cracks": 2, "unread": 400, "expected": 16}
@@ -693,7 +709,7 @@ def fake_audit(profile: config.Profile) -> None:
         ],
         "photos": {"how_good": {"estimated photos": {"recall": 0.31, "precision": 0.2}}},
     }
-    results.open_run("07_data_audit", profile).finish(DS, MANIFEST, found, {})
+    open_run("07_data_audit", profile).finish(DS, MANIFEST, found, {})
 
 
 def fake_cross(profile: config.Profile) -> None:
@@ -718,7 +734,7 @@ def fake_cross(profile: config.Profile) -> None:
             for kind, rate in (("none", 0.004), ("blur", 0.1), ("blur", 0.3), ("noise", 0.5))
         ],
     }
-    results.open_run("08_cross_dataset", profile, recipe=CELLS).finish(DS, MANIFEST, found, {})
+    open_run("08_cross_dataset", profile, recipe=DETECTOR).finish(DS, MANIFEST, found, {})
 
 
 def fake_inspected(profile: config.Profile) -> None:
@@ -729,7 +745,7 @@ def fake_inspected(profile: config.Profile) -> None:
     ]
     looked = [{"run": "simple-cnn", "ratio": 2.53}, {"run": "mobilenetv2", "ratio": 1.4}]
     found = {"threshold": 0.5, "made": made, "attention": looked}
-    results.open_run("09_inspect_photos", profile).finish(DS, MANIFEST, found, {})
+    open_run("09_inspect_photos", profile).finish(DS, MANIFEST, found, {})
 
 
 AUDIT_MARKS = "<!-- cross:begin -->\n<!-- cross:end -->\n"
@@ -758,33 +774,33 @@ SPEED = {
 
 
 def test_update_readme_writes_between_its_marks_only(
-    kept: results.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_run("mobilenetv2", wrong=1, shift=-0.005)
     fake_run("marzed7-cnn-256", wrong=9, shift=0.01)
     fake_run("marzed7-cnn-256", wrong=2, split="random")
-    fake_comparison(results.collect(PROFILE.name))
+    fake_comparison(collect_runs(PROFILE.name))
     fake_eda()
     fake_audit(PROFILE)
     fake_cross(PROFILE)
     fake_inspected(PROFILE)
-    results.make_reference(PROFILE.name)
-    several = config.profile(results.SPLITS_PROFILE)
+    make_reference(PROFILE.name)
+    several = config.profile(SPLITS_PROFILE)
     for seed in (config.DEFAULT_SEED, 1):
         fake_run("mobilenetv2", 1, profile=several, split_seed=seed)
         fake_run("marzed7-cnn-256", 7, shift=0.01, profile=several, split_seed=seed)
     fake_run("chernxi-cnn-80", 3, shift=0.02, profile=several)
-    fake_comparison(results.collect(several.name), several)
-    results.make_reference(several.name)
+    fake_comparison(collect_runs(several.name), several)
+    make_reference(several.name)
     sample = config.profile("sample")
     for recipe, wrong in (("mobilenetv2", 3), ("simple-cnn", 11)):
         fake_run(recipe, wrong, profile=sample)
     fake_run("simple-cnn", 5, profile=sample, seed=2)  # of other than the usual settings: not shown
-    fake_comparison(results.collect("sample"), sample)
+    fake_comparison(collect_runs("sample"), sample)
     fake_audit(sample)
-    results.make_reference("sample")
+    make_reference("sample")
     fake_audit(config.profile("sdnet"))
-    results.make_reference("sdnet")
+    make_reference("sdnet")
     monkeypatch.setattr(config, "ROOT", tmp_path)
     useful = {
         name: {
@@ -806,9 +822,9 @@ def test_update_readme_writes_between_its_marks_only(
     before = f"# Title\n\n{begin}\nwas here\n{end}\n{AUDIT_MARKS}\nbetween\n\n{SPEED_MARKS}\n"
     before += f"{begin_2}\nand here\n{end_2}\n\nafter\n"
     readme.write_text(before, "utf-8")
-    assert results.update_readme(check=True) is False
+    assert update_readme(check=True) is False
     assert readme.read_text("utf-8") == before  # a check changes nothing
-    assert results.update_readme() is False
+    assert update_readme() is False
     text = readme.read_text("utf-8")
     assert text.startswith(f"# Title\n\n{begin}\n")
     assert "<!-- inspected:end -->\n\nbetween\n\n<!-- speed:begin -->\n" in text
@@ -873,34 +889,32 @@ def test_update_readme_writes_between_its_marks_only(
     assert "| SDNET2018 | 0.7100 | 0.7010 | 0.7000 |" in samples
     assert "without crack 0.600, with crack 0.810," in samples  # of the last version
     assert f"copy-safe splits of {several.title}, in the order of their seeds 1, {config.DEFAULT_SEED}:" in ours
-    assert results.update_readme(check=True) is True
+    assert update_readme(check=True) is True
     compared = config.REFERENCE / several.name / "05_comparison" / "default" / "metrics.json"
     kept_text = compared.read_text("utf-8")
     found = json.loads(kept_text)
     (row,) = (row for row in found["by_split"] if row["recipe"] == "chernxi-cnn-80")
     row["errors"] = 2  # no more than ours on both splits: nothing to claim
     compared.write_text(json.dumps(found), "utf-8")
-    assert results.update_readme() is False
+    assert update_readme() is False
     assert "Run on one of these splits only: `chernxi-cnn-80`.\n" in readme.read_text("utf-8")
     compared.write_text(kept_text, "utf-8")
     for old, new in ((f"| 1 of {TEST}", f"| 0 of {TEST}"), (f"| 3 of {TEST}", f"| 0 of {TEST}")):
         readme.write_text(text.replace(old, new, 1), "utf-8")
-        assert results.update_readme(check=True) is False
+        assert update_readme(check=True) is False
     for mark, name in ((begin, "results:begin"), (end_2, "sample:begin.*sample:end")):
         readme.write_text(text.replace(mark, ""), "utf-8")
-        with pytest.raises(CrackutilsError, match=name):
-            results.update_readme()
+        with pytest.raises(config.CrackutilsError, match=name):
+            update_readme()
 
 
-@pytest.mark.skipif(
-    not (config.REFERENCE / results.README_PROFILE).is_dir(), reason=f"no reference/{results.README_PROFILE} yet"
-)
+@pytest.mark.skipif(not (config.REFERENCE / README_PROFILE).is_dir(), reason=f"no reference/{README_PROFILE} yet")
 def test_the_readme_shows_the_reference() -> None:
-    assert results.update_readme(check=True), "README.md is not up to date: python -m crackutils readme"
+    assert update_readme(check=True), "README.md is not up to date: python -m crackutils readme"
 
 
 def test_of_other_peoples_concrete_low_digits_may_differ_and_nothing_else() -> None:
-    close = results._close
+    close = _close
     assert close(("report[0].auroc", 0.9, 0.85), 200, False)
     assert close(("chosen", "a", "b"), 200, False)
     assert not close(("report[0].auroc", 0.9, None), 200, False)
@@ -914,15 +928,15 @@ def test_of_other_peoples_concrete_low_digits_may_differ_and_nothing_else() -> N
 
 def test_an_unfinished_run_has_settings_and_no_old_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRACKUTILS_RESULTS_DIR", str(tmp_path))
-    run = results.open_run("08_cross_dataset", PROFILE, recipe=CELLS)
+    run = open_run("08_cross_dataset", PROFILE, recipe=DETECTOR)
     (run.folder / "model").mkdir(parents=True)
     for old in ("run.json", "metrics.json", "model/model.weights.h5"):
         (run.folder / old).write_text("{}")
     run.begin()
     assert not (run.folder / "run.json").exists() and not (run.folder / "model" / "model.weights.h5").exists()
-    assert results.trained_recipe(run.folder) == (CELLS, PROFILE.weights)
-    with pytest.raises(CrackutilsError, match="no finished training run"):
-        results.collect(PROFILE.name, trained=False)  # it does not count as a run
+    assert read_recipe(run.folder) == (DETECTOR, PROFILE.weights)
+    with pytest.raises(config.CrackutilsError, match="no finished training run"):
+        collect_runs(PROFILE.name, trained=False)  # it does not count as a run
     (run.folder / "checkpoints").mkdir()
     assert run.checkpoints().is_dir()
     monkeypatch.setenv("CRACKUTILS_FORCE", "1")
@@ -931,5 +945,5 @@ def test_an_unfinished_run_has_settings_and_no_old_weights(tmp_path: Path, monke
 
 @pytest.mark.parametrize(("target", "name"), [("sdnet", "sdnet"), ("my site/walls", r"my-site-walls-[0-9a-f]{8}")])
 def test_a_run_on_another_target_has_a_name_of_its_own(target: str, name: str) -> None:
-    run = results.open_run("08_cross_dataset", PROFILE, recipe=CELLS, target=target)
+    run = open_run("08_cross_dataset", PROFILE, recipe=DETECTOR, target=target)
     assert re.fullmatch(f"mobilenetv2-cells--target-{name}", run.name)

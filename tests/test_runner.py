@@ -18,9 +18,11 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from crackutils import config, datasets, runner
-from crackutils.config import CrackutilsError
+from crackutils import config
 from crackutils.recipes import RECIPES, Stage
+from tools.notebooks import parameters
+from tools.report import report
+from tools.series import Job, _duration, _estimates, _execute, _key, plan, run
 
 PARAMETERS = """\
 PROFILE = "sample"
@@ -80,7 +82,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace papermill by a stand-in that runs nothing; the list tells which copies it was asked for."""
     names: list[str] = []
 
-    def execute(job: runner.Job, running: Path, show: Any) -> nbformat.NotebookNode:
+    def execute(job: Job, running: Path, show: Any) -> nbformat.NotebookNode:
         names.append(job.name)
         folder = config.results_dir() / job.values.get("PROFILE", "sample") / job.notebook.stem / "default"
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,8 +130,8 @@ def test_refuses(
     which: list[str], values: dict[str, str], says: str, executed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "load", None)  # before minutes of indexing
-    with pytest.raises(CrackutilsError) as told:
-        runner.run(which, values)
+    with pytest.raises(config.CrackutilsError) as told:
+        run(which, values)
     assert says in str(told.value)
     assert "\n" not in str(told.value)
     assert executed == [] and not config.results_dir().exists()
@@ -144,42 +146,42 @@ def test_refuses(
 )
 def test_values_that_a_recipe_cannot_take_are_refused_at_once(values: str, says: str) -> None:
     write("06_more", "1", parameters=f"RECIPE = 'mobilenetv2'\n{values}")
-    with pytest.raises(CrackutilsError) as told:
-        runner.plan(["06"], {})
+    with pytest.raises(config.CrackutilsError) as told:
+        plan(["06"], {})
     assert says in str(told.value)
 
 
 def test_refuses_parameters_that_are_no_literals() -> None:
     write("01_first", parameters='PROFILE = "sample"\nCOUNT = len("abc")')
-    with pytest.raises(CrackutilsError, match=r"01_first\.ipynb: the cell tagged parameters may hold only"):
-        runner.plan(["02"], {})
+    with pytest.raises(config.CrackutilsError, match=r"01_first\.ipynb: the cell tagged parameters may hold only"):
+        plan(["02"], {})
     (config.NOTEBOOKS / "01_first.ipynb").write_text("{")
-    with pytest.raises(CrackutilsError, match="not a readable notebook"):
-        runner.plan(["02"], {})
+    with pytest.raises(config.CrackutilsError, match="not a readable notebook"):
+        plan(["02"], {})
 
 
 def test_values_take_the_type_of_the_notebooks_own() -> None:
     words = {"COUNT": "7", "RATIO": "2", "FLAG": "1", "NAMES": "['b', 'c']", "TITLE": "007", "EXTRA": "x"}
-    (job,) = runner.plan(["3"], words)
+    (job,) = plan(["3"], words)
     assert job.values == words | {"COUNT": 7, "RATIO": 2.0, "FLAG": True, "NAMES": ["b", "c"], "PROFILE": "sample"}
     assert type(job.values["RATIO"]) is float
     assert job.defaults["COUNT"] == 3
     assert set(job.changed) == set(words)
     # what equals the notebook's own value makes no other copy
-    assert runner.plan(["01"], {"COUNT": "3"})[0].name == "01_first"
-    assert runner.plan(["01"], {"COUNT": "4", "SEED": "2"})[0].name == "01_first--COUNT-4--SEED-2"
-    names = {runner.plan(["01"], {"TITLE": title})[0].name for title in ("a/b", "a b", "a_b", "../x")}
+    assert plan(["01"], {"COUNT": "3"})[0].name == "01_first"
+    assert plan(["01"], {"COUNT": "4", "SEED": "2"})[0].name == "01_first--COUNT-4--SEED-2"
+    names = {plan(["01"], {"TITLE": title})[0].name for title in ("a/b", "a b", "a_b", "../x")}
     assert len(names) == 4 and not any(re.search(r"[/ ]", name) for name in names)
 
 
 def test_needed_notebooks_come_first_and_share_only_what_concerns_all() -> None:
-    first, second = runner.plan(["02"], {"COUNT": "9", "SEED": "5", "PROFILE": "smoke"}, force=True)
+    first, second = plan(["02"], {"COUNT": "9", "SEED": "5", "PROFILE": "smoke"}, force=True)
     assert (first.notebook.stem, second.notebook.stem) == ("01_first", "02_second")
     assert first.values == {"SEED": 5, "PROFILE": "smoke"}
     assert second.values == {"SEED": 5, "PROFILE": "smoke", "COUNT": 9}
     assert (first.force, second.force) == (False, True)
-    assert [job.notebook.stem for job in runner.plan(["all"], {})] == ["01_first", "02_second", "03_third"]
-    assert [job.notebook.stem for job in runner.plan(["3", "01"], {})] == ["01_first", "03_third"]
+    assert [job.notebook.stem for job in plan(["all"], {})] == ["01_first", "02_second", "03_third"]
+    assert [job.notebook.stem for job in plan(["3", "01"], {})] == ["01_first", "03_third"]
 
 
 # ---------------------------------------------------------------- all recipes
@@ -196,7 +198,7 @@ def series(home: Path) -> None:
 
 
 def planned(**values: str) -> list[tuple[str, str | None]]:
-    return [(job.notebook.stem, job.values.get("RECIPE")) for job in runner.plan(["recipes"], values)]
+    return [(job.notebook.stem, job.values.get("RECIPE")) for job in plan(["recipes"], values)]
 
 
 def test_every_recipe_runs_once_in_its_notebook_and_the_comparison_last(
@@ -206,12 +208,12 @@ def test_every_recipe_runs_once_in_its_notebook_and_the_comparison_last(
     wanted = [(notebooks[recipe.family], name) for name, recipe in RECIPES.items()]
     assert planned(PROFILE="metu-half") == [*wanted, ("05_comparison", None)]
     assert capsys.readouterr().out == ""
-    jobs = runner.plan(["recipes"], {"PROFILE": "metu-half", "EPOCHS": "2", "SEED": "5"}, force=True)
+    jobs = plan(["recipes"], {"PROFILE": "metu-half", "EPOCHS": "2", "SEED": "5"}, force=True)
     assert all(job.force and job.values["SEED"] == 5 and job.values["PROFILE"] == "metu-half" for job in jobs)
     assert [job.values.get("EPOCHS") for job in jobs] == [2] * len(RECIPES) + [None]
     assert len({job.name for job in jobs}) == len(RECIPES) + 1
     # those that the notebooks have themselves are the runs of make run-all
-    assert {"03_transfer", "04_cnn", "05_comparison"} < {job.name for job in runner.plan(["recipes"], {})}
+    assert {"03_transfer", "04_cnn", "05_comparison"} < {job.name for job in plan(["recipes"], {})}
 
 
 @pytest.mark.parametrize("values", [{}, {"PROFILE": "sample"}, {"PROFILE": "metu-half", "WEIGHTS": "crackutils"}])
@@ -245,8 +247,8 @@ def test_random_weights_leave_out_what_only_reads_features(series: None, capsys:
 def test_all_recipes_refuse_what_none_of_their_notebooks_takes(
     values: dict[str, str], says: str, series: None, executed: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(CrackutilsError) as told:
-        runner.run(["recipes"], values)
+    with pytest.raises(config.CrackutilsError) as told:
+        run(["recipes"], values)
     assert says in str(told.value)
     assert "\n" not in str(told.value)
     assert executed == [] and capsys.readouterr().out == ""
@@ -267,12 +269,12 @@ def refer(profile: str, run: str, images: int, seconds: float, epochs: tuple[int
 
 def estimates(which: list[str], count: int = 100, **values: str) -> list[float]:
     profile = config.profile(values.get("PROFILE", "sample"))
-    return runner._estimates(runner.plan(which, values), profile, f"images of {profile.name}", count)
+    return _estimates(plan(which, values), profile, f"images of {profile.name}", count)
 
 
 def test_the_last_run_is_the_best_estimate_and_what_is_up_to_date_takes_no_time(executed: list[str]) -> None:
     refer("metu-half", "01_first/default", 100, 500)
-    runner.run(["01"], {})
+    run(["01"], {})
     assert estimates(["01"]) == [0]
     copy = config.results_dir() / "sample" / "notebooks" / "01_first.ipynb"
     nb = nbformat.read(copy, as_version=4)
@@ -319,7 +321,7 @@ def test_a_recipe_counts_by_its_epochs_too(series: None, monkeypatch: pytest.Mon
 def test_the_time_left_follows_the_speed_of_this_machine(
     executed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock, execute = [0.0], runner._execute
+    clock, execute = [0.0], _execute
 
     def slow(*args: Any) -> nbformat.NotebookNode:
         clock[0] += 55  # half of what the reference says
@@ -332,11 +334,11 @@ def test_the_time_left_follows_the_speed_of_this_machine(
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     for run in ("01_first/default", "02_second/default", "03_third/mobilenetv2"):
         refer("metu-half", run, 100, 100)
-    runner.run(["all"], {})
+    run(["all"], {})
     assert left() == [("[1/3]", "5 min 30 s"), ("[2/3]", "1 min 50 s"), ("[3/3]", "55 s")]
-    runner.run(["01", "03"], {})
+    run(["01", "03"], {})
     assert left() == []
-    runner.run(["01"], {"TITLE": "alone"})
+    run(["01"], {"TITLE": "alone"})
     assert left() == [("[1/1]", "")]  # one notebook has cells to count
 
 
@@ -344,7 +346,7 @@ def test_the_time_left_follows_the_speed_of_this_machine(
     ("seconds", "says"), [(0.4, "0 s"), (99.4, "99 s"), (99.6, "1 min 40 s"), (119.7, "2 min 0 s"), (330, "5 min 30 s")]
 )
 def test_durations(seconds: float, says: str) -> None:
-    assert runner._duration(seconds) == says
+    assert _duration(seconds) == says
 
 
 # ---------------------------------------------------------------- what is up to date
@@ -405,7 +407,7 @@ def save_in_jupyter(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_with_a_parameter(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner.run(["01"], {"TITLE": "another"})
+    run(["01"], {"TITLE": "another"})
 
 
 @pytest.mark.parametrize(
@@ -434,59 +436,59 @@ def test_runs_again_only_after(
 ) -> None:
     shutil.copytree(Path(runner.__file__).parent, home / "package", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(runner, "__file__", str(home / "package" / "runner.py"))
-    runner.run(["01"], {})
-    runner.run(["01"], {})
+    run(["01"], {})
+    run(["01"], {})
     assert executed == ["01_first"]
     assert "[1/1] 01_first (sample): up to date" in capsys.readouterr().out
     change(home, monkeypatch)
     executed.clear()
-    runner.run(["01"], {})
+    run(["01"], {})
     assert executed == ["01_first"] * again
 
 
 def test_parameters_make_copies_of_their_own(executed: list[str]) -> None:
-    runner.run(["01"], {})
-    runner.run(["01"], {"COUNT": "5"})
-    runner.run(["01"], {"COUNT": "5"})
+    run(["01"], {})
+    run(["01"], {"COUNT": "5"})
+    run(["01"], {"COUNT": "5"})
     assert executed == ["01_first", "01_first--COUNT-5"]
     assert copies() == ["01_first--COUNT-5.ipynb", "01_first.ipynb"]
 
 
 def test_force_concerns_the_named_notebooks(executed: list[str]) -> None:
-    runner.run(["02"], {})
+    run(["02"], {})
     assert executed == ["01_first", "02_second"]
     executed.clear()
-    runner.run(["02"], {}, force=True)
+    run(["02"], {}, force=True)
     assert executed == ["02_second"]
 
 
 def test_a_notebook_follows_what_it_needs(executed: list[str]) -> None:
-    runner.run(["all"], {})
+    run(["all"], {})
     assert executed == ["01_first", "02_second", "03_third"]
     executed.clear()
     # the first gives other metrics, so the second is stale, and the third, which needs nothing, is not
     (config.results_dir() / "sample" / "01_first" / "default" / "metrics.json").write_text("other")
-    runner.run(["all"], {})
+    run(["all"], {})
     assert executed == ["02_second"]
 
 
 def test_profiles_do_not_mix(executed: list[str]) -> None:
-    runner.run(["01"], {})
-    runner.run(["01"], {"PROFILE": "smoke"})
-    runner.run(["01"], {"PROFILE": "sample"})
+    run(["01"], {})
+    run(["01"], {"PROFILE": "smoke"})
+    run(["01"], {"PROFILE": "sample"})
     assert executed == ["01_first", "01_first"]
     assert (config.results_dir() / "smoke" / "report" / "index.html").is_file()
 
 
 def test_interrupting_leaves_nothing_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(job: runner.Job, running: Path, show: Any) -> None:
+    def interrupted(job: Job, running: Path, show: Any) -> None:
         running.write_text("half a notebook")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "_execute", interrupted)
     environment = dict(os.environ)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(["01"], {})
+        run(["01"], {})
     assert copies() == []
     assert dict(os.environ) == environment
 
@@ -504,7 +506,7 @@ def test_runs_notebooks_with_their_parameters(
     told += f"print({str(config.NOTEBOOKS)!r} == os.getcwd(), {sys.executable!r} == sys.executable)"
     write("01_first", FINISH.format(name="01_first"), told)
     environment = dict(os.environ)
-    runner.run(["02"], {"COUNT": "5", "SEED": "8"})
+    run(["02"], {"COUNT": "5", "SEED": "8"})
     assert dict(os.environ) == environment
     out = capsys.readouterr().out
     assert re.search(
@@ -525,7 +527,7 @@ def test_runs_notebooks_with_their_parameters(
     assert nb.metadata.crackutils.folders == ["sample/01_first/default"]
     nb.cells[-1].source = ""  # holds the folder because of this very test
     assert str(home) not in nbformat.writes(nb)
-    runner.run(["02"], {"COUNT": "5", "SEED": "8"})
+    run(["02"], {"COUNT": "5", "SEED": "8"})
     assert capsys.readouterr().out.count("up to date") == 2
 
 
@@ -540,8 +542,8 @@ def test_a_failure_is_told_in_one_sentence_and_its_outputs_are_kept(
 
     def fail(source: str) -> str:
         write("02_second", begin, source, FINISH.format(name="02_second"))
-        with pytest.raises(CrackutilsError) as told:
-            runner.run(["02"], {})
+        with pytest.raises(config.CrackutilsError) as told:
+            run(["02"], {})
         assert copies() == ["02_second.failed.ipynb"]
         assert "\n" not in str(told.value)
         return str(told.value)
@@ -561,7 +563,7 @@ def test_a_failure_is_told_in_one_sentence_and_its_outputs_are_kept(
     assert not (runs / "report").exists()
 
     write("02_second", begin, FINISH.format(name="02_second"))
-    runner.run(["02"], {})
+    run(["02"], {})
     assert copies() == ["02_second.ipynb"]
     assert (runs / "report" / "index.html").is_file()
 
@@ -587,10 +589,10 @@ class Page(HTMLParser):
 
 
 def test_report_shows_every_copy_and_loads_nothing_from_elsewhere(executed: list[str]) -> None:
-    with pytest.raises(CrackutilsError, match="make run-all PROFILE=sample"):
-        runner.report(config.profile("sample"))
-    runner.run(["all"], {})
-    runner.run(["01"], {"COUNT": "4", "TITLE": "<b>&"})
+    with pytest.raises(config.CrackutilsError, match="make run-all PROFILE=sample"):
+        report(config.profile("sample"))
+    run(["all"], {})
+    run(["01"], {"COUNT": "4", "TITLE": "<b>&"})
     folder = config.results_dir() / "sample" / "notebooks"
     nb = nbformat.read(folder / "01_first.ipynb", as_version=4)
     picture = {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}
@@ -603,7 +605,7 @@ def test_report_shows_every_copy_and_loads_nothing_from_elsewhere(executed: list
     nb.cells.insert(0, hidden)
     nbformat.write(nb, folder / "01_first.ipynb")
     (folder / "02_second.failed.ipynb").write_text("{}")
-    index = runner.report(config.profile("sample"))
+    index = report(config.profile("sample"))
     assert index == config.results_dir() / "sample" / "report" / "index.html"
 
     page = Page(index.read_text("utf-8"))
@@ -622,13 +624,12 @@ def test_report_shows_every_copy_and_loads_nothing_from_elsewhere(executed: list
     assert "iVBORw0KGgo=" in first and "open in the cloud" not in first
 
     (folder / "03_third.ipynb").unlink()
-    runner.report(config.profile("sample"))
+    report(config.profile("sample"))
     assert not (index.parent / "03_third.html").exists()
     assert "03_third" not in index.read_text("utf-8")
 
 
 def test_a_notebook_runs_again_when_its_target_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crackutils import datasets
 
     images, asked = {"walls": "a", "own": "b"}, []
 
@@ -640,8 +641,8 @@ def test_a_notebook_runs_again_when_its_target_has_changed(monkeypatch: pytest.M
     path = Path(__file__).parent.parent / "notebooks" / "08_cross_dataset.ipynb"
 
     def key(**values: str) -> str:
-        job = runner.Job(path, (), runner.parameters(path), values, False)
-        return runner._key(job, config.profile("sample"), "images")
+        job = Job(path, (), parameters(path), values, False)
+        return _key(job, config.profile("sample"), "images")
 
     first = key()
     assert key() == first and asked == ["walls", "walls"]
@@ -657,8 +658,8 @@ def test_a_notebook_runs_again_when_photos_or_labels_have_changed(tmp_path: Path
     labels.write_text("photo,row,col,crack\n")
 
     def key(**values: str) -> str:
-        job = runner.Job(path, (), runner.parameters(path), values, False)
-        return runner._key(job, config.profile("sample"), "images")
+        job = Job(path, (), parameters(path), values, False)
+        return _key(job, config.profile("sample"), "images")
 
     asked = {"PHOTOS": str(photos), "TILE_LABELS": str(labels)}
     first = key(**asked)

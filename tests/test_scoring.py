@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crackutils import config, datasets, models, results, scoring, training
-from crackutils.config import CrackutilsError
+from crackutils import config, models, training
+from crackutils.images import read_image
 from crackutils.recipes import RECIPES, Recipe
+from crackutils.runs import find_best_run
+from crackutils.scoring import _locked, score
 
 TINY = dataclasses.replace(
     RECIPES["simple-cnn"],
@@ -61,7 +63,7 @@ def test_score_takes_the_flips_of_the_recipe(saved: Path, tmp_path: Path) -> Non
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     image[:, :16] //= 4
     Image.fromarray(image).save(tmp_path / "photos" / "a.png")
-    scoring.score(tmp_path / "photos", tmp_path / "out.csv", saved)
+    score(tmp_path / "photos", tmp_path / "out.csv", saved)
     (row,) = csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines())
     model, _ = training.load(saved)
     views = np.stack([image, image[::-1], image[:, ::-1], image[::-1, ::-1]]).astype(np.float32)
@@ -84,13 +86,13 @@ def test_score_lists_every_file_in_order(saved: Path, tmp_path: Path, capsys: py
     whole_jpeg.unlink()
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_bytes((folder / "b" / "colour.png").read_bytes())
-    scoring.score(folder, out, saved)
+    score(folder, out, saved)
     rows = list(csv.DictReader(out.read_text("utf-8").splitlines()))
     assert [r["file"] for r in rows] == ["a 16 bit, grey.png", "broken.jpg", "notes.txt", "b/colour.png"]
     assert list(rows[0]) == ["file", "p_crack", "problem"]
     assert [bool(r["p_crack"]) for r in rows] == [True, False, False, True]
     assert [r["problem"].split(" (")[0] for r in rows] == ["", "is truncated or damaged", "is not an image", ""]
-    images = [datasets.read_image(folder / r["file"], 32) for r in rows[::3]]
+    images = [read_image(folder / r["file"], 32) for r in rows[::3]]
     grey = np.asarray(Image.fromarray(np.rint(deep / 257).astype(np.uint8)).resize((32, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[0], np.repeat(grey[..., None], 3, 2))  # scaled, not clipped to white
     model, _ = training.load(saved)
@@ -107,8 +109,8 @@ def test_score_says_what_is_missing(make: bool, said: str, tmp_path: Path) -> No
     folder = tmp_path / "photos"
     if make:
         folder.mkdir()
-    with pytest.raises(CrackutilsError, match=said):
-        scoring.score(folder, tmp_path / "out.csv", tmp_path)
+    with pytest.raises(config.CrackutilsError, match=said):
+        score(folder, tmp_path / "out.csv", tmp_path)
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -116,7 +118,7 @@ def test_score_without_any_usable_image(saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.txt").write_text("x")
-    scoring.score(folder, tmp_path / "out.csv", saved)
+    score(folder, tmp_path / "out.csv", saved)
     assert (tmp_path / "out.csv").read_text("utf-8") == "file,p_crack,problem\na.txt,,is not an image\n"
 
 
@@ -133,7 +135,7 @@ def killed(folder: Path, out: Path, model: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "_finish", dies)
         with pytest.raises(KeyboardInterrupt):
-            scoring.score(folder, out, model)
+            score(folder, out, model)
     (part,) = out.parent.glob(f".{out.name}.*.part")
     return part
 
@@ -141,7 +143,7 @@ def killed(folder: Path, out: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read."""
-    read, names = datasets.read_image, []
+    read, names = read_image, []
     monkeypatch.setattr(scoring, "read_image", lambda file, size: (names.append(file.name), read(file, size))[1])
     return names
 
@@ -157,13 +159,13 @@ def test_a_killed_scoring_goes_on(
 ) -> None:
     folder, whole, out = photos(tmp_path / "photos", 60), tmp_path / "whole.csv", tmp_path / "cut.csv"
     (folder / "0007.png").write_bytes(b"broken")
-    scoring.score(folder, whole, saved)
+    score(folder, whole, saved)
     summary = capsys.readouterr().out.strip().splitlines()[-1].split(" -> ")[0]
     part = killed(folder, out, saved, monkeypatch)
     part.write_bytes(part.read_bytes()[:cut])  # in the header, at its end, within rows
     kept = max(part.read_bytes().count(b"\n") - 1, 0)
     del seen[:]
-    scoring.score(folder, out, saved)
+    score(folder, out, saved)
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(seen) == sorted(path.name for path in folder.iterdir())[kept:]
     assert capsys.readouterr().out.strip().splitlines()[-1].split(" -> ")[0] == summary
@@ -177,9 +179,9 @@ def test_files_that_changed_since_the_kill_are_scored_again(
     killed(folder, out, saved, monkeypatch)
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "0012.png")
     del seen[:]
-    scoring.score(folder, out, saved)
+    score(folder, out, saved)
     assert sorted(seen) == [f"{i:04d}.png" for i in range(12, 20)]
-    scoring.score(folder, tmp_path / "fresh.csv", saved)
+    score(folder, tmp_path / "fresh.csv", saved)
     assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
 
 
@@ -189,7 +191,7 @@ def test_another_model_does_not_go_on_where_the_first_stopped(
     folder, out = photos(tmp_path / "photos", 12), tmp_path / "out.csv"
     killed(folder, out, saved, monkeypatch)
     del seen[:]
-    scoring.score(folder, out, finished(tmp_path / "other", dataclasses.replace(TINY, size=40)))
+    score(folder, out, finished(tmp_path / "other", dataclasses.replace(TINY, size=40)))
     assert len(seen) == 12
 
 
@@ -198,12 +200,12 @@ def test_two_at_once_do_not_write_the_same_file(saved: Path, tmp_path: Path, mon
     part = killed(folder, out, saved, monkeypatch)
     before = part.read_bytes()
     with (
-        scoring._mine(part, out),
-        pytest.raises(CrackutilsError, match=r"Another process is writing .*out\.csv; wait for it"),
+        _locked(part, out),
+        pytest.raises(config.CrackutilsError, match=r"Another process is writing .*out\.csv; wait for it"),
     ):
-        scoring.score(folder, out, saved)
+        score(folder, out, saved)
     assert part.read_bytes() == before
-    scoring.score(folder, out, saved)  # once the other has let go
+    score(folder, out, saved)  # once the other has let go
     assert len(rows_of(out)) == 20
 
 
@@ -222,31 +224,31 @@ def test_odd_files_are_listed_passed_over_or_refused(
     (folder / ".git" / "0000.png").write_bytes((folder / "0000.png").read_bytes())
     part = killed(folder, out, saved, monkeypatch)
     before = part.read_bytes()
-    scoring.score(folder, out, saved)  # reads these names again
+    score(folder, out, saved)  # reads these names again
     rows = list(csv.DictReader(out.open(newline="", encoding="utf-8")))
     assert sorted(row["file"] for row in rows) == sorted([*odd, "0000.png", "0001.png", "link.png", "lost.png"])
     assert {row["file"]: row["problem"] for row in rows}["lost.png"] == "does not exist"
     assert out.read_bytes().count(b"\n") == before.count(b"\n")
     if os.geteuid():  # root may list everything
         (folder / "closed").mkdir(mode=0)
-        with pytest.raises(CrackutilsError, match=r"closed cannot be listed"):
-            scoring.score(folder, out, saved)
+        with pytest.raises(config.CrackutilsError, match=r"closed cannot be listed"):
+            score(folder, out, saved)
         (folder / "closed").chmod(0o700)
 
 
 def test_an_impossible_output_is_refused_before_the_work(saved: Path, tmp_path: Path, seen: list[str]) -> None:
     folder = photos(tmp_path / "photos", 2)
-    with pytest.raises(CrackutilsError, match=r"photos is a folder; give the name of a CSV file"):
-        scoring.score(folder, folder, saved)
-    with pytest.raises(CrackutilsError, match=r"out\.csv cannot be written"):
-        scoring.score(folder, folder / "0000.png" / "out.csv", saved)
+    with pytest.raises(config.CrackutilsError, match=r"photos is a folder; give the name of a CSV file"):
+        score(folder, folder, saved)
+    with pytest.raises(config.CrackutilsError, match=r"out\.csv cannot be written"):
+        score(folder, folder / "0000.png" / "out.csv", saved)
     assert not seen
 
 
 def test_scores_do_not_depend_on_the_engine(saved: Path, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 20)
     for engine in ("litert", "tensorflow"):
-        scoring.score(folder, tmp_path / f"{engine}.csv", saved, engine)
+        score(folder, tmp_path / f"{engine}.csv", saved, engine)
     a, b = ([float(row["p_crack"]) for row in rows_of(tmp_path / f"{e}.csv")] for e in ("litert", "tensorflow"))
     np.testing.assert_allclose(a, b, atol=1e-5)
     assert np.std(a) > 0.01
@@ -255,9 +257,9 @@ def test_scores_do_not_depend_on_the_engine(saved: Path, tmp_path: Path) -> None
 def test_two_units_and_augmentation(tmp_path: Path) -> None:
     recipe = dataclasses.replace(TINY, units=2, augment=RECIPES["mobilenetv2"].augment)
     run, folder = finished(tmp_path / "two", recipe), photos(tmp_path / "photos", 9)
-    scoring.score(folder, tmp_path / "two.csv", run)
+    score(folder, tmp_path / "two.csv", run)
     model, _ = training.load(run)
-    images = np.stack([datasets.read_image(p, 32) for p in sorted(folder.iterdir())]).astype(np.float32)
+    images = np.stack([read_image(p, 32) for p in sorted(folder.iterdir())]).astype(np.float32)
     found = [float(row["p_crack"]) for row in rows_of(tmp_path / "two.csv")]
     np.testing.assert_allclose(found, model.predict_on_batch(images)[:, 1], atol=1e-5)
 
@@ -265,28 +267,30 @@ def test_two_units_and_augmentation(tmp_path: Path) -> None:
 def test_the_file_that_is_written_is_not_scored(saved: Path, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 3)
     for _ in range(2):
-        scoring.score(folder, folder / "scores.csv", saved)
+        score(folder, folder / "scores.csv", saved)
     assert [row["file"] for row in rows_of(folder / "scores.csv")] == ["0000.png", "0001.png", "0002.png"]
 
 
 def test_without_a_model_the_best_run_on_metu_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = photos(tmp_path / "photos", 3)
-    with pytest.raises(CrackutilsError, match=r"No finished run on METU is in .* give a run's folder as --model"):
-        scoring.score(folder, tmp_path / "out.csv")
+    with pytest.raises(
+        config.CrackutilsError, match=r"No finished run on METU is in .* give a run's folder as --model"
+    ):
+        score(folder, tmp_path / "out.csv")
     home = config.results_dir() / "metu-half" / "04_simple_cnn"
     for name, loss in (("worse", 0.2), ("better", 0.1), ("better--split-random", 0.0)):
         run = finished(home / name)
         content = json.loads((run / "metrics.json").read_text("utf-8"))
         content["val"]["loss"] = loss
         (run / "metrics.json").write_text(json.dumps(content))
-    assert results.best_run() == home / "better"
-    scoring.score(folder, tmp_path / "out.csv")
+    assert find_best_run() == home / "better"
+    score(folder, tmp_path / "out.csv")
     assert "04_simple_cnn/better" in capsys.readouterr().out
 
 
 def test_a_second_scoring_does_not_start_tensorflow(saved: Path, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 3)
-    scoring.score(folder, tmp_path / "first.csv", saved)
+    score(folder, tmp_path / "first.csv", saved)
     code = f"""
 import sys
 from crackutils import scoring
@@ -300,7 +304,7 @@ assert "tensorflow" not in sys.modules
 def test_a_model_without_weights_is_told(saved: Path, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 1)
     (saved / "model" / "model.weights.h5").unlink()
-    with pytest.raises(CrackutilsError, match=r"holds no model\.weights\.h5; run the notebook again"):
-        scoring.score(folder, tmp_path / "out.csv", saved)
-    with pytest.raises(CrackutilsError, match=r"ENGINE=fast is unknown"):
-        scoring.score(folder, tmp_path / "out.csv", finished(tmp_path / "another"), "fast")
+    with pytest.raises(config.CrackutilsError, match=r"holds no model\.weights\.h5; run the notebook again"):
+        score(folder, tmp_path / "out.csv", saved)
+    with pytest.raises(config.CrackutilsError, match=r"ENGINE=fast is unknown"):
+        score(folder, tmp_path / "out.csv", finished(tmp_path / "another"), "fast")

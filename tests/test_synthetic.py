@@ -18,10 +18,28 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from crackutils import synthetic
-from crackutils.config import CLASSES
-from crackutils.datasets import read_image, resize
-from crackutils.synthetic import FINISHES, OBJECTS, PATCH, Photo
+from crackutils import config
+from crackutils.images import read_image, resize
+from crackutils.synthetic.distractors import add_distractor, lay_overlays
+from crackutils.synthetic.patches import Patch, crack_contrast, cut_patches, draw_patches
+from crackutils.synthetic.photo import make_photo
+from crackutils.synthetic.sample import write_patches, write_tiles
+from crackutils.synthetic.scene import (
+    FAINT,
+    FINISHES,
+    HEIGHT,
+    OBJECTS,
+    PATCH,
+    STYLES,
+    THIN,
+    USUAL,
+    VISIBLE,
+    WIDTH,
+    Photo,
+    Scene,
+)
+from crackutils.synthetic.store import load_store
+from crackutils.synthetic.surface import shade_surface
 
 SMALL = (512, 384)
 TINY = (300, 260)
@@ -59,21 +77,21 @@ def inside(line: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 @pytest.fixture(scope="module")
 def small() -> list[Photo]:
     """Twenty photos of 512x384 pixels."""
-    return [synthetic.photo(SEED, number, *SMALL) for number in range(20)]
+    return [make_photo(SEED, number, *SMALL) for number in range(20)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `draw` writes: 100 patches of each class."""
     home = tmp_path_factory.mktemp("drawn") / "one"
-    synthetic.draw(home, COUNT, SEED)
+    write_patches(home, COUNT, SEED)
     return home
 
 
 @pytest.fixture(scope="module")
 def table(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "patches.csv", keep_default_na=False).assign(
-        label=lambda t: t["file"].str.startswith(CLASSES[1]).astype(int),
+        label=lambda t: t["file"].str.startswith(config.CLASSES[1]).astype(int),
         sha=lambda t: [hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in t["file"]],
     )
 
@@ -81,13 +99,13 @@ def table(folder: Path) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def photos(table: pd.DataFrame) -> dict[int, Photo]:
     """The photos of the drawn patches, made again one by one."""
-    return {number: synthetic.photo(SEED, int(number)) for number in sorted(set(table["photo"]))}
+    return {number: make_photo(SEED, int(number)) for number in sorted(set(table["photo"]))}
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `sample` work on small photos."""
-    monkeypatch.setattr(synthetic, "photo", functools.partial(synthetic.photo, width=SMALL[0], height=SMALL[1]))
+    monkeypatch.setattr(synthetic, "photo", functools.partial(make_photo, width=SMALL[0], height=SMALL[1]))
 
 
 @pytest.fixture
@@ -105,23 +123,23 @@ def test_seed_and_number_decide_everything_whatever_the_order_and_the_threads(
 ) -> None:
     numbers = range(7, -1, -1)
     with ThreadPoolExecutor(4) as pool:
-        again = list(pool.map(lambda number: synthetic.photo(SEED, number, *SMALL), numbers))
+        again = list(pool.map(lambda number: make_photo(SEED, number, *SMALL), numbers))
     assert all(same(small[number], shot) for number, shot in zip(numbers, again, strict=True))
     for threads in (1, 3):
         opencv_threads(threads)
-        assert same(small[5], synthetic.photo(SEED, 5, *SMALL))
+        assert same(small[5], make_photo(SEED, 5, *SMALL))
 
 
 def test_no_random_numbers_but_the_photos_own_are_used(small: list[Photo]) -> None:
     np.random.seed(3)  # noqa: NPY002
     before = np.random.get_state()[1].tobytes()  # noqa: NPY002
-    assert same(small[0], synthetic.photo(SEED, 0, *SMALL))
+    assert same(small[0], make_photo(SEED, 0, *SMALL))
     assert np.random.get_state()[1].tobytes() == before  # noqa: NPY002
 
 
 def test_other_numbers_and_other_seeds_give_other_photos() -> None:
     keys = [(1, 2), (2, 1), (1, 3), (3, 0), (0, 3), (1, 12), (11, 2)]
-    shots = [synthetic.photo(*key, *TINY) for key in keys]
+    shots = [make_photo(*key, *TINY) for key in keys]
     for i, a in enumerate(shots):
         for b in shots[:i]:
             assert (a.image != b.image).mean() > 0.5
@@ -131,7 +149,7 @@ def test_other_numbers_and_other_seeds_give_other_photos() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [SMALL, TINY, (256, 256), (257, 391), (1600, 1200)])
 def test_a_photo_has_the_size_that_was_asked_for(width: int, height: int) -> None:
-    shot = synthetic.photo(4, 1, width, height)
+    shot = make_photo(4, 1, width, height)
     assert (shot.image.shape, shot.image.dtype) == ((height, width, 3), np.uint8)
     assert (shot.mask.shape, shot.mask.dtype) == ((height, width), np.uint8)
     assert shot.image.std() > 2
@@ -146,29 +164,29 @@ def test_a_photo_has_the_size_that_was_asked_for(width: int, height: int) -> Non
 
 
 def test_the_usual_size() -> None:
-    shot = synthetic.photo(4, 1)
-    assert shot.image.shape == (synthetic.HEIGHT, synthetic.WIDTH, 3)
+    shot = make_photo(4, 1)
+    assert shot.image.shape == (HEIGHT, WIDTH, 3)
 
 
 def test_unless_told_otherwise_photos_are_those_that_they_always_were(small: list[Photo]) -> None:
-    assert (synthetic.USUAL, synthetic.VISIBLE) == ((0.33, 0.27, 0.4), (8.0, 1.0))
+    assert (USUAL, VISIBLE) == ((0.33, 0.27, 0.4), (8.0, 1.0))
     for number, shot in enumerate(small):
         rng = np.random.default_rng([SEED, number])
         assert shot.facts["style"] == rng.choice(["hairline", "medium", "wide"], p=[0.33, 0.27, 0.4])
     for number in (3, 8):
-        assert same(small[number], synthetic.photo(SEED, number, *SMALL, styles=(0.33, 0.27, 0.4)))
+        assert same(small[number], make_photo(SEED, number, *SMALL, styles=(0.33, 0.27, 0.4)))
 
 
 def test_styles_choose_how_wide_cracks_are(small: list[Photo]) -> None:
-    assert {shot.facts["style"] for shot in small[:12]} == set(synthetic.STYLES)
-    thin = [synthetic.photo(SEED, number, *SMALL, styles=(1, 0, 0)) for number in range(12)]
+    assert {shot.facts["style"] for shot in small[:12]} == set(STYLES)
+    thin = [make_photo(SEED, number, *SMALL, styles=(1, 0, 0)) for number in range(12)]
     assert {shot.facts["style"] for shot in thin} == {"hairline"}
     for number, shot in enumerate(thin):
         if small[number].facts["style"] == "hairline":
             assert same(shot, small[number])
         else:
             assert not np.array_equal(shot.mask, small[number].mask)
-    wide = synthetic.photo(SEED, 0, *SMALL, styles=(0, 0, 1))
+    wide = make_photo(SEED, 0, *SMALL, styles=(0, 0, 1))
     assert wide.facts["style"] == "wide"
     mean = [np.concatenate(shot.lines)[:, 2].mean() for shot in thin]
     assert np.median(mean) < 3 < np.concatenate(wide.lines)[:, 2].mean()
@@ -207,7 +225,7 @@ def test_widths_are_those_of_the_mask(small: list[Photo]) -> None:
 
 
 def test_cracks_are_darker_than_what_lies_beside_them(small: list[Photo]) -> None:
-    steps = np.array([synthetic.contrast(shot.image, shot.mask)[0] for shot in small])
+    steps = np.array([crack_contrast(shot.image, shot.mask)[0] for shot in small])
     assert (steps > 5).mean() > 0.8
     assert np.median(steps) > 20
 
@@ -215,7 +233,7 @@ def test_cracks_are_darker_than_what_lies_beside_them(small: list[Photo]) -> Non
 def test_photos_vary() -> None:
     finishes, objects, styles, widths, levels = Counter(), Counter(), Counter(), [], []
     for number in range(40):
-        shot = synthetic.photo(3, number, *TINY)
+        shot = make_photo(3, number, *TINY)
         finishes[shot.facts["finish"]] += 1
         styles[shot.facts["style"]] += 1
         objects.update(shot.facts["objects"])
@@ -242,12 +260,12 @@ def striped(surface: float, crack: float) -> tuple[np.ndarray, np.ndarray]:
 
 def test_contrast_of_a_crack_that_is_known() -> None:
     image, mask = striped(200, 80)
-    assert synthetic.contrast(image, mask) == pytest.approx((120, 120))  # over a spread of 0, and 1
-    assert synthetic.contrast(*striped(80, 200)) == pytest.approx((-120, -120))
-    assert synthetic.contrast(*striped(90, 90)) == (0, 0)
+    assert crack_contrast(image, mask) == pytest.approx((120, 120))  # over a spread of 0, and 1
+    assert crack_contrast(*striped(80, 200)) == pytest.approx((-120, -120))
+    assert crack_contrast(*striped(90, 90)) == (0, 0)
     noise = np.random.default_rng(0).normal(0, 10, image.shape[:2])
     rough = np.clip(image + noise[..., None], 0, 255).astype(np.uint8)
-    step, clear = synthetic.contrast(rough, mask)
+    step, clear = crack_contrast(rough, mask)
     assert step == pytest.approx(120, abs=3)
     assert clear == pytest.approx(120 / 11, rel=0.1)
 
@@ -256,10 +274,10 @@ def test_contrast_looks_beside_the_crack_not_at_its_rim_and_not_far_away() -> No
     image, mask = striped(200, 80)
     image[26:28], image[32:34] = 0, 0  # the rim
     image[:22], image[38:] = 0, 0  # far away
-    assert synthetic.contrast(image, mask)[0] == pytest.approx(120)
+    assert crack_contrast(image, mask)[0] == pytest.approx(120)
     mask[10:12] = 60  # faint: no crack to measure, but not beside one either
     image[10:12] = 255
-    assert synthetic.contrast(image, np.where(mask > 110, mask, 0))[0] == pytest.approx(120)
+    assert crack_contrast(image, np.where(mask > 110, mask, 0))[0] == pytest.approx(120)
 
 
 @pytest.mark.parametrize("kind", ["none", "a dot", "faint", "all"])
@@ -269,7 +287,7 @@ def test_contrast_without_a_crack_or_without_a_surface_is_nothing(kind: str) -> 
     mask = mask * 0 + keep
     if kind == "a dot":
         mask[30, 40:47] = 255  # seven pixels
-    assert synthetic.contrast(image, mask) == (0, 0)
+    assert crack_contrast(image, mask) == (0, 0)
 
 
 # ---------------------------------------------------------------- patches
@@ -289,8 +307,8 @@ def board(crack: int = 1024, row: int = 100, visible: bool = True, points: int =
     return Photo(image, mask, lines, [(500.0, 500.0)] * points, {})
 
 
-def cuts(shot: Photo, each: int = 20, seed: int = 0) -> tuple[list[synthetic.Patch], list[synthetic.Patch]]:
-    found = synthetic.patches(shot, np.random.default_rng(seed), each)
+def cuts(shot: Photo, each: int = 20, seed: int = 0) -> tuple[list[Patch], list[Patch]]:
+    found = cut_patches(shot, np.random.default_rng(seed), each)
     return [p for p in found if not p.label], [p for p in found if p.label]
 
 
@@ -319,10 +337,10 @@ def test_what_nobody_can_see_is_not_cut_as_a_crack_nor_as_none() -> None:
 def test_fainter_cracks_count_where_that_is_asked_for(step: int, usual: int, faint: int) -> None:
     shot = board(visible=False)
     shot.image[shot.mask > 0] = 180 - step
-    for visible, count in (((8.0, 1.0), usual), (synthetic.FAINT, faint)):
-        found = synthetic.patches(shot, np.random.default_rng(0), 20, visible)
+    for visible, count in (((8.0, 1.0), usual), (FAINT, faint)):
+        found = cut_patches(shot, np.random.default_rng(0), 20, visible)
         assert sum(p.label for p in found) == count
-    assert sum(p.label for p in synthetic.patches(shot, np.random.default_rng(0), 20)) == usual
+    assert sum(p.label for p in cut_patches(shot, np.random.default_rng(0), 20)) == usual
 
 
 @pytest.mark.parametrize(("length", "row", "enough"), [(50, 400, False), (90, 400, True), (1024, 8, False)])
@@ -356,10 +374,10 @@ def test_sample_gives_as_many_as_asked_in_order_whatever_the_cores(monkeypatch: 
     def run(count: int, each: int, cores: int) -> list[tuple[int, int, int, int, bytes]]:
         monkeypatch.setattr(os, "cpu_count", lambda: cores)
         out = []
-        for number, shot, found in synthetic.sample(SEED, count, each):
+        for number, shot, found in draw_patches(SEED, count, each):
             assert found
             assert max(Counter(p.label for p in found).values()) <= each
-            assert same(shot, synthetic.photo(SEED, number)) or number > 2  # two are enough to see
+            assert same(shot, make_photo(SEED, number)) or number > 2  # two are enough to see
             out += [(number, p.label, p.x, p.y, p.image.tobytes()) for p in found]
         assert Counter(row[1] for row in out) == {0: count, 1: count}
         assert [row[0] for row in out] == sorted(row[0] for row in out)
@@ -374,13 +392,11 @@ def test_sample_gives_as_many_as_asked_in_order_whatever_the_cores(monkeypatch: 
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    ("thin", "styles", "visible"), [(False, (0.33, 0.27, 0.4), (8.0, 1.0)), (True, synthetic.THIN, synthetic.FAINT)]
-)
+@pytest.mark.parametrize(("thin", "styles", "visible"), [(False, (0.33, 0.27, 0.4), (8.0, 1.0)), (True, THIN, FAINT)])
 def test_a_sample_of_thin_cracks_has_other_photos_and_fainter_cracks(
     thin: bool, styles: tuple[float, ...], visible: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, photo, patches = [], synthetic.photo, synthetic.patches
+    asked, photo, patches = [], make_photo, cut_patches
     monkeypatch.setattr(
         synthetic, "photo", lambda *args, styles: (asked.append(styles), photo(*args, styles=styles))[1]
     )
@@ -389,7 +405,7 @@ def test_a_sample_of_thin_cracks_has_other_photos_and_fainter_cracks(
         "patches",
         lambda shot, rng, each, seen: (asked.append(seen), patches(shot, rng, each, seen))[1],
     )
-    found = list(synthetic.sample(SEED, 4, 4, **({"thin": True} if thin else {})))
+    found = list(draw_patches(SEED, 4, 4, **({"thin": True} if thin else {})))
     assert set(asked) == {styles, visible}
     assert sum(p.label for *_, cut in found for p in cut) == 4
 
@@ -402,12 +418,12 @@ def test_a_sample_of_thin_cracks_has_other_photos_and_fainter_cracks(
 def test_the_store_keeps_images_and_masks_together_and_is_made_once(
     side: int, thin: bool, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s = synthetic.store(SEED, 9, 3, side, thin)
+    s = load_store(SEED, 9, 3, side, thin)
     assert (s.images.shape, s.images.dtype) == ((18, side, side, 3), np.uint8)
     assert (s.masks.shape, s.masks.dtype) == ((18, side // 4, side // 4), np.uint8)
     assert len(s.facts) == 18
     i = 0
-    for number, shot, found in synthetic.sample(SEED, 9, 3, thin):
+    for number, shot, found in draw_patches(SEED, 9, 3, thin):
         for patch in found:
             if side == 160:
                 np.testing.assert_array_equal(s.images[i], resize(patch.image, 160))
@@ -428,7 +444,7 @@ def test_the_store_keeps_images_and_masks_together_and_is_made_once(
             i += 1
     assert i == 18
     monkeypatch.setattr(synthetic, "sample", None)  # the second call reads what the first one kept
-    again = synthetic.store(SEED, 9, 3, side, thin)
+    again = load_store(SEED, 9, 3, side, thin)
     np.testing.assert_array_equal(again.images, s.images)
     np.testing.assert_array_equal(again.masks, s.masks)
     pd.testing.assert_frame_equal(again.facts, s.facts)
@@ -441,29 +457,29 @@ def test_stores_of_other_settings_or_of_another_generator_are_others(
 ) -> None:
     asked = []
 
-    def sample(seed: int, count: int, each: int, thin: bool) -> Iterator[tuple[int, Photo, list[synthetic.Patch]]]:
+    def sample(seed: int, count: int, each: int, thin: bool) -> Iterator[tuple[int, Photo, list[Patch]]]:
         asked.append((seed, count, each, thin))
         shot = board()
         for number in range(count):
             yield (
                 number,
                 shot,
-                [synthetic.Patch(cut(shot.image, 0, 0), cut(shot.mask, 0, 0), k, 0, 0, {}) for k in (0, 1)],
+                [Patch(cut(shot.image, 0, 0), cut(shot.mask, 0, 0), k, 0, 0, {}) for k in (0, 1)],
             )
 
     monkeypatch.setattr(synthetic, "sample", sample)
     usual = (1, 2, 3, 160)
     others = [usual, (2, 2, 3, 160), (1, 4, 3, 160), (1, 2, 4, 160), (1, 2, 3, 224), (1, 2, 3, 160, True)]
     for args in others * 2:
-        assert len(synthetic.store(*args).images) == 2 * args[1]
+        assert len(load_store(*args).images) == 2 * args[1]
     assert len(asked) == len(others) == len(list((data_dir / "cache").iterdir()))
     for module in (np, cv2):
         with monkeypatch.context() as patch:
             patch.setattr(module, "__version__", "0.0")
-            synthetic.store(*usual)
+            load_store(*usual)
     (tmp_path / "synthetic.py").write_text("# another generator")
     monkeypatch.setattr(synthetic, "__file__", str(tmp_path / "synthetic.py"))
-    synthetic.store(*usual)
+    load_store(*usual)
     assert len(asked) == len(others) + 3
 
 
@@ -473,14 +489,14 @@ def test_a_store_that_was_cut_short_is_made_anew(data_dir: Path, monkeypatch: py
         yield from itertools.islice(sample(*args), 2)
         raise KeyboardInterrupt
 
-    sample = synthetic.sample
+    sample = draw_patches
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "sample", dies)
         with pytest.raises(KeyboardInterrupt):
-            synthetic.store(4, 6, 2, 224)
+            load_store(4, 6, 2, 224)
     (left,) = (data_dir / "cache").iterdir()
     assert left.suffix == ".part"
-    s = synthetic.store(4, 6, 2, 224)
+    s = load_store(4, 6, 2, 224)
     assert (s.images.reshape(12, -1).std(1) > 1).all()
     assert len(s.facts) == 12
     assert [p.suffix for p in (data_dir / "cache").iterdir()] == [""]
@@ -490,8 +506,8 @@ def test_a_store_that_was_cut_short_is_made_anew(data_dir: Path, monkeypatch: py
 
 
 def test_drawn_files_are_named_and_saved_like_metu(folder: Path, table: pd.DataFrame) -> None:
-    assert sorted(p.name for p in folder.iterdir()) == [*CLASSES, "patches.csv"]
-    expected = [f"{name}/{number:05d}.jpg" for name in CLASSES for number in range(1, COUNT + 1)]
+    assert sorted(p.name for p in folder.iterdir()) == [*config.CLASSES, "patches.csv"]
+    expected = [f"{name}/{number:05d}.jpg" for name in config.CLASSES for number in range(1, COUNT + 1)]
     assert list(table["file"]) == expected
     assert sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*")) == expected
     usual = io.BytesIO()
@@ -529,9 +545,9 @@ def test_labels_are_true_on_the_files_as_saved(folder: Path, table: pd.DataFrame
         assert (mask[MIDDLE, MIDDLE] > 0).sum() >= 70, row.file  # its length, were it one pixel wide
         pixels = read_image(folder / row.file)
         for where in (mask, middle(mask)):
-            step, clear = synthetic.contrast(pixels, where)
+            step, clear = crack_contrast(pixels, where)
             assert step > 7 and clear > 0.9, row.file  # JPEG takes a little
-        step, clear = synthetic.contrast(cut(photos[row.photo].image, row.x, row.y), mask)
+        step, clear = crack_contrast(cut(photos[row.photo].image, row.x, row.y), mask)
         assert (float(row.step), float(row.contrast)) == (round(step, 1), round(clear, 2))
 
 
@@ -555,17 +571,17 @@ def test_one_in_fifty_is_an_exact_copy(
     count: int, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    shot = synthetic.photo(SEED, 0, *TINY)
+    shot = make_photo(SEED, 0, *TINY)
 
-    def sample(seed: int, wanted: int, each: int) -> Iterator[tuple[int, Photo, list[synthetic.Patch]]]:
+    def sample(seed: int, wanted: int, each: int) -> Iterator[tuple[int, Photo, list[Patch]]]:
         for number in range(wanted):
             images = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
-            yield number, shot, [synthetic.Patch(images[k], shot.mask, k, number, 7, {}) for k in (0, 1)]
+            yield number, shot, [Patch(images[k], shot.mask, k, number, 7, {}) for k in (0, 1)]
 
     monkeypatch.setattr(synthetic, "sample", sample)
-    synthetic.draw(tmp_path / "out", count, 5)
+    write_patches(tmp_path / "out", count, 5)
     rows = pd.read_csv(tmp_path / "out" / "patches.csv")
-    for name in CLASSES:
+    for name in config.CLASSES:
         files = [f for f in rows["file"] if f.startswith(name)]
         shas = pd.Series([hashlib.sha256((tmp_path / "out" / f).read_bytes()).hexdigest() for f in files], files)
         assert (len(shas), shas.duplicated().sum()) == (count, copies)
@@ -585,7 +601,7 @@ def test_some_negatives_show_what_models_take_for_a_crack(table: pd.DataFrame, p
 
 
 def test_drawing_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    synthetic.draw(tmp_path / "two", COUNT, SEED)
+    write_patches(tmp_path / "two", COUNT, SEED)
     files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     assert sorted(p.relative_to(tmp_path / "two") for p in (tmp_path / "two").rglob("*") if p.is_file()) == files
     assert len(files) == 2 * COUNT + 1
@@ -595,7 +611,7 @@ def test_drawing_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.usefixtures("quick")
 def test_another_seed_draws_other_pictures(tmp_path: Path) -> None:
     for seed in (1, 2):
-        synthetic.draw(tmp_path / str(seed), 8, seed)
+        write_patches(tmp_path / str(seed), 8, seed)
     shas = [{hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / s).glob("*/*")} for s in ("1", "2")]
     assert len(shas[0]) > 12
     assert not shas[0] & shas[1]
@@ -627,19 +643,19 @@ def wall(*args: object) -> Photo:
 def test_tiles_of_a_wall_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(synthetic, "photo", lambda *args: (asked.append(args), wall())[1])
-    synthetic.draw_tiles(tmp_path / "out", 2, 9)
+    write_tiles(tmp_path / "out", 2, 9)
     assert asked == [(9, number, 1536, 1024, (1.0, 0.0, 0.0)) for number in (0, 1)]
     positive, negative = [1, 2, 3, 4, 5, 6, 8, 19], [9, 10, 11, 12, 23, 24]
     files = {
         f"{name}/{number:03d}-{tile}.jpg"
-        for name, tiles in zip(CLASSES, (negative, positive), strict=True)
+        for name, tiles in zip(config.CLASSES, (negative, positive), strict=True)
         for tile in tiles
         for number in (0, 1)
     }
     assert {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").glob("*/*")} == files
     table = pd.read_csv(tmp_path / "out" / "patches.csv")
     assert set(table["file"]) == files and len(table) == len(files)
-    label = table["file"].str.startswith(CLASSES[1])
+    label = table["file"].str.startswith(config.CLASSES[1])
     assert set(table.loc[label, "width"]) == {3}
     assert set(table.loc[label, "step"]) == {90, 5}
     assert table.loc[~label, ["width", "step", "contrast"]].isna().all(axis=None)
@@ -647,18 +663,18 @@ def test_tiles_of_a_wall_that_is_known(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_tiles_of_photos_are_cut_like_those_of_sdnet_and_labelled_truly(tmp_path: Path) -> None:
     home = tmp_path / "one"
-    synthetic.draw_tiles(home, 2, SEED)
+    write_tiles(home, 2, SEED)
     table = pd.read_csv(home / "patches.csv").set_index("file")
     assert {"photo", "x", "y", "width", "step", "contrast", "finish", "blur"} <= set(table)
     assert {p.relative_to(home).as_posix() for p in home.glob("*/*")} == set(table.index)
-    assert sorted(p.name for p in home.iterdir()) == [*CLASSES, "patches.csv"]
+    assert sorted(p.name for p in home.iterdir()) == [*config.CLASSES, "patches.csv"]
     counts = Counter()
     for number in (0, 1):
-        shot = synthetic.photo(SEED, number, 1536, 1024, (1.0, 0.0, 0.0))
+        shot = make_photo(SEED, number, 1536, 1024, (1.0, 0.0, 0.0))
         for tile in range(24):
             y, x = tile // 6 * 256, tile % 6 * 256
             image, mask = (part[y : y + 256, x : x + 256] for part in (shot.image, shot.mask))
-            names = [f"{name}/{number:03d}-{tile + 1}.jpg" for name in CLASSES]
+            names = [f"{name}/{number:03d}-{tile + 1}.jpg" for name in config.CLASSES]
             there = [(home / name).is_file() for name in names]
             assert there[0] == (not mask.any())
             if any(there):
@@ -668,12 +684,12 @@ def test_tiles_of_photos_are_cut_like_those_of_sdnet_and_labelled_truly(tmp_path
                 assert np.abs(pixels.astype(int) - image).mean() < 6
             if there[1]:
                 assert (mask > 0).sum() >= 30
-                assert synthetic.contrast(image, mask)[0] >= 3
+                assert crack_contrast(image, mask)[0] >= 3
                 assert row["width"] < 4
             counts[tuple(there)] += 1
     assert set(counts) >= {(True, False), (False, True)}
     assert not counts[(True, True)]
-    synthetic.draw_tiles(tmp_path / "two", 2, SEED)
+    write_tiles(tmp_path / "two", 2, SEED)
     for file in [*table.index, "patches.csv"]:
         assert (home / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
@@ -681,9 +697,9 @@ def test_tiles_of_photos_are_cut_like_those_of_sdnet_and_labelled_truly(tmp_path
 # ---------------------------------------------------------------- what is no crack
 
 
-def scene(seed: int, side: int = 320) -> synthetic._Scene:
+def scene(seed: int, side: int = 320) -> Scene:
     """Return an even surface in slanted light."""
-    return synthetic._Scene(
+    return Scene(
         rng=np.random.default_rng(seed),
         w=side,
         h=side,
@@ -695,11 +711,11 @@ def scene(seed: int, side: int = 320) -> synthetic._Scene:
     )
 
 
-def seen(s: synthetic._Scene) -> np.ndarray:
+def seen(s: Scene) -> np.ndarray:
     """Return the picture of a scene, float32 (h, w, 3), without cracks and camera."""
-    rgb = np.repeat((synthetic._shading(s) * 170)[..., None], 3, 2).astype(np.float32)
+    rgb = np.repeat((shade_surface(s) * 170)[..., None], 3, 2).astype(np.float32)
     rgb += cv2.resize(s.chroma, (s.w, s.h))
-    synthetic._lay(rgb, s)
+    lay_overlays(rgb, s)
     return rgb if s.shade is None else rgb * s.shade[..., None]
 
 
@@ -709,7 +725,7 @@ def test_each_object_can_be_put_into_a_scene(name: str) -> None:
     changed, marked, hit = [], 0, []
     for seed in range(8):
         s = scene(seed)
-        synthetic._object(s, name)
+        add_distractor(s, name)
         assert s.objects == [name]
         picture = seen(s)
         assert np.isfinite(picture).all()
@@ -727,5 +743,5 @@ def test_each_object_can_be_put_into_a_scene(name: str) -> None:
 
 def test_an_object_that_does_not_exist_changes_nothing() -> None:
     s = scene(0)
-    synthetic._object(s, "elephant")
+    add_distractor(s, "elephant")
     np.testing.assert_allclose(seen(s), 170, rtol=1e-6)

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crackutils import config, models, pipelines, results, training
-from crackutils.config import CrackutilsError
-from crackutils.datasets import Dataset
+from crackutils import config, datasets, models, training
+from crackutils.batches import make_batches, predict
 from crackutils.models import keras
 from crackutils.recipes import RECIPES, Recipe, Stage
+from crackutils.runs import Run, read_predictions
 
 SEED = 7
 RECIPE = dataclasses.replace(
@@ -66,7 +66,7 @@ print("hash", *(w.numpy().tobytes().hex() for w in trained.model.weights), sep="
 
 
 @pytest.fixture(scope="module")
-def task(smoke: Dataset) -> tuple[Dataset, pd.DataFrame]:
+def task(smoke: datasets.Dataset) -> tuple[datasets.Dataset, pd.DataFrame]:
     """A third of the smoke images, and a split of them: 32 train, 8 val and the rest test, of both classes alike."""
     rows = np.concatenate([np.flatnonzero(smoke.index["label"] == k)[:24] for k in (0, 1)])
     index = smoke.index.iloc[rows].reset_index(drop=True)
@@ -75,18 +75,20 @@ def task(smoke: Dataset) -> tuple[Dataset, pd.DataFrame]:
     return ds, index[["file", "label"]].assign(split=split, group=np.arange(len(index)))
 
 
-def open_run(folder: Path, recipe: Recipe = RECIPE, seed: int = SEED) -> results.Run:
+def open_run(folder: Path, recipe: Recipe = RECIPE, seed: int = SEED) -> Run:
     settings = {"profile": "smoke", "split": "copy-safe", "split_seed": 1, "seed": seed, "weights": "random"}
     settings |= {"recipe": recipe.as_dict()}
-    return results.Run("04_simple_cnn", recipe.name, settings, folder)
+    return Run("04_simple_cnn", recipe.name, settings, folder)
 
 
-def train(task: tuple[Dataset, pd.DataFrame], folder: Path, recipe: Recipe = RECIPE, seed: int = SEED) -> Any:
+def train(task: tuple[datasets.Dataset, pd.DataFrame], folder: Path, recipe: Recipe = RECIPE, seed: int = SEED) -> Any:
     ds, manifest = task
     return training.train(recipe, ds, manifest, open_run(folder, recipe, seed), seed, "random")
 
 
-def written(trained: training.Trained, task: tuple[Dataset, pd.DataFrame], folder: Path) -> tuple[bytes, bytes]:
+def written(
+    trained: training.Trained, task: tuple[datasets.Dataset, pd.DataFrame], folder: Path
+) -> tuple[bytes, bytes]:
     """Return the bytes of predictions.csv and history.csv of a training."""
     run = open_run(folder)
     run.write_predictions(training.evaluate(trained, RECIPE, *task)[0])
@@ -104,15 +106,17 @@ def from_file(file: Path, recipe: Recipe = RECIPE) -> list[str]:
     return weights_of(model)
 
 
-def val_loss(model: Any, task: tuple[Dataset, pd.DataFrame]) -> float:
+def val_loss(model: Any, task: tuple[datasets.Dataset, pd.DataFrame]) -> float:
     ds, manifest = task
     rows = np.flatnonzero(manifest["split"] == "val")
-    data = pipelines.batches(ds.pixels(RECIPE.size), ds.index["label"].to_numpy(), rows, 64)
-    labels, p = (np.asarray(a, np.float64) for a in pipelines.predict(model, data))
+    data = make_batches(ds.pixels(RECIPE.size), ds.index["label"].to_numpy(), rows, 64)
+    labels, p = (np.asarray(a, np.float64) for a in predict(model, data))
     return float(-np.mean(np.log(np.where(labels == 1, p, 1 - p))))
 
 
-def child(folder: Path, task: tuple[Dataset, pd.DataFrame], cores: int = 0, pause: str = "-") -> subprocess.Popen:
+def child(
+    folder: Path, task: tuple[datasets.Dataset, pd.DataFrame], cores: int = 0, pause: str = "-"
+) -> subprocess.Popen:
     """Start the training of `RECIPE` in another process."""
     pickled = folder.parent / "task.pickle"
     pickled.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +129,7 @@ def child(folder: Path, task: tuple[Dataset, pd.DataFrame], cores: int = 0, paus
 
 @pytest.fixture(scope="module")
 def whole(
-    task: tuple[Dataset, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory
+    task: tuple[datasets.Dataset, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[training.Trained, Path, tuple[bytes, bytes]]:
     """An uninterrupted training of `RECIPE`: the result, its folder, and the bytes that it writes."""
     folder = tmp_path_factory.mktemp("whole") / "run"
@@ -179,7 +183,7 @@ def test_evaluate_gives_every_val_and_test_row_once_in_file_order(whole: Any, ta
 def test_a_split_with_an_empty_part_is_told_in_one_sentence(task: Any, tmp_path: Path) -> None:
     ds, manifest = task
     few = manifest.assign(split=manifest["split"].replace("val", "test"))
-    with pytest.raises(CrackutilsError, match=r"no image for val: 48 images are too few\.$"):
+    with pytest.raises(config.CrackutilsError, match=r"no image for val: 48 images are too few\.$"):
         train((ds, few), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -449,7 +453,7 @@ def test_label_smoothing_reaches_the_loss(task: Any, tmp_path: Path) -> None:
 
 
 def test_label_smoothing_is_for_one_unit(task: Any, tmp_path: Path) -> None:
-    with pytest.raises(CrackutilsError, match=r"^RECIPE=two: label_smoothing needs units=1\.$"):
+    with pytest.raises(config.CrackutilsError, match=r"^RECIPE=two: label_smoothing needs units=1\.$"):
         train(task, tmp_path / "run", dataclasses.replace(TWO, label_smoothing=0.1))
 
 
@@ -525,7 +529,7 @@ def finished(trained: training.Trained, task: Any, folder: Path, recipe: Recipe 
     run = open_run(folder, recipe)
     scores = run.write_predictions(training.evaluate(trained, recipe, *task)[0])
     run.write_history(trained.history)
-    sizes = training.save(trained, run, training.card(recipe, run, scores["test"], trained))
+    sizes = training.save(trained, run, training.model_card(recipe, run, scores["test"], trained))
     assert sizes == {name: (run.folder / "model" / name).stat().st_size for name in sizes}
     run.finish(*task, scores, {})
     return run.folder
@@ -540,7 +544,7 @@ def test_a_loaded_model_predicts_the_same(whole: Any, task: Any, saved: Path) ->
     model, recipe = training.load(saved)
     assert recipe == RECIPE
     table, _ = training.evaluate(dataclasses.replace(whole[0], model=model), recipe, *task)
-    pd.testing.assert_frame_equal(table, results.predictions(saved), check_exact=True)
+    pd.testing.assert_frame_equal(table, read_predictions(saved), check_exact=True)
     assert weights_of(model) == weights_of(whole[0].model)
     card = (saved / "model" / "README.md").read_text("utf-8")
     errors = json.loads((saved / "metrics.json").read_text("utf-8"))["test"]["errors"]
@@ -562,7 +566,7 @@ def test_a_model_on_our_own_backbone_is_loaded_as_the_narrower_network(tmp_path:
     assert weights_of(loaded) == weights_of(model)
     settings["weights"] = "random"  # names the wider network, which these weights do not fit
     (tmp_path / "metrics.json").write_text(json.dumps({"settings": settings}))
-    with pytest.raises(CrackutilsError, match=r"holds no usable model\.weights\.h5"):
+    with pytest.raises(config.CrackutilsError, match=r"holds no usable model\.weights\.h5"):
         training.load(tmp_path)
 
 
@@ -577,7 +581,7 @@ def test_a_folder_without_a_usable_run_is_told_in_one_sentence(what: str, saved:
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:3000])
-    with pytest.raises(CrackutilsError) as caught:
+    with pytest.raises(config.CrackutilsError) as caught:
         training.load(saved)
     text = str(caught.value)
     assert str(saved) in text
@@ -597,7 +601,7 @@ def test_a_run_of_another_version_is_told_with_the_remedy(what: str, tmp_path: P
     else:
         recipe["stages"][0]["warmup"] = 3
     (tmp_path / "metrics.json").write_text(json.dumps({"settings": {"recipe": recipe, "weights": "random"}}))
-    with pytest.raises(CrackutilsError) as caught:
+    with pytest.raises(config.CrackutilsError) as caught:
         training.load(tmp_path)
     said = "was made by another version of crackutils; run its notebook again with FORCE=1."
     assert str(caught.value) == f"{tmp_path} {said}"

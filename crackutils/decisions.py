@@ -1,0 +1,138 @@
+"""Metrics, intervals and tests, all from labels and probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crackutils import config
+from crackutils.metrics import EPS, fraction, log_loss, score_predictions
+
+
+def fit_temperature(labels: np.ndarray, p_crack: np.ndarray) -> float:
+    """Return the temperature that makes the loss of `tempered` probabilities lowest (Guo et al. 2017).
+
+    To be fitted on validation images. Above 1 the model was too sure, below 1 not sure enough; it is searched between
+    0.05 and 20.
+    """
+    from scipy.optimize import minimize_scalar
+
+    labels = np.asarray(labels, int)
+
+    def loss(log_t: float) -> float:
+        return log_loss(labels, apply_temperature(p_crack, float(np.exp(log_t))))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def apply_temperature(p_crack: np.ndarray, t: float) -> np.ndarray:
+    """Return probabilities with their log-odds divided by a temperature; their order stays."""
+    from scipy.special import expit, logit
+
+    return expit(logit(np.clip(np.asarray(p_crack, np.float64), EPS, 1 - EPS)) / t)
+
+
+def threshold_for_recall(labels: np.ndarray, p_crack: np.ndarray, recall: float = 0.999) -> float:
+    """Return the highest threshold at which at least this share of the cracks is called one.
+
+    To be chosen on validation images. With fewer than 1 / (1 - recall) cracks none may be missed.
+    """
+    cracks = np.sort(np.asarray(p_crack)[np.asarray(labels) == 1])
+    if not len(cracks):
+        raise config.CrackutilsError("A threshold for a recall needs images with cracks; there are none.")
+    return float(cracks[int((1 - recall) * len(cracks) + 1e-9)])
+
+
+def review_band(labels: np.ndarray, p_crack: np.ndarray, alpha: float) -> tuple[float, float]:
+    """Return the probabilities from which and up to which a person should look, by split conformal prediction.
+
+    Of new images like these, of either class, at most the share `alpha` is on the wrong side of the band (Vovk,
+    Gammerman, Shafer 2005, conditional on the class). To be fitted on validation images; with fewer than 1 / alpha - 1
+    of a class the band holds all probabilities.
+
+    Returns:
+        low and high: below low no crack, above high a crack, from low to high a person looks.
+    """
+    labels, p = np.asarray(labels), np.asarray(p_crack, np.float64)
+    none, cracks = np.sort(p[labels == 0]), np.sort(p[labels == 1])[::-1]
+    bounds = []
+    for values, otherwise in ((none, 1.0), (cracks, 0.0)):
+        rank = int(np.ceil((len(values) + 1) * (1 - alpha) - 1e-9))
+        bounds.append(float(values[rank - 1]) if rank <= len(values) else otherwise)
+    return min(bounds), max(bounds)
+
+
+def calibration_metrics(val_y: np.ndarray, val_p: np.ndarray, test_y: np.ndarray, test_p: np.ndarray) -> dict[str, Any]:
+    """Fit a temperature on validation images and say what it does to the test images' probabilities.
+
+    Returns:
+        temperature, and brier, ece and loss of the test images after it; all None where validation images without a
+        single error do not determine it: the lower, the better would their loss be.
+    """
+    called = np.asarray(val_p) >= 0.5
+    if (called == np.asarray(val_y)).all() or len(np.unique(val_y)) < 2:
+        return dict.fromkeys(("temperature", "brier", "ece", "loss"))
+    t = fit_temperature(val_y, val_p)
+    after = score_predictions(test_y, apply_temperature(test_p, t))
+    return {"temperature": round(t, 4)} | {name: after[name] for name in ("brier", "ece", "loss")}
+
+
+_BAND = ("errors_inside", "error_rate_inside", "errors_outside", "error_rate_outside")
+
+
+def threshold_metrics(
+    val_y: np.ndarray, val_p: np.ndarray, test_y: np.ndarray, test_p: np.ndarray, recall: float = 0.999
+) -> dict[str, Any]:
+    """Choose on validation images where to decide, and say what comes of it on the test images.
+
+    Returns:
+        recall_wanted; threshold; fn, fp, recall and false_alarms (share of the images without a crack) at it on the
+        test images; precision at the prevalence of the test images, 1 in 10, 1 in 100 and 1 in 1,000; and band: alpha
+        (0.001, or 0.01 where validation holds fewer than 999 of a class), low, high, share of the test images in it,
+        errors and error_rate inside, errors and error_rate outside. All None where validation or test images lack a
+        class.
+    """
+    test_y, test_p = np.asarray(test_y, int), np.asarray(test_p, np.float64)
+    if len(np.unique(val_y)) < 2 or len(np.unique(test_y)) < 2:
+        band = dict.fromkeys(("alpha", "low", "high", "share", *_BAND))
+        precision = dict.fromkeys(("test", "0.1", "0.01", "0.001"))
+        none = dict.fromkeys(("threshold", "fn", "fp", "recall", "false_alarms"))
+        return {"recall_wanted": recall} | none | {"precision_at_prevalence": precision, "band": band}
+    threshold = threshold_for_recall(val_y, val_p, recall)
+    found = score_predictions(test_y, test_p, threshold)
+    alarms = found["fp"] / (found["fp"] + found["tn"])
+    alpha = 0.001 if np.bincount(np.asarray(val_y, int)).min() >= 999 else 0.01
+    low, high = review_band(val_y, val_p, alpha)
+    inside = (test_p >= low) & (test_p <= high)
+    wrong = (test_p >= 0.5) != test_y
+    band = {"alpha": alpha, "low": low, "high": high, "share": round(float(inside.mean()), 6)}
+    for name, part in (("inside", inside), ("outside", ~inside)):
+        # outside the band its side decides, not 0.5
+        bad = wrong if name == "inside" else (test_p > high) != test_y
+        band[f"errors_{name}"] = int(bad[part].sum())
+        band[f"error_rate_{name}"] = fraction(int(bad[part].sum()), int(part.sum()))
+    precision = {"test": found["precision"]}
+    for name, prevalence in (("0.1", 0.1), ("0.01", 0.01), ("0.001", 0.001)):
+        value = precision_at_prevalence(prevalence, found["recall"], alarms)
+        precision[name] = None if value is None else round(value, 6)
+    return {
+        "recall_wanted": recall,
+        "threshold": threshold,
+        **{name: found[name] for name in ("fn", "fp", "recall")},
+        "false_alarms": round(alarms, 6),
+        "precision_at_prevalence": precision,
+        "band": band,
+    }
+
+
+def precision_at_prevalence(prevalence: float, recall: float, false_alarms: float) -> float | None:
+    """Return what the precision is where a share `prevalence` of all images is cracked; None where nothing is called.
+
+    Args:
+        prevalence: share of cracked images.
+        recall: share of these that are called a crack.
+        false_alarms: share of the others that are.
+    """
+    called = prevalence * recall + (1 - prevalence) * false_alarms
+    return prevalence * recall / called if called else None

@@ -1,0 +1,84 @@
+"""Figures. Every function returns a matplotlib Figure; the caller saves and shows it with `Run.show`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from crackutils import plots
+
+
+def inspected(image: np.ndarray, cells: np.ndarray, picture: np.ndarray) -> Figure:
+    """Show a photo, the crack probability of its cells, and what was found in it.
+
+    Args:
+        image: uint8 (height, width, 3).
+        cells: (height / 16, width / 16), 0 to 1.
+        picture: uint8 (h, w, 3), as `inspection.overlay` returns it.
+    """
+    height, width = image.shape[:2]
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.4 * height / width + 0.9))
+    axes[0].imshow(image)
+    shown = axes[1].imshow(cells, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    axes[2].imshow(picture)
+    for ax, title in zip(axes, ("photo", "crack in the cell", "found"), strict=True):
+        ax.set_title(title)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(False)
+    figure.colorbar(shown, ax=axes[1], label="probability", shrink=0.8)
+    return figure
+
+
+def lengths(table: pd.DataFrame) -> Figure:
+    """Show the length of cracks as found against the true one.
+
+    Args:
+        table: style, length_true, length (pixels); a row per photo.
+    """
+    figure, ax = plt.subplots(figsize=(5.5, 5))
+    most = 1.08 * max(table["length_true"].max(), table["length"].max(), 1)
+    ax.plot([0, most], [0, most], "--", color="0.4", linewidth=1)
+    for k, (style, rows) in enumerate(table.groupby("style")):
+        ax.plot(rows["length_true"], rows["length"], "osD^"[k % 4], color=plots.PALETTE[k], markersize=8, label=style)
+    ax.set(xlabel="true length (pixels)", ylabel="length as found (pixels)", xlim=(0, most), ylim=(0, most))
+    ax.legend(title="cracks")
+    return figure
+
+
+def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str, Any], each: int = 2) -> Figure:
+    """Show where models look, a row per model: images that it judges rightly and, as far as there are, wrongly.
+
+    Args:
+        images: uint8 (h, w, 3).
+        labels: int (n,), 1 where there is a crack.
+        looks: of these images, by run, as `inspection.look` returns them.
+        each: images of a kind: cracks found, cracks missed, false alarms, each kind's surest first.
+    """
+    kinds = {"found": (1, True), "missed": (1, False), "false alarm": (0, True)}
+    figure, axes = plt.subplots(len(looks), 3 * each, figsize=(1.75 * 3 * each, 2.1 * len(looks) + 0.5), squeeze=False)
+    for row, (name, look) in zip(axes, looks.items(), strict=True):
+        for k, (kind, (label, called)) in enumerate(kinds.items()):
+            those = np.flatnonzero((labels == label) & ((look.p >= 0.5) == called))
+            those = those[np.argsort(-np.abs(look.p[those] - 0.5), kind="stable")][:each]
+            for j, ax in enumerate(row[k * each : (k + 1) * each]):
+                ax.set_xticks([])
+                ax.set_yticks([])
+                ax.grid(False)
+                if j >= len(those):
+                    ax.text(0.5, 0.5, f"no {kind}" if not j else "", ha="center", va="center", fontsize=8)
+                    ax.axis("off")
+                    continue
+                image, heat = images[those[j]], look.heat[those[j]]
+                extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+                ax.imshow(image)
+                ax.imshow(heat, cmap="viridis", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")
+                ax.set_title(f"{kind}, p = {look.p[those[j]]:.2f}", fontsize=8)
+        beside = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 8}  # an axis that is off has no label
+        row[0].text(-0.08, 0.5, name, transform=row[0].transAxes, **beside)
+    return figure

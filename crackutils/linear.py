@@ -1,0 +1,96 @@
+"""Features of a frozen backbone, computed once per image and kept, and the linear head that is fitted to them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from crackutils import config
+from crackutils.metrics import score_predictions
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn, small is strict
+_TOLERANCE = 1e-6  # of the gradient; at scikit-learn's own weak penalties stop long before they make a difference
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear head: the crack probability is the sigmoid of x @ weights + bias.
+
+    Attributes:
+        weights: float32 (dimensions,).
+        bias: float.
+        tried: a row per strength: C, iterations, loss, accuracy, val_loss, val_accuracy.
+        best: row of `tried` whose head this is.
+    """
+
+    weights: np.ndarray
+    bias: float
+    tried: pd.DataFrame = field(default_factory=pd.DataFrame)
+    best: int = 0
+
+    def chances(self, x: np.ndarray) -> np.ndarray:
+        """Return the crack probabilities, float32 (n,), of features (n, dimensions)."""
+        from scipy.special import expit
+
+        return expit(x @ self.weights + np.float32(self.bias)).astype(np.float32)
+
+
+def fit_linear_head(
+    x: np.ndarray,
+    y: np.ndarray,
+    val_x: np.ndarray,
+    val_y: np.ndarray,
+    iterations: int,
+    strengths: Sequence[float] = STRENGTHS,
+) -> LinearHead:
+    """Fit logistic regression with an L2 penalty to standardised features; validation loss chooses its strength.
+
+    Args:
+        x: float32 (n, dimensions), the training images' features.
+        y: int (n,), 0 or 1, both present.
+        val_x: as x, of the validation images.
+        val_y: as y.
+        iterations: upper bound of L-BFGS for each strength; it begins where the stricter one ended.
+        strengths: the C to try, in rising order.
+
+    Raises:
+        CrackutilsError: all training images are of one class.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(y)) < 2:
+        raise config.CrackutilsError("The training images are all of one class; a classifier needs both.")
+    mean, scale = x.mean(0, dtype=np.float64), _deviation(x)
+    # one image in which a feature fires that is silent in all others must not outweigh them
+    scale = np.maximum(scale, 0.01 * np.median(scale))
+    standard = x - mean.astype(np.float32)
+    standard /= scale.astype(np.float32)
+    model = LogisticRegression(max_iter=iterations, warm_start=True, tol=_TOLERANCE)
+    heads, rows = [], []
+    for strength in strengths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are in the table
+            model.set_params(C=strength).fit(standard, y)
+        weights = model.coef_[0] / scale
+        head = LinearHead(weights.astype(np.float32), float(model.intercept_[0] - weights @ mean))
+        heads.append(head)
+        row = {"C": strength, "iterations": int(model.n_iter_[0])}
+        for name, those, truth in (("", x, y), ("val_", val_x, val_y)):
+            scores = score_predictions(truth, head.chances(those))
+            row |= {f"{name}loss": scores["loss"], f"{name}accuracy": scores["accuracy"]}
+        rows.append(row)
+    best = int(np.argmin([row["val_loss"] for row in rows]))
+    return LinearHead(heads[best].weights, heads[best].bias, pd.DataFrame(rows), best)
+
+
+def _deviation(x: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of each column in float64, without a second array of that size."""
+    mean, total = x.mean(0, dtype=np.float64), np.zeros(x.shape[1])
+    for begin in range(0, len(x), 4096):
+        total += np.square(x[begin : begin + 4096] - mean).sum(0)
+    return np.sqrt(total / len(x))

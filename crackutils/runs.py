@@ -1,0 +1,274 @@
+"""Run folders, what is written into them, and how they are compared, kept as reference and shown in the README."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from crackutils import config, datasets, provenance
+from crackutils.compare import decision_metrics
+from crackutils.files import write_atomically
+from crackutils.metrics import score_predictions
+
+SCHEMA = 1
+
+
+@dataclass
+class Run:
+    """One run of a notebook under one set of settings, and its folder."""
+
+    notebook: str
+    name: str
+    settings: dict[str, Any]
+    folder: Path
+    began: float = field(default_factory=time.time)
+
+    def show(self, figure: Any, name: str) -> None:
+        """Save a figure as `figures/<name>.png` and show it below the cell."""
+        import matplotlib.pyplot as plt
+        from IPython.display import display
+
+        file = self.folder / "figures" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
+        plt.close(figure)
+        display(figure)
+
+    def checkpoints(self) -> Path:
+        """Return the folder for what a killed run goes on from; with CRACKUTILS_FORCE nothing of before is in it."""
+        folder = self.folder / "checkpoints"
+        if os.environ.get("CRACKUTILS_FORCE"):
+            shutil.rmtree(folder, ignore_errors=True)
+        return folder
+
+    def begin(self) -> None:
+        """Write the settings alone into `metrics.json`, so that a model can be scored before its run has finished."""
+        for old in ("run.json", "model/model.weights.h5"):  # without the first a run counts as unfinished
+            (self.folder / old).unlink(missing_ok=True)
+        content = {"schema": SCHEMA, "notebook": self.notebook, "run": self.name, "settings": self.settings}
+        write_atomically(self.folder / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def finish(
+        self, ds: datasets.Dataset, manifest: pd.DataFrame, found: dict[str, Any], timings: dict[str, float]
+    ) -> dict[str, Any]:
+        """Write `metrics.json` (nothing in it changes between equal runs) and `run.json`, and return the former."""
+        split = manifest.groupby("split").agg(
+            images=("label", "size"), positive=("label", "sum"), groups=("group", _groups)
+        )
+        data = {
+            "source": ds.profile.source,
+            "sha256": ds.sha256,
+            "images": len(ds.index),
+            "positive": int(ds.index["label"].sum()),
+            "left_out": len(ds.left_out),
+        }
+        data |= {part: {name: int(n) for name, n in row.items()} for part, row in split.T.to_dict().items()}
+        content = {
+            "schema": SCHEMA,
+            "notebook": self.notebook,
+            "run": self.name,
+            "settings": self.settings,
+            "data": data,
+        }
+        content |= _plain(found)
+        if "test" in found and (self.folder / "predictions.csv").exists():
+            content |= decision_metrics(read_predictions(self.folder), ds, manifest)
+        spent = {k: round(v, 2) for k, v in timings.items()} | {"notebook_seconds": round(time.time() - self.began, 2)}
+        facts = {"versions": provenance.versions(), "machine": provenance.machine(), "timings": spent}
+        write_atomically(self.folder / "run.json", json.dumps(facts, indent=1) + "\n")
+        write_atomically(self.folder / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        note = os.environ.get("CRACKUTILS_RUN_NOTE")
+        if note:
+            with open(note, "a", encoding="utf-8") as handle:
+                handle.write(f"{self.folder}\n")
+        return content
+
+    def write_predictions(self, table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+        """Write `predictions.csv` and return the metrics of `val` and `test`, computed from the file just written."""
+        # the shortest text that reads back as the same float32
+        lines = table.assign(p_crack=[str(p) for p in table["p_crack"].to_numpy(np.float32)])
+        write_atomically(self.folder / "predictions.csv", lines.to_csv(index=False, lineterminator="\n"))
+        return score_parts(read_predictions(self.folder))
+
+    def write_history(self, history: pd.DataFrame) -> None:
+        """Write `history.csv`, a row per epoch."""
+        write_atomically(self.folder / "history.csv", history.to_csv(index=False, lineterminator="\n"))
+
+
+def open_run(
+    notebook: str,
+    profile: config.Profile,
+    *,
+    recipe: Any = None,
+    split: str = "",
+    split_seed: int = config.DEFAULT_SEED,
+    seed: int = config.DEFAULT_SEED,
+    weights: str = "",
+    epochs: int = 0,
+    engine: str = "",
+    precision: str = "float32",
+    labels: str = "given",
+    image: str = "",
+    target: str = "",
+) -> Run:
+    """Name the run by its recipe and by every setting that is not the default, and make its folder.
+
+    Args:
+        notebook: stem of the notebook's file name.
+        profile: as `config.start` returned it.
+        recipe: a `recipes.Recipe`, None for notebooks that train nothing.
+        split: split method; empty takes the profile's.
+        split_seed: seed of the split.
+        seed: seed of the training.
+        weights: weights of the backbone; empty takes the profile's.
+        epochs: bound on epochs per stage that the user gave, 0 for none.
+        engine: what computes features, one of `config.ENGINES`; for recipes that compute some.
+        precision: of a CNN's arithmetic, one of `config.PRECISIONS`.
+        labels: one of `config.LABELS`.
+        image: the file that the user wants to see, in notebooks that show one.
+        target: the other images that it is tested on, where they are not the usual ones.
+
+    Raises:
+        CrackutilsError: unknown split, weights, engine, precision or labels; an engine for a recipe without features.
+    """
+    config.choose("SPLIT", split or profile.split, config.SPLITS)
+    config.choose("WEIGHTS", weights or profile.weights, config.WEIGHTS)
+    chosen = {"split": split or profile.split, "split_seed": split_seed, "seed": seed}
+    usual = {"split": profile.split, "split_seed": config.DEFAULT_SEED, "seed": config.DEFAULT_SEED}
+    if recipe is not None:
+        start = profile.weights if recipe.backbone else "random"
+        chosen |= {"weights": weights or start, "epochs": epochs}
+        usual |= {"weights": start, "epochs": 0}
+        config.choose("ENGINE", engine or config.ENGINES[0], config.ENGINES)
+        if recipe.linear:
+            chosen["engine"], usual["engine"] = engine or config.ENGINES[0], config.ENGINES[0]
+        elif engine not in ("", config.ENGINES[0]):
+            raise config.CrackutilsError(
+                f"ENGINE={engine} means nothing to RECIPE={recipe.name}, which computes no features; leave it out."
+            )
+    if config.choose("PRECISION", precision, config.PRECISIONS) != config.PRECISIONS[0]:
+        chosen["precision"], usual["precision"] = precision, config.PRECISIONS[0]
+    if config.choose("LABELS", labels, config.LABELS) != config.LABELS[0]:
+        chosen["labels"], usual["labels"] = labels, config.LABELS[0]
+    if image:
+        chosen["image"], usual["image"] = image.replace("/", "-"), ""
+    if target:
+        plain = re.sub(r"[^A-Za-z0-9.+-]+", "-", target).strip("-")
+        mark = "" if plain == target else f"-{hashlib.sha256(target.encode()).hexdigest()[:8]}"
+        chosen["target"], usual["target"] = f"{plain}{mark}", ""
+    parts = [recipe.name if recipe is not None else "default"]
+    parts += [f"{name.replace('_', '-')}-{value}" for name, value in chosen.items() if value != usual[name]]
+    settings = {"profile": profile.name, "threads": profile.threads, "threshold": 0.5} | chosen
+    if recipe is not None:
+        settings["recipe"] = recipe.as_dict()
+    folder = config.results_dir() / profile.name / notebook / "--".join(parts)
+    return Run(notebook, "--".join(parts), settings, folder)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON knows it: NumPy's numbers as Python's, and None for what is not a number."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _groups(ids: pd.Series) -> int:
+    return ids.nunique() if ids.min() >= 0 else len(ids)  # -1: nothing was grouped
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """Read `predictions.csv` of a run: file, split, label, p_crack (float32, bit for bit as written)."""
+    table = pd.read_csv(folder / "predictions.csv", float_precision="round_trip")
+    return table.astype({"p_crack": np.float32})
+
+
+def score_parts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the metrics of the `val` and `test` rows of predictions."""
+    return {
+        part: score_predictions(rows["label"], rows["p_crack"])
+        for part in ("val", "test")
+        if len(rows := table[table["split"] == part])
+    }
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read `metrics.json` of a run, with the timings of `run.json` under "run_json"."""
+    found = json.loads((folder / "metrics.json").read_text("utf-8"))
+    return found | {"run_json": json.loads((folder / "run.json").read_text("utf-8")), "folder": folder}
+
+
+def read_recipe(folder: Path) -> tuple[Any, str]:
+    """Return the recipe of a finished training run and what its backbone started from; CrackutilsError for no run."""
+    from crackutils.recipes import Recipe
+
+    try:
+        settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+        fields, weights = settings["recipe"], settings["weights"]
+    except (OSError, KeyError, ValueError) as error:
+        raise config.CrackutilsError(
+            f"{folder} holds no finished training run; give a folder with metrics.json and model/."
+        ) from error
+    try:
+        return Recipe.from_dict(fields), weights
+    except (TypeError, KeyError) as error:
+        raise config.CrackutilsError(
+            f"{folder} was made by another version of crackutils; run its notebook again with FORCE=1."
+        ) from error
+
+
+def find_best_run() -> Path:
+    """Return the folder of the run with the lowest validation loss, of the largest METU profile that has runs.
+
+    Only runs in which nothing but the recipe was chosen count: others may have other validation images.
+
+    Raises:
+        CrackutilsError: there is none.
+    """
+    for profile in ("metu", "metu-half", "metu-tenth", "metu-mini"):
+        with contextlib.suppress(config.CrackutilsError):
+            runs = [run for run in collect_runs(profile) if "--" not in run["run"]]
+            runs = [run for run in runs if (run["folder"] / "model" / "model.weights.h5").is_file()]
+            if runs:
+                return min(runs, key=lambda run: (run["val"]["loss"], run["run"]))["folder"]
+    raise config.CrackutilsError(
+        f"No finished run on METU is in {config.display_path(config.results_dir())}; run make run-03 PROFILE=metu-half first,"
+        " or give a run's folder as --model."
+    )
+
+
+def collect_runs(profile: str, trained: bool = True, base: Path | None = None) -> list[dict[str, Any]]:
+    """Return the finished runs of a profile in the order of notebooks and names.
+
+    Args:
+        profile: name of the profile.
+        trained: whether runs without test metrics are left out.
+        base: folder of the profile's runs; None for the results.
+
+    Raises:
+        CrackutilsError: there is none.
+    """
+    base = base or config.results_dir() / profile
+    files = sorted(base.glob("[0-9][0-9]_*/*/metrics.json"))
+    found = [read_run(file.parent) for file in files if file.with_name("run.json").is_file()]
+    found = [run for run in found if "test" in run or not trained]
+    if not found:
+        raise config.CrackutilsError(
+            f"PROFILE={profile} has no finished training run in {config.display_path(base)}; run notebooks 03 and 04 first."
+        )
+    return found

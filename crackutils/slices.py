@@ -1,0 +1,111 @@
+"""Doubts about the data and the models: wrong labels, image quality, leakage measured, accuracy per slice."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2  # blurs and connected components, many times faster than SciPy's
+import numpy as np
+import pandas as pd
+
+from crackutils import datasets
+from crackutils.files import progress, write_atomically
+from crackutils.metrics import wilson
+
+SLICES = ("thin", "faint", "dark", "blurred", "textured", "line-like", "doubtful label")
+TENTH = 0.1  # of the images: how many a slice holds
+_SLICES_VERSION = "1"  # raise it when a measure changes
+
+
+def measure_images(ds: datasets.Dataset) -> pd.DataFrame:
+    """Measure what may make an image hard, on thumbnails of 128 pixels.
+
+    Returns:
+        A row per image in index order, cached: width (mean width of the longest dark thing, fraction of the side),
+        length (its extent, fraction of the side), depth (how far the darkest 2 % lie below the median, grey levels),
+        brightness (median grey level), sharpness (finest against coarser detail; blur lowers it), texture (median of
+        the local deviation, grey levels).
+    """
+    file = ds.cache / f"measures.v{_SLICES_VERSION}.csv"
+    if not file.exists():
+        cv2.setNumThreads(1)  # the threads below do better, one image each
+        with ThreadPoolExecutor(2) as pool:
+            found = list(progress(pool.map(_measure, ds.grey), "measuring", len(ds.grey)))
+        write_atomically(file, pd.DataFrame(found).round(4).to_csv(index=False, lineterminator="\n"))
+    return pd.read_csv(file)
+
+
+def _measure(grey: np.ndarray) -> dict[str, float]:
+    x = np.asarray(grey).astype(np.float32)
+    side = len(x)
+    fine, middle = cv2.GaussianBlur(x, (0, 0), 0.8), cv2.GaussianBlur(x, (0, 0), 3.2)
+    soft = cv2.GaussianBlur(x, (0, 0), 1)
+    below = cv2.blur(soft, (31, 31)) - soft
+    dark = (below > max(6, 0.45 * np.quantile(below, 0.99))).astype(np.uint8)  # at least 6 grey levels: no noise
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(dark, connectivity=8)
+    width = length = 0.0
+    if count > 1:
+        extent = np.hypot(boxes[1:, cv2.CC_STAT_WIDTH], boxes[1:, cv2.CC_STAT_HEIGHT])
+        longest = int(extent.argmax())
+        length, width = extent[longest] / side, boxes[1 + longest, cv2.CC_STAT_AREA] / extent[longest] / side
+    spread = np.sqrt(np.maximum(cv2.blur(x * x, (9, 9)) - cv2.blur(x, (9, 9)) ** 2, 0))
+    return {
+        "width": float(width),
+        "length": float(length),
+        "depth": float(np.median(x) - np.quantile(x, 0.02)),
+        "brightness": float(np.median(x)),
+        "sharpness": float(np.quantile(np.abs(x - fine), 0.99) / (np.quantile(np.abs(fine - middle), 0.99) + 1)),
+        "texture": float(np.median(spread)),
+    }
+
+
+def hard_slices(ds: datasets.Dataset) -> pd.DataFrame:
+    """Tell the images that may be hard: of each kind the tenth of the images in which it is strongest.
+
+    Returns:
+        A row per image in index order, a column of bools per name in `SLICES`: thin, faint (cracked images only: the
+        narrowest, and those that stand out least), dark, blurred, textured, line-like (images without a crack only:
+        something long and thin that is darker than what lies beside it, as hairs, wires and joints are), doubtful
+        label (those of `datasets.verdicts`, whatever their number).
+    """
+    m, cracked = measure_images(ds), ds.index["label"].to_numpy() == 1
+    every = np.ones(len(m), bool)
+    wanted = {
+        "thin": (m["width"], cracked),
+        "faint": (m["depth"], cracked),
+        "dark": (m["brightness"], every),
+        "blurred": (m["sharpness"], every),
+        "textured": (-m["texture"], every),
+        "line-like": (-m["length"] / (m["width"] + 1 / 128), ~cracked),
+    }
+    out = pd.DataFrame(False, index=m.index, columns=list(SLICES))
+    for name, (value, among) in wanted.items():
+        rows = np.flatnonzero(among)
+        order = rows[np.argsort(value.to_numpy()[rows], kind="stable")]
+        out.loc[order[: int(len(rows) * TENTH)], name] = True
+    out.loc[datasets.label_verdicts(ds)["row"], "doubtful label"] = True
+    return out
+
+
+def score_slices(ds: datasets.Dataset, test: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return errors and accuracy of predictions in each slice, the weakest first.
+
+    Args:
+        ds: the images.
+        test: rows of `results.predictions`.
+
+    Returns:
+        For each slice that holds any of them: slice, n, errors, accuracy, low, high (95 % Wilson interval).
+    """
+    held = hard_slices(ds).assign(file=ds.index["file"])
+    table = test.merge(held, on="file")
+    wrong = (table["p_crack"] >= 0.5) != table["label"]
+    rows = []
+    for name in SLICES:
+        n, errors = int(table[name].sum()), int(wrong[table[name]].sum())
+        if n:
+            low, high = wilson(n - errors, n)
+            row = {"slice": name, "n": n, "errors": errors, "accuracy": round(1 - errors / n, 6)}
+            rows.append(row | {"low": round(low, 6), "high": round(high, 6)})
+    return sorted(rows, key=lambda row: (row["accuracy"], row["slice"]))
