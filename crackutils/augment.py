@@ -1,31 +1,9 @@
-"""Metrics, intervals and tests, all from labels and probabilities."""
-
-from __future__ import annotations
+"""What augmentation does to an image, and what harms a crack: for notebook 02."""
 
 from typing import Any
 
-import keras
 import numpy as np
-
-from crackutils.recipes import Recipe
-
-
-def crack_darkness(image: np.ndarray) -> float:
-    """Return how far the darkest 2 % of an image lie below its median, in grey levels (0-255).
-
-    A simple measure of how clearly a dark crack stands out: what an augmentation does to it, it does to the crack.
-    """
-    grey = np.asarray(image, np.float64).mean(-1)
-    return float(np.median(grey) - np.quantile(grey, 0.02))
-
-
-def augmentation(recipe: Recipe, seed: int) -> list[Any]:
-    """Return the augmentation layers of a recipe; inside a model they act during training only."""
-    return [
-        # without a name Keras would count on from the models built before
-        getattr(keras.layers, name)(seed=seed + i, name=f"augment_{i + 1}", **options)
-        for i, (name, options) in enumerate(recipe.augment)
-    ]
+from scipy.ndimage import gaussian_filter
 
 
 def draw_augmented(layer: Any, image: np.ndarray, count: int) -> list[np.ndarray]:
@@ -36,8 +14,6 @@ def draw_augmented(layer: Any, image: np.ndarray, count: int) -> list[np.ndarray
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Return a uint8 (height, width, 3) image with a Gaussian blur of `sigma` pixels."""
-    from scipy.ndimage import gaussian_filter
-
     return gaussian_filter(image, (sigma, sigma, 0))
 
 
@@ -45,3 +21,12 @@ def fade(image: np.ndarray, contrast: float) -> np.ndarray:
     """Return a uint8 image with its differences from the mean colour multiplied by `contrast`."""
     mean = image.mean((0, 1), keepdims=True)
     return np.clip(np.rint(mean + contrast * (image - mean)), 0, 255).astype(np.uint8)
+
+
+def crack_darkness(image: np.ndarray) -> float:
+    """Return how far the darkest 2 % of an image lie below its median, in grey levels (0-255).
+
+    A simple measure of how clearly a dark crack stands out: what an augmentation does to it, it does to the crack.
+    """
+    grey = np.asarray(image, np.float64).mean(-1)
+    return float(np.median(grey) - np.quantile(grey, 0.02))

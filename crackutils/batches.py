@@ -1,29 +1,21 @@
-"""Batches of images for TensorFlow, augmentation layers, and predictions in file order."""
-
-from __future__ import annotations
+"""Batches of images for TensorFlow, and predictions in file order."""
 
 from typing import Any
 
 import numpy as np
 
-from crackutils.models import tf
+from crackutils.config import tf
 
 
 def make_batches(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, batch: int, seed: int | None = None) -> Any:
-    """Return a tf.data set of (float32 (n, size, size, 3) RGB 0-255, float32 (n, 1) labels).
+    """Return a tf.data set of (float32 (n, size, size, 3) RGB 0-255, float32 (n, 1) labels), n images per batch.
 
-    Args:
-        images: uint8 (all, size, size, 3), as `Dataset.pixels` gives them.
-        labels: int (all,), 0 or 1.
-        rows: which images.
-        batch: images per batch.
-        seed: shuffles, differently in each epoch; None keeps the order of `rows`, as evaluation needs.
+    They are some rows of images, uint8 (all, size, size, 3) as `Dataset.pixels` gives them, and of labels, int (all,).
+    A seed shuffles, differently in each epoch; None keeps the order of `rows`, as evaluation needs.
     """
     order = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64))
-    if seed is not None:
-        order = order.shuffle(
-            len(rows), seed=seed, reshuffle_each_iteration=True
-        )  # indices only: a whole shuffle is cheap
+    if seed is not None:  # indices only: a whole shuffle is cheap
+        order = order.shuffle(len(rows), seed=seed, reshuffle_each_iteration=True)
 
     def take(i: Any) -> Any:
         x, y = tf.numpy_function(lambda k: (images[k], labels[k].astype(np.float32)), [i], (tf.uint8, tf.float32))
@@ -36,20 +28,15 @@ def make_batches(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, batch
     return order.batch(batch).map(take).prefetch(2).with_options(options)
 
 
-def predict(model: Any, data: Any, flips: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels int (n,) and crack probabilities float32 (n,) of unshuffled batches, from one pass over them.
-
-    With `flips` a probability is the mean over the image and its mirror images left-right, top-bottom, and both.
-    """
+def predict(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels int (n,) and crack probabilities float32 (n,) of unshuffled batches, from one pass over them."""
     labels, found = [], []
     for x, y in data:
-        found.append(crack_probabilities(model, np.asarray(x), flips))
+        found.append(crack_probabilities(model, np.asarray(x)))
         labels.append(np.asarray(y).reshape(-1))
     return np.concatenate(labels).astype(int), np.concatenate(found)
 
 
-def crack_probabilities(model: Any, x: np.ndarray, flips: bool = False) -> np.ndarray:
-    """Return the crack probabilities, float32 (n,), of one batch; `predict` explains `flips`."""
-    views = (x, x[:, :, ::-1], x[:, ::-1], x[:, ::-1, ::-1]) if flips else (x,)
-    # the only unit, or the second of two classes
-    return np.mean([np.asarray(model.predict_on_batch(view))[:, -1] for view in views], axis=0, dtype=np.float32)
+def crack_probabilities(model: Any, x: np.ndarray) -> np.ndarray:
+    """Return the crack probabilities, float32 (n,), of one batch: the only unit, or the second of two classes."""
+    return np.asarray(model.predict_on_batch(x))[:, -1].astype(np.float32)

@@ -5,10 +5,9 @@ At first this module imports the standard library only, so that it can set threa
 start.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
+import importlib
 import os
 import sys
 import threading
@@ -21,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 NOTEBOOKS = ROOT / "notebooks"
 REFERENCE = ROOT / "reference"
-AUDIT = ROOT / "data" / "audit"  # verdicts on labels, from pictures that were opened; README tells how
+AUDIT = ROOT / "data" / "audit"  # verdicts on labels, from pictures that were opened; docs/audit.md tells how
 LOCK = ROOT / "requirements.lock"
 CLASSES = ("Negative", "Positive")  # label 0: no crack, label 1: crack, everywhere
 DEFAULT_SEED = 1337
@@ -32,7 +31,7 @@ PRECISIONS = ("float32", "bfloat16")  # of a CNN's arithmetic
 
 
 class CrackutilsError(Exception):
-    """Bad input or a missing piece, told in one sentence with the remedy; notebooks show it without a traceback."""
+    """Bad input or a missing piece, cause first, then the remedy; notebooks show it without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
@@ -40,61 +39,34 @@ class CrackutilsError(Exception):
 
 @dataclass(frozen=True)
 class Profile:
-    """What a run works on and may spend.
+    """What a run works on and may spend."""
 
-    Attributes:
-        name: what the user writes after `PROFILE=`.
-        title: one line for people.
-        source: the entry of `data/sources.toml` that the images come from.
-        per_class: number of images of each class that the source must hold; 0 means whatever is there.
-        numbers: first and last file number taken of each class, None for all.
-        split: default split method.
-        weights: default backbone weights, one of `WEIGHTS`.
-        epochs: factor on the epochs of a recipe's stages: a small set needs more of them for as many steps.
-        max_epochs: upper bound on the epochs of each training stage; 0 for none.
-        cells: training steps and patches of each class, drawn with their masks, for `recipes.CELLS`.
-        threads: TensorFlow intra-op and inter-op threads and BLAS threads; fixed, because results depend on them.
-    """
-
-    name: str
-    title: str
-    source: str
-    per_class: int = 0
-    numbers: tuple[int, int] | None = None
-    split: str = "copy-safe"
-    weights: str = "imagenet"
-    epochs: int = 1
-    max_epochs: int = 0
-    cells: tuple[int, int] = (1000, 5000)
-    threads: int = 2
+    name: str  # what the user writes after `PROFILE=`
+    title: str  # one line for people
+    source: str  # the entry of `data/sources.toml` that the images come from
+    per_class: int = 0  # number of images of each class that the source must hold; 0 means whatever is there
+    numbers: tuple[int, int] | None = None  # first and last file number taken of each class, None for all
+    split: str = "copy-safe"  # default split method
+    weights: str = "imagenet"  # default backbone weights, one of `WEIGHTS`
+    epochs: int = 1  # factor on the epochs of a recipe's stages: a small set needs more of them for as many steps
+    max_epochs: int = 0  # upper bound on the epochs of each training stage; 0 for none
+    cells: tuple[int, int] = (1000, 5000)  # of the detector: training steps, and patches of each class with masks
+    threads: int = 2  # of TensorFlow and BLAS; fixed, because results depend on them
 
 
+_OWN = {"weights": "crackutils"}
+_METU = "METU, files {:05d}-{:05d} of each class"
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
+        Profile("sample", "2,000 patches of photos made by code, no download", "sample", cells=(200, 500), **_OWN),
         Profile(
-            "sample",
-            "2,000 patches of photos made by code, no download",
-            "sample",
-            weights="crackutils",
-            cells=(200, 500),
+            "smoke", "the sample cut down for tests: numbers mean nothing", "smoke", max_epochs=1, cells=(2, 24), **_OWN
         ),
-        Profile(
-            "smoke",
-            "the sample cut down for tests: numbers mean nothing",
-            "smoke",
-            weights="crackutils",
-            max_epochs=1,
-            cells=(2, 24),
-        ),
-        Profile(
-            "walls", "tiles of walls with hairlines, made by code", "walls", split="photo-safe", weights="crackutils"
-        ),
-        Profile(
-            "metu-mini", "METU, files 00001-01000 of each class", "metu", 1000, (1, 1000), epochs=2, cells=(200, 1000)
-        ),
-        Profile("metu-tenth", "METU, files 00001-02000 of each class", "metu", 2000, (1, 2000)),
-        Profile("metu-half", "METU, files 00001-10000 of each class", "metu", 10000, (1, 10000)),
+        Profile("walls", "tiles of walls with hairlines, made by code", "walls", split="photo-safe", **_OWN),
+        Profile("metu-mini", _METU.format(1, 1000), "metu", 1000, (1, 1000), epochs=2, cells=(200, 1000)),
+        Profile("metu-tenth", _METU.format(1, 2000), "metu", 2000, (1, 2000)),
+        Profile("metu-half", _METU.format(1, 10000), "metu", 10000, (1, 10000)),
         Profile("metu", "METU, all 40,000 images", "metu", 20000),
         Profile("sdnet", "SDNET2018 wall tiles, whose names tell the photo", "sdnet", split="photo-safe"),
         Profile("own", "your own folder with Negative/ and Positive/", "own", epochs=2),
@@ -187,3 +159,17 @@ def tensorflow() -> Any:
 
 
 SPLITS = ("copy-safe", "random", "photo-safe")
+
+
+class _LazyModule:
+    """A module that is loaded when it is first used: TensorFlow takes seconds, and many commands need none of it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        tensorflow()
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+keras, tf = _LazyModule("keras"), _LazyModule("tensorflow")

@@ -1,20 +1,14 @@
-"""Fetch, unpack, decode and index images.
-
-`read_image` is the only decoder of the project: indexing, training and scoring all see the same pixels.
-"""
-
-from __future__ import annotations
+"""The images of a profile as one object, with an index that describes each, and the ways to open them."""
 
 import hashlib
 import json
 import os
 import re
-import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +16,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from crackutils import config
+from crackutils import config, images
 from crackutils.files import progress, replacing_folder
-from crackutils.images import (
-    COLOUR,
-    DECODING,
-    FORMATS,
-    GREY,
-    SMALLEST,
-    ImageError,
-    decode_image,
-    read_image,
-    thumbnails,
-)
-from crackutils.sources.fetch import fetch
+from crackutils.images import COLOUR, DECODING, GREY
 
-_FOLDER = "folder-"  # how the sources of `at` begin
 _COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
 
 
@@ -63,7 +45,7 @@ class Dataset:
         left_out: file and reason of every file that is not used.
         grey: uint8 (n, 128, 128), grey thumbnails in index order.
         colour: uint8 (n, 16, 16, 3), RGB thumbnails in index order.
-        labels: "given", or "corrected" where the verdicts of `verdicts` stand in the index.
+        labels: "given", or "corrected" where the index holds the labels of `label_verdicts`.
     """
 
     profile: config.Profile
@@ -93,21 +75,21 @@ class Dataset:
     @cached_property
     def cuts(self) -> pd.DataFrame:
         """Where each image was cut, a row per image in index order: photo (its number, -1 where it is not known), and
-        for the sample x, y (left, top, pixels) and what `synthetic.draw` notes besides.
+        for synthetic images x, y (left, top, pixels) and the other columns of `patches.csv`.
         """
         table = self.folder / "patches.csv"
         found = self.index["file"].str.extract(r"/(\d+)-\d+\.", expand=False)  # PHOTO-TILE.jpg, as SDNET2018's
         if not table.is_file() and (self.profile.source == "sdnet" or found.notna().all()):
             return self.index[["file"]].assign(photo=found.fillna(-1).astype(int))
         cuts = pd.read_csv(table) if table.is_file() else pd.DataFrame()
-        if not {"file", "photo"} <= set(cuts):  # not a table like the sample's
+        if not {"file", "photo"} <= set(cuts):  # some other table
             cuts = pd.DataFrame({"file": [], "photo": []})
         cuts = self.index[["file"]].merge(cuts, how="left", on="file")
         return cuts.assign(photo=cuts["photo"].fillna(-1).astype(int))
 
     def read(self, row: int, size: int | None = None) -> np.ndarray:
         """Decode the image in a row of the index, as `read_image` does."""
-        return read_image(self.folder / self.index["file"].iloc[row], size)
+        return images.read_image(self.folder / self.index["file"].iloc[row], size)
 
     def pixels(self, size: int) -> np.ndarray:
         """Return all images at one size: uint8 (n, size, size, 3), memory-mapped from a cache made on first use."""
@@ -115,11 +97,11 @@ class Dataset:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(".part")
-            out = np.lib.format.open_memmap(part, "w+", np.uint8, (len(self.index), size, size, 3))
-            rows = range(len(self.index))
+            n = len(self.index)
+            out = np.lib.format.open_memmap(part, "w+", np.uint8, (n, size, size, 3))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                decoded = pool.map(lambda row: self.read(row, size), rows)
-                for row, image in zip(rows, progress(decoded, f"decoding at {size} px", len(rows)), strict=True):
+                decoded = pool.map(lambda row: self.read(row, size), range(n))
+                for row, image in enumerate(progress(decoded, f"decoding at {size} px", n)):
                     out[row] = image
             out.flush()
             del out
@@ -128,56 +110,56 @@ class Dataset:
 
 
 def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
-    """Return the images of a profile, making the sample or indexing the files where that is still to be done.
+    """Return the images of a profile; their files are indexed where that is still to be done.
 
     Args:
         profile: as `config.start` returned it.
-        labels: "given" by the folders, or "corrected" by `verdicts`: what is ambiguous stays as given.
+        labels: "given" by the folders, or "corrected" by `label_verdicts`; ambiguous images keep the given label.
 
     Raises:
         CrackutilsError: the source is not there, or holds fewer files than the profile needs; no label of it is known
             to be wrong.
     """
     config.choose("LABELS", labels, config.LABELS)
-    entry = sources()[profile.source]
-    folder = fetch(profile.source) if "seed" in entry else raw_folder(profile.source)
+    folder = raw_folder(profile.source)
     how = f"make data{'' if profile.source == 'metu' else f' SOURCE={profile.source}'}"
-    if "addresses" in entry and "google.colab" in sys.modules and not folder.is_dir():
-        fetch(profile.source)  # Colab starts from an empty disk, and the notebook is all that its user runs
     if not all((folder / name).is_dir() for name in config.CLASSES):
-        raise config.CrackutilsError(
-            f"PROFILE={profile.name} needs the images of {entry['name']}: run {how} FROM=<archive or folder that you"
-            " have>" + (f", or {how} to download them." if "addresses" in entry else ".")
-        )
+        entry = sources()[profile.source]
+        remedy = f"Run {how} FROM=<archive or folder that you have>"
+        if "seed" in entry:
+            remedy = f"Run {how}, which draws them"
+        elif "addresses" in entry:
+            remedy += f", or {how} to download them"
+        raise config.CrackutilsError(f"PROFILE={profile.name} needs the images of {entry['name']}. {remedy}.")
     index, left_out, grey, colour = read_index(profile.source, folder)
+    keep = np.ones(len(index), bool)
     if profile.numbers:
         keep = index["number"].between(*profile.numbers).to_numpy()
-        numbers = left_out["file"].map(_number)
-        left_out = left_out[numbers.between(*profile.numbers)].reset_index(drop=True)
-    else:
-        keep = np.ones(len(index), bool)
+        left_out = left_out[left_out["file"].map(_number).between(*profile.numbers)].reset_index(drop=True)
     there = pd.concat([index.loc[keep, "file"], left_out["file"]]).str.split("/").str[0].value_counts()
     for name in config.CLASSES:
         if there.get(name, 0) < max(profile.per_class, 1):
             want = f"{profile.per_class:,} images" if profile.per_class else "at least one image"
             raise config.CrackutilsError(
-                f"PROFILE={profile.name} needs {want} in {name}/, {config.display_path(folder)} has {there.get(name, 0):,};"
-                f" choose a smaller PROFILE or run {how} FROM=<the whole archive>."
+                f"PROFILE={profile.name} needs {want} in {name}/, but {config.display_path(folder)} has"
+                f" {there.get(name, 0):,}. Choose a smaller PROFILE, or run {how} FROM=<the whole archive>."
             )
-    if not keep.all():
+    if not keep.all():  # whole, the thumbnails stay on disk
         index, grey, colour = index[keep].reset_index(drop=True), grey[keep], colour[keep]
-    ds = Dataset(profile, folder, index, left_out, grey, colour, labels)  # whole, the thumbnails stay on disk
-    if labels != config.LABELS[0]:
-        table = label_verdicts(ds)
-        if not len(table):
-            raise config.CrackutilsError(
-                f"LABELS={labels}: nobody looked at the labels of PROFILE={profile.name}; leave it out."
-            )
-        sure = table[table["verdict"] != "ambiguous"]
-        index = index.assign(label=ds.given)
-        index.loc[sure["row"], "label"] = (sure["verdict"] == "crack").astype(int).to_numpy()
-        ds = replace(ds, index=index)
-    return ds
+    ds = Dataset(profile, folder, index, left_out, grey, colour, labels)
+    return ds if labels == config.LABELS[0] else _correct_labels(ds)
+
+
+def _correct_labels(ds: Dataset) -> Dataset:
+    table = label_verdicts(ds)
+    if not len(table):
+        raise config.CrackutilsError(
+            f"LABELS={ds.labels}: nobody looked at the labels of PROFILE={ds.profile.name}. Leave LABELS out."
+        )
+    sure = table[table["verdict"] != "ambiguous"]
+    index = ds.index.assign(label=ds.given)
+    index.loc[sure["row"], "label"] = (sure["verdict"] == "crack").astype(int).to_numpy()
+    return replace(ds, index=index)
 
 
 def open_folder(folder: Path) -> Dataset:
@@ -186,23 +168,23 @@ def open_folder(folder: Path) -> Dataset:
     Raises:
         CrackutilsError: a class without a usable image.
     """
-    source = f"{_FOLDER}{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
+    source = f"folder-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
     index, left_out, grey, colour = read_index(source, folder)
     for label, name in enumerate(config.CLASSES):
         if not (index["label"] == label).any():
-            raise config.CrackutilsError(f"{folder / name} holds no usable image; it needs at least one.")
+            raise config.CrackutilsError(f"{folder / name} holds no usable image. It needs at least one.")
     return Dataset(config.Profile(folder.name, str(folder), source), folder, index, left_out, grey, colour)
 
 
 def label_verdicts(ds: Dataset) -> pd.DataFrame:
-    """Return verdicts on labels that are wrong or may be, from pictures that were opened: `data/audit/*_labels.csv`.
+    """Return verdicts on labels that are or may be wrong, from pictures that were opened: `data/audit/*_labels.csv`.
 
     Returns:
-        A row per such image of these: row (of the index), file, label (the given one), verdict (crack, no crack or
-        ambiguous), reason. Empty where none is known.
+        A row per such image: row (of the index), file, label (the given one), verdict (crack, no crack or ambiguous),
+        reason. Empty where none is known.
 
     Raises:
-        CrackutilsError: an image of that name has other bytes than the one that was looked at.
+        CrackutilsError: an image of that name has other bytes than the one that was opened.
     """
     file = config.AUDIT / f"{ds.profile.source}_labels.csv"
     if not file.is_file():
@@ -211,8 +193,8 @@ def label_verdicts(ds: Dataset) -> pd.DataFrame:
     table = here.merge(pd.read_csv(file), on="file", suffixes=("", "_seen"))
     if len(other := table[table["sha256"] != table["sha256_seen"]]):
         raise config.CrackutilsError(
-            f"{len(other)} images, {other['file'].iloc[0]} first, are not those that {config.display_path(file)} speaks of;"
-            " fetch the published archive with make data."
+            f"{len(other)} images, {other['file'].iloc[0]} first, are not those that {config.display_path(file)} speaks"
+            " of. Fetch the published archive with make data."
         )
     return table[["row", "file", "label", "verdict", "reason"]]
 
@@ -226,27 +208,18 @@ def head(ds: Dataset, count: int) -> Dataset:
 
 
 def from_files(folder: Path, files: Sequence[str], labels: Sequence[int]) -> Dataset:
-    """Return files of the user's choice as a dataset, to compute features of; nothing is kept on disk.
+    """Return files of the user's choice as a dataset to compute features of; nothing is written to disk.
 
-    The index holds what `load` puts there, with the labels given here. There are no thumbnails (`grey` and `colour` are
-    empty), and what goes by the names of folders, as `Dataset.given`, means nothing.
+    The index holds what `load` puts there, with the labels given here. `grey` and `colour` are empty, and
+    `Dataset.given` means nothing, as the files need not lie in folders of their class.
 
     Args:
         folder: what the files are relative to.
         files: their paths below it, or absolute ones.
         labels: 0 or 1 for each.
     """
-    rows, left_out = [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        described = pool.map(lambda file: _describe(folder / file), files)
-        for file, label, found in zip(files, labels, described, strict=True):
-            if isinstance(found, str):
-                left_out.append({"file": file, "reason": found})
-            else:
-                rows.append({"file": file, "label": label, "number": _number(file)} | found[0])
-    nothing = (np.zeros((0, GREY, GREY), np.uint8), np.zeros((0, COLOUR, COLOUR, 3), np.uint8))
-    left_out = pd.DataFrame(left_out, columns=["file", "reason"])
-    return Dataset(config.profile("own"), folder, pd.DataFrame(rows, columns=_COLUMNS), left_out, *nothing)
+    index, left_out, grey, colour = _describe_all(folder, files, labels)
+    return Dataset(config.profile("own"), folder, index, left_out, grey[:0], colour[:0])
 
 
 def find_row(ds: Dataset, file: str) -> int:
@@ -254,18 +227,22 @@ def find_row(ds: Dataset, file: str) -> int:
     rows = ds.index.index[ds.index["file"] == file]
     if len(rows) != 1:
         raise config.CrackutilsError(
-            f"IMAGE={file} is not among the images of {ds.profile.name}; write it like {ds.index['file'].iloc[0]}."
+            f"IMAGE={file} is not among the images of {ds.profile.name}. Write it like {ds.index['file'].iloc[0]}."
         )
     return int(rows[0])
 
 
 def _number(file: str) -> int:
+    """Return the number that a file's name begins with, -1 if it begins with none."""
     digits = re.match(r"\d{1,18}(?!\d)", file.rsplit("/", 1)[-1])  # longer ones are no numbers, and fit no int64
     return int(digits[0]) if digits else -1
 
 
 def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray]:
-    """Read the index of a source, made again if any file's name, size or time has changed."""
+    """Return index, left_out, grey and colour of a source, as in `Dataset`.
+
+    They are read from disk, and made again first if any file's name, size or time has changed.
+    """
     files = [
         f"{name}/{p.name}"
         for name in config.CLASSES
@@ -280,7 +257,7 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
     stamp = home / "state.json"
     if not stamp.is_file() or json.loads(stamp.read_text("utf-8")).get("state") != state.hexdigest():
         with replacing_folder(home) as work:
-            _make_index(folder, files, work)
+            _write_index(folder, files, work)
             (work / stamp.name).write_text(json.dumps({"state": state.hexdigest()}), "utf-8")
     text = {"file": str, "sha256": str, "mode": str, "phash": str, "reason": str}
     return (
@@ -291,50 +268,52 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
     )
 
 
-def _make_index(folder: Path, files: list[str], home: Path) -> None:
+def _write_index(folder: Path, files: list[str], home: Path) -> None:
+    labels = [config.CLASSES.index(file.split("/")[0]) for file in files]
+    watch = partial(progress, what="indexing", total=len(files))
+    index, left_out, grey, colour = _describe_all(folder, files, labels, watch)
+    index.to_csv(home / "index.csv", index=False, lineterminator="\n")
+    left_out.to_csv(home / "left_out.csv", index=False, lineterminator="\n")
+    np.save(home / "grey.npy", grey)
+    np.save(home / "colour.npy", colour)
+
+
+def _describe_all(
+    folder: Path, files: Sequence[str], labels: Sequence[int], watch: Callable[[Iterator], Iterator] = iter
+) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray]:
+    """Return index, left_out, grey and colour of files, as in `Dataset`."""
     rows, left_out, grey, colour = [], [], [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        described = pool.map(lambda file: _describe(folder / file), files)
-        for file, found in zip(files, progress(described, "indexing", len(files)), strict=True):
+        described = watch(pool.map(lambda file: _describe(folder / file), files))
+        for file, label, found in zip(files, labels, described, strict=True):
             if isinstance(found, str):
-                left_out.append({"file": file, "reason": found})
-                continue
-            row, g, c = found
-            rows.append(
-                {"file": file, "label": config.CLASSES.index(file.split("/")[0]), "number": _number(file)} | row
-            )
-            grey.append(g)
-            colour.append(c)
-    pd.DataFrame(rows, columns=_COLUMNS).to_csv(home / "index.csv", index=False, lineterminator="\n")
-    pd.DataFrame(left_out, columns=["file", "reason"]).to_csv(home / "left_out.csv", index=False, lineterminator="\n")
-    np.save(home / "grey.npy", np.array(grey, np.uint8).reshape(-1, GREY, GREY))
-    np.save(home / "colour.npy", np.array(colour, np.uint8).reshape(-1, COLOUR, COLOUR, 3))
+                left_out.append((file, found))
+            else:
+                rows.append((file, label, _number(file), *found[0]))
+                grey.append(found[1])
+                colour.append(found[2])
+    index, left_out = pd.DataFrame(rows, columns=_COLUMNS), pd.DataFrame(left_out, columns=["file", "reason"])
+    grey, colour = np.array(grey, np.uint8), np.array(colour, np.uint8)
+    return index, left_out, grey.reshape(-1, GREY, GREY), colour.reshape(-1, COLOUR, COLOUR, 3)
 
 
-def _describe(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | str:
-    """Describe one file, or say why it is left out."""
+def _describe(path: Path) -> tuple[tuple[Any, ...], np.ndarray, np.ndarray] | str:
+    """Return the last columns of a file's row in the index and its thumbnails, or why it is left out."""
     if not path.is_file():
         return "is not a file"
     data = path.read_bytes()
     if not data:
         return "has zero bytes"
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in images.FORMATS:
         return f"is not named like an image ({path.suffix or 'no ending'})"
     try:
-        pixels, mode = decode_image(data)
-    except ImageError as error:
+        pixels, mode = images.decode_image(data)
+    except images.ImageError as error:
         return str(error)
     height, width = pixels.shape[:2]
-    if min(height, width) < SMALLEST:
-        return f"is too small ({width}x{height}, at least {SMALLEST} each way)"
-    grey, colour = thumbnails(pixels)
+    if min(height, width) < images.SMALLEST:
+        return f"is too small ({width}x{height}, at least {images.SMALLEST} each way)"
+    grey, colour = images.thumbnails(pixels)
     steps = np.asarray(Image.fromarray(grey).resize((9, 8), Image.Resampling.BOX)).astype(int)
-    row = {
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "width": width,
-        "height": height,
-        "mode": mode,
-        "phash": np.packbits(np.diff(steps, axis=1) > 0).tobytes().hex(),
-    }
-    return row, grey, colour
+    phash = np.packbits(np.diff(steps, axis=1) > 0).tobytes().hex()
+    return (len(data), hashlib.sha256(data).hexdigest(), width, height, mode, phash), grey, colour

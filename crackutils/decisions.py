@@ -1,23 +1,23 @@
-"""Metrics, intervals and tests, all from labels and probabilities."""
-
-from __future__ import annotations
+"""Calibration, threshold and review band: chosen on validation images, measured on test images."""
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 
-from crackutils import config
-from crackutils.metrics import EPS, fraction, log_loss, score_predictions
+from crackutils.config import CrackutilsError
+from crackutils.datasets import Dataset
+from crackutils.metrics import EPS, fraction, group_interval, log_loss, score_predictions, wilson
+from crackutils.slices import score_slices
 
 
 def fit_temperature(labels: np.ndarray, p_crack: np.ndarray) -> float:
-    """Return the temperature that makes the loss of `tempered` probabilities lowest (Guo et al. 2017).
+    """Return the temperature, 0.05 to 20, that lowers the loss most (Guo et al. 2017); above 1 the model was too sure.
 
-    To be fitted on validation images. Above 1 the model was too sure, below 1 not sure enough; it is searched between
-    0.05 and 20.
+    It is fitted on validation images.
     """
-    from scipy.optimize import minimize_scalar
-
     labels = np.asarray(labels, int)
 
     def loss(log_t: float) -> float:
@@ -27,32 +27,27 @@ def fit_temperature(labels: np.ndarray, p_crack: np.ndarray) -> float:
 
 
 def apply_temperature(p_crack: np.ndarray, t: float) -> np.ndarray:
-    """Return probabilities with their log-odds divided by a temperature; their order stays."""
-    from scipy.special import expit, logit
-
+    """Return probabilities with their logits divided by a temperature; their order stays."""
     return expit(logit(np.clip(np.asarray(p_crack, np.float64), EPS, 1 - EPS)) / t)
 
 
 def threshold_for_recall(labels: np.ndarray, p_crack: np.ndarray, recall: float = 0.999) -> float:
-    """Return the highest threshold at which at least this share of the cracks is called one.
+    """Return the highest threshold with at least this recall on validation images.
 
-    To be chosen on validation images. With fewer than 1 / (1 - recall) cracks none may be missed.
+    With fewer than 1 / (1 - recall) cracks none may be missed.
     """
     cracks = np.sort(np.asarray(p_crack)[np.asarray(labels) == 1])
     if not len(cracks):
-        raise config.CrackutilsError("A threshold for a recall needs images with cracks; there are none.")
+        raise CrackutilsError("A threshold for a recall needs images with cracks; there are none.")
     return float(cracks[int((1 - recall) * len(cracks) + 1e-9)])
 
 
 def review_band(labels: np.ndarray, p_crack: np.ndarray, alpha: float) -> tuple[float, float]:
-    """Return the probabilities from which and up to which a person should look, by split conformal prediction.
+    """Return the probabilities (low, high) between which an image needs review, by split conformal prediction.
 
-    Of new images like these, of either class, at most the share `alpha` is on the wrong side of the band (Vovk,
-    Gammerman, Shafer 2005, conditional on the class). To be fitted on validation images; with fewer than 1 / alpha - 1
-    of a class the band holds all probabilities.
-
-    Returns:
-        low and high: below low no crack, above high a crack, from low to high a person looks.
+    Of new images like these, of either class, at most the share `alpha` lies on the wrong side of the band (Vovk,
+    Gammerman, Shafer 2005, conditional on the class). The band is fitted on validation images; with fewer than
+    1 / alpha - 1 of a class it holds all probabilities.
     """
     labels, p = np.asarray(labels), np.asarray(p_crack, np.float64)
     none, cracks = np.sort(p[labels == 0]), np.sort(p[labels == 1])[::-1]
@@ -64,11 +59,11 @@ def review_band(labels: np.ndarray, p_crack: np.ndarray, alpha: float) -> tuple[
 
 
 def calibration_metrics(val_y: np.ndarray, val_p: np.ndarray, test_y: np.ndarray, test_p: np.ndarray) -> dict[str, Any]:
-    """Fit a temperature on validation images and say what it does to the test images' probabilities.
+    """Fit a temperature on validation images and score the test images' probabilities with it.
 
     Returns:
         temperature, and brier, ece and loss of the test images after it; all None where validation images without a
-        single error do not determine it: the lower, the better would their loss be.
+        single error do not determine it.
     """
     called = np.asarray(val_p) >= 0.5
     if (called == np.asarray(val_y)).all() or len(np.unique(val_y)) < 2:
@@ -78,13 +73,10 @@ def calibration_metrics(val_y: np.ndarray, val_p: np.ndarray, test_y: np.ndarray
     return {"temperature": round(t, 4)} | {name: after[name] for name in ("brier", "ece", "loss")}
 
 
-_BAND = ("errors_inside", "error_rate_inside", "errors_outside", "error_rate_outside")
-
-
 def threshold_metrics(
     val_y: np.ndarray, val_p: np.ndarray, test_y: np.ndarray, test_p: np.ndarray, recall: float = 0.999
 ) -> dict[str, Any]:
-    """Choose on validation images where to decide, and say what comes of it on the test images.
+    """Choose a threshold and a review band on validation images, and score them on test images.
 
     Returns:
         recall_wanted; threshold; fn, fp, recall and false_alarms (share of the images without a crack) at it on the
@@ -95,7 +87,15 @@ def threshold_metrics(
     """
     test_y, test_p = np.asarray(test_y, int), np.asarray(test_p, np.float64)
     if len(np.unique(val_y)) < 2 or len(np.unique(test_y)) < 2:
-        band = dict.fromkeys(("alpha", "low", "high", "share", *_BAND))
+        band = dict.fromkeys(
+            (
+                "alpha",
+                "low",
+                "high",
+                "share",
+                *(f"{k}_{p}" for p in ("inside", "outside") for k in ("errors", "error_rate")),
+            )
+        )
         precision = dict.fromkeys(("test", "0.1", "0.01", "0.001"))
         none = dict.fromkeys(("threshold", "fn", "fp", "recall", "false_alarms"))
         return {"recall_wanted": recall} | none | {"precision_at_prevalence": precision, "band": band}
@@ -127,12 +127,30 @@ def threshold_metrics(
 
 
 def precision_at_prevalence(prevalence: float, recall: float, false_alarms: float) -> float | None:
-    """Return what the precision is where a share `prevalence` of all images is cracked; None where nothing is called.
-
-    Args:
-        prevalence: share of cracked images.
-        recall: share of these that are called a crack.
-        false_alarms: share of the others that are.
-    """
+    """Return the precision where a share `prevalence` of all images is cracked, all fractions; None without alarms."""
     called = prevalence * recall + (1 - prevalence) * false_alarms
     return prevalence * recall / called if called else None
+
+
+def decision_metrics(table: pd.DataFrame, ds: Dataset, manifest: pd.DataFrame) -> dict[str, Any]:
+    """Return what the predictions of a run (`read_predictions`) tell beyond their scores.
+
+    Returns:
+        calibration (`calibration_metrics`), decision (`threshold_metrics`), intervals (of the test error rate: Wilson,
+        and drawing whole groups) and slices (of the test images, the weakest first).
+    """
+    test = table[table["split"] == "test"]
+    wrong = ((test["p_crack"] >= 0.5) != test["label"]).to_numpy()
+    group = test[["file"]].merge(manifest[["file", "group"]], how="left", on="file")["group"].to_numpy()
+    intervals = {"error_rate": round(float(wrong.mean()), 6)}
+    intervals["wilson"] = [round(v, 6) for v in wilson(int(wrong.sum()), len(wrong))]
+    if group.min() >= 0:  # a random split knows no groups
+        intervals["groups"] = [round(v, 6) for v in group_interval(wrong, group)]
+    return chosen_metrics(table) | {"intervals": intervals, "slices": score_slices(ds, test)}
+
+
+def chosen_metrics(table: pd.DataFrame) -> dict[str, Any]:
+    """Return calibration and decision: chosen on the val rows of predictions, measured on the test rows."""
+    val, test = (table[table["split"] == part] for part in ("val", "test"))
+    pair = [column.to_numpy() for part in (val, test) for column in (part["label"], part["p_crack"])]
+    return {"calibration": calibration_metrics(*pair), "decision": threshold_metrics(*pair)}

@@ -1,11 +1,4 @@
-"""Paths, profiles, threads and the one kind of error that users see.
-
-Everything that a profile fixes (data, split, weights, threads, budgets) stands in `PROFILES`.
-At first this module imports the standard library only, so that it can set thread counts before NumPy and TensorFlow
-start.
-"""
-
-from __future__ import annotations
+"""Files and folders that are replaced whole, hashed, locked, or watched with a progress bar."""
 
 import contextlib
 import hashlib
@@ -17,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from crackutils.config import CrackutilsError
+
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal text."""
@@ -25,39 +20,56 @@ def sha256(path: Path) -> str:
 
 
 def hash_sources(folder: Path) -> str:
-    """Return a SHA-256 over all files in a package folder and its subfolders that decide results: code, weights, templates."""
-    files = (f for ending in ("py", "npz", "j2") for f in folder.rglob(f"*.{ending}"))
+    """Return a SHA-256 over the names and contents of all code, weights and templates in a folder and below it."""
+    files = (f for f in folder.rglob("*") if f.suffix in (".py", ".npz", ".toml", ".j2"))
     lines = (f"{f.relative_to(folder).as_posix()} {sha256(f)}" for f in files)
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write bytes, or text as UTF-8, so that a reader, or a kill, sees the old file or the whole new one."""
+@contextlib.contextmanager
+def _replacing_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    yield part
     os.replace(part, path)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, so that a reader, or a kill, sees the old file or the whole new one."""
+    with _replacing_file(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def save_array(path: Path, array: Any) -> None:
     """Write a NumPy array as `write_atomically` writes text."""
     import numpy as np
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    with open(part, "wb") as handle:
+    with _replacing_file(path) as part, open(part, "wb") as handle:  # given a name, NumPy would add .npy to it
         np.save(handle, array)
-    os.replace(part, path)
 
 
 def progress(items: Iterable[Any], what: str, total: int | None = None, unit: str = "image") -> Iterator[Any]:
     """Iterate over `items` with a progress bar on standard output, sparse where that is no terminal."""
     from tqdm import tqdm
 
-    slow = not sys.stdout.isatty()
-    return iter(
-        tqdm(items, what, total, file=sys.stdout, unit=unit, mininterval=5 if slow else 0.1, ncols=90, leave=True)
-    )
+    pause = 0.1 if sys.stdout.isatty() else 5
+    return iter(tqdm(items, what, total, file=sys.stdout, unit=unit, mininterval=pause, ncols=90))
+
+
+@contextlib.contextmanager
+def lock_file(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock for the block; `path` is an empty file that stands for it, is made, and may stay behind.
+
+    Raises CrackutilsError(busy) if another process holds the lock, and OSError if the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(path, timeout=0))
+        except Timeout as error:
+            raise CrackutilsError(busy) from error
+        yield
 
 
 @contextlib.contextmanager

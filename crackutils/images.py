@@ -1,9 +1,4 @@
-"""Fetch, unpack, decode and index images.
-
-`read_image` is the only decoder of the project: indexing, training and scoring all see the same pixels.
-"""
-
-from __future__ import annotations
+"""Decoding, resizing and thumbnails: indexing, training and scoring all see the pixels that `read_image` gives."""
 
 import io
 from pathlib import Path
@@ -37,8 +32,8 @@ class ImageError(config.CrackutilsError):
 def read_image(file: str | Path | bytes, size: int | None = None) -> np.ndarray:
     """Decode an image file to RGB as a person sees it.
 
-    EXIF rotation is applied, 16-bit grey is scaled (not clipped), transparent pixels lie on white,
-    CMYK and palettes are converted; of an animation the first frame counts.
+    EXIF rotation is applied, 16-bit grey is scaled (not clipped), transparent pixels lie on white, CMYK and palettes
+    are converted; the first frame of an animation counts.
 
     Args:
         file: a path, or the bytes of the file.
@@ -80,13 +75,14 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply EXIF rotation; ImageOps.exif_transpose also writes the EXIF anew, which badly written EXIF makes fail."""
+    """Apply EXIF rotation, by hand: ImageOps.exif_transpose also writes the EXIF anew, and fails if it is malformed."""
     image.load()
     turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
     return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB; ImageError for 32-bit and floating-point values, which have no 8-bit meaning."""
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips everything above 255 to white
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:

@@ -1,6 +1,4 @@
-"""Features of a frozen backbone, computed once per image and kept, and the linear head that is fitted to them."""
-
-from __future__ import annotations
+"""The linear head that is fitted to features of a frozen backbone."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,8 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
-from crackutils import config
+from crackutils.config import CrackutilsError
 from crackutils.metrics import score_predictions
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn, small is strict
@@ -18,24 +19,15 @@ _TOLERANCE = 1e-6  # of the gradient; at scikit-learn's own weak penalties stop 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A linear head: the crack probability is the sigmoid of x @ weights + bias.
+    """A linear head: the crack probability is the sigmoid of x @ weights + bias."""
 
-    Attributes:
-        weights: float32 (dimensions,).
-        bias: float.
-        tried: a row per strength: C, iterations, loss, accuracy, val_loss, val_accuracy.
-        best: row of `tried` whose head this is.
-    """
-
-    weights: np.ndarray
+    weights: np.ndarray  # float32 (dimensions,)
     bias: float
-    tried: pd.DataFrame = field(default_factory=pd.DataFrame)
-    best: int = 0
+    tried: pd.DataFrame = field(default_factory=pd.DataFrame)  # a row per penalty, with C and scores
+    best: int = 0  # row of `tried` whose head this is
 
-    def chances(self, x: np.ndarray) -> np.ndarray:
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Return the crack probabilities, float32 (n,), of features (n, dimensions)."""
-        from scipy.special import expit
-
         return expit(x @ self.weights + np.float32(self.bias)).astype(np.float32)
 
 
@@ -49,22 +41,12 @@ def fit_linear_head(
 ) -> LinearHead:
     """Fit logistic regression with an L2 penalty to standardised features; validation loss chooses its strength.
 
-    Args:
-        x: float32 (n, dimensions), the training images' features.
-        y: int (n,), 0 or 1, both present.
-        val_x: as x, of the validation images.
-        val_y: as y.
-        iterations: upper bound of L-BFGS for each strength; it begins where the stricter one ended.
-        strengths: the C to try, in rising order.
-
-    Raises:
-        CrackutilsError: all training images are of one class.
+    Features are float32 (n, dimensions), labels int (n,), 0 or 1. `strengths` are the C to try, in rising order; each
+    takes at most `iterations` of L-BFGS and begins where the stricter one ended. Raises CrackutilsError where all
+    training images are of one class.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     if len(np.unique(y)) < 2:
-        raise config.CrackutilsError("The training images are all of one class; a classifier needs both.")
+        raise CrackutilsError("The training images are all of one class; a classifier needs both.")
     mean, scale = x.mean(0, dtype=np.float64), _deviation(x)
     # one image in which a feature fires that is silent in all others must not outweigh them
     scale = np.maximum(scale, 0.01 * np.median(scale))
@@ -81,7 +63,7 @@ def fit_linear_head(
         heads.append(head)
         row = {"C": strength, "iterations": int(model.n_iter_[0])}
         for name, those, truth in (("", x, y), ("val_", val_x, val_y)):
-            scores = score_predictions(truth, head.chances(those))
+            scores = score_predictions(truth, head.probabilities(those))
             row |= {f"{name}loss": scores["loss"], f"{name}accuracy": scores["accuracy"]}
         rows.append(row)
     best = int(np.argmin([row["val_loss"] for row in rows]))

@@ -1,56 +1,40 @@
-"""Backbones with their preprocessing exactly once, heads, and CNNs from scratch. Models take raw RGB values 0-255."""
-
-from __future__ import annotations
+"""Backbones with their weights, freezing, precision, and what a model consists of."""
 
 import contextlib
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from crackutils import config
-from crackutils.detector.network import build_detector
+from crackutils.config import PRECISIONS, WEIGHTS, CrackutilsError, choose, display_path, keras
 from crackutils.files import sha256
-from crackutils.recipes import OWN_BACKBONE, Recipe
-
-tf = config.tensorflow()
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without top, and how its input is scaled.
+    """A network without top, and how its input is scaled."""
 
-    Attributes:
-        build: function of keras.applications.
-        files: names under which its ImageNet weights may lie in `CRACKUTILS_WEIGHTS_DIR`; {size} is filled in.
-        rescaling: (scale, offset) applied to 0-255 input; None where the network rescales by itself.
-        arguments: further arguments of `build`.
-    """
-
-    build: Callable[..., Any]
-    files: tuple[str, ...]
-    rescaling: tuple[float, float] | None
-    arguments: dict[str, Any]
+    application: str  # its name in keras.applications
+    files: tuple[str, ...]  # of its ImageNet weights in `CRACKUTILS_WEIGHTS_DIR`; {size} is filled in
+    rescaling: tuple[float, float] | None  # (scale, offset) for 0-255 input; None: by itself
+    arguments: dict[str, Any]  # further arguments of the application
 
 
 BACKBONES: dict[str, Backbone] = {
     "mobilenetv2": Backbone(
-        keras.applications.MobileNetV2,
-        (
-            "mobilenet_v2_1.0_no_top.weights.h5",
-            "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5",
-        ),
+        "MobileNetV2",
+        ("mobilenet_v2_1.0_no_top.weights.h5", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5"),
         (1 / 127.5, -1.0),
         {"alpha": 1.0},
     ),
     "mobilenetv3small": Backbone(
-        keras.applications.MobileNetV3Small,
+        "MobileNetV3Small",
         ("mobilenet_v3_small_1.0_no_top.weights.h5", "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5"),
         None,
         {"alpha": 1.0, "include_preprocessing": True},
@@ -67,7 +51,7 @@ class Own:
     file: Path
 
 
-OWN = Own(OWN_BACKBONE, {"alpha": 0.35}, config.PACKAGE / "backbone" / "mobilenetv2_035.npz")
+OWN = Own("mobilenetv2", {"alpha": 0.35}, config.PACKAGE / "backbone" / "mobilenetv2_035.npz")
 
 
 def write_own(base: Any, file: Path) -> None:
@@ -85,8 +69,8 @@ def read_own(base: Any, file: Path = OWN.file) -> None:
         with np.load(file) as arrays:
             base.set_weights([arrays[f"arr_{i}"].astype(np.float32) for i in range(len(arrays.files))])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise config.CrackutilsError(
-            f"{config.display_path(file)} is missing or damaged ({type(error).__name__}); install the package again, or"
+        raise CrackutilsError(
+            f"{display_path(file)} is missing or damaged ({type(error).__name__}); install the package again, or"
             " make it again with make pretrain."
         ) from error
 
@@ -106,7 +90,7 @@ def find_weights(backbone: str, size: int) -> Path | None:
         for name in names:
             if (base / name).is_file():
                 return (base / name).resolve()
-    raise config.CrackutilsError(
+    raise CrackutilsError(
         f"CRACKUTILS_WEIGHTS_DIR={folder} holds no weights for {backbone}; it needs {' or '.join(names)}."
     )
 
@@ -116,60 +100,64 @@ def _file_names(backbone: str, size: int) -> list[str]:
     return [name.format(size=trained_at) for name in BACKBONES[backbone].files]
 
 
-def build_backbone(name: str, size: int, weights: str, load: bool = True) -> tuple[Any, dict[str, str]]:
-    """Build a backbone without top.
+def build_backbone(name: str, size: int, weights: str, load: bool = True) -> Any:
+    """Build a backbone of `BACKBONES` without top, for square inputs of `size` pixels.
 
-    Args:
-        name: a key of `BACKBONES`.
-        size: side of the input, pixels.
-        weights: "imagenet" (from `CRACKUTILS_WEIGHTS_DIR`, else Keras's cache or download), "crackutils" (our own, in
-            this package: a narrower MobileNetV2) or "random".
-        load: False builds the same network and leaves its weights random, for weights that are loaded afterwards.
+    `weights` are "imagenet" (from `CRACKUTILS_WEIGHTS_DIR`, else Keras's cache or download), "crackutils" (our own, in
+    this package: a narrower MobileNetV2) or "random". Without `load` the same network stays random, for weights that
+    are loaded afterwards.
 
     Returns:
-        The model, and what was loaded: {"weights", "file", "sha256"}.
+        A keras.Model from (n, size, size, 3), scaled by `Backbone.rescaling`, to the last map of features.
 
     Raises:
         CrackutilsError: weights that are nowhere to be had; they are never replaced by random ones.
     """
-    config.choose("WEIGHTS", weights, config.WEIGHTS)
-    entry = BACKBONES[name]
+    choose("WEIGHTS", weights, WEIGHTS)
     own = weights == "crackutils"
     if own and name != OWN.backbone:
-        raise config.CrackutilsError(
+        raise CrackutilsError(
             f"WEIGHTS=crackutils exist for {OWN.backbone} only, not for {name};"
             f" choose a recipe with {OWN.backbone}, or WEIGHTS=imagenet or random."
         )
+    build = getattr(keras.applications, BACKBONES[name].application)
     shape = {"include_top": False, "input_shape": (size, size, 3), "name": name}
-    shape |= OWN.arguments if own else entry.arguments
-    if weights == "random" or not load:
-        return entry.build(weights=None, **shape), {"weights": "random", "file": "", "sha256": ""}
-    if own:
-        base = entry.build(weights=None, **shape)
-        read_own(base)
-        return base, weights_facts(weights, OWN.file)
+    shape |= OWN.arguments if own else BACKBONES[name].arguments
+    if own or weights == "random" or not load:
+        base = build(weights=None, **shape)
+        if own and load:
+            read_own(base)
+        return base
     file = find_weights(name, size)
     try:
-        base = entry.build(weights=str(file) if file else "imagenet", **shape)
+        return build(weights=str(file) if file else "imagenet", **shape)
     except Exception as error:  # Keras raises bare Exception when a download fails
         where = f"could not be read from {file}" if file else "could not be downloaded"
         one_of = ", ".join(_file_names(name, size))
-        raise config.CrackutilsError(
+        raise CrackutilsError(
             f"The ImageNet weights of {name} {where} ({type(error).__name__}); put one of {one_of} in a folder"
             " and set CRACKUTILS_WEIGHTS_DIR to it, or choose WEIGHTS=random."
         ) from error
-    return base, weights_facts(weights, file or keras_cache_file(name, size))
 
 
-def weights_facts(weights: str, file: Path | None) -> dict[str, str]:
+def weights_file(name: str, size: int, weights: str) -> Path | None:
+    """Return the file that `build_backbone` reads; None for random weights, and before a download."""
+    if not name or weights == "random":
+        return None
+    return OWN.file if weights == "crackutils" else find_weights(name, size) or _keras_cache_file(name, size)
+
+
+def weights_facts(name: str, size: int, weights: str) -> dict[str, str]:
+    """Return what a backbone starts from, for `metrics.json`: weights, file (its name) and sha256, empty for random."""
+    file = weights_file(name, size, weights)
     return {
-        "weights": weights,
+        "weights": weights if name else "random",
         "file": file.name if file else "",
         "sha256": sha256(file) if file else "",
     }
 
 
-def keras_cache_file(backbone: str, size: int) -> Path | None:
+def _keras_cache_file(backbone: str, size: int) -> Path | None:
     # Keras has no public name for its folder; where that cannot be written to it takes the second
     homes = (Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras"), Path("/tmp/.keras"))
     found = [home / "models" / name for home in homes for name in _file_names(backbone, size)]
@@ -216,85 +204,39 @@ def settle(base: Any, images: Any) -> None:
     base.trainable = was_trainable
 
 
-_SHORT = {
-    "Conv2D": "conv",
-    "BatchNormalization": "norm",
-    "ReLU": "relu",
-    "MaxPooling2D": "pool",
-    "GlobalAveragePooling2D": "global_pool",
-    "Flatten": "flatten",
-    "Dropout": "dropout",
-    "Dense": "dense",
-}  # names of the layers that recipes may hold
-
-
 def set_precision(precision: str) -> None:
     """Let the models that are built from here on compute in float32, or in bfloat16 with weights in float32.
 
     CPUs with AVX512_BF16 or AMX train CNNs without BatchNorm faster so (`make bench` tells how much); other CPUs are
     slower. The last layer stays in float32. Raises CrackutilsError for another precision.
     """
-    config.choose("PRECISION", precision, config.PRECISIONS)
+    choose("PRECISION", precision, PRECISIONS)
     keras.config.set_dtype_policy("float32" if precision == "float32" else "mixed_bfloat16")
 
 
-def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> tuple[Any, dict[str, str]]:
-    """Build the model of a recipe; the same seed gives the same initial weights.
-
-    `weights` and `load` are those of `build_backbone`; they mean nothing to a CNN from scratch.
-
-    Returns:
-        A model from float32 (n, size, size, 3) RGB 0-255 to float32 (n, 1), the probability of a crack, or (n, 2), the
-        probabilities of the classes; and what weights were loaded.
-    """
-    from crackutils.augment import augmentation
-
-    keras.utils.set_random_seed(seed)
-    if recipe.cells:
-        return build_detector(recipe, weights, load)
-    inputs = keras.Input((recipe.size, recipe.size, 3), name="rgb_0_255")
-    x = inputs
-    for layer in augmentation(recipe, seed):
-        x = layer(x)
-    if recipe.backbone:
-        base, loaded = build_backbone(recipe.backbone, recipe.size, weights, load)
-        base.trainable = False
-        x = base(rescale_input(recipe.backbone, x))
-    else:
-        loaded = {"weights": "random", "file": "", "sha256": ""}
-        x = keras.layers.Rescaling(1 / 255, name="rescaling")(x)
-    numbers: dict[str, int] = {}
-    for kind, options in recipe.body + recipe.head:
-        short = _SHORT[kind]
-        numbers[short] = numbers.get(short, 0) + 1
-        seeded = {"seed": seed + numbers[short] - 1} if kind == "Dropout" else {}
-        # without a name Keras would count on from the models built before
-        x = getattr(keras.layers, kind)(name=f"{short}_{numbers[short]}", **seeded, **options)(x)
-    name, activation = ("p_crack", "sigmoid") if recipe.units == 1 else ("p_classes", "softmax")
-    outputs = keras.layers.Dense(recipe.units, activation, name=name, dtype="float32")(x)
-    return keras.Model(inputs, outputs, name=recipe.name.replace("-", "_")), loaded
-
-
 def rescale_input(backbone: str, x: Any) -> Any:
-    if BACKBONES[backbone].rescaling:
-        scale, offset = BACKBONES[backbone].rescaling
-        x = keras.layers.Rescaling(scale, offset, name="rescaling")(x)
-    return x
+    """Return a tensor of RGB 0-255 scaled as a backbone wants it."""
+    rescaling = BACKBONES[backbone].rescaling
+    return keras.layers.Rescaling(rescaling[0], offset=rescaling[1], name="rescaling")(x) if rescaling else x
 
 
 def without_augmentation(model: Any) -> Any:
     """Return a model of the same layers and weights that takes and gives the same, for prediction only."""
-    if not any(layer.name.startswith("augment_") for layer in model.layers):
+
+    def random(layer: Any) -> bool:
+        return type(layer).__name__.startswith("Random")  # Keras has no public class that all of these are of
+
+    if not any(random(layer) for layer in model.layers):
         return model
     x = inputs = keras.Input(model.input_shape[1:], name="rgb_0_255")
     for layer in model.layers[1:]:
-        if not layer.name.startswith("augment_"):
+        if not random(layer):
             x = layer(x)
     return keras.Model(inputs, x)
 
 
 def backbone_of(model: Any) -> Any | None:
-    """Return the backbone inside a model made by `build`, None for a CNN from scratch."""
+    """Return the backbone inside a model, None for a CNN from scratch."""
     return next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
 
 

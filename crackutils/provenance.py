@@ -1,6 +1,4 @@
-"""Run folders, what is written into them, and how they are compared, kept as reference and shown in the README."""
-
-from __future__ import annotations
+"""What a result depends on: the code, the versions of libraries, and the machine."""
 
 import contextlib
 import hashlib
@@ -28,11 +26,11 @@ def versions() -> dict[str, str]:
     names = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "scikit-image", "pillow")
     names += ("matplotlib", "split-folders")
     found = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
-    for name in ("ai-edge-litert", "openvino"):  # engines, of which not all need be there
+    # not all engines need be there, and Colab may have OpenCV under another of its names
+    optional = {"ai-edge-litert": "ai-edge-litert", "openvino": "openvino", "opencv": "opencv-python-headless"}
+    for name, package in optional.items():
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    with contextlib.suppress(metadata.PackageNotFoundError):  # Colab may have OpenCV under another of its names
-        found["opencv"] = metadata.version("opencv-python-headless")  # the sample's photos depend on it
+            found[name] = metadata.version(package)
     return found | {"crackutils": __version__}
 
 

@@ -1,108 +1,238 @@
-"""Recipes: everything that defines a training run, ours and nine published ones, with what their authors found."""
+"""The nine recipes of five published projects, in plain Keras, with what their authors reported on METU.
 
-from __future__ import annotations
+One function per network, as its project wrote it but for the corrections in `PUBLISHED`. The last layer gives the
+probabilities of the two classes, or with one unit that of a crack.
+"""
 
+import tomllib
 from dataclasses import dataclass
+from typing import Any
+
+from crackutils import config, models
+from crackutils.config import keras
+from crackutils.stages import Recipe, Stage
+
+# ---------------------------------------------------------------- ChernXi
+
+
+def chernxi_mobilenetv3small(seed: int, weights: str) -> Any:
+    """MobileNetV3Small, which rescales by itself, and four dense layers."""
+    base = models.build_backbone("mobilenetv3small", 120, weights)
+    base.trainable = False
+    inputs = keras.Input((120, 120, 3), name="rgb_0_255")
+    x = keras.layers.RandomFlip("horizontal_and_vertical", seed=seed)(inputs)
+    x = keras.layers.RandomRotation(0.25, seed=seed + 1)(x)
+    x = base(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    for units in (128, 64, 32, 16):
+        x = keras.layers.Dense(units, "relu")(x)
+    outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
+    return keras.Model(inputs, outputs, name="chernxi_mobilenetv3small")
+
+
+def chernxi_mobilenetv2(seed: int, weights: str) -> Any:
+    """MobileNetV2 and two dense layers."""
+    base = models.build_backbone("mobilenetv2", 120, weights)
+    base.trainable = False
+    inputs = keras.Input((120, 120, 3), name="rgb_0_255")
+    x = keras.layers.RandomFlip("horizontal_and_vertical", seed=seed)(inputs)
+    x = keras.layers.RandomRotation(0.25, seed=seed + 1)(x)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
+    x = base(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    for units in (128, 64):
+        x = keras.layers.Dense(units, "relu")(x)
+    outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
+    return keras.Model(inputs, outputs, name="chernxi_mobilenetv2")
+
+
+def _chernxi_convolutions(x: Any) -> Any:
+    """Three convolutions without pooling, which both CNNs of the project share."""
+    for filters in (32, 16, 8):
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Flatten()(x)
+    for units in (32, 16):
+        x = keras.layers.Dense(units, "relu")(x)
+    return keras.layers.Dense(2, "softmax", dtype="float32")(x)
+
+
+def chernxi_cnn_120(seed: int) -> Any:
+    """Three convolutions without pooling, on 120 pixels."""
+    inputs = keras.Input((120, 120, 3), name="rgb_0_255")
+    outputs = _chernxi_convolutions(keras.layers.Rescaling(1 / 255)(inputs))
+    return keras.Model(inputs, outputs, name="chernxi_cnn_120")
+
+
+def chernxi_cnn_80(seed: int) -> Any:
+    """The same on 80 pixels, with flips and rotations."""
+    inputs = keras.Input((80, 80, 3), name="rgb_0_255")
+    x = keras.layers.RandomFlip("horizontal_and_vertical", seed=seed)(inputs)
+    x = keras.layers.RandomRotation(0.25, seed=seed + 1)(x)
+    outputs = _chernxi_convolutions(keras.layers.Rescaling(1 / 255)(x))
+    return keras.Model(inputs, outputs, name="chernxi_cnn_80")
+
+
+# ---------------------------------------------------------------- bitterfrown, M-ImranIsmael, and one without a name
+
+
+def bitterfrown_mobilenetv2(seed: int, weights: str) -> Any:
+    """A frozen MobileNetV2 and two units."""
+    base = models.build_backbone("mobilenetv2", 160, weights)
+    base.trainable = False
+    inputs = keras.Input((160, 160, 3), name="rgb_0_255")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = base(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
+    return keras.Model(inputs, outputs, name="bitterfrown_mobilenetv2")
+
+
+def _flipped_and_rotated(size: int, seed: int, weights: str, name: str) -> Any:
+    """A frozen MobileNetV2 behind flips and rotations, which the next two projects share but for the size."""
+    base = models.build_backbone("mobilenetv2", size, weights)
+    base.trainable = False
+    inputs = keras.Input((size, size, 3), name="rgb_0_255")
+    x = keras.layers.RandomFlip("horizontal", seed=seed)(inputs)
+    x = keras.layers.RandomRotation(0.2, seed=seed + 1)(x)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
+    x = base(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dropout(0.3, seed=seed)(x)
+    outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def imranismael_mobilenetv2(seed: int, weights: str) -> Any:
+    """On METU's own 227 pixels."""
+    return _flipped_and_rotated(227, seed, weights, "imranismael_mobilenetv2")
+
+
+def splitfolders_mobilenetv2(seed: int, weights: str) -> Any:
+    """On 160 pixels."""
+    return _flipped_and_rotated(160, seed, weights, "splitfolders_mobilenetv2")
+
+
+# ---------------------------------------------------------------- marzed7
+
+
+def marzed7_mobilenetv2(seed: int, weights: str) -> Any:
+    """A frozen MobileNetV2, dropout and one sigmoid unit."""
+    base = models.build_backbone("mobilenetv2", 160, weights)
+    base.trainable = False
+    inputs = keras.Input((160, 160, 3), name="rgb_0_255")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = base(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dropout(0.3, seed=seed)(x)
+    outputs = keras.layers.Dense(1, "sigmoid", dtype="float32")(x)
+    return keras.Model(inputs, outputs, name="marzed7_mobilenetv2")
+
+
+def marzed7_cnn_256(seed: int) -> Any:
+    """Three convolutions with pooling and a dense layer on the flattened map."""
+    inputs = keras.Input((256, 256, 3), name="rgb_0_255")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Conv2D(16, 3, activation="relu")(x)
+    x = keras.layers.MaxPooling2D()(x)
+    x = keras.layers.Conv2D(32, 3, activation="relu")(x)
+    x = keras.layers.MaxPooling2D()(x)
+    x = keras.layers.Dropout(0.1, seed=seed)(x)
+    x = keras.layers.Conv2D(32, 3, activation="relu")(x)
+    x = keras.layers.MaxPooling2D()(x)
+    x = keras.layers.Dropout(0.3, seed=seed + 1)(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(256, "relu")(x)
+    outputs = keras.layers.Dense(1, "sigmoid", dtype="float32")(x)
+    return keras.Model(inputs, outputs, name="marzed7_cnn_256")
+
+
+# ---------------------------------------------------------------- how they are trained
+
+
+def _once(epochs: int, learning_rate: float) -> tuple[Stage, ...]:
+    return (Stage("fit", epochs, learning_rate, decay=False),)
+
+
+def _chernxi_stages(unfreeze: int) -> tuple[Stage, ...]:
+    return (
+        Stage("frozen", 1, 1e-4),
+        Stage("unfrozen", 1, 1e-5, unfreeze=unfreeze, optimizer="RMSprop"),
+        Stage("frozen again", 1, 1e-5, optimizer="RMSprop"),
+    )
+
+
+def _transfer(name: str, title: str, network: Any, size: int, batch: int, stages: Any, **more: Any) -> Recipe:
+    return Recipe(
+        name, title, "transfer", size, batch, stages, network, **{"backbone": "mobilenetv2", "units": 2} | more
+    )
+
+
+def _cnn(name: str, title: str, network: Any, size: int, stages: Any, units: int, patience: int) -> Recipe:
+    return Recipe(name, title, "cnn", size, 32, stages, network, units=units, patience=patience)
+
+
+RECIPES = (
+    _transfer(
+        "chernxi-mobilenetv3small", "MobileNetV3Small at 120 px, dense layers of 128, 64, 32 and 16, in three stages",
+        # Keras 2 counted 229 layers and froze 120, up to the depthwise convolution of block 6; what follows are here 71
+        chernxi_mobilenetv3small, 120, 16, _chernxi_stages(unfreeze=71), backbone="mobilenetv3small",
+    ),
+    _transfer(
+        "chernxi-mobilenetv2", "MobileNetV2 at 120 px, dense layers of 128 and 64, in three stages",
+        chernxi_mobilenetv2, 120, 16, _chernxi_stages(unfreeze=24),  # 154 layers, 130 of them frozen
+    ),
+    _transfer(
+        "bitterfrown-mobilenetv2", "MobileNetV2 at 160 px, frozen, in batches of 16",
+        bitterfrown_mobilenetv2, 160, 16, _once(10, 1e-4), patience=5,
+    ),
+    _transfer(
+        "imranismael-mobilenetv2", "MobileNetV2 at 227 px, frozen, flips and rotations",
+        imranismael_mobilenetv2, 227, 32, _once(3, 1e-4),
+    ),
+    _transfer(
+        "splitfolders-mobilenetv2", "MobileNetV2 at 160 px, frozen, flips and rotations",
+        splitfolders_mobilenetv2, 160, 32, _once(5, 1e-4), patience=5,
+    ),
+    _transfer(
+        "marzed7-mobilenetv2", "MobileNetV2 at 160 px, frozen, one sigmoid unit",
+        marzed7_mobilenetv2, 160, 10, _once(3, 1e-4), units=1,
+    ),
+    _cnn(
+        "chernxi-cnn-120", "Three convolutions without pooling at 120 px",
+        chernxi_cnn_120, 120, _once(14, 1e-3), units=2, patience=14,
+    ),
+    _cnn(
+        "chernxi-cnn-80", "Three convolutions without pooling at 80 px, flips and rotations",
+        chernxi_cnn_80, 80, _once(9, 1e-3), units=2, patience=9,
+    ),
+    _cnn(
+        "marzed7-cnn-256", "Three conv-pool blocks and a dense layer of 256 on the flattened map, at 256 px",
+        marzed7_cnn_256, 256, _once(3, 1e-3), units=1, patience=2,
+    ),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- what was reported
 
 
 @dataclass(frozen=True)
 class Published:
-    """What others have published of a recipe, on METU.
+    """What others have published of a recipe, on METU."""
 
-    Attributes:
-        source: repository, where its name is known.
-        test_images: images it was tested on; 0 where no result can be read.
-        errors: wrong ones; from the published accuracy where no count is given.
-        accuracy: fraction; as published, or from errors; None where no result can be read.
-        measured: who says so: "notebook output", "figure", "README only" or "nobody".
-        caveat: what keeps the number from being comparable.
-        corrections: what our recipe does otherwise, a line each.
-    """
-
-    source: str
-    test_images: int
-    errors: int
-    accuracy: float | None
-    measured: str
-    caveat: str
-    corrections: tuple[str, ...]
+    source: str  # repository, where its name is known
+    test_images: int  # images it was tested on; 0 where no result can be read
+    errors: int  # wrong ones; from the published accuracy where no count is given
+    measured: str  # who says so: "notebook output", "figure", "README only" or "nobody"
+    caveat: str  # what keeps the number from being comparable
+    corrections: tuple[str, ...]  # what our recipe does otherwise, a line each
+    accuracy: float | None = None  # fraction; as published, or from errors; None where no result can be read
 
 
-CORRECTED_IN_ALL = (
-    "copies of test images are kept out of training (SPLIT=random splits as they did)",
-    "training, validation and test images are disjoint, and stay the same from pass to pass",
-    "labels and predictions come from one pass over all test images, in order",
-    "the epoch with the best validation loss is kept, and a stage only if it lowers that loss",
-    "each stage is compiled after `trainable` is set, and a backbone's BatchNorm keeps its statistics",
-)
-_SEED_0 = "ChernXi/AI07_Project_3-Image-Classification"
-_SEED_4 = "marzed7/Capstone-Project-3-Image-Classification"
-
-
-# Read from the projects' own notebooks, figures and READMEs.
+_FACTS = tomllib.loads((config.PACKAGE / "published.toml").read_text("utf-8"))
+CORRECTED_IN_ALL: tuple[str, ...] = tuple(_FACTS["corrected_in_all"])
 PUBLISHED: dict[str, Published] = {
-    "chernxi-mobilenetv3small": Published(
-        _SEED_0, 1600, 5, 0.996875, "notebook output",
-        "a random split leaks copies; an earlier version had 3 errors, and the README claims about 0.999",
-        (
-            "the learning rate decays over the whole stage; theirs was zero after 500 of 2,000 steps",
-            "all test images are scored; theirs were listed for one batch",
-        ),
-    ),
-    "chernxi-mobilenetv2": Published(
-        _SEED_0, 1600, 24, 0.9850, "notebook output", "an older version; a random split leaks copies",
-        (
-            "the learning rate decays over the whole stage",
-            "its later stages are those of the newest version, at 1e-5; older ones had 2e-5 or 3e-5",
-        ),
-    ),
-    "bitterfrown-mobilenetv2": Published(
-        "bitterfrown/AI07-Project-3", 0, 0, None, "nobody", "numbers only in images that could not be reached",
-        ("the 2,400 test images were validation images as well; ours are not",),
-    ),
-    "imranismael-mobilenetv2": Published(
-        "M-ImranIsmael/Concrete-Crack-Image-Classification", 4000, 17, 0.99575, "figure",
-        "validation and test are the same images; the log says 0.99625 of the same model",
-        (
-            "validation and test were the same 125 batches; ours are not",
-            "take and skip on a set that is shuffled anew in each pass mixed training and test images",
-            "the confusion matrix names its axes in the order of the classes; theirs swapped them",
-            "predictions are shown on their own images; theirs came from another pass",
-        ),
-    ),
-    "splitfolders-mobilenetv2": Published(
-        "unnamed (script exported from Colab)", 1600, 4, 0.9975, "README only",
-        "the README says 4,000 test images, the code tests 1,600, drawn anew in each pass",
-        ("the test part of the split is used; theirs was set aside and never read",),
-    ),
-    "marzed7-mobilenetv2": Published(
-        _SEED_4, 40000, 2668, 0.9333, "notebook output", "tested on its training images",
-        (
-            "inputs are rescaled once; twice squeezed them to -1 +- 0.008",
-            "training, validation and test were all the whole data set; ours are disjoint",
-            "a threshold decides, not the argmax over one unit, which is always Negative",
-        ),
-    ),
-    "chernxi-cnn-120": Published(
-        _SEED_0, 1600, 4, 0.9975, "notebook output", "a random split leaks copies; 4 h 19 min of training",
-        (
-            "one call of fit; between their ten calls a new learning rate was set but never compiled in",
-            "the confusion matrix counts all test images, not one batch",
-        ),
-    ),
-    "chernxi-cnn-80": Published(
-        _SEED_0, 1600, 5, 0.996875, "notebook output",
-        "an older version; a random split leaks copies; 1 h 47 min of training",
-        ("one call of fit; theirs were nine",),
-    ),
-    "marzed7-cnn-256": Published(
-        _SEED_4, 4000, 65, 0.98375, "notebook output", "a random split leaks copies; 1 h 30 min of training",
-        (
-            "the best epoch is kept; theirs was the last, which was worse",
-            "take and skip on a set that is shuffled anew in each pass mixed training and validation images",
-        ),
-    ),
-}  # fmt: skip
+    name: Published(**facts | {"corrections": tuple(facts["corrections"])}) for name, facts in _FACTS["recipes"].items()
+}
 
 
 def published_result(published: Published) -> str:

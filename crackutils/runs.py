@@ -1,6 +1,4 @@
-"""Run folders, what is written into them, and how they are compared, kept as reference and shown in the README."""
-
-from __future__ import annotations
+"""Run folders: their names and settings, what is written into them, and how they are read."""
 
 import contextlib
 import hashlib
@@ -16,10 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crackutils import config, datasets, provenance
-from crackutils.compare import decision_metrics
+from crackutils import config, provenance
+from crackutils.config import CrackutilsError, Profile, choose
+from crackutils.datasets import Dataset
 from crackutils.files import write_atomically
 from crackutils.metrics import score_predictions
+from crackutils.stages import Recipe
 
 SCHEMA = 1
 
@@ -56,11 +56,16 @@ class Run:
         """Write the settings alone into `metrics.json`, so that a model can be scored before its run has finished."""
         for old in ("run.json", "model/model.weights.h5"):  # without the first a run counts as unfinished
             (self.folder / old).unlink(missing_ok=True)
-        content = {"schema": SCHEMA, "notebook": self.notebook, "run": self.name, "settings": self.settings}
-        write_atomically(self.folder / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        self._write("metrics.json", self._head())
+
+    def _head(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, "notebook": self.notebook, "run": self.name, "settings": self.settings}
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self.folder / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def finish(
-        self, ds: datasets.Dataset, manifest: pd.DataFrame, found: dict[str, Any], timings: dict[str, float]
+        self, ds: Dataset, manifest: pd.DataFrame, found: dict[str, Any], timings: dict[str, float]
     ) -> dict[str, Any]:
         """Write `metrics.json` (nothing in it changes between equal runs) and `run.json`, and return the former."""
         split = manifest.groupby("split").agg(
@@ -74,20 +79,11 @@ class Run:
             "left_out": len(ds.left_out),
         }
         data |= {part: {name: int(n) for name, n in row.items()} for part, row in split.T.to_dict().items()}
-        content = {
-            "schema": SCHEMA,
-            "notebook": self.notebook,
-            "run": self.name,
-            "settings": self.settings,
-            "data": data,
-        }
-        content |= _plain(found)
-        if "test" in found and (self.folder / "predictions.csv").exists():
-            content |= decision_metrics(read_predictions(self.folder), ds, manifest)
+        content = self._head() | {"data": data} | _plain(found)
         spent = {k: round(v, 2) for k, v in timings.items()} | {"notebook_seconds": round(time.time() - self.began, 2)}
         facts = {"versions": provenance.versions(), "machine": provenance.machine(), "timings": spent}
-        write_atomically(self.folder / "run.json", json.dumps(facts, indent=1) + "\n")
-        write_atomically(self.folder / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        self._write("run.json", facts)
+        self._write("metrics.json", content)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         note = os.environ.get("CRACKUTILS_RUN_NOTE")
         if note:
@@ -109,9 +105,9 @@ class Run:
 
 def open_run(
     notebook: str,
-    profile: config.Profile,
+    profile: Profile,
     *,
-    recipe: Any = None,
+    recipe: Recipe | None = None,
     split: str = "",
     split_seed: int = config.DEFAULT_SEED,
     seed: int = config.DEFAULT_SEED,
@@ -123,45 +119,32 @@ def open_run(
     image: str = "",
     target: str = "",
 ) -> Run:
-    """Name the run by its recipe and by every setting that is not the default, and make its folder.
+    """Name the run by its recipe and by every setting that is not the default.
 
-    Args:
-        notebook: stem of the notebook's file name.
-        profile: as `config.start` returned it.
-        recipe: a `recipes.Recipe`, None for notebooks that train nothing.
-        split: split method; empty takes the profile's.
-        split_seed: seed of the split.
-        seed: seed of the training.
-        weights: weights of the backbone; empty takes the profile's.
-        epochs: bound on epochs per stage that the user gave, 0 for none.
-        engine: what computes features, one of `config.ENGINES`; for recipes that compute some.
-        precision: of a CNN's arithmetic, one of `config.PRECISIONS`.
-        labels: one of `config.LABELS`.
-        image: the file that the user wants to see, in notebooks that show one.
-        target: the other images that it is tested on, where they are not the usual ones.
+    `notebook` is the stem of its file name; notebooks that train nothing have no recipe. The other arguments are the
+    notebook's parameters, empty ones taken from the profile; `target` names other images to test on than the usual.
 
     Raises:
         CrackutilsError: unknown split, weights, engine, precision or labels; an engine for a recipe without features.
     """
-    config.choose("SPLIT", split or profile.split, config.SPLITS)
-    config.choose("WEIGHTS", weights or profile.weights, config.WEIGHTS)
+    choose("SPLIT", split or profile.split, config.SPLITS)
+    choose("WEIGHTS", weights or profile.weights, config.WEIGHTS)
     chosen = {"split": split or profile.split, "split_seed": split_seed, "seed": seed}
     usual = {"split": profile.split, "split_seed": config.DEFAULT_SEED, "seed": config.DEFAULT_SEED}
     if recipe is not None:
         start = profile.weights if recipe.backbone else "random"
         chosen |= {"weights": weights or start, "epochs": epochs}
         usual |= {"weights": start, "epochs": 0}
-        config.choose("ENGINE", engine or config.ENGINES[0], config.ENGINES)
+        choose("ENGINE", engine or config.ENGINES[0], config.ENGINES)
         if recipe.linear:
             chosen["engine"], usual["engine"] = engine or config.ENGINES[0], config.ENGINES[0]
         elif engine not in ("", config.ENGINES[0]):
-            raise config.CrackutilsError(
+            raise CrackutilsError(
                 f"ENGINE={engine} means nothing to RECIPE={recipe.name}, which computes no features; leave it out."
             )
-    if config.choose("PRECISION", precision, config.PRECISIONS) != config.PRECISIONS[0]:
-        chosen["precision"], usual["precision"] = precision, config.PRECISIONS[0]
-    if config.choose("LABELS", labels, config.LABELS) != config.LABELS[0]:
-        chosen["labels"], usual["labels"] = labels, config.LABELS[0]
+    for name, value, values in (("precision", precision, config.PRECISIONS), ("labels", labels, config.LABELS)):
+        if choose(name.upper(), value, values) != values[0]:
+            chosen[name], usual[name] = value, values[0]
     if image:
         chosen["image"], usual["image"] = image.replace("/", "-"), ""
     if target:
@@ -213,21 +196,19 @@ def read_run(folder: Path) -> dict[str, Any]:
     return found | {"run_json": json.loads((folder / "run.json").read_text("utf-8")), "folder": folder}
 
 
-def read_recipe(folder: Path) -> tuple[Any, str]:
+def read_recipe(folder: Path) -> tuple[Recipe, str]:
     """Return the recipe of a finished training run and what its backbone started from; CrackutilsError for no run."""
-    from crackutils.recipes import Recipe
-
     try:
         settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
         fields, weights = settings["recipe"], settings["weights"]
     except (OSError, KeyError, ValueError) as error:
-        raise config.CrackutilsError(
+        raise CrackutilsError(
             f"{folder} holds no finished training run; give a folder with metrics.json and model/."
         ) from error
     try:
         return Recipe.from_dict(fields), weights
     except (TypeError, KeyError) as error:
-        raise config.CrackutilsError(
+        raise CrackutilsError(
             f"{folder} was made by another version of crackutils; run its notebook again with FORCE=1."
         ) from error
 
@@ -235,40 +216,33 @@ def read_recipe(folder: Path) -> tuple[Any, str]:
 def find_best_run() -> Path:
     """Return the folder of the run with the lowest validation loss, of the largest METU profile that has runs.
 
-    Only runs in which nothing but the recipe was chosen count: others may have other validation images.
-
-    Raises:
-        CrackutilsError: there is none.
+    Only runs in which nothing but the recipe was chosen count: others may have other validation images. Raises
+    CrackutilsError where there is none.
     """
     for profile in ("metu", "metu-half", "metu-tenth", "metu-mini"):
-        with contextlib.suppress(config.CrackutilsError):
+        with contextlib.suppress(CrackutilsError):
             runs = [run for run in collect_runs(profile) if "--" not in run["run"]]
             runs = [run for run in runs if (run["folder"] / "model" / "model.weights.h5").is_file()]
             if runs:
                 return min(runs, key=lambda run: (run["val"]["loss"], run["run"]))["folder"]
-    raise config.CrackutilsError(
-        f"No finished run on METU is in {config.display_path(config.results_dir())}; run make run-03 PROFILE=metu-half first,"
-        " or give a run's folder as --model."
+    raise CrackutilsError(
+        f"No finished run on METU is in {config.display_path(config.results_dir())}; run make run-03"
+        " PROFILE=metu-half first, or give a run's folder as --model."
     )
 
 
 def collect_runs(profile: str, trained: bool = True, base: Path | None = None) -> list[dict[str, Any]]:
-    """Return the finished runs of a profile in the order of notebooks and names.
+    """Return the finished runs of a profile, by notebook and name; with `trained` only those with test metrics.
 
-    Args:
-        profile: name of the profile.
-        trained: whether runs without test metrics are left out.
-        base: folder of the profile's runs; None for the results.
-
-    Raises:
-        CrackutilsError: there is none.
+    They lie in `base`, by default in the results folder. Raises CrackutilsError where there is none.
     """
     base = base or config.results_dir() / profile
     files = sorted(base.glob("[0-9][0-9]_*/*/metrics.json"))
     found = [read_run(file.parent) for file in files if file.with_name("run.json").is_file()]
     found = [run for run in found if "test" in run or not trained]
     if not found:
-        raise config.CrackutilsError(
-            f"PROFILE={profile} has no finished training run in {config.display_path(base)}; run notebooks 03 and 04 first."
+        raise CrackutilsError(
+            f"PROFILE={profile} has no finished training run in {config.display_path(base)}; run notebooks 03 and"
+            " 04 first."
         )
     return found

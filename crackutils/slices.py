@@ -1,6 +1,4 @@
-"""Doubts about the data and the models: wrong labels, image quality, leakage measured, accuracy per slice."""
-
-from __future__ import annotations
+"""Measure what makes an image hard, and score predictions on slices of hard images."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,8 +12,7 @@ from crackutils.files import progress, write_atomically
 from crackutils.metrics import wilson
 
 SLICES = ("thin", "faint", "dark", "blurred", "textured", "line-like", "doubtful label")
-TENTH = 0.1  # of the images: how many a slice holds
-_SLICES_VERSION = "1"  # raise it when a measure changes
+_MEASURES_VERSION = "1"  # raise it when a measure changes
 
 
 def measure_images(ds: datasets.Dataset) -> pd.DataFrame:
@@ -27,20 +24,19 @@ def measure_images(ds: datasets.Dataset) -> pd.DataFrame:
         brightness (median grey level), sharpness (finest against coarser detail; blur lowers it), texture (median of
         the local deviation, grey levels).
     """
-    file = ds.cache / f"measures.v{_SLICES_VERSION}.csv"
+    file = ds.cache / f"measures.v{_MEASURES_VERSION}.csv"
     if not file.exists():
         cv2.setNumThreads(1)  # the threads below do better, one image each
         with ThreadPoolExecutor(2) as pool:
-            found = list(progress(pool.map(_measure, ds.grey), "measuring", len(ds.grey)))
-        write_atomically(file, pd.DataFrame(found).round(4).to_csv(index=False, lineterminator="\n"))
+            rows = list(progress(pool.map(_measure, ds.grey), "measuring", len(ds.grey)))
+        write_atomically(file, pd.DataFrame(rows).round(4).to_csv(index=False, lineterminator="\n"))
     return pd.read_csv(file)
 
 
 def _measure(grey: np.ndarray) -> dict[str, float]:
     x = np.asarray(grey).astype(np.float32)
     side = len(x)
-    fine, middle = cv2.GaussianBlur(x, (0, 0), 0.8), cv2.GaussianBlur(x, (0, 0), 3.2)
-    soft = cv2.GaussianBlur(x, (0, 0), 1)
+    soft, fine, middle = (cv2.GaussianBlur(x, (0, 0), sigma) for sigma in (1, 0.8, 3.2))
     below = cv2.blur(soft, (31, 31)) - soft
     dark = (below > max(6, 0.45 * np.quantile(below, 0.99))).astype(np.uint8)  # at least 6 grey levels: no noise
     count, _, boxes, _ = cv2.connectedComponentsWithStats(dark, connectivity=8)
@@ -50,28 +46,22 @@ def _measure(grey: np.ndarray) -> dict[str, float]:
         longest = int(extent.argmax())
         length, width = extent[longest] / side, boxes[1 + longest, cv2.CC_STAT_AREA] / extent[longest] / side
     spread = np.sqrt(np.maximum(cv2.blur(x * x, (9, 9)) - cv2.blur(x, (9, 9)) ** 2, 0))
-    return {
-        "width": float(width),
-        "length": float(length),
-        "depth": float(np.median(x) - np.quantile(x, 0.02)),
-        "brightness": float(np.median(x)),
-        "sharpness": float(np.quantile(np.abs(x - fine), 0.99) / (np.quantile(np.abs(fine - middle), 0.99) + 1)),
-        "texture": float(np.median(spread)),
-    }
+    sharpness = np.quantile(np.abs(x - fine), 0.99) / (np.quantile(np.abs(fine - middle), 0.99) + 1)
+    depth, brightness, texture = np.median(x) - np.quantile(x, 0.02), np.median(x), np.median(spread)
+    names = ("width", "length", "depth", "brightness", "sharpness", "texture")
+    return dict(zip(names, map(float, (width, length, depth, brightness, sharpness, texture)), strict=True))
 
 
 def hard_slices(ds: datasets.Dataset) -> pd.DataFrame:
-    """Tell the images that may be hard: of each kind the tenth of the images in which it is strongest.
+    """Return the images that may be hard: a row per image in index order, a column of bools per name in `SLICES`.
 
-    Returns:
-        A row per image in index order, a column of bools per name in `SLICES`: thin, faint (cracked images only: the
-        narrowest, and those that stand out least), dark, blurred, textured, line-like (images without a crack only:
-        something long and thin that is darker than what lies beside it, as hairs, wires and joints are), doubtful
-        label (those of `datasets.verdicts`, whatever their number).
+    Each slice holds the tenth of its images in which the measure is strongest: thin and faint of the cracked images;
+    dark, blurred and textured of all; line-like (long, thin and darker than its surroundings, as hairs, wires and
+    joints are) of images without a crack. The doubtful labels are all those of `datasets.label_verdicts`.
     """
     m, cracked = measure_images(ds), ds.index["label"].to_numpy() == 1
     every = np.ones(len(m), bool)
-    wanted = {
+    kinds = {
         "thin": (m["width"], cracked),
         "faint": (m["depth"], cracked),
         "dark": (m["brightness"], every),
@@ -80,26 +70,18 @@ def hard_slices(ds: datasets.Dataset) -> pd.DataFrame:
         "line-like": (-m["length"] / (m["width"] + 1 / 128), ~cracked),
     }
     out = pd.DataFrame(False, index=m.index, columns=list(SLICES))
-    for name, (value, among) in wanted.items():
-        rows = np.flatnonzero(among)
-        order = rows[np.argsort(value.to_numpy()[rows], kind="stable")]
-        out.loc[order[: int(len(rows) * TENTH)], name] = True
+    for name, (value, among) in kinds.items():
+        out.loc[value[among].sort_values(kind="stable").index[: int(among.sum() * 0.1)], name] = True
     out.loc[datasets.label_verdicts(ds)["row"], "doubtful label"] = True
     return out
 
 
 def score_slices(ds: datasets.Dataset, test: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return errors and accuracy of predictions in each slice, the weakest first.
+    """Return the accuracy of predictions, rows of `read_predictions`, in each slice that holds any, the weakest first.
 
-    Args:
-        ds: the images.
-        test: rows of `results.predictions`.
-
-    Returns:
-        For each slice that holds any of them: slice, n, errors, accuracy, low, high (95 % Wilson interval).
+    The columns are slice, n, errors, accuracy, low and high (95 % Wilson interval).
     """
-    held = hard_slices(ds).assign(file=ds.index["file"])
-    table = test.merge(held, on="file")
+    table = test.merge(hard_slices(ds).assign(file=ds.index["file"]), on="file")
     wrong = (table["p_crack"] >= 0.5) != table["label"]
     rows = []
     for name in SLICES:

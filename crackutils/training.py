@@ -1,13 +1,14 @@
-"""Train a recipe stage by stage, go on after a kill, save and load."""
-
-from __future__ import annotations
+"""The stages of a training run with their checkpoints, and the model that it leaves."""
 
 import hashlib
+import importlib
 import json
 import math
 import os
 import shutil
 import time
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,236 +16,204 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crackutils import config, datasets, models, provenance
+from crackutils import config, models, provenance
 from crackutils.batches import make_batches, predict
+from crackutils.config import CrackutilsError, keras
+from crackutils.datasets import Dataset
 from crackutils.files import write_atomically
-from crackutils.inference.features import Features, frozen_features
-from crackutils.linear import LinearHead, fit_linear_head
 from crackutils.metrics import score_predictions, wilson
-from crackutils.models import keras
-from crackutils.recipes import Recipe, Stage
 from crackutils.runs import Run, read_recipe
-from crackutils.slices import measure_images
+from crackutils.stages import Recipe, Stage
 
 
 @dataclass
 class Trained:
-    """What training leaves.
+    """What training leaves."""
 
-    Attributes:
-        model: the keras.Model with the best weights.
-        loaded: which weights it started from.
-        history: a row per epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate.
-        stages: per stage name, epochs run, best_epoch, best_val_loss, kept (whether validation got better by it).
-        before: metrics on the test images before any training.
-        seconds: wall time per stage (of the run that trained it; of a linear head with that of its features).
-        engine: what features were computed with; empty where none were.
+    model: Any  # the keras.Model with the best weights
+    start: dict[str, str]  # what its weights started from, as `models.weights_facts` returns it
+    history: pd.DataFrame  # a row per epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate
+    stages: list[dict[str, Any]]  # of each name, epochs, best_epoch, best_val_loss, kept (val loss fell)
+    seconds: dict[str, float] = field(default_factory=dict)  # wall time per stage, of the run that trained it
+
+
+class Training:
+    """The stages of one training run: a loop over `stages` compiles, fits, and hands the history to `keep`.
+
+    Each finished stage is kept in `run.folder/checkpoints`; after a kill the same loop goes on behind it, and ends with
+    the same bytes as an uninterrupted one. A stage that does not lower the validation loss is dropped: the model then
+    has the weights from before it.
     """
 
-    model: Any
-    loaded: dict[str, str]
-    history: pd.DataFrame
-    stages: list[dict[str, Any]]
-    before: dict[str, Any]
-    seconds: dict[str, float] = field(default_factory=dict)
-    engine: dict[str, Any] = field(default_factory=dict)
+    def __init__(
+        self,
+        model: Any,
+        recipe: Recipe,
+        ds: Dataset,
+        manifest: pd.DataFrame,
+        run: Run,
+        features: dict[str, Any] | None = None,
+    ) -> None:
+        """Prepare the stages of a recipe.
 
-
-def prepare(recipe: Recipe, ds: datasets.Dataset, manifest: pd.DataFrame, run: Run) -> None:
-    """Decode the images, or compute their features, before training, where progress may show."""
-    if not recipe.on_features:
-        ds.pixels(recipe.size)
-    if recipe.linear:
-        parts = ("train", "val", "test") if recipe.on_features else ("train", "val")
-        rows = np.flatnonzero(manifest["split"].isin(parts))
-        _features(recipe, ds, rows, run.settings["weights"], run.settings["engine"])
-    measure_images(ds)  # for the slices in the metrics
-
-
-def _features(recipe: Recipe, ds: datasets.Dataset, rows: np.ndarray, weights: str, engine: str) -> Features:
-    return frozen_features(ds, rows, recipe.backbone, recipe.size, weights, engine)
-
-
-def _predict(
-    model: Any, recipe: Recipe, ds: datasets.Dataset, rows: np.ndarray, weights: str, engine: str
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return labels, crack probabilities and images per second, as `evaluate` explains them."""
-    labels = ds.index["label"].to_numpy()
-    if recipe.on_features:
-        found = _features(recipe, ds, rows, weights, engine)
-        kernel, bias = model.get_layer("p_crack").get_weights()
-        return labels[rows], LinearHead(kernel[:, 0], float(bias[0])).chances(found.x), found.rate
-    began = time.perf_counter()
-    data = make_batches(ds.pixels(recipe.size), labels, rows, 64)
-    return *predict(model, data, recipe.flips), len(rows) / (time.perf_counter() - began)
-
-
-def train(recipe: Recipe, ds: datasets.Dataset, manifest: pd.DataFrame, run: Run, seed: int, weights: str) -> Trained:
-    """Train a recipe on the train part, watching the val part; the test part is only scored before training.
-
-    Each finished stage is kept in `run.folder/checkpoints`; after a kill the same call goes on from the last one. A
-    stage always starts from a newly built model and the weights file of the stage before, so that an interrupted run
-    and an uninterrupted one end with the same bytes. A stage that does not lower the validation loss is dropped.
-
-    Args:
-        recipe: what to train.
-        ds: the images.
-        manifest: as `splits.make` returns it.
-        run: where checkpoints and TensorBoard logs go.
-        seed: of initial weights, dropout, augmentation and shuffling.
-        weights: what the backbone starts from, one of `config.WEIGHTS`.
-    """
-    labels = ds.index["label"].to_numpy()
-    part = {name: np.flatnonzero(manifest["split"] == name) for name in ("train", "val", "test")}
-    if empty := [name for name, rows in part.items() if not len(rows)]:
-        raise config.CrackutilsError(
-            f"The split leaves no image for {' and '.join(empty)}: {len(labels)} images are too few."
+        The "train" rows of the manifest are fitted, "val" chooses, "test" is not looked at. Checkpoints and TensorBoard
+        logs go into the run's folder, whose settings name seed and weights. `features` are the facts of those that a
+        linear head is fitted to. Raises CrackutilsError as `split_rows` does.
+        """
+        self.recipe, self.run = recipe, run
+        # the same layers without the optimizer that compiling adds: what is saved need not hold its state
+        self.model = keras.Model(model.inputs, model.outputs, name=model.name)
+        self.labels = ds.index["label"].to_numpy()
+        self.rows = split_rows(manifest, self.labels)
+        self._images = None if recipe.linear else ds.pixels(recipe.size)
+        self._seed = run.settings["seed"]
+        self.start = models.weights_facts(recipe.backbone, recipe.size, run.settings["weights"])
+        if recipe.backbone and run.settings["weights"] == "random":
+            few = np.sort(np.random.default_rng(self._seed).permutation(self.rows["train"])[:128])
+            scale, offset = models.BACKBONES[recipe.backbone].rescaling or (1, 0)
+            models.settle(models.backbone_of(model), self._images[few].astype(np.float32) * scale + offset)
+        # everything that the bytes of a checkpoint depend on
+        parts = [recipe.as_dict(), ds.sha256, "".join(manifest["label"].astype(str) + manifest["split"]), self._seed]
+        parts += [self.start, features or {}, _layers(model), [w.tobytes().hex() for w in model.get_weights()]]
+        parts += [keras.config.dtype_policy().name, provenance.code_hash(), provenance.versions()]
+        self._key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        self._folder = run.checkpoints()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._random = [(v, np.array(v)) for v in model.variables if v.path.endswith("seed_generator_state")]
+        self._best, self._best_file = (
+            math.inf,
+            save_weights(self.model, self._folder / f"start-{self._key[:12]}.weights.h5"),
         )
-    model, loaded = models.build(recipe, weights, seed)
-    base = models.backbone_of(model)
-    images = None if recipe.on_features else ds.pixels(recipe.size)
-    if base is not None and weights == "random":
-        few = np.random.default_rng(seed).permutation(part["train"])[:128]
-        scale, offset = models.BACKBONES[recipe.backbone].rescaling or (1, 0)
-        models.settle(base, images[np.sort(few)].astype(np.float32) * scale + offset)
-    engine = run.settings.get("engine", "")
-    before = score_predictions(*_predict(model, recipe, ds, part["test"], weights, engine)[:2])
-    before = {name: value for name, value in before.items() if name not in ("brier", "ece")}  # of chance, not of trust
-    fitted = {name: _features(recipe, ds, part[name], weights, engine) for name in ("train", "val") if recipe.linear}
-    facts = fitted["train"].facts if fitted else {}
-    folder = run.checkpoints()
-    key = _key(recipe, ds, manifest, seed, loaded, facts)
-    folder.mkdir(parents=True, exist_ok=True)
-    start = _save(model, folder / f"start-{key[:12]}.weights.h5")
-    rows: list[dict[str, Any]] = []
-    done: list[dict[str, Any]] = []
-    seconds: dict[str, float] = {}
-    best = math.inf
-    for number, stage in enumerate(recipe.stages, 1):
-        record = folder / f"stage-{number}.json"
-        kept = json.loads(record.read_text("utf-8")) if record.exists() else {}
-        if kept.get("key") == key:
-            print(f"stage {stage.name}: finished before, taken from its checkpoint")
-        else:
-            what = "iterations" if stage.optimizer == "L-BFGS" else "epochs"
-            print(f"stage {stage.name}: up to {stage.epochs:,} {what}, {len(part['train']):,} images each")
-            began = time.perf_counter()
-            record.unlink(missing_ok=True)  # of other settings: a kill must not leave it beside the new weights
-            if stage.optimizer == "L-BFGS":
-                kept = _linear_head(model, stage, fitted, labels, part)
-                began -= sum(found.seconds.sum() for found in fitted.values())
+        self._history: list[dict[str, Any]] = []
+        self._done: list[dict[str, Any]] = []
+        self._seconds: dict[str, float] = {}
+        self._number, self._record = 0, {}
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the stages that are still to be fitted, the model ready for each; `keep` must follow."""
+        for number, stage in enumerate(self.recipe.stages, 1):
+            self._number = number
+            file, weights = (self._folder / f"stage-{number}.{ending}" for ending in ("json", "weights.h5"))
+            self._record = json.loads(file.read_text("utf-8")) if file.exists() else {}
+            if self._record.get("key") == self._key:
+                print(f"stage {stage.name}: finished before, taken from its checkpoint")
+                self.model.load_weights(weights)
             else:
-                model, kept = _stage(recipe, stage, number, start, images, labels, part, run, seed, weights)
-            kept["better"] = kept["best_val_loss"] < best
-            _save(model, folder / f"stage-{number}.weights.h5")
-            kept |= {"key": key, "seconds": time.perf_counter() - began}
-            write_atomically(record, json.dumps(kept))
-        rows += kept["history"]
-        seconds[stage.name] = kept["seconds"]
-        done.append(
-            {"name": stage.name, "epochs": len(kept["history"])}
-            | {k: kept[k] for k in ("C", "best_epoch", "best_val_loss") if k in kept}
-            | {"kept": kept["better"]}
-        )
-        if kept["better"]:
-            best, start = kept["best_val_loss"], folder / f"stage-{number}.weights.h5"
+                what = "iterations" if stage.optimizer == "L-BFGS" else "epochs"
+                print(f"stage {stage.name}: up to {stage.epochs:,} {what}, {len(self.rows['train']):,} images each")
+                file.unlink(missing_ok=True)  # of other settings: a kill must not leave it beside the new weights
+                keras.utils.set_random_seed(self._seed + number)  # TensorFlow's shuffling depends on it
+                for variable, first in self._random:
+                    variable.assign(first + np.array([number, 0], first.dtype))
+                self._record, began = {}, time.perf_counter()
+                yield stage
+                self._record |= {"key": self._key, "better": self._record["best_val_loss"] < self._best}
+                self._record["seconds"] += time.perf_counter() - began
+                save_weights(self.model, weights)
+                write_atomically(file, json.dumps(self._record))
+            self._accept(stage, weights)
+
+    def batches(self) -> tuple[Any, Any]:
+        """Return the batches of this stage: training images, shuffled by seed and stage, and validation images."""
+        train = self.rows["train"], self.recipe.batch, self._seed + self._number
+        val = self.rows["val"], 64
+        return tuple(make_batches(self._images, self.labels, *part) for part in (train, val))
+
+    def callbacks(self, stage: Stage) -> list[Any]:
+        """Return early stopping, which brings the best epoch's weights back, and a log for TensorBoard."""
+        log = self.run.folder / "tensorboard" / f"{self._number}-{stage.name}"
+        shutil.rmtree(log, ignore_errors=True)  # of a run that was killed
+        return [
+            keras.callbacks.EarlyStopping("val_loss", patience=self.recipe.patience, restore_best_weights=True),
+            keras.callbacks.TensorBoard(log, write_graph=False),
+        ]
+
+    def keep(self, stage: Stage, history: dict[str, list[float]], seconds: float = 0.0) -> None:
+        """Take the history of a stage that was fitted.
+
+        It has a list per column, as Keras's `History.history` or `LinearHead.tried.to_dict("list")`; `seconds` were
+        spent on the stage before, for features.
+        """
+        best = int(np.argmin(history["val_loss"]))
+        rows = [dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)]
+        if "C" not in history:
+            names = ("loss", "accuracy", "val_loss", "val_accuracy")
+            rate = [round(learning_rate(stage, epoch), 9) for epoch in range(1, len(rows) + 1)]
+            rows = [
+                {name: round(float(row[name]), 6) for name in names} | {"learning_rate": left}
+                for row, left in zip(rows, rate, strict=True)
+            ]
+        self._record = {
+            "history": [{"stage": stage.name, "epoch": epoch} | row for epoch, row in enumerate(rows, 1)],
+            "best_epoch": best + 1,
+            "best_val_loss": rows[best]["val_loss"],
+            "seconds": seconds,
+        } | ({"C": rows[best]["C"]} if "C" in history else {})
+
+    def _accept(self, stage: Stage, weights: Path) -> None:
+        record = self._record
+        self._history += record["history"]
+        self._seconds[stage.name] = record["seconds"]
+        facts = {k: record[k] for k in ("C", "best_epoch", "best_val_loss") if k in record}
+        epochs = {"name": stage.name, "epochs": len(record["history"])}
+        self._done.append(epochs | facts | {"kept": record["better"]})
+        if record["better"]:
+            self._best, self._best_file = record["best_val_loss"], weights
         else:
             print(f"stage {stage.name}: validation loss did not get better; its weights are dropped")
-    model, _ = models.build(recipe, weights, seed, load=False)
-    model.load_weights(start)
-    _trainable_as_trained(model, recipe, {stage["name"] for stage in done if stage["kept"]})
-    return Trained(model, loaded, pd.DataFrame(rows), done, before, seconds, facts)
+            self.model.load_weights(self._best_file)
+
+    def result(self) -> Trained:
+        """Return what the stages have left; `trainable` then speaks of what was trained in those that were kept."""
+        base = models.backbone_of(self.model)
+        if base is not None:
+            kept = [stage["kept"] for stage in self._done]
+            layers = [stage.unfreeze for stage, good in zip(self.recipe.stages, kept, strict=True) if good]
+            models.unfreeze_top(base, max(layers, default=0))
+        return Trained(self.model, self.start, pd.DataFrame(self._history), self._done, self._seconds)
 
 
-def _trainable_as_trained(model: Any, recipe: Recipe, kept: set[str]) -> None:
-    """Set `trainable` so that parameter counts speak of what was trained in the stages that were kept."""
-    base = models.backbone_of(model)
-    if base is not None:
-        models.unfreeze_top(base, max((stage.unfreeze for stage in recipe.stages if stage.name in kept), default=0))
-
-
-def _stage(
-    recipe: Recipe,
-    stage: Stage,
-    number: int,
-    start: Path,
-    images: np.ndarray,
-    labels: np.ndarray,
-    part: dict[str, np.ndarray],
-    run: Run,
-    seed: int,
-    weights: str,
-) -> tuple[Any, dict[str, Any]]:
-    model, _ = models.build(recipe, weights, seed + number, load=False)
-    model.load_weights(start)
-    base = models.backbone_of(model)
-    if base is not None:
-        models.unfreeze_top(base, stage.unfreeze)
-    steps = math.ceil(len(part["train"]) / recipe.batch) * stage.epochs
-    rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps) if stage.decay else stage.learning_rate
-    averaging = {"use_ema": True, "ema_momentum": recipe.averaging} if recipe.averaging else {}
-    if recipe.units == 1:
-        loss = keras.losses.BinaryCrossentropy(label_smoothing=recipe.label_smoothing)
-        accuracy = keras.metrics.BinaryAccuracy
-    else:
-        loss, accuracy = keras.losses.SparseCategoricalCrossentropy(), keras.metrics.SparseCategoricalAccuracy
-    model.compile(
-        getattr(keras.optimizers, stage.optimizer)(rate, **averaging),
-        loss,
-        metrics=[accuracy(name="accuracy")],
-    )
-    log = run.folder / "tensorboard" / f"{number}-{stage.name}"
-    shutil.rmtree(log, ignore_errors=True)  # of a run that was killed
-    fitted = model.fit(
-        make_batches(images, labels, part["train"], recipe.batch, seed + number),
-        validation_data=make_batches(images, labels, part["val"], 64),
-        epochs=stage.epochs,
-        shuffle=False,  # the batches are shuffled already; Keras warns otherwise
-        verbose=2,
-        callbacks=[
-            # validation, and what early stopping keeps, see the averaged weights
-            *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if recipe.averaging else []),
-            keras.callbacks.EarlyStopping("val_loss", patience=recipe.patience, restore_best_weights=True),
-            keras.callbacks.TensorBoard(log, write_graph=False),
-        ],
-    )
-    epochs = range(len(fitted.epoch))
-    history = [
-        {"stage": stage.name, "epoch": e + 1}
-        | {name: round(float(fitted.history[name][e]), 6) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        | {"learning_rate": round(_learning_rate(stage, e + 1), 9)}
-        for e in epochs
+def _layers(model: Any) -> list[Any]:
+    """Return kind and settings of each layer but their names, which count on from models built before."""
+    named = ("name", "layers", "input_layers", "output_layers")  # of a backbone: its weights are hashed besides
+    return [
+        [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k not in named}]
+        for layer in model.layers
     ]
-    best = min(epochs, key=lambda e: fitted.history["val_loss"][e])
-    return model, {
-        "history": history,
-        "best_epoch": best + 1,
-        "best_val_loss": history[best]["val_loss"],
-    }
 
 
-def _linear_head(
-    model: Any, stage: Stage, fitted: dict[str, Features], labels: np.ndarray, part: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    """Fit the last layer of a model on features; the history has a row for each strength of the penalty."""
-    train, val = ((fitted[name].x, labels[part[name]]) for name in ("train", "val"))
-    head = fit_linear_head(*train, *val, stage.epochs)
-    model.get_layer("p_crack").set_weights([head.weights[:, None], np.float32([head.bias])])
-    rows = head.tried.to_dict("records")
-    return {
-        "history": [{"stage": stage.name, "epoch": i + 1} | row for i, row in enumerate(rows)],
-        "best_epoch": head.best + 1,
-        "best_val_loss": rows[head.best]["val_loss"],
-        "C": rows[head.best]["C"],
-    }
+def split_rows(manifest: pd.DataFrame, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the rows of train, val and test, int arrays.
+
+    Raises:
+        CrackutilsError: a part without images, or training images of one class only.
+    """
+    rows = {part: np.flatnonzero(manifest["split"] == part) for part in ("train", "val", "test")}
+    if empty := [part for part, some in rows.items() if not len(some)]:
+        raise CrackutilsError(f"The split leaves no image for {' and '.join(empty)}: {len(labels)} images are too few.")
+    if len(np.unique(labels[rows["train"]])) < 2:
+        raise CrackutilsError("The training images are all of one class; a classifier needs both.")
+    return rows
 
 
-def _learning_rate(stage: Stage, epoch: int) -> float:
+def learning_rate(stage: Stage, epoch: int) -> float:
     """Return what the learning rate is after an epoch, counted from 1."""
     return stage.learning_rate * ((1 + math.cos(math.pi * epoch / stage.epochs)) / 2 if stage.decay else 1)
 
 
-def _save(model: Any, file: Path) -> Path:
+def predict_rows(model: Any, ds: Dataset, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return crack probabilities, float32 (n,), of some images, and images per second (decoding not counted)."""
+    images, began = ds.pixels(model.input_shape[1]), time.perf_counter()
+    found = predict(model, make_batches(images, ds.index["label"].to_numpy(), rows, 64))[1]
+    return found, len(rows) / (time.perf_counter() - began)
+
+
+def score_untrained(labels: np.ndarray, p_crack: np.ndarray) -> dict[str, Any]:
+    """Return the scores of a model before training, without brier and ece, which would speak of chance."""
+    return {k: v for k, v in score_predictions(labels, p_crack).items() if k not in ("brier", "ece")}
+
+
+def save_weights(model: Any, file: Path) -> Path:
     """Save weights so that a kill leaves the old file or the whole new one."""
     part = file.with_name(f"part-{file.name}")
     model.save_weights(part)
@@ -252,83 +221,66 @@ def _save(model: Any, file: Path) -> Path:
     return file
 
 
-def _key(
-    recipe: Recipe,
-    ds: datasets.Dataset,
-    manifest: pd.DataFrame,
-    seed: int,
-    loaded: dict[str, str],
-    engine: dict[str, Any],
-) -> str:
-    """Everything that the bytes of a checkpoint depend on."""
-    rows = "".join(manifest["label"].astype(str) + manifest["split"])
-    parts = [recipe.as_dict(), ds.sha256, rows, seed, loaded["weights"], loaded["sha256"]]
-    parts += [engine, keras.config.dtype_policy().name]
-    parts += [provenance.code_hash(), provenance.versions()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def evaluate(
-    trained: Trained, recipe: Recipe, ds: datasets.Dataset, manifest: pd.DataFrame
-) -> tuple[pd.DataFrame, float]:
-    """Predict every val and test image once, in file order.
-
-    Returns:
-        The predictions (file, split, label, p_crack float32), and images per second: for a recipe on features those of
-        computing them, decoding included; else those of the network alone, decoding not counted.
-    """
-    rows = np.flatnonzero(manifest["split"].isin(["val", "test"]))
-    truth, chance, rate = _predict(
-        trained.model, recipe, ds, rows, trained.loaded["weights"], trained.engine.get("engine", "")
-    )
-    table = manifest.loc[rows, ["file", "split"]].reset_index(drop=True)
-    return table.assign(label=truth, p_crack=chance), rate
-
-
-def save(trained: Trained, run: Run, card: str) -> dict[str, int]:
-    """Save the model into `run.folder/model`: weights, a .keras file, a table of its layers and a model card.
+def save(model: Any, folder: Path, card: str) -> dict[str, int]:
+    """Save a model into `folder/model`: weights, a .keras file, a table of its layers and a model card.
 
     Returns the sizes in bytes of the first two.
 
-    The weights load in any Keras 3 through `load`; a .keras file loads only in the Keras that wrote it, or a later one.
+    `load` takes the architecture from the .keras file and the weights from the other, and so works in any Keras 3; the
+    .keras file by itself loads only in the Keras that wrote it, or a later one.
     """
-    folder = run.folder / "model"
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(trained.model, folder / "model.weights.h5")
-    trained.model.save(folder / "model.keras")
-    write_atomically(folder / "summary.txt", models.layer_table(trained.model) + "\n")
-    write_atomically(folder / "README.md", card)
-    return {name: (folder / name).stat().st_size for name in ("model.weights.h5", "model.keras")}
+    home = folder / "model"
+    home.mkdir(parents=True, exist_ok=True)
+    save_weights(model, home / "model.weights.h5")
+    model.save(home / "model.keras")
+    write_atomically(home / "summary.txt", models.layer_table(model) + "\n")
+    write_atomically(home / "README.md", card)
+    return {name: (home / name).stat().st_size for name in ("model.weights.h5", "model.keras")}
 
 
 def load(folder: str | Path) -> tuple[Any, Recipe]:
-    """Build the model of a finished run and load its weights; it computes in float32, however it was trained.
+    """Build the model of a run folder and load its weights; it computes in float32, however it was trained.
 
-    Args:
-        folder: a run folder, for example results/metu-half/03_transfer_learning/mobilenetv2.
-
-    Raises:
-        CrackutilsError: the folder holds no finished run.
+    Raises CrackutilsError where the folder holds no finished run, or one that cannot be read.
     """
     folder = Path(folder)
-    recipe, weights = read_recipe(folder)
-    with models.in_float32():
-        model, _ = models.build(recipe, weights, config.DEFAULT_SEED, load=False)
+    recipe, _ = read_recipe(folder)
+    home = folder / "model"
     try:
-        model.load_weights(folder / "model" / "model.weights.h5")
-    except (OSError, ValueError) as error:
-        raise config.CrackutilsError(f"{folder / 'model'} holds no usable model.weights.h5 ({error}).") from error
+        with zipfile.ZipFile(home / "model.keras") as parts:
+            architecture = _portable(json.loads(parts.read("config.json")))
+        with models.in_float32():
+            model = keras.saving.deserialize_keras_object(architecture)
+        model.load_weights(home / "model.weights.h5")
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise CrackutilsError(
+            f"{home} holds no usable model.keras and model.weights.h5 ({str(error).strip().splitlines()[0][:200]})."
+            " Run its notebook again with FORCE=1."
+        ) from error
     return model, recipe
+
+
+def _portable(value: Any) -> Any:
+    """Return an architecture without what weights replace, or what other versions of Keras refuse."""
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    dropped = ("build_config", "compile_config", "" if "keras_history" in value else "dtype")  # tensors need theirs
+    value = {k: _portable(v) for k, v in value.items() if k not in dropped and not k.endswith("_initializer")}
+    if value.get("registered_name") == "crackutils>_TopMean":  # saved models name the module it was in
+        importlib.import_module("crackutils.detector.network")  # Keras finds only layers that are registered
+    return value
 
 
 def describe_stages(stages: list[dict[str, Any]]) -> str:
     """Return in words what validation chose in each stage of `Trained.stages`."""
-    said = []
+    parts = []
     for stage in stages:
         what = f"penalty C = {stage['C']:g}," if "C" in stage else "epoch"
         dropped = "" if stage["kept"] else " (dropped)"
-        said.append(f"{stage['name']}: {what} {stage['best_epoch']} of {stage['epochs']}{dropped}")
-    return "; ".join(said)
+        parts.append(f"{stage['name']}: {what} {stage['best_epoch']} of {stage['epochs']}{dropped}")
+    return "; ".join(parts)
 
 
 def model_card(recipe: Recipe, run: Run, test: dict[str, Any], trained: Trained) -> str:
@@ -338,15 +290,14 @@ def model_card(recipe: Recipe, run: Run, test: dict[str, Any], trained: Trained)
         f"{s['name']} {s['epochs']} {'penalties' if 'C' in s else 'epochs'}{'' if s['kept'] else ' (dropped)'}"
         for s in trained.stages
     )
-    size = models.describe_model(trained.model)
     setting = run.settings
     return f"""# {recipe.title}
 
 - Task: does a square concrete patch show a crack?
 - Input: RGB {recipe.size}x{recipe.size}, values 0-255. Output: probability of `{config.CLASSES[1]}`.
 - Recipe `{recipe.name}`, profile `{setting["profile"]}`, split `{setting["split"]}` (seed {setting["split_seed"]}),
-  training seed {setting["seed"]}, {size["parameters"]:,} parameters.
-- Started from {trained.loaded["weights"]} weights; {stages}.
+  training seed {setting["seed"]}, {trained.model.count_params():,} parameters.
+- Started from {trained.start["weights"]} weights; {stages}.
 - Test: {test["errors"]} errors in {test["n"]:,} images, accuracy {test["accuracy"]:.4f}
   (95 % Wilson interval {low:.4f} to {high:.4f}).
 - Load: `crackutils.training.load("<this run's folder>")` builds the network and reads `model.weights.h5`.

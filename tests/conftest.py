@@ -14,6 +14,7 @@ from PIL import Image
 
 from crackutils import config, datasets
 from crackutils.inference.engines import run_stream
+from crackutils.sources.fetch import prepare
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,6 +41,7 @@ def smoke(smoke_home: Path) -> Iterator[datasets.Dataset]:
     """The images of the smoke profile; what a test computes from them is cached in that test's own data folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRACKUTILS_DATA_DIR", str(smoke_home))
+        prepare(config.profile("smoke"))
         loaded = datasets.load(config.profile("smoke"))
     yield loaded
 
@@ -63,14 +65,13 @@ def tree() -> Callable[..., Path]:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows that went through an engine, in order."""
     rows: list[int] = []
-    stream = run_stream
 
     def counting(engine: Any, items: Any, read: Any) -> Iterator[Any]:
-        for found in stream(engine, items, read):
+        for found in run_stream(engine, items, read):
             rows.append(found[0])
             yield found
 
-    monkeypatch.setattr(engines, "stream", counting)
+    monkeypatch.setattr("crackutils.inference.features.run_stream", counting)
     return rows
 
 
@@ -78,20 +79,19 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def untrained() -> Callable[..., Any]:
     """Return a function that writes a run of notebook 08 and returns its model.
 
-    It has learnt nothing, but its last layer looks at some features.
+    The model is untrained, but its last layer gives some features a weight.
     """
-
-    from crackutils import models
-    from crackutils.detector.runs import DETECTOR  # TensorFlow takes seconds, which not all tests need
+    from crackutils import training
+    from crackutils.detector.network import build_detector  # TensorFlow takes seconds, which not all tests need
+    from crackutils.detector.runs import DETECTOR
 
     def write(folder: Path, adapted: bool = False) -> Any:
         tiny = dataclasses.replace(DETECTOR, size=64)
-        model, _ = models.build(tiny, "crackutils", 5)
+        model = build_detector(tiny, "crackutils", 5)
         kernel, _ = model.get_layer("p_crack").get_weights()
         kernel[1:4] = 0.3
         model.get_layer("p_crack").set_weights([1.2 * kernel, np.float32([0.1])])
-        (folder / "model").mkdir(parents=True)
-        model.save_weights(folder / "model" / "model.weights.h5")
+        training.save(model, folder, "")
         settings = {"profile": "smoke", "threshold": 0.5, "recipe": tiny.as_dict(), "weights": "crackutils"}
         settings |= {"adapted": {}} if adapted else {}
         content = {"schema": 1, "notebook": "08_cross_dataset", "run": tiny.name, "settings": settings}

@@ -1,8 +1,8 @@
-"""Audit: slices, overlaps and mosaics, planted copies and labels, leakage, quality."""
+"""Audit and slices: measures, overlaps and mosaics, planted copies and labels, leakage, quality."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from crackutils import config, datasets
 from crackutils.audit.copies import compare_copy_detectors, largest_groups, score_planted_copies
-from crackutils.audit.labels import compare_corrections, out_of_fold, score_planted_labels
+from crackutils.audit.labels import compare_corrections, estimate_unread, out_of_fold, score_planted_labels
 from crackutils.audit.leakage import measure_leakage, protocol_table, summarize_leakage
 from crackutils.audit.mosaics import (
     check_loops,
@@ -23,21 +23,18 @@ from crackutils.audit.mosaics import (
     stitch,
 )
 from crackutils.audit.quality import image_quality
-from crackutils.slices import SLICES, _measure, hard_slices, measure_images, score_slices
+from crackutils.datasets import Dataset
+from crackutils.slices import SLICES, hard_slices, measure_images, score_slices
 from crackutils.splits.make import make_split
 from crackutils.splits.overlaps import estimate_photos, find_mosaics, find_overlaps
 
 
-def blobs(n: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def blobs(n: int, apart: float) -> tuple[np.ndarray, np.ndarray]:
     """Return features of two classes, `apart` deviations between their means in four of twenty dimensions."""
-    rng = np.random.default_rng(seed)
     y = np.arange(n) % 2
-    x = rng.normal(size=(n, 20)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(n, 20)).astype(np.float32)
     x[:, :4] += apart * y[:, None]
     return x, y
-
-
-# ---------------------------------------------------------------- slices
 
 
 def drawn(width: int, level: int = 180, depth: int = 120, blur: bool = False) -> np.ndarray:
@@ -48,11 +45,9 @@ def drawn(width: int, level: int = 180, depth: int = 120, blur: bool = False) ->
     return np.asarray(small.resize((128, 128), Image.Resampling.BICUBIC))
 
 
-def test_measures_follow_what_is_in_the_picture() -> None:
-    thin, wide, faint, dark, blurred, none = (
-        _measure(image)
-        for image in (drawn(2), drawn(12), drawn(12, depth=25), drawn(12, 90, 60), drawn(12, blur=True), drawn(0))
-    )
+def test_measures_follow_what_is_in_the_picture(smoke: Dataset) -> None:
+    images = (drawn(2), drawn(12), drawn(12, depth=25), drawn(12, 90, 60), drawn(12, blur=True), drawn(0))
+    thin, wide, faint, dark, blurred, none = measure_images(replace(smoke, grey=np.stack(images))).to_dict("records")
     assert thin["width"] < 0.5 * wide["width"]
     assert wide["length"] > 0.9 and none["length"] < 0.2
     assert faint["depth"] < 0.5 * wide["depth"]
@@ -60,7 +55,7 @@ def test_measures_follow_what_is_in_the_picture() -> None:
     assert blurred["sharpness"] < 0.7 * wide["sharpness"]
 
 
-def test_measures_agree_with_what_is_known_of_the_sample(smoke: datasets.Dataset) -> None:
+def test_measures_agree_with_what_is_known_of_the_sample(smoke: Dataset) -> None:
     m, cuts = measure_images(smoke), smoke.cuts
     assert m.equals(measure_images(smoke))
     cracked = smoke.index["label"] == 1
@@ -68,30 +63,22 @@ def test_measures_agree_with_what_is_known_of_the_sample(smoke: datasets.Dataset
         assert m.loc[cracked, measured].corr(cuts.loc[cracked, known].astype(float), "spearman") > 0.6
 
 
-def test_slices_hold_a_tenth_of_their_kind(smoke: datasets.Dataset) -> None:
-    held = hard_slices(smoke)
-    label = smoke.index["label"]
+def test_slices_hold_a_tenth_of_their_kind_and_their_errors_are_counted(smoke: Dataset) -> None:
+    held, label = hard_slices(smoke), smoke.index["label"]
     assert tuple(held) == SLICES
     for name in ("thin", "faint"):
         assert held[name].sum() == int(0.1 * (label == 1).sum()) and (label[held[name]] == 1).all()
     assert (label[held["line-like"]] == 0).all() and held["line-like"].any()
     assert held["dark"].sum() == int(0.1 * len(label))
     assert not held["doubtful label"].any()
+    p = np.where(held["dark"], 1 - label, label) * 0.8 + 0.1  # wrong in the dark only
+    scores = score_slices(smoke, smoke.index[["file", "label"]].assign(p_crack=p))
+    assert (scores[0]["slice"], scores[0]["accuracy"]) == ("dark", 0)
+    assert scores[0]["errors"] == scores[0]["n"] == held["dark"].sum()
+    assert [row["accuracy"] for row in scores] == sorted(row["accuracy"] for row in scores)
 
 
-def test_accuracy_per_slice_counts_right(smoke: datasets.Dataset) -> None:
-    dark = hard_slices(smoke)["dark"]
-    p = np.where(dark, 1 - smoke.index["label"], smoke.index["label"]) * 0.8 + 0.1  # wrong in the dark only
-    found = score_slices(smoke, smoke.index[["file", "label"]].assign(p_crack=p))
-    assert found[0]["slice"] == "dark"
-    assert found[0]["errors"] == found[0]["n"] == dark.sum() and found[0]["accuracy"] == 0
-    assert [row["accuracy"] for row in found] == sorted(row["accuracy"] for row in found)
-
-
-# ---------------------------------------------------------------- overlaps and mosaics
-
-
-def test_overlaps_are_those_of_the_photos(smoke: datasets.Dataset) -> None:
+def test_overlaps_are_those_of_the_photos(smoke: Dataset) -> None:
     known, found = known_overlaps(smoke), find_overlaps(smoke)
     photo = smoke.cuts["photo"].to_numpy()
     assert (photo[known["a"]] == photo[known["b"]]).all()
@@ -101,51 +88,39 @@ def test_overlaps_are_those_of_the_photos(smoke: datasets.Dataset) -> None:
     assert table["recall"].iloc[-2] > 0.95  # half and more in common
     both = found.merge(known, on=["a", "b"], suffixes=("", "_known"))
     np.testing.assert_allclose(both["area"], both["area_known"], atol=0.06)
-    x, y = (smoke.cuts[name].to_numpy() for name in ("x", "y"))
-    np.testing.assert_allclose(both["dx"], (x[both["b"]] - x[both["a"]]) / 227, atol=0.03)
-    np.testing.assert_allclose(both["dy"], (y[both["b"]] - y[both["a"]]) / 227, atol=0.03)
+    for axis, shift in (("x", "dx"), ("y", "dy")):
+        at = smoke.cuts[axis].to_numpy()
+        np.testing.assert_allclose(both[shift], (at[both["b"]] - at[both["a"]]) / 227, atol=0.03)
+    unknown = replace(smoke)
+    vars(unknown)["cuts"] = smoke.cuts[["file"]].assign(photo=-1)
+    assert known_overlaps(unknown).empty and score_overlaps(unknown).empty
 
 
-def test_stitched_crops_agree_with_the_photo(smoke: datasets.Dataset) -> None:
+def test_stitched_crops_agree_with_the_photo(smoke: Dataset) -> None:
     rows = max(largest_mosaics(smoke), key=len)
     assert len(rows) >= 4
-    image = stitch(smoke, rows)
-    cuts = smoke.cuts.iloc[rows]
-    assert image.shape[0] == pytest.approx(cuts["y"].max() - cuts["y"].min() + 227, abs=8)
-    assert image.shape[1] == pytest.approx(cuts["x"].max() - cuts["x"].min() + 227, abs=8)
-    alone = np.flatnonzero(np.bincount(find_mosaics(smoke)) == 1)
-    row = np.flatnonzero(find_mosaics(smoke) == alone[0])
+    sides = np.ptp(smoke.cuts[["y", "x"]].iloc[rows].to_numpy(), axis=0) + 227
+    assert stitch(smoke, rows).shape == (pytest.approx(sides[0], abs=8), pytest.approx(sides[1], abs=8), 3)
+    mosaic = find_mosaics(smoke)
+    row = np.flatnonzero(mosaic == np.flatnonzero(np.bincount(mosaic) == 1)[0])
     np.testing.assert_array_equal(stitch(smoke, row), smoke.read(int(row[0])))
 
 
-def test_loops_of_overlaps_close_and_a_wrong_link_shows(
-    smoke: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table, links = check_loops(smoke), find_overlaps(smoke)
+def test_loops_of_overlaps_close_and_a_wrong_link_shows(smoke: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, links, mosaic = check_loops(smoke), find_overlaps(smoke), find_mosaics(smoke)
     assert len(table) > 20 and table["agrees"].mean() > 0.98
-    mosaic = find_mosaics(smoke)
-    assert len(table) == len(links) - sum(len(np.unique(part)) - 1 for _, part in _of_mosaic(links, mosaic))
+    trees = links[["a", "b"]].groupby(mosaic[links["a"]]).apply(lambda part: len(np.unique(part)) - 1)
+    assert len(table) == len(links) - trees.sum()
     loop = table.iloc[0]
     wrong = links.copy()
     wrong.loc[(links["a"] == loop["a"]) & (links["b"] == loop["b"]), "dx"] += 0.4
-    monkeypatch.setattr(splits, "overlaps", lambda ds: wrong)
+    monkeypatch.setattr("crackutils.audit.mosaics.find_overlaps", lambda ds: wrong)
     assert check_loops(smoke)["agrees"].sum() == table["agrees"].sum() - 1
     shown = np.concatenate(largest_mosaics(smoke))
     assert loop["a"] not in shown and loop["b"] not in shown
 
 
-def _of_mosaic(links: pd.DataFrame, mosaic: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    return [(k, part[["a", "b"]].to_numpy().ravel()) for k, part in links.groupby(mosaic[links["a"]])]
-
-
-def test_nothing_is_known_of_photos_that_nobody_noted(smoke: datasets.Dataset) -> None:
-    unknown = dataclasses.replace(smoke)
-    vars(unknown)["cuts"] = smoke.cuts[["file"]].assign(photo=-1)
-    assert known_overlaps(unknown).empty
-    assert score_overlaps(unknown).empty
-
-
-def test_photos_join_mosaics_and_cut_none(smoke: datasets.Dataset) -> None:
+def test_photos_join_mosaics_and_cut_none(smoke: Dataset) -> None:
     mosaic, photo = find_mosaics(smoke), estimate_photos(smoke, 10)
     assert pd.Series(photo).groupby(mosaic).nunique().max() == 1
     assert len(np.unique(photo)) < len(np.unique(mosaic))
@@ -156,7 +131,7 @@ def test_photos_join_mosaics_and_cut_none(smoke: datasets.Dataset) -> None:
     assert score_grouping(known, known) == {"recall": 1, "precision": 1, "rand": 1}
 
 
-def test_planted_copies_are_found(smoke: datasets.Dataset) -> None:
+def test_planted_copies_are_found(smoke: Dataset) -> None:
     table = score_planted_copies(smoke, 40).set_index("kind")
     assert table.loc["all", "planted"] == 40
     assert table.loc["all", "recall"] >= 0.75
@@ -164,7 +139,7 @@ def test_planted_copies_are_found(smoke: datasets.Dataset) -> None:
     assert table.loc["all", "precision"] > 0.9
 
 
-def test_ways_to_look_for_copies(smoke: datasets.Dataset) -> None:
+def test_detectors_of_copies(smoke: Dataset) -> None:
     x = np.random.default_rng(0).normal(size=(len(smoke.index), 8)).astype(np.float32)
     table = compare_copy_detectors(smoke, x).set_index("way")
     exact = smoke.index["sha256"].duplicated(keep=False).sum()
@@ -174,56 +149,43 @@ def test_ways_to_look_for_copies(smoke: datasets.Dataset) -> None:
     assert [rows.tolist() for rows in groups] == [[0, 1, 4]]
 
 
-# ---------------------------------------------------------------- labels
-
-
-def test_turned_labels_are_the_first_suspects() -> None:
+def test_flipped_labels_are_the_first_suspects() -> None:
     x, y = blobs(600, 3)
     found = score_planted_labels(x, y, np.arange(600), 0.02)
     assert found["planted"] == 12
     assert found["recall"] > 0.9 and found["called_recall"] > 0.9
 
 
-def test_a_group_is_judged_by_models_that_saw_none_of_it() -> None:
+def test_a_group_is_scored_by_models_that_saw_none_of_it() -> None:
     rng = np.random.default_rng(0)
     y = np.repeat(rng.integers(0, 2, 100), 4)
-    x = np.repeat(rng.normal(size=(100, 30)), 4, axis=0).astype(np.float32)  # pairs of four, nothing to learn
-    alone, together = (out_of_fold(x, y, ids) for ids in (np.arange(400), np.repeat(np.arange(100), 4)))
-    assert ((alone["neighbours"] >= 0.5) == y).mean() > 0.65
-    assert ((together["neighbours"] >= 0.5) == y).mean() < 0.65
+    x = np.repeat(rng.normal(size=(100, 30)), 4, axis=0).astype(np.float32)  # equal fours, nothing to learn
+    alone, together = (out_of_fold(x, y, ids)["neighbours"] for ids in (np.arange(400), np.repeat(np.arange(100), 4)))
+    assert ((together >= 0.5) == y).mean() < 0.65 < ((alone >= 0.5) == y).mean()
     with pytest.raises(config.CrackutilsError, match="all of one class"):
         out_of_fold(x, np.zeros(400, int), np.arange(400))
 
 
-def test_corrections_change_what_is_taught_and_what_is_tested() -> None:
+def test_corrections_change_training_and_test() -> None:
     x, y = blobs(500, 4)
-    given = y.copy()
-    given[:10] = 1 - given[:10]
-    manifest = pd.DataFrame(
-        {"split": np.where(np.arange(500) % 10 < 7, "train", np.where(np.arange(500) % 10 < 9, "val", "test"))}
-    )
+    given = np.where(np.arange(500) < 10, 1 - y, y)
+    manifest = pd.DataFrame({"split": np.resize(["train"] * 7 + ["val"] * 2 + ["test"], 500)})
     table = compare_corrections(x, given, y, manifest).set_index("trained_with")
-    assert table.loc["corrected", "changed"] == 9 and table["changed_test"].eq(1).all()
+    assert table["changed"].to_dict() == {"given": 0, "corrected": 9} and table["changed_test"].eq(1).all()
     assert (table["errors_given"] - table["errors_corrected"]).tolist() == [1, 1]
 
 
-def verdict_file(root: Path, ds: datasets.Dataset, rows: list[tuple[int, str]]) -> None:
-    table = ds.index.iloc[[row for row, _ in rows]][["file", "sha256"]]
-    table = table.assign(label="?", verdict=[verdict for _, verdict in rows], reason="seen")
-    table.to_csv(root / f"{ds.profile.source}_labels.csv", index=False)
-
-
-def test_corrected_labels(
-    smoke: datasets.Dataset, smoke_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_corrected_labels(smoke: Dataset, smoke_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(smoke_home))
-    with pytest.raises(config.CrackutilsError, match="nobody looked at the labels of PROFILE=smoke"):
-        datasets.load(smoke.profile, "corrected")
     with pytest.raises(config.CrackutilsError, match="LABELS=right is unknown"):
         datasets.load(smoke.profile, "right")
     monkeypatch.setattr(config, "AUDIT", tmp_path)
+    with pytest.raises(config.CrackutilsError, match="labels of PROFILE=smoke"):
+        datasets.load(smoke.profile, "corrected")
+    assert estimate_unread(smoke) == {}
     first = int(np.flatnonzero(smoke.given == 1)[0])
-    verdict_file(tmp_path, smoke, [(0, "crack"), (first, "no crack"), (1, "ambiguous")])
+    table = smoke.index.iloc[[0, first, 1]][["file", "sha256"]].assign(label="?", reason="seen")
+    table.assign(verdict=["crack", "no crack", "ambiguous"]).to_csv(tmp_path / "smoke_labels.csv", index=False)
     ds = datasets.load(smoke.profile, "corrected")
     changed = np.flatnonzero(ds.index["label"] != smoke.index["label"])
     assert changed.tolist() == [0, first]
@@ -232,40 +194,40 @@ def test_corrected_labels(
     manifest, before = make_split(ds, "copy-safe", 1), make_split(smoke, "copy-safe", 1)
     assert (manifest["split"] == before["split"]).all()  # the same split, so that the two can be compared
     assert np.flatnonzero(manifest["label"] != before["label"]).tolist() == [0, first]
-    other = dataclasses.replace(smoke, index=smoke.index.assign(sha256="0" * 64))
-    with pytest.raises(config.CrackutilsError, match=r"not those that .*smoke_labels\.csv speaks of"):
+    other = replace(smoke, index=smoke.index.assign(sha256="0" * 64))
+    with pytest.raises(config.CrackutilsError, match=r"smoke_labels\.csv"):
         datasets.label_verdicts(other)
 
 
-def test_metu_verdicts_are_whole_and_hold_the_known_ones() -> None:
-    table = pd.read_csv(config.AUDIT / "metu_labels.csv").set_index("file")
-    assert table.index.is_unique and set(table["verdict"]) == {"crack", "no crack", "ambiguous"}
-    assert table["reason"].str.len().between(10, 120).all()
-    assert table["sha256"].str.fullmatch("[0-9a-f]{64}").all()
-    assert (table.index.str.split("/").str[0] == table["label"]).all()
-    for file in ("Negative/07903.jpg", "Negative/02432.jpg"):
-        assert table.loc[file, "verdict"] == "crack"
-    for file in ("Positive/02730.jpg", "Positive/08303.jpg"):
-        assert table.loc[file, "verdict"] == "no crack"
-    wrong = {"crack": "Negative", "no crack": "Positive"}
-    sure = table[table["verdict"] != "ambiguous"]
-    assert (sure["verdict"].map(wrong) == sure["label"]).all()  # the list holds what is questioned, not what is right
+def test_published_tables_of_metu_are_whole_and_fit_each_other() -> None:
+    labels, reads, groups = (pd.read_csv(config.AUDIT / f"metu_{name}.csv") for name in ("labels", "reads", "groups"))
+    assert labels["file"].is_unique and reads["file"].is_unique and groups["file"].is_unique
+    labels, reads = labels.set_index("file"), reads.set_index("file")
+    assert set(labels["verdict"]) == {"crack", "no crack", "ambiguous"}
+    assert labels["reason"].str.len().between(10, 120).all()
+    assert labels["sha256"].str.fullmatch("[0-9a-f]{64}").all()
+    assert (labels.index.str.split("/").str[0] == labels["label"]).all()
+    assert (labels.loc[["Negative/07903.jpg", "Negative/02432.jpg"], "verdict"] == "crack").all()
+    assert (labels.loc[["Positive/02730.jpg", "Positive/08303.jpg"], "verdict"] == "no crack").all()
+    sure = labels[labels["verdict"] != "ambiguous"]
+    assert (sure["verdict"].map({"crack": "Negative", "no crack": "Positive"}) == sure["label"]).all()  # only doubts
+    assert set(reads["drawn"]) == {"suspect", "random", "control"}
+    assert labels["verdict"].equals(reads.loc[labels.index, "verdict"])
+    agreed = reads[reads["first"] == reads["second"]]
+    given = np.where(agreed.index.str.startswith("Positive"), "crack", "no crack")
+    assert set(agreed.index[agreed["first"] != given]) <= set(labels.index)  # nothing that was doubted is left out
+    assert list(groups) == ["file", "mosaic", "photo"]
+    assert groups.groupby("mosaic")["photo"].nunique().max() == 1
+    assert groups.groupby("mosaic").size().min() >= 2 and groups["mosaic"].isna().any()
 
 
-# ---------------------------------------------------------------- quality
-
-
-def test_quality_calls_a_black_picture_dark(tmp_path: Path, tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path))
-    folder = tree(tmp_path / "raw" / "own", 6, 64)
+def test_quality_calls_a_black_picture_dark(data_dir: Path, tree) -> None:
+    folder = tree(data_dir / "raw" / "own", 6, 64)
     Image.new("RGB", (64, 64), (2, 2, 2)).save(folder / "Negative" / "00007.png")
     ds = datasets.load(config.profile("own"))
     table = image_quality(ds)
     assert table["row"].tolist() == list(range(13))
     assert ds.index["file"][table.loc[table["is_dark_issue"], "row"]].tolist() == ["Negative/00007.png"]
-
-
-# ---------------------------------------------------------------- leakage
 
 
 def test_leakage_shows_in_the_nearest_neighbour() -> None:
@@ -275,17 +237,15 @@ def test_leakage_shows_in_the_nearest_neighbour() -> None:
     twins = pd.DataFrame({"a": np.arange(0, 400, 2), "b": np.arange(1, 400, 2)})
     groups = {"random": np.arange(400), "safe": np.repeat(np.arange(200), 2)}
     table = measure_leakage(x, y, groups, {"copy": twins}, range(3))
-    total = table.groupby(["method", "seed", "head"])["n"].sum()
-    assert (total == 400).all()
-    assert not table.query("method == 'safe' and part == 'test'")["in_training"].any()
+    assert (table.groupby(["method", "seed", "head"])["n"].sum() == 400).all()
     tested = table[table["part"] == "test"]
+    assert not tested.query("method == 'safe'")["in_training"].any()
     rate = summarize_leakage(tested).set_index(["head", "method"])["error_rate"]
     assert rate["nearest", "random"] < 0.5 * rate["nearest", "safe"]
-    with_twin = summarize_leakage(tested.query("method == 'random'"), ("head", "in_training"))
-    with_twin = with_twin.set_index(["head", "in_training"])["error_rate"]
-    assert with_twin["nearest", True] == 0 < with_twin["nearest", False]
-    kept = table.query("method == 'random' and part == 'test' and head == 'nearest'")
-    assert kept.groupby("seed")["n"].sum().between(38, 42).all()
+    nearest = tested.query("method == 'random' and head == 'nearest'")
+    with_twin = summarize_leakage(nearest, ("in_training",)).set_index("in_training")["error_rate"]
+    assert with_twin[True] == 0 < with_twin[False]
+    assert nearest.groupby("seed")["n"].sum().between(38, 42).all()
 
 
 def test_leakage_summary_has_an_interval_of_the_mean() -> None:
@@ -303,17 +263,3 @@ def test_protocols_set_what_was_reported_against_unseen_photos() -> None:
     table = protocol_table(pd.DataFrame(rows))
     assert table["flattery"].iloc[1:].tolist() == [4.0, 2.0, 1.25, 1.0]
     assert np.isnan(table["flattery"].iloc[0])
-
-
-def test_published_tables_of_metu_fit_each_other() -> None:
-    groups = pd.read_csv(config.AUDIT / "metu_groups.csv")
-    assert list(groups) == ["file", "mosaic", "photo"] and groups["file"].is_unique
-    assert groups.groupby("mosaic")["photo"].nunique().max() == 1
-    assert groups.groupby("mosaic").size().min() >= 2 and groups["mosaic"].isna().any()
-    reads = pd.read_csv(config.AUDIT / "metu_reads.csv").set_index("file")
-    assert reads.index.is_unique and set(reads["drawn"]) == {"suspect", "random", "control"}
-    verdicts = pd.read_csv(config.AUDIT / "metu_labels.csv").set_index("file")["verdict"]
-    assert verdicts.equals(reads.loc[verdicts.index, "verdict"])
-    agreed = reads[reads["first"] == reads["second"]]
-    given = np.where(agreed.index.str.startswith("Positive"), "crack", "no crack")
-    assert set(agreed.index[agreed["first"] != given]) <= set(verdicts.index)  # nothing that was doubted is left out

@@ -8,43 +8,30 @@ runs wrote is compared as well: nbval itself looks at no pictures and no files.
 from __future__ import annotations
 
 import configparser
-import csv
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import nbformat
-import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from crackutils import config
-from crackutils.runs import SCHEMA
+from crackutils.runs import SCHEMA, read_predictions, read_run, score_parts
 from tools.reference import TIMED
 
 pytestmark = pytest.mark.slow
 
 SANITIZER = Path(__file__).with_name("nbval.cfg")
+NOTEBOOKS = sorted(path.stem for path in config.NOTEBOOKS.glob("*.ipynb"))
 TRAINED = {"03_transfer_learning": "mobilenetv2-linear", "04_simple_cnn": "simple-cnn"}
 SAVED = TRAINED | {"08_cross_dataset": "mobilenetv2-cells"}
-RUNS = [
-    "01_eda/default",
-    "02_augmentation/default",
-    *(f"{n}/{r}" for n, r in TRAINED.items()),
-    "05_comparison/default",
-    "06_pitfalls/default",
-    "07_data_audit/default",
-    "08_cross_dataset/mobilenetv2-cells",
-    "09_inspect_photos/default",
-]
-COUNTS = ("n", "tn", "fp", "fn", "tp", "errors")
-FRACTIONS = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision")
+RUNS = [f"{stem}/{SAVED.get(stem, 'default')}" for stem in NOTEBOOKS]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -72,9 +59,9 @@ def nbval(home: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Home of the first run, done by `python -m crackutils run`."""
+    """Home of the first run, done by `python -m tools run`."""
     home = tmp_path_factory.mktemp("first")
-    done = call(home, "crackutils", "run", "all", "PROFILE=smoke")
+    done = call(home, "tools", "run", "all", "PROFILE=smoke")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stderr == ""
     assert len(re.findall(r"^\[\d/9\] \d\d_\w+ \(smoke\): done in ", done.stdout, re.M)) == 9, done.stdout
@@ -88,43 +75,33 @@ def validated(first: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return home, nbval(home, first / "results" / "smoke" / "notebooks")
 
 
-@pytest.fixture(scope="module")
-def second(validated: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
-    return validated[0]
-
-
-def outputs(nb: nbformat.NotebookNode) -> Iterator[tuple[nbformat.NotebookNode, nbformat.NotebookNode]]:
-    for cell in nb.cells:
-        for output in cell.get("outputs", []):
-            yield cell, output
-
-
 # ---------------------------------------------------------------- the first run
 
 
 def test_every_notebook_leaves_a_clean_copy_and_a_page(first: Path) -> None:
     base = first / "results" / "smoke"
-    stems = sorted(path.stem for path in config.NOTEBOOKS.glob("*.ipynb"))
-    assert sorted(path.name for path in (base / "notebooks").iterdir()) == [f"{stem}.ipynb" for stem in stems]
-    assert sorted(path.name for path in (base / "report").iterdir()) == [*(f"{s}.html" for s in stems), "index.html"]
-    for stem in stems:
-        nb = nbformat.read(base / "notebooks" / f"{stem}.ipynb", as_version=4)
-        assert all(cell.execution_count for cell in nb.cells if cell.cell_type == "code")
+    assert sorted(path.stem for path in (base / "notebooks").iterdir()) == NOTEBOOKS
+    assert sorted(path.name for path in (base / "report").iterdir()) == [
+        *(f"{s}.html" for s in NOTEBOOKS),
+        "index.html",
+    ]
+    for stem in NOTEBOOKS:
+        cells = nbformat.read(base / "notebooks" / f"{stem}.ipynb", as_version=4).cells
+        assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
         # warnings and progress bars of libraries
-        noise = [(cell.source, output.text) for cell, output in outputs(nb) if output.get("name") == "stderr"]
-        assert noise == [], stem
-        told = "".join(str(output) for _, output in outputs(nb))
+        assert [output.text for output in outputs if output.get("name") == "stderr"] == [], stem
+        told = "".join(map(str, outputs))
         assert str(first) not in told and str(config.ROOT) not in told, stem
-        assert any("image/png" in output.get("data", {}) for _, output in outputs(nb)), stem
-        assert any("text/markdown" in output.get("data", {}) for _, output in outputs(nb)), stem  # the conclusion
+        kinds = {kind for output in outputs for kind in output.get("data", {})}
+        assert {"image/png", "text/markdown"} <= kinds, stem  # the latter is the conclusion
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_metrics_hold_what_was_run(run: str, first: Path) -> None:
     folder = first / "results" / "smoke" / run
-    found = json.loads((folder / "metrics.json").read_text("utf-8"))
-    notebook, name = run.split("/")
-    assert (found["schema"], found["notebook"], found["run"]) == (SCHEMA, notebook, name)
+    found = read_run(folder)
+    assert (found["schema"], f"{found['notebook']}/{found['run']}") == (SCHEMA, run)
     profile = config.profile("smoke")
     settings, data = found["settings"], found["data"]
     assert (settings["profile"], settings["split"], settings["threads"]) == ("smoke", profile.split, profile.threads)
@@ -133,70 +110,47 @@ def test_metrics_hold_what_was_run(run: str, first: Path) -> None:
     parts = [data[part] for part in ("train", "val", "test")]
     assert sum(part["images"] for part in parts) == data["images"] and all(part["images"] for part in parts)
     assert sum(part["positive"] for part in parts) == data["positive"]
-    facts = json.loads((folder / "run.json").read_text("utf-8"))
-    assert set(facts) == {"versions", "machine", "timings"}
-    assert {"tensorflow", "numpy", "python"} <= set(facts["versions"])
+    assert set(found["run_json"]) == {"versions", "machine", "timings"}
+    assert {"tensorflow", "numpy", "python"} <= set(found["run_json"]["versions"])
     assert list((folder / "figures").glob("*.png"))
 
 
 @pytest.mark.parametrize(("notebook", "name"), TRAINED.items())
 def test_training_leaves_scores_predictions_history_and_model(notebook: str, name: str, first: Path) -> None:
     folder = first / "results" / "smoke" / notebook / name
-    found = json.loads((folder / "metrics.json").read_text("utf-8"))
-    for part in ("before", "val", "test"):
-        scores = found[part]
-        believed = set() if part == "before" else {"brier", "ece"}
-        assert set(scores) == {*COUNTS, *FRACTIONS, "loss"} | believed
-        assert all(0 <= scores[key] <= 1 for key in believed)
-        assert all(isinstance(scores[key], int) for key in COUNTS)
-        assert scores["n"] == scores["tn"] + scores["fp"] + scores["fn"] + scores["tp"]
-        assert scores["errors"] == scores["fp"] + scores["fn"]
-        assert all(scores[key] is None or 0 <= scores[key] <= 1 for key in FRACTIONS), scores
-        assert scores["accuracy"] == round(1 - scores["errors"] / scores["n"], 6)
-        assert scores["loss"] > 0
-        assert scores["n"] == found["data"]["test" if part == "before" else part]["images"]
-        assert scores["tp"] + scores["fn"] == found["data"]["test" if part == "before" else part]["positive"]
-    assert found["before"]["loss"] != found["test"]["loss"]  # something was trained
+    found, model, rows = read_run(folder), folder / "model", read_predictions(folder)
+    epochs = pd.read_csv(folder / "history.csv")
     assert found["settings"]["recipe"]["name"] == name
-
-    with open(folder / "predictions.csv", encoding="utf-8", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    assert list(rows[0]) == ["file", "split", "label", "p_crack"]
-    assert len(rows) == found["val"]["n"] + found["test"]["n"] and {row["split"] for row in rows} == {"val", "test"}
-    assert all(0 <= float(row["p_crack"]) <= 1 for row in rows)
-    assert all(row["label"] == str(config.CLASSES.index(row["file"].split("/")[0])) for row in rows)
-    assert len({row["file"] for row in rows}) == len(rows)
-
-    with open(folder / "history.csv", encoding="utf-8", newline="") as handle:
-        epochs = list(csv.DictReader(handle))
+    assert list(rows) == ["file", "split", "label", "p_crack"] and rows["file"].is_unique
+    assert (rows["label"] == rows["file"].str.split("/").str[0].map(config.CLASSES.index)).all()
+    assert {part: found[part] for part in ("val", "test")} == score_parts(rows)
+    for part, scores in (("test", "before"), ("val", "val"), ("test", "test")):
+        counts = found[scores]["n"], found[scores]["tp"] + found[scores]["fn"]
+        assert counts == (found["data"][part]["images"], found["data"][part]["positive"])
+    assert set(found["test"]) - set(found["before"]) == {"brier", "ece"}
+    assert found["before"]["loss"] != found["test"]["loss"]  # something was trained
     linear = found["settings"]["recipe"]["stages"][0]["optimizer"] == "L-BFGS"
-    scores = ["loss", "accuracy", "val_loss", "val_accuracy"]
-    wanted = ["C", "iterations", *scores] if linear else [*scores, "learning_rate"]
-    assert list(epochs[0]) == ["stage", "epoch", *wanted]
+    measured = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    columns = ["C", "iterations", *measured] if linear else [*measured, "learning_rate"]
+    assert list(epochs) == ["stage", "epoch", *columns]
     stages = found["training"]["stages"]
-    assert [row["stage"] for row in epochs] == [stage["name"] for stage in stages for _ in range(stage["epochs"])]
+    assert epochs["stage"].tolist() == [stage["name"] for stage in stages for _ in range(stage["epochs"])]
     assert linear or all(stage["epochs"] <= config.profile("smoke").max_epochs for stage in stages)
 
-    saved = {"model.weights.h5", "model.keras", "README.md", "summary.txt"}
-    assert {path.name for path in (folder / "model").iterdir()} == saved
-    assert "p_crack (Dense)" in (folder / "model" / "summary.txt").read_text("utf-8")
-    assert found["model"]["bytes"] == (folder / "model" / "model.weights.h5").stat().st_size
-    assert f"{found['test']['errors']} errors in {found['test']['n']:,} images" in (
-        folder / "model" / "README.md"
-    ).read_text("utf-8")
+    assert {path.name for path in model.iterdir()} == {"model.weights.h5", "model.keras", "README.md", "summary.txt"}
+    assert found["model"]["bytes"] == (model / "model.weights.h5").stat().st_size
+    card = (model / "README.md").read_text("utf-8")
+    assert f"{found['test']['errors']} errors in {found['test']['n']:,} images" in card
     assert not (folder / "checkpoints").exists()
     assert linear != bool(list((folder / "tensorboard").rglob("events.out.tfevents.*")))  # it has no epochs to log
 
 
 def test_comparison_repeats_the_runs_own_numbers(first: Path) -> None:
     base = first / "results" / "smoke"
-    found = json.loads((base / "05_comparison" / "default" / "metrics.json").read_text("utf-8"))
-    for row, (notebook, name) in zip(found["runs"], TRAINED.items(), strict=True):
-        test = json.loads((base / notebook / name / "metrics.json").read_text("utf-8"))["test"]
+    for row, (notebook, name) in zip(read_run(base / RUNS[4])["runs"], TRAINED.items(), strict=True):
+        test = read_run(base / notebook / name)["test"]
         assert row["run"] == name
-        assert {key: row[key] for key in ("n", "errors", "accuracy", "auroc")} == {
-            key: test[key] for key in ("n", "errors", "accuracy", "auroc")
-        }
+        assert all(row[key] == test[key] for key in ("n", "errors", "accuracy", "auroc"))
         assert row["low"] < row["accuracy"] < row["high"] or row["accuracy"] in (row["low"], row["high"])
 
 
@@ -213,44 +167,31 @@ def test_outputs_come_again_when_everything_is_computed_anew(
     assert f"{cells} passed" in done.stdout
 
 
+def content(file: Path) -> Any:
+    """Return what must come again: pixels of a picture, arrays of weights, bytes of any other file."""
+    if file.suffix == ".png":
+        with Image.open(file) as image:
+            return image.size, image.convert("RGB").tobytes()
+    if file.suffix != ".h5":
+        return file.read_bytes()
+    arrays: dict[str, Any] = {}
+    with h5py.File(file) as handle:
+        handle.visititems(lambda path, item: arrays.update({path: item}))
+        arrays = {path: item[()].tobytes() for path, item in arrays.items() if isinstance(item, h5py.Dataset)}
+    assert len(arrays) > 10
+    return arrays
+
+
 @pytest.mark.parametrize("run", RUNS)
-def test_files_come_again_byte_for_byte(run: str, first: Path, second: Path) -> None:
-    one, other = (home / "results" / "smoke" / run for home in (first, second))
+def test_files_come_again_byte_for_byte_and_figures_pixel_for_pixel(run: str, first: Path, validated: Any) -> None:
+    one, other = (home / "results" / "smoke" / run for home in (first, validated[0]))
     names = ["metrics.json"]
     names += ["predictions.csv"] if run.split("/")[0] in TRAINED else []
-    names += ["history.csv", "model/README.md"] if run.split("/")[0] in SAVED else []
-    for name in names:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_figures_come_again_pixel_for_pixel(run: str, first: Path, second: Path) -> None:
-    one, other = (home / "results" / "smoke" / run / "figures" for home in (first, second))
-    names = sorted(path.name for path in one.iterdir())
-    assert names and names == sorted(path.name for path in other.iterdir())
-    for name in names:
-        if not name.startswith(TIMED):
-            with Image.open(one / name) as a, Image.open(other / name) as b:
-                assert a.size == b.size, name
-                assert np.array_equal(np.asarray(a.convert("RGB")), np.asarray(b.convert("RGB"))), name
-
-
-@pytest.mark.parametrize(("notebook", "name"), SAVED.items())
-def test_weights_come_again_bit_for_bit(notebook: str, name: str, first: Path, second: Path) -> None:
-    def weights(home: Path) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
-
-        def keep(path: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset):
-                found[path] = item[()]
-
-        with h5py.File(home / "results" / "smoke" / notebook / name / "model" / "model.weights.h5") as file:
-            file.visititems(keep)
-        return found
-
-    one, other = weights(first), weights(second)
-    assert len(one) > 10 and list(one) == list(other)
-    assert [path for path in one if not np.array_equal(one[path], other[path])] == []
+    names += ["history.csv", "model/README.md", "model/model.weights.h5"] if run.split("/")[0] in SAVED else []
+    figures = [sorted(f"figures/{path.name}" for path in (home / "figures").iterdir()) for home in (one, other)]
+    assert figures[0] and figures[0] == figures[1]
+    for name in names + [figure for figure in figures[0] if not Path(figure).name.startswith(TIMED)]:
+        assert content(one / name) == content(other / name), name
 
 
 # ---------------------------------------------------------------- the comparison itself
@@ -277,7 +218,7 @@ def other_digit(text: str) -> str:
 def test_one_other_digit_is_noticed(first: Path, tmp_path: Path) -> None:
     """Of two copies, cut after the comparison's table, one has another digit: nbval fails there only."""
     nb = nbformat.read(first / "results" / "smoke" / "notebooks" / "05_comparison.ipynb", as_version=4)
-    last = next(i for i, cell in enumerate(nb.cells) if "results.summary(runs)" in cell.source)
+    last = next(i for i, cell in enumerate(nb.cells) if "summarize_runs(runs)" in cell.source)
     nb.cells = nb.cells[: last + 1]
     nbformat.write(nb, tmp_path / "right.ipynb")
     (shown,) = nb.cells[last].outputs

@@ -1,4 +1,4 @@
-"""The recipes: published ones layer by layer and setting by setting, what is told of them, their way through JSON."""
+"""The recipes: networks and settings as published and as the notebooks show them, and their way through JSON."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import json
 import re
 from typing import Any
 
+import nbformat
+import numpy as np
 import pytest
 
 from crackutils import config, models
-from crackutils.models import keras
+from crackutils.config import keras
+from crackutils.detector.runs import DETECTOR
 from crackutils.published import CORRECTED_IN_ALL, PUBLISHED
-from crackutils.recipes import RECIPES, Recipe, Stage, choose_recipe, describe_recipe
+from crackutils.recipes import RECIPES, choose_recipe, describe_recipe
+from crackutils.stages import Recipe, Stage
 
 OURS = ("mobilenetv2-linear", "mobilenetv2", "simple-cnn")
+NAMED = RECIPES | {DETECTOR.name: DETECTOR}
 
 
 @functools.cache
 def built(name: str) -> Any:
     """Return the model of a recipe; tests must leave it as it is."""
-    return models.build(RECIPES[name], "random", 1)[0]
+    return RECIPES[name].build(1)
 
 
 def as_words(layer: Any) -> str:
@@ -38,122 +43,87 @@ def as_words(layer: Any) -> str:
     return " ".join([type(layer).__name__, *(str(own[word]).replace(" ", "") for word in words)])
 
 
-# ---------------------------------------------------------------- layers as published
+# ---------------------------------------------------------------- layers, sizes, settings
 
-
-WITHOUT_POOLING = """
-    Conv2D 32 (3,3) (1,1) same relu True
-    Conv2D 16 (3,3) (1,1) same relu True
-    Conv2D 8 (3,3) (1,1) same relu True
-    GlobalAveragePooling2D
-    Flatten
-    Dense 32 relu
-    Dense 16 relu
-    Dense 2 softmax
-"""
-FROZEN = "GlobalAveragePooling2D \n Dropout 0.3 \n Dense 2 softmax"
-# what follows the rescaling or the backbone
-LAYERS = {
-    "chernxi-mobilenetv3small": """
-        GlobalAveragePooling2D
-        Dense 128 relu
-        Dense 64 relu
-        Dense 32 relu
-        Dense 16 relu
-        Dense 2 softmax
-    """,
-    "chernxi-mobilenetv2": """
-        GlobalAveragePooling2D
-        Dense 128 relu
-        Dense 64 relu
-        Dense 2 softmax
-    """,
-    "bitterfrown-mobilenetv2": "GlobalAveragePooling2D \n Dense 2 softmax",
-    "imranismael-mobilenetv2": FROZEN,
-    "splitfolders-mobilenetv2": FROZEN,
-    "marzed7-mobilenetv2": "GlobalAveragePooling2D \n Dropout 0.3 \n Dense 1 sigmoid",
-    "chernxi-cnn-120": WITHOUT_POOLING,
-    "chernxi-cnn-80": WITHOUT_POOLING,
-    "marzed7-cnn-256": """
-        Conv2D 16 (3,3) (1,1) valid relu True
-        MaxPooling2D (2,2) (2,2)
-        Conv2D 32 (3,3) (1,1) valid relu True
-        MaxPooling2D (2,2) (2,2)
-        Dropout 0.1
-        Conv2D 32 (3,3) (1,1) valid relu True
-        MaxPooling2D (2,2) (2,2)
-        Dropout 0.3
-        Flatten
-        Dense 256 relu
-        Dense 1 sigmoid
-    """,
+AVERAGE, POOLED = "GlobalAveragePooling2D", "MaxPooling2D (2,2) (2,2)"
+BARE = [f"Conv2D {n} (3,3) (1,1) same relu True" for n in (32, 16, 8)]  # without pooling
+BARE = " | ".join([*BARE, AVERAGE, "Flatten | Dense 32 relu | Dense 16 relu | Dense 2 softmax"])
+FLIPS, VALID = "RandomFlip horizontal_and_vertical", "(3,3) (1,1) valid relu True"
+QUARTER, FLAT = f"{FLIPS} | RandomRotation (-0.25,0.25)", "RandomFlip horizontal | RandomRotation (-0.2,0.2)"
+# augmentation, and what follows the rescaling or the backbone
+LAYERS: dict[str, tuple[str, str]] = {
+    "mobilenetv2": (f"{FLIPS} | RandomRotation (-0.05,0.05)", f"{AVERAGE} | Dropout 0.2 | Dense 1 sigmoid"),
+    "chernxi-mobilenetv3small": (
+        QUARTER,
+        f"{AVERAGE} | Dense 128 relu | Dense 64 relu | Dense 32 relu | Dense 16 relu | Dense 2 softmax",
+    ),
+    "chernxi-mobilenetv2": (QUARTER, f"{AVERAGE} | Dense 128 relu | Dense 64 relu | Dense 2 softmax"),
+    "bitterfrown-mobilenetv2": ("", f"{AVERAGE} | Dense 2 softmax"),
+    "imranismael-mobilenetv2": (FLAT, f"{AVERAGE} | Dropout 0.3 | Dense 2 softmax"),
+    "splitfolders-mobilenetv2": (FLAT, f"{AVERAGE} | Dropout 0.3 | Dense 2 softmax"),
+    "marzed7-mobilenetv2": ("", f"{AVERAGE} | Dropout 0.3 | Dense 1 sigmoid"),
+    "chernxi-cnn-120": ("", BARE),
+    "chernxi-cnn-80": (QUARTER, BARE),
+    "marzed7-cnn-256": (
+        "",
+        f"Conv2D 16 {VALID} | {POOLED} | Conv2D 32 {VALID} | {POOLED} | Dropout 0.1 | Conv2D 32 {VALID} | {POOLED}"
+        " | Dropout 0.3 | Flatten | Dense 256 relu | Dense 1 sigmoid",
+    ),
 }
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_layers_are_the_published_ones(name: str) -> None:
-    model = built(name)
-    kinds = [type(layer).__name__ for layer in model.layers]
-    first = kinds.index("Functional" if RECIPES[name].backbone else "Rescaling") + 1
-    assert [as_words(layer) for layer in model.layers[first:]] == [
-        line.strip() for line in LAYERS[name].strip().split("\n")
-    ]
-
-
-# parameters in all, of which trained while the backbone is frozen
+V2, V3 = 2_257_984, 939_120  # parameters of the backbones, as keras.applications says
+NORMS = 4 * (16 + 32 + 64 + 128)  # half of them are moving means and variances
+CNN = 9 * (3 * 16 + 16 * 32 + 32 * 64 + 64 * 128) + NORMS + 128 + 1
+# parameters in all, and of them those that are trained while the backbone is frozen
 PARAMETERS = {
-    "chernxi-mobilenetv3small": (939_120 + 84_754, 84_754),
-    "chernxi-mobilenetv2": (2_257_984 + 172_354, 172_354),
-    "bitterfrown-mobilenetv2": (2_257_984 + 2_562, 2_562),
-    "imranismael-mobilenetv2": (2_257_984 + 2_562, 2_562),
-    "splitfolders-mobilenetv2": (2_257_984 + 2_562, 2_562),
-    "marzed7-mobilenetv2": (2_257_984 + 1_281, 1_281),
+    "mobilenetv2-linear": (V2 + 1_281, 1_281),
+    "mobilenetv2": (V2 + 1_281, 1_281),
+    "simple-cnn": (CNN, CNN - NORMS // 2),
+    "chernxi-mobilenetv3small": (V3 + 84_754, 84_754),
+    "chernxi-mobilenetv2": (V2 + 172_354, 172_354),
+    "bitterfrown-mobilenetv2": (V2 + 2_562, 2_562),
+    "imranismael-mobilenetv2": (V2 + 2_562, 2_562),
+    "splitfolders-mobilenetv2": (V2 + 2_562, 2_562),
+    "marzed7-mobilenetv2": (V2 + 1_281, 1_281),
     "chernxi-cnn-120": (7_530, 7_530),
     "chernxi-cnn-80": (7_530, 7_530),
     "marzed7-cnn-256": (7_387_649, 7_387_649),
 }
+# size, batch, units, patience, and of each stage: epochs, optimizer, learning rate, unfrozen layers, falling rate
+SETTINGS = {
+    "chernxi-mobilenetv3small": "120 16 2 3 | 1 Adam 0.0001 0 True | 1 RMSprop 1e-05 71 True | 1 RMSprop 1e-05 0 True",
+    "chernxi-mobilenetv2": "120 16 2 3 | 1 Adam 0.0001 0 True | 1 RMSprop 1e-05 24 True | 1 RMSprop 1e-05 0 True",
+    "bitterfrown-mobilenetv2": "160 16 2 5 | 10 Adam 0.0001 0 False",
+    "imranismael-mobilenetv2": "227 32 2 3 | 3 Adam 0.0001 0 False",
+    "splitfolders-mobilenetv2": "160 32 2 5 | 5 Adam 0.0001 0 False",
+    "marzed7-mobilenetv2": "160 10 1 3 | 3 Adam 0.0001 0 False",
+    "chernxi-cnn-120": "120 32 2 14 | 14 Adam 0.001 0 False",
+    "chernxi-cnn-80": "80 32 2 9 | 9 Adam 0.001 0 False",
+    "marzed7-cnn-256": "256 32 1 2 | 3 Adam 0.001 0 False",
+}
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_parameters_are_as_many_as_published(name: str) -> None:
     found = models.describe_model(built(name))
     assert (found["parameters"], found["trainable"]) == PARAMETERS[name]
 
 
-# ---------------------------------------------------------------- settings as published
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_the_published_ones(name: str) -> None:
+    words = [as_words(layer) for layer in built(name).layers]
+    follows = words[words.index("Functional" if RECIPES[name].backbone else "Rescaling") + 1 :]
+    assert (" | ".join(w for w in words if w.startswith("Random")), " | ".join(follows)) == LAYERS[name]
 
 
-THREE_STAGES = [(1, "Adam", 1e-4, "decay"), (1, "RMSprop", 1e-5, "decay"), (1, "RMSprop", 1e-5, "decay")]
-ALL_FLIPS_QUARTER = ["RandomFlip horizontal_and_vertical", "RandomRotation (-0.25,0.25)"]
-FLIP_ROTATE = ["RandomFlip horizontal", "RandomRotation (-0.2,0.2)"]
-# size, batch, stages (epochs, optimizer, learning rate and whether it falls), augmentation
-SETTINGS: dict[str, tuple[int, int, list[tuple[int, str, float, str]], list[str]]] = {
-    "chernxi-mobilenetv3small": (120, 16, THREE_STAGES, ALL_FLIPS_QUARTER),
-    "chernxi-mobilenetv2": (120, 16, THREE_STAGES, ALL_FLIPS_QUARTER),
-    "bitterfrown-mobilenetv2": (160, 16, [(10, "Adam", 1e-4, "constant")], []),
-    "imranismael-mobilenetv2": (227, 32, [(3, "Adam", 1e-4, "constant")], FLIP_ROTATE),
-    "splitfolders-mobilenetv2": (160, 32, [(5, "Adam", 1e-4, "constant")], FLIP_ROTATE),
-    "marzed7-mobilenetv2": (160, 10, [(3, "Adam", 1e-4, "constant")], []),
-    "chernxi-cnn-120": (120, 32, [(14, "Adam", 1e-3, "constant")], []),
-    "chernxi-cnn-80": (80, 32, [(9, "Adam", 1e-3, "constant")], ALL_FLIPS_QUARTER),
-    "marzed7-cnn-256": (256, 32, [(3, "Adam", 1e-3, "constant")], []),
-}
-
-
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_settings_are_the_published_ones(name: str) -> None:
     recipe, model = RECIPES[name], built(name)
-    size, batch, stages, augmentation = SETTINGS[name]
-    assert recipe.name == name
-    assert recipe.family == ("cnn" if "cnn" in name else "transfer")
-    assert model.input_shape == (None, size, size, 3)
-    assert recipe.batch == batch
-    assert [
-        (s.epochs, s.optimizer, s.learning_rate, "decay" if s.decay else "constant") for s in recipe.stages
-    ] == stages
-    assert [as_words(layer) for layer in model.layers if type(layer).__name__.startswith("Random")] == augmentation
-    # nobody published these, and none of them may come in by a changed default
-    assert (recipe.label_smoothing, recipe.averaging, recipe.flips) == (0, 0, False)
+    assert (recipe.name, recipe.family) == (name, "cnn" if "cnn" in name else "transfer")
+    assert (model.input_shape[1:], model.output_shape[1:]) == ((recipe.size, recipe.size, 3), (recipe.units,))
+    assert len({stage.name for stage in recipe.stages}) == len(recipe.stages)  # seconds and what was kept go by name
+    stages = [f"{s.epochs} {s.optimizer} {s.learning_rate} {s.unfreeze} {s.decay}" for s in recipe.stages]
+    settings = f"{recipe.size} {recipe.batch} {recipe.units} {recipe.patience}"
+    assert name in OURS or " | ".join([settings, *stages]) == SETTINGS[name]
 
 
 @pytest.mark.parametrize(
@@ -163,12 +133,11 @@ def test_settings_are_the_published_ones(name: str) -> None:
         ("chernxi-mobilenetv2", 130, "block_14_project"),
     ],
 )
-def test_the_second_of_three_stages_trains_the_top_and_the_third_none_of_it(name: str, frozen: int, first: str) -> None:
-    base = models.backbone_of(built(name))
-    opened = [stage.unfreeze for stage in RECIPES[name].stages]
-    assert opened == [0, len(base.layers) - frozen, 0]
+def test_the_second_of_three_stages_trains_the_top(name: str, frozen: int, first: str) -> None:
+    base, layers = models.backbone_of(built(name)), RECIPES[name].stages[1].unfreeze
+    assert len(base.layers) - frozen == layers
     try:
-        models.unfreeze_top(base, opened[1])
+        models.unfreeze_top(base, layers)
         trained = [layer for layer in base.layers if layer.trainable_weights]
     finally:
         models.unfreeze_top(base, 0)
@@ -176,31 +145,61 @@ def test_the_second_of_three_stages_trains_the_top_and_the_third_none_of_it(name
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in trained)
 
 
-def test_the_other_published_recipes_leave_the_backbone_frozen() -> None:
-    names = [name for name in PUBLISHED if len(RECIPES[name].stages) == 1]
-    assert len(names) == 7
-    assert [name for name in names if RECIPES[name].stages[0].unfreeze] == []
-
-
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_rescales_exactly_once(name: str) -> None:
-    base = models.backbone_of(built(name))
-    layers = [*built(name).layers, *(base.layers if base else ())]
-    found = [layer for layer in layers if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization)]
-    assert [(layer.scale, layer.offset) for layer in found] == [
-        (pytest.approx(1 / 127.5), -1) if base else (pytest.approx(1 / 255), 0)
-    ]
+def test_every_recipe_rescales_exactly_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first convolution gets -1 to 1 in a backbone, 0 to 1 in a CNN from scratch."""
+    model, base = built(name), models.backbone_of(built(name))
+    layers = [*model.layers, *(base.layers if base else ())]
+    kinds = keras.layers.Rescaling | keras.layers.Normalization
+    assert sum(isinstance(layer, kinds) for layer in layers) == 1
+    first, entering = next(layer for layer in layers if isinstance(layer, keras.layers.Conv2D)), []
+    call = first.call
+    monkeypatch.setattr(first, "call", lambda x: (entering.append(np.asarray(x)), call(x))[1])
+    size = RECIPES[name].size
+    model(np.stack([np.full((size, size, 3), value, np.float32) for value in (0, 255)]), training=False)
+    inside = entering[0][:, 5, 5]  # away from the border, which may be padded
+    np.testing.assert_allclose(inside, [[-1 if base else 0] * 3, [1] * 3], atol=1e-6)
+
+
+def test_two_units_are_the_probabilities_of_the_classes() -> None:
+    found = built("chernxi-cnn-80").predict_on_batch(np.random.default_rng(0).uniform(0, 255, (5, 80, 80, 3)))
+    assert found.shape == (5, 2) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name", "shown"),
+    [("03_transfer_learning", "mobilenetv2-linear", "Dense("), ("04_simple_cnn", "simple-cnn", "Conv2D(")],
+)
+def test_a_notebook_shows_the_network_that_the_recipe_builds(notebook: str, name: str, shown: str) -> None:
+    cells = nbformat.read(config.NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+    source = {
+        word: [c.source for c in cells if c.cell_type == "code" and word in c.source] for word in (shown, ".fit(")
+    }
+    (network,), (training,) = source.values()
+    assert f"keras.layers.{shown}" in network and "model.compile(" in training and "model.fit(" in training
+    names = {"SEED": 5, "weights": "random", "keras": keras, "models": models}
+    exec(network, names)
+    pair = [names["model"], RECIPES[name].build(5, "random")]
+
+    def configs(model: Any) -> list[Any]:
+        base = models.backbone_of(model)
+        chain = [layer for layer in [*model.layers, *(base.layers if base else ())] if layer is not base]
+        return [(type(layer), layer.get_config() | {"name": ""}) for layer in chain]
+
+    assert configs(pair[0]) == configs(pair[1])
+    variables = [[np.array(v) for v in model.variables] for model in pair]  # with the seeds of random layers
+    assert len(variables[0]) == len(variables[1]) and all(map(np.array_equal, *variables))
+    x = np.random.default_rng(0).uniform(0, 255, (2, *pair[0].input_shape[1:])).astype(np.float32)
+    np.testing.assert_array_equal(*(model.predict_on_batch(x) for model in pair))
 
 
 # ---------------------------------------------------------------- what was published
 
 
-def test_every_recipe_that_is_not_ours_says_where_it_comes_from() -> None:
-    assert set(PUBLISHED) == set(RECIPES) - set(OURS) == set(LAYERS) == set(SETTINGS) == set(PARAMETERS)
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - set(OURS)))
 def test_a_published_result_is_one_number_told_in_two_ways(name: str) -> None:
+    assert len(PUBLISHED) == 9
     published = PUBLISHED[name]
     assert re.match(r"[\w.-]+/[\w.-]+$|unnamed", published.source)
     assert published.measured in ("notebook output", "figure", "README only", "nobody")
@@ -215,11 +214,9 @@ def test_a_published_result_is_one_number_told_in_two_ways(name: str) -> None:
 
 def test_what_is_told_of_a_recipe() -> None:
     assert describe_recipe("simple-cnn").endswith("A recipe of this project.")
-    text = describe_recipe("marzed7-cnn-256")
-    published = PUBLISHED["marzed7-cnn-256"]
-    assert published.source in text
+    text, published = describe_recipe("marzed7-cnn-256"), PUBLISHED["marzed7-cnn-256"]
+    assert published.source in text and published.caveat in text
     assert "65 errors in 4,000 (accuracy 0.9838; notebook output)" in text
-    assert published.caveat in text
     assert [line[2:] for line in text.split("\n") if line.startswith("- ")] == list(published.corrections)
     assert all(line in text for line in CORRECTED_IN_ALL)
     assert "Published: no result that can be read;" in describe_recipe("bitterfrown-mobilenetv2")
@@ -228,25 +225,38 @@ def test_what_is_told_of_a_recipe() -> None:
 # ---------------------------------------------------------------- JSON, profiles and refusals
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_recipe_comes_back_from_json(name: str) -> None:
-    fields = json.loads(json.dumps(RECIPES[name].as_dict()))
-    found = Recipe.from_dict(fields)
-    assert found == RECIPES[name]
-    assert found.as_dict() == RECIPES[name].as_dict()
+    fields = json.loads(json.dumps(NAMED[name].as_dict()))
+    assert Recipe.from_dict(fields) == dataclasses.replace(NAMED[name], network=None)
+    assert Recipe.from_dict(fields).as_dict() == NAMED[name].as_dict()
+    older = {
+        "body": [["ReLU", {}]],
+        "head": [],
+        "augment": [],
+        "label_smoothing": 0.0,
+        "averaging": 0.0,
+        "flips": False,
+    }
+    assert Recipe.from_dict(fields | older) == Recipe.from_dict(fields)
+    del fields["stages"][0]["epochs"]
     with pytest.raises(TypeError):
-        Recipe.from_dict(fields | {"blocks": [16, 32]})
+        Recipe.from_dict(fields)
+
+
+def test_recipes_of_the_committed_references_are_read() -> None:
+    files = sorted(config.REFERENCE.glob("*/0[348]*/*/metrics.json"))
+    assert len(files) > 50
+    for file in files:
+        found = Recipe.from_dict(json.loads(file.read_text("utf-8"))["settings"]["recipe"])
+        assert found == dataclasses.replace(NAMED[found.name], network=None), file
 
 
 @pytest.mark.parametrize(
     ("profile", "bound", "epochs"),
     [
-        ("metu-half", 0, [1, 3]),
-        ("metu-mini", 0, [2, 6]),
-        ("metu-mini", 4, [2, 4]),
-        ("metu-half", 9, [1, 3]),
-        ("smoke", 0, [1, 1]),
-        ("smoke", 5, [1, 1]),
+        *[("metu-half", 0, [1, 3]), ("metu-mini", 0, [2, 6]), ("metu-mini", 4, [2, 4])],
+        *[("metu-half", 9, [1, 3]), ("smoke", 0, [1, 1]), ("smoke", 5, [1, 1])],
     ],
 )
 def test_a_profile_and_the_user_bound_the_epochs(
@@ -254,20 +264,14 @@ def test_a_profile_and_the_user_bound_the_epochs(
 ) -> None:
     own = dataclasses.replace(RECIPES["mobilenetv2"], stages=(Stage("head", 1, 1e-3), Stage("fine-tune", 3, 1e-4, 54)))
     monkeypatch.setitem(RECIPES, "mobilenetv2", own)
+    stages = tuple(dataclasses.replace(s, epochs=n) for s, n in zip(own.stages, epochs, strict=True))
     found = choose_recipe("mobilenetv2", "transfer", config.profile(profile), bound)
-    assert found == dataclasses.replace(
-        own, stages=tuple(dataclasses.replace(s, epochs=n) for s, n in zip(own.stages, epochs, strict=True))
-    )
+    assert found == dataclasses.replace(own, stages=stages)
     linear = choose_recipe("mobilenetv2-linear", "transfer", config.profile(profile), bound)
     assert linear == RECIPES["mobilenetv2-linear"]  # L-BFGS has no epochs
 
 
-def test_no_recipe_has_two_stages_of_one_name() -> None:
-    for recipe in RECIPES.values():  # seconds and what was kept are told by name
-        assert len({stage.name for stage in recipe.stages}) == len(recipe.stages), recipe.name
-
-
-V3 = "chernxi-mobilenetv3small"
+SMALL = "chernxi-mobilenetv3small"
 
 
 @pytest.mark.parametrize(
@@ -276,19 +280,20 @@ V3 = "chernxi-mobilenetv3small"
         ("mobilnetv2", "metu", {}, "did you mean mobilenetv2?"),
         ("simple-cnn", "metu", {}, "RECIPE=simple-cnn is unknown"),  # of another family
         ("mobilenetv2", "metu", {"epochs": -1}, "EPOCHS=-1 must be 0 (no bound) or more"),
-        (V3, "sample", {}, "WEIGHTS=crackutils, which PROFILE=sample takes, exist for mobilenetv2 only"),
-        (V3, "metu", {"weights": "crackutils"}, "cannot start from WEIGHTS=crackutils"),
+        (SMALL, "sample", {}, "WEIGHTS=crackutils, which PROFILE=sample takes, exist for mobilenetv2 only"),
+        (SMALL, "metu", {"weights": "crackutils"}, "cannot start from WEIGHTS=crackutils"),
+        ("mobilenetv2-linear", "metu", {"weights": "random"}, "needs a backbone that has learnt something"),
     ],
 )
 def test_refuses(name: str, profile: str, options: dict[str, Any], says: str) -> None:
-    with pytest.raises(config.CrackutilsError) as told:
+    with pytest.raises(config.CrackutilsError) as caught:
         choose_recipe(name, "transfer", config.profile(profile), **options)
-    assert says in str(told.value)
-    assert "\n" not in str(told.value) and str(told.value).endswith(".")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
 def test_weights_of_our_own_are_asked_of_recipes_with_another_backbone_only() -> None:
     sample = config.profile("sample")
-    assert choose_recipe(V3, "transfer", sample, weights="random").name == V3
+    assert choose_recipe(SMALL, "transfer", sample, weights="random").name == SMALL
     assert choose_recipe("chernxi-mobilenetv2", "transfer", sample).backbone == "mobilenetv2"
     assert choose_recipe("chernxi-cnn-80", "cnn", sample).backbone == ""

@@ -1,9 +1,4 @@
-"""Paths, profiles, threads and the one kind of error that users see.
-
-Everything that a profile fixes (data, split, weights, threads, budgets) stands in `PROFILES`.
-At first this module imports the standard library only, so that it can set thread counts before NumPy and TensorFlow
-start.
-"""
+"""Write the repository's name into the Colab badges, the set-up cells and README's list of notebooks."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ import nbformat
 
 from crackutils import config
 from crackutils.files import write_atomically
-from tools.notebooks import discover, notebook_title, read_notebook, tagged_cells
+from tools.notebooks import find_notebooks, notebook_title, read_notebook, tagged_cells
 
 
 def project_table() -> dict[str, Any]:
@@ -53,11 +48,11 @@ def badge(notebook: Path) -> str:
     return f"[![Open in Colab]({image})](https://colab.research.google.com/github/{place})"
 
 
-def badges(check: bool = False) -> list[str]:
+def write_badges(check: bool = False) -> list[str]:
     """Write the repository's name into the notebooks' badges and Colab set-up cells and into README's table.
 
     Args:
-        check: change nothing, only tell.
+        check: change nothing.
 
     Returns:
         The files that have changed, or with `check` would.
@@ -70,7 +65,7 @@ def badges(check: bool = False) -> list[str]:
     setup = _SETUP_CELL.format(name=name, repository=project["repository"], branch=project["branch"])
     new: dict[Path, str] = {}
     rows = ["| Notebook | What it shows | |", "|---|---|---|"]
-    for path in discover().values():
+    for path in find_notebooks().values():
         nb = read_notebook(path)
         for tag, wanted in zip(COLAB_TAGS, (badge(path), setup), strict=True):
             cells = tagged_cells(nb, tag)
@@ -88,7 +83,7 @@ def badges(check: bool = False) -> list[str]:
     readme = config.ROOT / "README.md"
     text = readme.read_text("utf-8") if readme.is_file() else ""
     if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise config.CrackutilsError(f"README.md must hold the lines {_BEGIN} and {_END} once each; put them back.")
+        raise config.CrackutilsError(f"README.md must hold the lines {_BEGIN} and {_END} once each. Put them back.")
     table = "\n".join([_BEGIN, *rows, _END])
     wanted = text[: text.index(_BEGIN)] + table + text[text.index(_END) + len(_END) :]
     if wanted != text:

@@ -1,4 +1,4 @@
-"""Run the notebooks in order, keep their executed copies, and make one browsable report of them."""
+"""Find and read notebooks: their parameters, tags and titles, and their executed copies."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import nbformat
 from crackutils import config
 
 
-def discover() -> dict[str, Path]:
+def find_notebooks() -> dict[str, Path]:
     """Return the notebooks of the series by number, "01" first."""
     return {path.name[:2]: path for path in sorted(config.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
 
 
-def parameters(path: Path) -> dict[str, Any]:
+def read_parameters(path: Path) -> dict[str, Any]:
     """Return the parameters of a notebook with its own values, from the cell tagged "parameters".
 
     Raises:
@@ -31,24 +31,26 @@ def parameters(path: Path) -> dict[str, Any]:
                 found[target.id] = ast.literal_eval(line.value)
         except (AttributeError, SyntaxError, ValueError) as error:
             raise config.CrackutilsError(
-                f"{config.display_path(path)}: the cell tagged parameters may hold only lines of the form NAME = literal."
+                f"{config.display_path(path)}: the cell tagged parameters may hold only lines NAME = literal."
             ) from error
     return found
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook; CrackutilsError where the file is none."""
     try:
         return nbformat.read(path, as_version=4)
     except (ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise config.CrackutilsError(f"{config.display_path(path)} is not a readable notebook; restore it.") from error
+        raise config.CrackutilsError(f"{config.display_path(path)} is not a readable notebook. Restore it.") from error
 
 
 def tagged_cells(nb: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
+    """Return the cells with a tag."""
     return [cell for cell in nb.cells if tag in cell.metadata.get("tags", [])]
 
 
 def notebook_title(nb: nbformat.NotebookNode, otherwise: str) -> str:
-    """Return the first Markdown heading as plain text."""
+    """Return the first Markdown heading as plain text, or `otherwise`."""
     for cell in nb.cells:
         found = re.search(r"^#+ +(.+?) *#*$", cell.source, re.M) if cell.cell_type == "markdown" else None
         if found:
@@ -57,6 +59,7 @@ def notebook_title(nb: nbformat.NotebookNode, otherwise: str) -> str:
 
 
 def copies_folder(profile: config.Profile) -> Path:
+    """Folder of the executed copies of a profile."""
     return config.results_dir() / profile.name / "notebooks"
 
 

@@ -1,4 +1,4 @@
-"""A backbone of our own: MobileNetV2, alpha 0.35, trained from scratch on sample patches, nothing real among them.
+"""Train our own backbone, MobileNetV2 with alpha 0.35, from scratch on synthetic patches; none of them is real.
 
 It learns on random crops: is there a crack in the crop, which cells of it does the crack cross (from the exact masks,
 at strides 16 and 32) and, with little weight, how the picture was made (finish, zoom, blur, noise).
@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from crackutils import config, models
-from crackutils.files import sha256, write_atomically
-from crackutils.models import keras
+from crackutils.config import keras, tf
+from crackutils.files import hash_sources, sha256, write_atomically
 from crackutils.synthetic.scene import FINISHES, MASK_BLOCK, VERSION
 from crackutils.synthetic.store import load_store
 
-tf = config.tensorflow()
-SIZE = 160  # side at which patches are kept, pixels; crops are cut from that
+SIZE = 160  # side of the cached patches, pixels; crops are cut from them
 _CROSSED = 0.2  # share of crack from which on a mask pixel counts as crossed
 _SCALE = (1 / 127.5, -1.0)
 
@@ -58,13 +57,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Store:
-    """Patches kept for training.
+    """Patches to train on.
 
     Attributes:
         images: uint8 (n, 160, 160, 3) RGB.
         masks: uint8 (n, 40, 40), the most crack, 0-255, in each 4x4 block of the patch's mask.
-        finish: int (n,), which of `synthetic.FINISHES`.
-        taken: float32 (n, 3), how they were taken: log zoom, log blur, log noise, standardised.
+        finish: int (n,), which of `scene.FINISHES`.
+        taken: float32 (n, 3), log zoom, log blur and log noise of their photos, standardised.
     """
 
     images: np.ndarray
@@ -74,11 +73,11 @@ class Store:
 
 
 def store(schedule: Schedule) -> Store:
-    """Return the training patches, drawn on first use and kept in the data folder."""
-    kept = load_store(schedule.seed, schedule.patches, schedule.each, SIZE)
-    finish = kept.facts["finish"].map(FINISHES.index).to_numpy()
-    t = np.log(kept.facts[["zoom", "blur", "noise"]].to_numpy() + 0.05).astype(np.float32)
-    return Store(kept.images, kept.masks, finish, (t - t.mean(0)) / t.std(0))
+    """Return the training patches, drawn on first use and then cached."""
+    cached = load_store(schedule.seed, schedule.patches, schedule.each, SIZE)
+    finish = cached.facts["finish"].map(FINISHES.index).to_numpy()
+    t = np.log(cached.facts[["zoom", "blur", "noise"]].to_numpy() + 0.05).astype(np.float32)
+    return Store(cached.images, cached.masks, finish, (t - t.mean(0)) / t.std(0))
 
 
 def crops(
@@ -126,7 +125,7 @@ def _blocks(m: np.ndarray, k: int) -> np.ndarray:
 
 def network() -> tuple[Any, Any]:
     """Return the network with all its outputs, for images of any size, and the backbone inside."""
-    base = models.BACKBONES["mobilenetv2"].build(
+    base = keras.applications.MobileNetV2(
         weights=None, include_top=False, input_shape=(None, None, 3), **models.OWN.arguments
     )
     for layer in base.layers:
@@ -157,7 +156,7 @@ def _compile(model: Any, schedule: Schedule, n: int) -> None:
     weigh = {"crack": 1.0, "cells_16": 1.0, "cells_32": 1.0, "finish": 0.15, "taken": 0.1}
     binary = keras.losses.BinaryCrossentropy(from_logits=True)
     model.compile(
-        keras.optimizers.AdamW(_Joined(parts, ends), weight_decay=0.01),
+        keras.optimizers.AdamW(JoinedRates(parts, ends), weight_decay=0.01),
         loss={"crack": binary, "cells_16": binary, "cells_32": binary}
         | {"finish": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "taken": "mse"},
         loss_weights=weigh,
@@ -166,13 +165,15 @@ def _compile(model: Any, schedule: Schedule, n: int) -> None:
 
 
 @keras.saving.register_keras_serializable("crackutils")
-class _Joined(keras.optimizers.schedules.LearningRateSchedule):
-    """One learning-rate schedule after the other; `ends` are the steps at which they end."""
+class JoinedRates(keras.optimizers.schedules.LearningRateSchedule):
+    """One learning-rate schedule after the other."""
 
     def __init__(self, parts: list[Any], ends: list[int]) -> None:
+        """Take the schedules, and the steps at which they end."""
         self.parts, self.ends = parts, ends
 
     def __call__(self, step: Any) -> Any:
+        """Return the learning rate at a step."""
         rate, begin = self.parts[0](step), self.ends[0]
         for part, end in zip(self.parts[1:], self.ends[1:], strict=True):
             rate = tf.where(step < begin, rate, part(tf.maximum(step - begin, 0)))
@@ -180,14 +181,15 @@ class _Joined(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self) -> dict[str, Any]:
+        """Return what `__init__` took."""
         return {"parts": self.parts, "ends": self.ends}
 
 
 def pretrain(schedule: Schedule, out: Path) -> dict[str, Any]:
     """Train the backbone and write `out` (float16 .npz) and its record, `out` with the ending .json.
 
-    The patches and every finished epoch are kept; after a kill the same call goes on from the last one and ends with
-    the same bytes. Once it has ended, the next call trains from the start.
+    Patches and finished epochs are cached: after a kill the same call continues with the next epoch and ends with the
+    same bytes. Once it has ended, the next call trains from the start.
     """
     s = store(schedule)
     n = len(s.images)
@@ -204,7 +206,7 @@ def pretrain(schedule: Schedule, out: Path) -> dict[str, Any]:
     if (home / "done.json").exists():
         done = json.loads((home / "done.json").read_text("utf-8"))
         model.load_weights(home / f"epoch-{len(done)}.weights.h5")
-        print(f"going on after epoch {len(done)}")
+        print(f"continuing after epoch {len(done)}")
     epochs = [phase for phase in schedule.phases for _ in range(phase.epochs)]
     for epoch, phase in enumerate(epochs[len(done) :], len(done) + 1):
         began = time.perf_counter()

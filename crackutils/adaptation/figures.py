@@ -1,4 +1,4 @@
-"""Figures. Every function returns a matplotlib Figure; the caller saves and shows it with `Run.show`."""
+"""The figure of the learning curve."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from crackutils import plots
 
 
 def learning_curve(table: pd.DataFrame) -> Figure:
-    """Show by how much labelled tiles of a site improve a network, with the middle 95 % of the draws.
-
-    Args:
-        table: as `adaptation.learning_curve` returns it.
-    """
+    """Show scores and gains by number of labelled tiles, with the middle 95 % of the draws; `curve` has the table."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.7))
     rows, at = table[table["n"] > 0], np.arange((table["n"] > 0).sum())
     names = {"auroc": "AUROC", "average_precision": "average precision"}

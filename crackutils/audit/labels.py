@@ -1,87 +1,61 @@
-"""Doubts about the data and the models: wrong labels, image quality, leakage measured, accuracy per slice."""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
+"""Find doubtful labels with out-of-fold models, measure that with planted labels, and report what people read."""
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from crackutils import config, datasets
+from crackutils import config
+from crackutils.datasets import Dataset
 from crackutils.files import progress
+from crackutils.linear import fit_linear_head
 from crackutils.metrics import wilson
 from crackutils.splits.groups import pack_groups
 from crackutils.splits.make import PARTS
 
-FOLDS = 10
-READ_TO = 10_000  # last number of METU's files that pictures to be read were drawn from
-
-
-def _heads(x: np.ndarray, y: np.ndarray, strengths: Sequence[float]) -> list[Any]:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300)).fit(x, y) for c in strengths]
+_FOLDS = 10
+_READ_TO = 10_000  # highest number of the METU files from which images were drawn to be read
 
 
 def out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int = config.DEFAULT_SEED) -> pd.DataFrame:
-    """Return crack probabilities of every image by models that saw neither it nor any of its group.
+    """Return the crack probability of every image by models that saw neither it nor any of its group, in ten folds.
 
-    Ten folds; a strict and a loose linear head, and the share of cracks among the ten nearest images.
-
-    Args:
-        x: float32 (n, dimensions), features.
-        y: int (n,), 0 or 1.
-        groups: int (n,), what stays together.
-        seed: which folds.
+    Features x are float32 (n, dimensions), labels y (0 or 1) and groups int (n,); the seed draws the folds.
 
     Returns:
-        A row per image, a column per model: strict (C = 0.001), loose (C = 0.1), neighbours.
+        A row per image, a column per model: strict and loose (linear heads, C = 0.001 and 0.1), neighbours (share of
+        cracks among the ten nearest images). CrackutilsError if the images outside one fold are all of one class.
     """
-    from sklearn.neighbors import KNeighborsClassifier
-
-    fold = pack_groups(y, groups, FOLDS, seed)
-    names = ("strict", "loose", "neighbours")
-    found = pd.DataFrame(np.nan, index=range(len(y)), columns=names)
+    fold = pack_groups(y, groups, _FOLDS, seed)
+    found = pd.DataFrame(np.nan, index=range(len(y)), columns=["strict", "loose", "neighbours"])
     for k in progress(np.unique(fold), "folds", unit="fold"):
         away, here = fold != k, fold == k
         if len(np.unique(y[away])) < 2:
-            raise config.CrackutilsError(
-                "The images outside one fold are all of one class; the audit needs more images."
-            )
-        near = KNeighborsClassifier(min(10, int(away.sum())), metric="cosine").fit(x[away], y[away])
-        for name, model in zip(names, [*_heads(x[away], y[away], (1e-3, 0.1)), near], strict=True):
-            found.loc[here, name] = model.predict_proba(x[here])[:, 1]
+            raise config.CrackutilsError("The images outside one fold are all of one class. Use a larger PROFILE.")
+        models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300)) for c in (1e-3, 0.1)]
+        models.append(KNeighborsClassifier(min(10, int(away.sum())), metric="cosine"))
+        for name, model in zip(found, models, strict=True):
+            found.loc[here, name] = model.fit(x[away], y[away]).predict_proba(x[here])[:, 1]
     return found
 
 
-def rank_suspects(y: np.ndarray, chances: pd.DataFrame) -> pd.DataFrame:
-    """Rank images by how little several models believe their labels.
-
-    The rank is by the mean probability of the given label. `by` counts the models for which confident learning
-    (Northcutt, Jiang, Chuang 2021; cleanlab) calls the label wrong.
-
-    Args:
-        y: int (n,), given labels.
-        chances: as `out_of_fold` returns them; probabilities in [0, 1].
+def rank_suspects(y: np.ndarray, probabilities: pd.DataFrame) -> pd.DataFrame:
+    """Rank images by the probability of their labels, int (n,), from the crack probabilities of `out_of_fold`.
 
     Returns:
-        A row per image, the most doubtful first: row, given (mean probability of its label), by.
-
-    Raises:
-        CrackutilsError: cleanlab is missing.
+        A row per image, the most doubtful first: row, given (mean probability of its label), by (number of models for
+        which confident learning, Northcutt, Jiang, Chuang 2021, calls the label wrong). CrackutilsError without
+        cleanlab.
     """
     try:
         from cleanlab.filter import find_label_issues
     except ImportError as error:
-        raise config.CrackutilsError("The audit of labels needs cleanlab: run pip install cleanlab.") from error
-    given = np.where(y[:, None] == 1, chances, 1 - chances)
-    by = np.zeros(len(y), int)
-    for name in chances:
-        p = chances[name].to_numpy(np.float64)
-        by += find_label_issues(y, np.column_stack([1 - p, p]), n_jobs=1)
+        raise config.CrackutilsError("The audit of labels needs cleanlab. Run pip install cleanlab.") from error
+    given = np.where(y[:, None] == 1, probabilities, 1 - probabilities)
+    columns = (probabilities[name].to_numpy(np.float64) for name in probabilities)
+    by = sum(find_label_issues(y, np.column_stack([1 - p, p]), n_jobs=1).astype(int) for p in columns)
     table = pd.DataFrame({"row": np.arange(len(y)), "given": given.mean(1).round(6), "by": by})
     return table.sort_values(["given", "row"], ignore_index=True)
 
@@ -89,38 +63,42 @@ def rank_suspects(y: np.ndarray, chances: pd.DataFrame) -> pd.DataFrame:
 def score_planted_labels(
     x: np.ndarray, y: np.ndarray, groups: np.ndarray, share: float = 0.01, seed: int = 0
 ) -> dict[str, float | int]:
-    """Turn some labels round, audit them, and see how many of these are found.
-
-    Args:
-        x: float32 (n, dimensions), features.
-        y: int (n,), labels that are taken to be right.
-        groups: int (n,), what stays together.
-        share: of the labels that are turned.
-        seed: which.
+    """Measure the audit of labels: flip a share of them, drawn with a seed, and look for these; else as `out_of_fold`.
 
     Returns:
-        planted; recall (share of them among as many first suspects) and, of the images that all models of confident
-        learning call wrong, called, called_recall and called_precision.
+        planted; recall (share of them among as many first suspects) and, of the images whose label is wrong by
+        confident learning for every model: called, called_recall and called_precision.
     """
-    rng = np.random.default_rng(seed)
-    turned = np.zeros(len(y), bool)
-    turned[rng.choice(len(y), max(1, int(share * len(y))), replace=False)] = True
-    flipped = np.where(turned, 1 - y, y)
-    chances = out_of_fold(x, flipped, groups)
-    table = rank_suspects(flipped, chances)
-    first = turned[table["row"].to_numpy()[: turned.sum()]]
-    called = table.loc[table["by"] == chances.shape[1], "row"].to_numpy()
-    hit = int(turned[called].sum())
+    planted = np.zeros(len(y), bool)
+    planted[np.random.default_rng(seed).choice(len(y), max(1, int(share * len(y))), replace=False)] = True
+    flipped = np.where(planted, 1 - y, y)
+    probabilities = out_of_fold(x, flipped, groups)
+    table = rank_suspects(flipped, probabilities)
+    count = int(planted.sum())
+    called = planted[table.loc[table["by"] == probabilities.shape[1], "row"]]
     return {
-        "planted": int(turned.sum()),
-        "recall": round(float(first.mean()), 6),
+        "planted": count,
+        "recall": round(float(planted[table["row"][:count]].mean()), 6),
         "called": len(called),
-        "called_recall": round(hit / int(turned.sum()), 6),
-        "called_precision": round(hit / max(1, len(called)), 6),
+        "called_recall": round(int(called.sum()) / count, 6),
+        "called_precision": round(int(called.sum()) / max(1, len(called)), 6),
     }
 
 
-def estimate_unread(ds: datasets.Dataset) -> dict[str, float | int]:
+def label_readings(ds: Dataset) -> pd.DataFrame:
+    """Return which images people read for their labels, and what they read, from `data/audit/*_reads.csv`.
+
+    Returns:
+        A row per image: file, drawn (suspect: doubted by models; random: drawn from Negative images that nobody had
+        read; control: drawn among those that models believe), first and second (two readings that did not see the
+        label), verdict (as in `datasets.label_verdicts`). Empty where nobody has read any.
+    """
+    file, columns = config.AUDIT / f"{ds.profile.source}_reads.csv", ["file", "drawn", "first", "second", "verdict"]
+    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=columns)
+    return table[table["file"].isin(ds.index["file"])].reset_index(drop=True)
+
+
+def estimate_unread(ds: Dataset) -> dict[str, float | int]:
     """Estimate how many Negative images show a crack that nobody has found, from those that were drawn at random.
 
     Returns:
@@ -133,47 +111,29 @@ def estimate_unread(ds: datasets.Dataset) -> dict[str, float | int]:
         return {}
     cracks = int((random["verdict"] == "crack").sum())
     share, (low, high) = cracks / len(random), wilson(cracks, len(random))
-    asked = (ds.given == 0) & (ds.index["number"] <= READ_TO)
-    left = int((~ds.index["file"].isin(table["file"]) & asked).sum())
-    found = {"read": len(table), "random": len(random), "cracks": cracks, "unread": left}
-    found |= {name: round(value, 6) for name, value in (("share", share), ("low", low), ("high", high))}
-    names = ("expected", "expected_low", "expected_high")
-    return found | {name: round(value * left) for name, value in zip(names, (share, low, high), strict=True)}
+    negative = (ds.given == 0) & (ds.index["number"] <= _READ_TO)
+    n = int((~ds.index["file"].isin(table["file"]) & negative).sum())
+    found = {"read": len(table), "random": len(random), "cracks": cracks, "unread": n}
+    found |= {"share": round(share, 6), "low": round(low, 6), "high": round(high, 6)}
+    return found | {"expected": round(share * n), "expected_low": round(low * n), "expected_high": round(high * n)}
 
 
 def compare_corrections(
     x: np.ndarray, given: np.ndarray, corrected: np.ndarray, manifest: pd.DataFrame
 ) -> pd.DataFrame:
-    """Train linear heads with the labels as given and as corrected, and test each against both, on one split.
+    """Train linear heads on features x with labels as given and as corrected, and test each against both, on one split.
 
     Returns:
         A row per training: trained_with, changed (labels in train and val that differ), errors_given,
         errors_corrected, n (of the test), changed_test.
     """
-    from crackutils.linear import fit_linear_head
-
-    part = {name: (manifest["split"] == name).to_numpy() for name in PARTS}
+    train, val, test = ((manifest["split"] == part).to_numpy() for part in PARTS)
+    changed = given != corrected
     rows = []
     for name, y in (("given", given), ("corrected", corrected)):
-        head = fit_linear_head(x[part["train"]], y[part["train"]], x[part["val"]], y[part["val"]], 1000)
-        called = head.chances(x[part["test"]]) >= 0.5
-        changed = given != corrected
-        row = {"trained_with": name, "changed": int(changed[~part["test"]].sum()) if name == "corrected" else 0}
-        row |= {"errors_given": int((called != given[part["test"]]).sum())}
-        row |= {"errors_corrected": int((called != corrected[part["test"]]).sum())}
-        rows.append(row | {"n": int(part["test"].sum()), "changed_test": int(changed[part["test"]].sum())})
+        called = fit_linear_head(x[train], y[train], x[val], y[val], 1000).probabilities(x[test]) >= 0.5
+        row = {"trained_with": name, "changed": int(changed[~test].sum()) if name == "corrected" else 0}
+        row |= {"errors_given": int((called != given[test]).sum())}
+        row |= {"errors_corrected": int((called != corrected[test]).sum())}
+        rows.append(row | {"n": int(test.sum()), "changed_test": int(changed[test].sum())})
     return pd.DataFrame(rows)
-
-
-def label_readings(ds: datasets.Dataset) -> pd.DataFrame:
-    """Return which images were opened and read for their labels, and what was read: `data/audit/*_reads.csv`.
-
-    Returns:
-        A row per image of these: file, drawn (suspect: doubted by models; random: drawn from Negative images that
-        nobody had read; control: drawn among those that models believe), first and second (what two readings said,
-        neither of which saw the label), verdict (as in `verdicts`). Empty where nobody has read any.
-    """
-    file = config.AUDIT / f"{ds.profile.source}_reads.csv"
-    columns = ["file", "drawn", "first", "second", "verdict"]
-    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=columns)
-    return table[table["file"].isin(ds.index["file"])].reset_index(drop=True)

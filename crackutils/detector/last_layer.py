@@ -1,6 +1,4 @@
-"""Train a network that tells where the crack is, on images of which only the label is known and on exact masks."""
-
-from __future__ import annotations
+"""Fit the detector's last layer to images with labels and to patches with masks."""
 
 import hashlib
 from pathlib import Path
@@ -9,66 +7,48 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crackutils import datasets, training
+from crackutils.config import keras
+from crackutils.datasets import Dataset
 from crackutils.detector.data import count_training
+from crackutils.detector.head import fit_head
 from crackutils.detector.maps import predict_images
 from crackutils.files import save_array
-from crackutils.models import keras
-from crackutils.recipes import Recipe
+from crackutils.stages import Recipe
 from crackutils.synthetic.store import Store
+from crackutils.training import Trained
 
-_LAST = 6000  # training images, at most, that the last layer is fitted to, and half as many patches with masks
+_MOST = 6000  # training images, at most
 
 
 def fit_last_layer(
-    trained: training.Trained,
-    recipe: Recipe,
-    ds: datasets.Dataset,
-    manifest: pd.DataFrame,
-    kept: Store,
-    folder: Path,
-    seed: int,
+    trained: Trained, recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, patches: Store, folder: Path, seed: int
 ) -> dict[str, Any]:
-    """Fit the last layer of a trained network to training images and to patches with masks, from what it was.
+    """Fit the last layer of a trained network to training images and to patches with masks.
 
-    Before, the mean of the top cells decides, whatever the camera; what tells a scratch from a crack at home lies in
-    the features. Validation images, and patches of photos that were not trained on, choose the penalty.
-
-    Args:
-        trained: as `train` returns it; its model's last layer is replaced.
-        recipe: `recipes.CELLS`.
-        ds: the images.
-        manifest: as `splits.make` returns it.
-        kept: patches with masks.
-        folder: for features, which are found there after a kill.
-        seed: of which images are taken.
+    Before, the mean of the top cells decides, which holds for any camera; the features separate scratches from cracks
+    in-domain. Validation images, and patches of photos that were not trained on, choose the penalty. The arguments are
+    those of `train_detector`, whose result is `trained`; `seed` draws the images, and features are cached in `folder`.
 
     Returns:
-        penalty, images, patches.
+        penalty (None for infinity), images, patches.
     """
-    from crackutils.detector.head import fit_head
-
     net = keras.Model(trained.model.input, trained.model.get_layer("features").output)
-    rng, labels, split = np.random.default_rng(seed), ds.index["label"].to_numpy(), manifest["split"]
-    rows = {}
-    for part, most in (("train", _LAST), ("val", _LAST // 4)):
-        rows[part] = np.sort(rng.permutation(np.flatnonzero(split == part))[:most])
-    made = np.arange(len(kept.images))
-    patches = {"train": made[: count_training(kept)][: _LAST // 2], "val": made[count_training(kept) :][: _LAST // 8]}
+    weights = b"".join(w.tobytes() for w in net.get_weights())
+    rng, first = np.random.default_rng(seed), count_training(patches)
+    masked = {"train": np.arange(first)[: _MOST // 2], "val": np.arange(first, len(patches.images))[: _MOST // 8]}
     x, y = {}, {}
-    for part in rows:
-        kernel = b"".join(w.tobytes() for w in net.get_weights())
-        key = hashlib.sha256(kernel + rows[part].tobytes() + ds.sha256.encode()).hexdigest()
+    for part, most in (("train", _MOST), ("val", _MOST // 4)):
+        rows = np.sort(rng.permutation(np.flatnonzero(manifest["split"] == part))[:most])
+        key = hashlib.sha256(weights + rows.tobytes() + ds.sha256.encode()).hexdigest()
         file = folder / f"last-{part}-{key[:12]}.npy"
         if not file.is_file():
-            at_home = predict_images(
-                net, f"features, {part}", recipe.size, (lambda i: ds.read(i, recipe.size), rows[part])
-            )
-            by_code = predict_images(net, f"patches, {part}", recipe.size, (lambda i: kept.images[i], patches[part]))
-            save_array(file, np.concatenate([at_home, by_code]))
+            images = predict_images(net, f"features, {part}", lambda i: ds.read(i, recipe.size), rows)
+            drawn = predict_images(net, f"patches, {part}", lambda i: patches.images[i], masked[part])
+            save_array(file, np.concatenate([images, drawn]))
         x[part] = np.load(file)
-        y[part] = np.concatenate([labels[rows[part]], kept.facts["label"].to_numpy()[patches[part]]])
-    weights, bias, penalty = fit_head(x["train"], y["train"], held=(x["val"], y["val"]), seed=seed)
-    trained.model.get_layer("p_crack").set_weights([weights[:, None].astype(np.float32), np.float32([bias])])
-    told = float(penalty) if np.isfinite(penalty) else None
-    return {"penalty": told, "images": len(rows["train"]), "patches": len(patches["train"])}
+        labels = (ds.index["label"].to_numpy()[rows], patches.facts["label"].to_numpy()[masked[part]])
+        y[part] = np.concatenate(labels)
+    kernel, bias, penalty = fit_head(x["train"], y["train"], held=(x["val"], y["val"]), seed=seed)
+    trained.model.get_layer("p_crack").set_weights([kernel[:, None].astype(np.float32), np.float32([bias])])
+    count = len(masked["train"])
+    return {"penalty": penalty if np.isfinite(penalty) else None, "images": len(y["train"]) - count, "patches": count}

@@ -1,8 +1,8 @@
-"""Metrics, intervals and tests, all from labels and probabilities."""
-
-from __future__ import annotations
+"""How the cells of a map become one number per image; NumPy only, so that TensorFlow need not start."""
 
 import numpy as np
+
+CELL = 16  # side of a cell, pixels: the network's map has one value for each square of 16x16
 
 
 def top_count(share: float, count: int) -> int:
@@ -11,6 +11,6 @@ def top_count(share: float, count: int) -> int:
 
 
 def top_mean(maps: np.ndarray, share: float) -> np.ndarray:
-    """Return what a network of cells makes of its maps (n, h, w): the mean of the most crack-like cells, (n,)."""
+    """Return the mean of the most crack-like cells of maps (n, h, w), as `network.TopMean` does: (n,)."""
     flat = np.sort(maps.reshape(len(maps), -1), 1)
     return flat[:, -top_count(share, flat.shape[1]) :].mean(1)

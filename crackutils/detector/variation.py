@@ -1,13 +1,11 @@
-"""Batches of images for TensorFlow, augmentation layers, and predictions in file order."""
-
-from __future__ import annotations
+"""Images as another camera, in other light, might have taken them."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-VARIATIONS = ("scale", "contrast", "blur", "exposure and noise", "jpeg and tint")  # what `vary` knows
+VARIATIONS = ("scale", "contrast", "blur", "exposure and noise", "jpeg and tint")  # kinds of `vary`
 
 
 def vary(image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str], share: float = 1.0) -> np.ndarray:
@@ -53,5 +51,6 @@ def shrink(image: np.ndarray, factor: float, rng: np.random.Generator | None = N
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    found = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]  # OpenCV wants BGR
-    return np.ascontiguousarray(cv2.imdecode(found, cv2.IMREAD_COLOR)[..., ::-1])
+    """Return a uint8 image after JPEG compression; quality 0 to 100."""
+    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]  # OpenCV wants BGR
+    return np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1])

@@ -1,6 +1,4 @@
-"""Features of a frozen backbone, computed once per image and kept, and the linear head that is fitted to them."""
-
-from __future__ import annotations
+"""Features of images from frozen networks, cached by the content of each file."""
 
 import contextlib
 import hashlib
@@ -11,18 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import PIL
 
-from crackutils import config, datasets, models
+from crackutils import config, models
+from crackutils.config import CrackutilsError, display_path, keras, tf
+from crackutils.datasets import Dataset
 from crackutils.files import progress, save_array, write_atomically
 from crackutils.images import DECODING, ImageError, read_image
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
-from crackutils.models import tf
 
-VIEWS = 8  # the quarter turns of an image, and of its mirror image
-_SHARD = 1024  # images per file: a kill loses at most what these took
+SHARD = 1024  # images per file of the cache: a kill loses at most these
 
 
 @dataclass(frozen=True)
@@ -45,20 +42,43 @@ class Features:
         return float(1 / self.seconds[self.seconds > 0].mean())
 
 
-def frozen_features(
-    ds: datasets.Dataset,
-    rows: np.ndarray,
-    backbone: str,
-    size: int,
-    weights: str,
-    engine: str = "litert",
-    view: int = 0,
-) -> Features:
-    """Return the features of some images: what the backbone's last map holds, averaged over its area.
+def features_engine(name: str, size: int, weights: str, engine: str) -> tuple[Engine, dict[str, Any]]:
+    """Return an engine from RGB 0-255 to the average of a backbone's last map, and what its network was made from.
 
-    They are kept in `data/cache/features`, a folder for each set of circumstances and a row for each content of a file,
-    so that changed or further images cost only themselves. Files appear there by atomic renaming: a kill loses
-    little, and two processes do each other no harm.
+    Args:
+        name: a key of `models.BACKBONES`.
+        size: side of the input, pixels.
+        weights: "imagenet" or "crackutils", as in `models.build_backbone`.
+        engine: one of `config.ENGINES`.
+
+    Raises:
+        CrackutilsError: weights or an engine that are not to be had.
+    """
+    config.choose("WEIGHTS", weights, ("imagenet", "crackutils"))
+    if models.weights_file(name, size, weights) is None:
+        models.build_backbone(name, size, weights)  # downloads it
+    made_from = models.weights_facts(name, size, weights)
+    if not made_from["file"]:
+        raise CrackutilsError(f"The weights of {name} are not where Keras keeps them. Set CRACKUTILS_WEIGHTS_DIR.")
+    arguments = (models.OWN if weights == "crackutils" else models.BACKBONES[name]).arguments
+    made_from |= {"scaling": models.BACKBONES[name].rescaling, "arguments": arguments, "keras": keras.__version__}
+    made_from |= {"tensorflow": tf.__version__, "gpu": bool(tf.config.list_physical_devices("GPU"))}
+
+    def build() -> Any:
+        with models.in_float32():
+            base = models.build_backbone(name, size, weights)
+            inputs = keras.Input((size, size, 3), name="rgb_0_255")
+            x = base(models.rescale_input(name, inputs))
+            return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    return start_engine(engine, program_file(f"{name}-{size}-{key}"), build), made_from
+
+
+def frozen_features(
+    ds: Dataset, rows: np.ndarray, backbone: str, size: int, weights: str, engine: str = config.ENGINES[0]
+) -> Features:
+    """Return the features of some images: a backbone's last map, averaged over its area; cached.
 
     Args:
         ds: the images.
@@ -67,160 +87,95 @@ def frozen_features(
         size: side of the input, pixels.
         weights: "imagenet" or "crackutils".
         engine: one of `config.ENGINES`.
-        view: 0 for the image as it is, 1-3 for its quarter turns, 4-7 for its mirror image and that one's.
 
     Raises:
         CrackutilsError: weights or an engine that are not to be had; an image that has changed since it was indexed.
     """
-
-    if view not in range(VIEWS):
-        raise config.CrackutilsError(f"view={view} must be 0 to {VIEWS - 1}.")
-    running, made_with = features_engine(backbone, size, weights, engine)
-    facts = running.facts | {"backbone": backbone, "weights": made_with["sha256"], "size": size, "view": view}
-    return cached_features(ds, rows, running, f"{backbone}-{size}-{engine}", made_with, facts, view)
+    net, made_from = features_engine(backbone, size, weights, engine)
+    facts = net.facts | {"backbone": backbone, "weights": made_from["sha256"], "size": size}
+    return cached_features(ds, rows, net, f"{backbone}-{size}-{engine}", facts, made_from)
 
 
 def cached_features(
-    ds: datasets.Dataset,
-    rows: np.ndarray,
-    running: Engine,
-    name: str,
-    made_with: dict[str, Any],
-    facts: dict[str, Any],
-    view: int = 0,
+    ds: Dataset, rows: np.ndarray, net: Engine, name: str, facts: dict[str, Any], made_from: dict[str, Any]
 ) -> Features:
-    made_with = made_with | facts | {"decoding": f"{DECODING}, pillow {PIL.__version__}"}
-    text = json.dumps(made_with, indent=1, sort_keys=True) + "\n"
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    folder = config.data_dir() / "cache" / "features" / f"{name}-{key}"
-    if not (folder / "made_with.json").is_file():
-        write_atomically(folder / "made_with.json", text)
+    """Return what a network computes from some images.
+
+    Cached are rows by content, in a folder for each network: only new and changed images are computed. Files appear by
+    atomic renaming: a kill loses little, and two processes do each other no harm. joblib would cache whole calls only.
+
+    Args:
+        ds: the images.
+        rows: which, in the order wanted; at least one.
+        net: the engine.
+        name: the folder's name begins with it.
+        facts: `Features.facts`; "size" is the side of the input, pixels.
+        made_from: everything else that the features depend on.
+
+    Raises:
+        CrackutilsError: an image that has changed since it was indexed.
+    """
+    made_from = made_from | facts | {"decoding": f"{DECODING}, pillow {PIL.__version__}"}
+    text = json.dumps(made_from, indent=1, sort_keys=True) + "\n"
+    folder = config.data_dir() / "cache" / "features" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if not (folder / "made_from.json").is_file():
+        write_atomically(folder / "made_from.json", text)
     rows = np.asarray(rows)
     contents = ds.index["sha256"].to_numpy("S64")[rows]
     while True:
-        kept = _kept(folder)
-        missing = np.flatnonzero(~np.isin(contents, kept[0]))
+        shards = _read_shards(folder)
+        cached = np.concatenate([np.empty(0, "S64"), *(shard["content"] for shard in shards)])
+        missing = np.flatnonzero(~np.isin(contents, cached))
         if not len(missing):
-            return Features(*_gather(*kept, contents), facts)
+            return Features(*_gather(shards, cached, contents), facts)
         _, first = np.unique(contents[missing], return_index=True)  # an exact copy costs nothing
-        _compute(ds, rows[missing[np.sort(first)]], folder, running, facts["size"], view)
+        _compute(ds, rows[missing[np.sort(first)]], net, facts["size"], folder)
 
 
-def turned(image: np.ndarray, view: int) -> np.ndarray:
-    """Return a (size, size, 3) image as `of` sees it in one of the `VIEWS`; no pixel is interpolated."""
-    return np.rot90(image[:, ::-1] if view >= 4 else image, view % 4)
-
-
-def _compute(ds: datasets.Dataset, rows: np.ndarray, folder: Path, running: Engine, size: int, view: int) -> None:
-    contents = ds.index["sha256"].to_numpy("S64")
+def _compute(ds: Dataset, rows: np.ndarray, net: Engine, size: int, folder: Path) -> None:
+    """Write the features of images of different contents, `SHARD` rows to a file."""
+    contents, files = ds.index["sha256"].to_numpy("S64"), [ds.folder / file for file in ds.index["file"]]
 
     def read(row: int) -> np.ndarray:
-        file = ds.folder / ds.index["file"].iloc[row]
-        data = file.read_bytes() if file.is_file() else b""
-        # features are found by the content of the index: these must be its own
-        if hashlib.sha256(data).hexdigest().encode() != contents[row]:
+        data = files[row].read_bytes() if files[row].is_file() else b""
+        if hashlib.sha256(data).hexdigest().encode() != contents[row]:  # features are found by the index's hash
             raise ImageError("is not the file that was indexed; load the images again")
-        return turned(read_image(data, size), view)
+        return read_image(data, size)
 
-    running.worker()  # where the network has to be converted first, images are not to pay for it
+    net.worker()  # a conversion must not count as time of the images
     x, began = [], time.perf_counter()
-    with contextlib.closing(run_stream(running, rows.tolist(), read)) as found:
-        for done, (row, one, problem) in enumerate(progress(found, f"features at {size} px", len(rows)), 1):
-            if one is None:
-                raise config.CrackutilsError(
-                    f"{config.display_path(ds.folder / ds.index['file'].iloc[row])} {problem}."
-                )
-            x.append(one)
-            if len(x) == _SHARD or done == len(rows):
-                spent = time.perf_counter() - began
-                _write(folder, contents[rows[done - len(x) : done]], np.stack(x), spent / len(x))
+    with contextlib.closing(run_stream(net, rows.tolist(), read)) as outputs:
+        for done, (row, output, problem) in enumerate(progress(outputs, f"features at {size} px", len(rows)), 1):
+            if output is None:
+                raise CrackutilsError(f"{display_path(files[row])} {problem}.")
+            x.append(output)
+            if len(x) == SHARD or done == len(rows):
+                shard = np.empty(len(x), [("content", "S64"), ("seconds", "<f8"), ("x", "<f4", output.shape)])
+                shard["content"], shard["x"] = contents[rows[done - len(x) : done]], x
+                shard["seconds"] = (time.perf_counter() - began) / len(x)
+                save_array(folder / f"{uuid.uuid4().hex}.npy", shard)
                 x, began = [], time.perf_counter()
 
 
-def _write(folder: Path, contents: np.ndarray, x: np.ndarray, seconds: float) -> None:
-    keys = np.zeros(len(x), [("content", "S64"), ("seconds", "<f8")])
-    keys["content"], keys["seconds"] = contents, seconds
-    name = uuid.uuid4().hex
-    # the keys last: a reader looks for them only, and then finds the features there
-    for kind, array in (("x", x), ("keys", keys)):
-        save_array(folder / f"{name}.{kind}.npy", array)
-
-
-def _kept(folder: Path) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Return contents and seconds of all images kept, file after file, and the memory-mapped features of each file."""
-    keys, maps = [np.zeros(0, [("content", "S64"), ("seconds", "<f8")])], []
-    for file in sorted(folder.glob("*.keys.npy")):
-        other = file.with_name(file.name.replace(".keys.", ".x."))
+def _read_shards(folder: Path) -> list[np.ndarray]:
+    """Return the files of a cache, memory-mapped: content, seconds and x of each image."""
+    shards = []
+    for file in sorted(folder.glob("*.npy")):
         try:
-            key, x = np.load(file), np.load(other, mmap_mode="r")
-            if len(key) != len(x):
-                raise ValueError
+            shards.append(np.load(file, mmap_mode="r"))
         except (OSError, ValueError, EOFError):  # after a power cut: to be computed again
-            for damaged in (file, other):
-                damaged.unlink(missing_ok=True)
-            continue
-        keys.append(key)
-        maps.append(x)
-    joined = np.concatenate(keys)
-    return joined["content"], joined["seconds"], maps
+            file.unlink(missing_ok=True)
+    return shards
 
 
-def _gather(
-    kept: np.ndarray, seconds: np.ndarray, maps: list[np.ndarray], contents: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(kept, kind="stable")
-    at = order[np.searchsorted(kept, contents, sorter=order)]
-    x, begin = np.empty((len(contents), maps[0].shape[1]), np.float32), 0
-    for part in maps:
-        here = np.flatnonzero((begin <= at) & (at < begin + len(part)))
-        x[here] = part[at[here] - begin]
-        begin += len(part)
-    _, first = np.unique(contents, return_index=True)
-    spent = np.zeros(len(contents))
-    spent[first] = seconds[at[first]]
-    return x, spent
-
-
-def features_engine(name: str, size: int, weights: str, engine: str) -> tuple[Engine, dict[str, Any]]:
-    """Return an engine from RGB 0-255 to the average of a backbone's last map, and what its network was made from.
-
-    Where the network was converted before, no Keras model is built.
-
-    Args:
-        name: a key of `BACKBONES`.
-        size: side of the input, pixels.
-        weights: "imagenet" or "crackutils", as in `build_backbone`.
-        engine: one of `config.ENGINES`.
-
-    Raises:
-        CrackutilsError: weights or an engine that are not to be had.
-    """
-    config.choose("WEIGHTS", weights, ("imagenet", "crackutils"))
-    file = (
-        models.OWN.file
-        if weights == "crackutils"
-        else models.find_weights(name, size) or models.keras_cache_file(name, size)
-    )
-    if file is None:
-        models.build_backbone(name, size, weights)  # downloads it
-        file = models.keras_cache_file(name, size)
-    if file is None:
-        raise config.CrackutilsError(
-            f"The weights of {name} are not where Keras keeps them; set CRACKUTILS_WEIGHTS_DIR."
-        )
-    made_from = models.weights_facts(weights, file) | {
-        "scaling": models.BACKBONES[name].rescaling,
-        "keras": keras.__version__,
-    }
-    made_from |= {"arguments": models.OWN.arguments if weights == "crackutils" else models.BACKBONES[name].arguments}
-    made_from |= {"tensorflow": tf.__version__, "gpu": bool(tf.config.list_physical_devices("GPU"))}
-
-    def build() -> Any:
-        with models.in_float32():
-            base, _ = models.build_backbone(name, size, weights)
-            inputs = keras.Input((size, size, 3), name="rgb_0_255")
-            x = base(models.rescale_input(name, inputs))
-            return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
-
-    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
-    return start_engine(engine, program_file(f"{name}-{size}-{key}"), build), made_from
+def _gather(shards: list[np.ndarray], cached: np.ndarray, contents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return features and seconds of some contents; `cached` are the contents of the shards' rows."""
+    order = np.argsort(cached, kind="stable")
+    at = order[np.searchsorted(cached, contents, sorter=order)]
+    x, seconds, begin = np.empty((len(at), *shards[0]["x"].shape[1:]), np.float32), np.zeros(len(at)), 0
+    first = np.isin(np.arange(len(at)), np.unique(contents, return_index=True)[1])
+    for shard in shards:
+        here = np.flatnonzero((begin <= at) & (at < begin + len(shard)))
+        x[here], seconds[here] = shard["x"][at[here] - begin], shard["seconds"][at[here] - begin] * first[here]
+        begin += len(shard)
+    return x, seconds

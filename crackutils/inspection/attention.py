@@ -1,4 +1,4 @@
-"""Metrics, intervals and tests, all from labels and probabilities."""
+"""Where models look, by Grad-CAM, and how much of that is crack."""
 
 from __future__ import annotations
 
@@ -8,42 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import keras
 import numpy as np
 
+from crackutils import training
+from crackutils.config import keras, tf
 from crackutils.images import resize
-from crackutils.models import tf
 from crackutils.synthetic.patches import Patch
-
-
-def mass_on_mask(heat: np.ndarray, mask: np.ndarray) -> float | None:
-    """Return the share of a heat map's mass that lies on a mask; None for a map that is 0 everywhere.
-
-    Args:
-        heat: (h, w), not below 0; enlarged to the mask's size.
-        mask: bool (height, width). By chance the share would be the mask's own share of the image, `mask.mean()`.
-    """
-    large = cv2.resize(np.asarray(heat, np.float32), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return float(large[mask].sum() / large.sum()) if large.sum() > 0 else None
 
 
 @dataclass(frozen=True)
 class Look:
-    """Where a model looks, by Grad-CAM.
+    """Where a model looks in n images."""
 
-    Attributes:
-        p: float (n,), the probability of a crack.
-        heat: float32 (n, h, w), as `models.grad_cam` returns it.
-    """
-
-    p: np.ndarray
-    heat: np.ndarray
+    p: np.ndarray  # (n,), the probability of a crack
+    heat: np.ndarray  # float32 (n, h, w), as `grad_cam` returns it
 
 
 def attend(folder: Path, images: Sequence[np.ndarray]) -> Look:
     """Return where the model of a run looks in images, uint8 (h, w, 3)."""
-    from crackutils import training
-
     model, recipe = training.load(folder)
     x = np.stack([resize(image, recipe.size) for image in images])
     p, heat = [], []
@@ -54,52 +36,62 @@ def attend(folder: Path, images: Sequence[np.ndarray]) -> Look:
     return Look(np.concatenate(p), np.concatenate(heat))
 
 
-def attention_on_cracks(seen: Look, patches: Sequence[Patch]) -> dict[str, float]:
-    """Return how much of what a model looks at is crack.
-
-    Args:
-        seen: of these patches, and perhaps of images after them, which do not count.
-        patches: made by code.
-
-    Returns:
-        cracked, patches with a crack; found, the share of them at the threshold 0.5; mass, the mean share of a map on
-        the crack's pixels, 0 where the map is 0 everywhere; chance, these pixels' share of the patch; ratio of the two;
-        blank, maps that are 0 everywhere.
-    """
-    cracked = [k for k, patch in enumerate(patches) if patch.label]
-    pixels = [patches[k].mask > 127 for k in cracked]
-    mass = [mass_on_mask(seen.heat[k], mask) for k, mask in zip(cracked, pixels, strict=True)]
-    on, by_chance = float(np.mean([share or 0.0 for share in mass])), float(np.mean([mask.mean() for mask in pixels]))
-    summary = {"cracked": len(cracked), "found": float((seen.p[cracked] >= 0.5).mean()), "mass": on}
-    return summary | {"chance": by_chance, "ratio": on / by_chance, "blank": mass.count(None)}
-
-
 def grad_cam(model: Any, images: np.ndarray) -> np.ndarray:
     """Return where a model's last feature map speaks for a crack (Grad-CAM: Selvaraju et al. 2017).
 
-    The gradient is that of the log-odds, as that of a probability vanishes where the model is sure.
+    The gradient is that of the logit, as that of a probability vanishes where the model is sure. By hand: the well-kept
+    libraries for it are for PyTorch.
 
     Args:
-        model: as `build` returns it.
+        model: as `Recipe.build` returns it.
         images: (n, size, size, 3) RGB 0-255.
 
     Returns:
-        float32 (n, h, w), not below 0, of the map's own size; 1 at the strongest place of an image, all 0 where nothing
-        speaks for a crack.
+        float32 (n, h, w), of the map's own size, 0 to 1 at the strongest place, or all 0 where nothing speaks for a
+        crack.
     """
     # what the last layer that sees a map is given: a backbone's own output is that of another graph
     takes = [x.input for x in model.layers[1:] if not isinstance(x.input, list)]
-    found = next(x for x in reversed(takes) if len(x.shape) == 4 and x.shape[-1] > 1)
+    feature_map = next(x for x in reversed(takes) if len(x.shape) == 4 and x.shape[-1] > 1)
     last = model.layers[-1]
     kernel, bias = last.kernel, last.bias
     if kernel.shape[-1] == 2:  # of two classes
         kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
-    net = keras.Model(model.input, [found, last.input])
+    net = keras.Model(model.input, [feature_map, last.input])
     with tf.GradientTape() as tape:
         x = tf.convert_to_tensor(images, tf.float32)
         tape.watch(x)
         maps, pooled = net(x, training=False)
-        odds = tf.matmul(pooled, kernel) + bias
-    weights = tf.reduce_mean(tape.gradient(odds, maps), (1, 2), keepdims=True)
+        logits = tf.matmul(pooled, kernel) + bias
+    weights = tf.reduce_mean(tape.gradient(logits, maps), (1, 2), keepdims=True)
     cam = np.maximum(np.asarray(tf.reduce_sum(weights * maps, -1)), 0)
     return cam / np.maximum(cam.max((1, 2), keepdims=True), 1e-12)
+
+
+def attention_on_cracks(look: Look, patches: Sequence[Patch]) -> dict[str, float]:
+    """Return how much of what a model looks at is crack.
+
+    Args:
+        look: at these patches, and perhaps at images after them, which do not count.
+        patches: synthetic ones, with their masks.
+
+    Returns:
+        cracked, patches with a crack; found, the share of them with p >= 0.5; mass, the mean share of a map on the
+        crack's pixels, 0 where the map is 0 everywhere; chance, these pixels' share of the patch; ratio of the two;
+        blank, maps that are 0 everywhere.
+    """
+    cracked = [k for k, patch in enumerate(patches) if patch.label]
+    pixels = [patches[k].mask > 127 for k in cracked]
+    mass = [mass_on_mask(look.heat[k], mask) for k, mask in zip(cracked, pixels, strict=True)]
+    on, by_chance = float(np.mean([share or 0.0 for share in mass])), float(np.mean([mask.mean() for mask in pixels]))
+    summary = {"cracked": len(cracked), "found": float((look.p[cracked] >= 0.5).mean()), "mass": on}
+    return summary | {"chance": by_chance, "ratio": on / by_chance, "blank": mass.count(None)}
+
+
+def mass_on_mask(heat: np.ndarray, mask: np.ndarray) -> float | None:
+    """Return the share of a heat map's mass, (h, w) >= 0, that lies on a mask, bool (height, width).
+
+    None for a map that is 0 everywhere. By chance it would be the mask's own share of the image.
+    """
+    large = cv2.resize(np.asarray(heat, np.float32), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return float(large[mask].sum() / large.sum()) if large.sum() > 0 else None

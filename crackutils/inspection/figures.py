@@ -1,9 +1,8 @@
-"""Figures. Every function returns a matplotlib Figure; the caller saves and shows it with `Run.show`."""
+"""Figures of notebook 09. Every function returns a matplotlib Figure; the caller shows and saves it with `Run.show`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,36 +10,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from crackutils import plots
+from crackutils.inspection.attention import Look
 
 
-def inspected(image: np.ndarray, cells: np.ndarray, picture: np.ndarray) -> Figure:
-    """Show a photo, the crack probability of its cells, and what was found in it.
-
-    Args:
-        image: uint8 (height, width, 3).
-        cells: (height / 16, width / 16), 0 to 1.
-        picture: uint8 (h, w, 3), as `inspection.overlay` returns it.
-    """
+def inspection(image: np.ndarray, p: np.ndarray, overlay: np.ndarray) -> Figure:
+    """Show a photo, uint8 (height, width, 3), the probabilities of its cells, (h, w), and its `draw_overlay`."""
     height, width = image.shape[:2]
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.4 * height / width + 0.9))
     axes[0].imshow(image)
-    shown = axes[1].imshow(cells, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-    axes[2].imshow(picture)
+    cells = axes[1].imshow(p, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    axes[2].imshow(overlay)
     for ax, title in zip(axes, ("photo", "crack in the cell", "found"), strict=True):
-        ax.set_title(title)
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(title=title, xticks=[], yticks=[])
         ax.grid(False)
-    figure.colorbar(shown, ax=axes[1], label="probability", shrink=0.8)
+    figure.colorbar(cells, ax=axes[1], label="probability", shrink=0.8)
     return figure
 
 
 def lengths(table: pd.DataFrame) -> Figure:
-    """Show the length of cracks as found against the true one.
-
-    Args:
-        table: style, length_true, length (pixels); a row per photo.
-    """
+    """Show the length of cracks as found against the true one; a row per photo: style, length_true, length (pixels)."""
     figure, ax = plt.subplots(figsize=(5.5, 5))
     most = 1.08 * max(table["length_true"].max(), table["length"].max(), 1)
     ax.plot([0, most], [0, most], "--", color="0.4", linewidth=1)
@@ -51,14 +39,14 @@ def lengths(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str, Any], each: int = 2) -> Figure:
-    """Show where models look, a row per model: images that it judges rightly and, as far as there are, wrongly.
+def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str, Look], each: int = 2) -> Figure:
+    """Show where models look, a row per model: cracks found, cracks missed, false alarms; the most confident first.
 
     Args:
         images: uint8 (h, w, 3).
         labels: int (n,), 1 where there is a crack.
-        looks: of these images, by run, as `inspection.look` returns them.
-        each: images of a kind: cracks found, cracks missed, false alarms, each kind's surest first.
+        looks: at these images, by run.
+        each: images of a kind, if there are so many.
     """
     kinds = {"found": (1, True), "missed": (1, False), "false alarm": (0, True)}
     figure, axes = plt.subplots(len(looks), 3 * each, figsize=(1.75 * 3 * each, 2.1 * len(looks) + 0.5), squeeze=False)
@@ -67,8 +55,7 @@ def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str,
             those = np.flatnonzero((labels == label) & ((look.p >= 0.5) == called))
             those = those[np.argsort(-np.abs(look.p[those] - 0.5), kind="stable")][:each]
             for j, ax in enumerate(row[k * each : (k + 1) * each]):
-                ax.set_xticks([])
-                ax.set_yticks([])
+                ax.set(xticks=[], yticks=[])
                 ax.grid(False)
                 if j >= len(those):
                     ax.text(0.5, 0.5, f"no {kind}" if not j else "", ha="center", va="center", fontsize=8)

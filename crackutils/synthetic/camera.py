@@ -1,21 +1,15 @@
-"""Concrete photographs made by code, with exact crack masks, and patches cut from them the way METU was made.
-
-A photo is a surface (albedo and a height field under slanted light), cracks, things that are no cracks, and a camera.
-Everything follows from two numbers, the seed and the photo's number.
-"""
-
-from __future__ import annotations
+"""The camera: focus, motion, noise, and the denoising and sharpening of phones."""
 
 import math
 
-import cv2  # noise, drawing and filters: the field's standard, many times faster than Pillow or SciPy at this
+import cv2
 import numpy as np
 
-from crackutils.synthetic.scene import BITS
+from crackutils.synthetic.drawing import stroke
 
 
 def take_photo(rng: np.random.Generator, rgb: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-    """Take the picture: focus, motion, noise, the phone's denoising and sharpening. Returns uint8 and what was done."""
+    """Return the image that a camera takes of a float32 (h, w, 3) view, uint8, and its part of `Photo.facts`."""
     h, w = rgb.shape[:2]
     blur = float(rng.uniform(0.5, 1.1) if rng.random() < 0.85 else rng.uniform(1.1, 3.0))
     rgb = cv2.GaussianBlur(rgb, (0, 0), blur)
@@ -26,8 +20,7 @@ def take_photo(rng: np.random.Generator, rgb: np.ndarray) -> tuple[np.ndarray, d
         kernel = np.zeros((size, size), np.uint8)
         angle = rng.uniform(0, math.pi)
         dx, dy = motion / 2 * math.cos(angle), motion / 2 * math.sin(angle)
-        ends = np.rint((np.array([[-dx, -dy], [dx, dy]]) + size // 2) * (1 << BITS)).astype(np.int32)
-        cv2.polylines(kernel, [ends], False, 255, 1, cv2.LINE_AA, BITS)
+        stroke(kernel, np.array([[-dx, -dy], [dx, dy]]) + size // 2, 255)
         rgb = cv2.filter2D(rgb, -1, kernel.astype(np.float32) / max(1, int(kernel.sum())))
     noise = float(np.clip(math.exp(rng.normal(0.9, 0.5)), 0.5, 9))
     grain = rng.standard_normal((h, w), np.float32)
@@ -38,11 +31,6 @@ def take_photo(rng: np.random.Generator, rgb: np.ndarray) -> tuple[np.ndarray, d
     if rng.random() < 0.7:  # what phones do against noise: fine detail runs together
         image = cv2.medianBlur(image, 3 if rng.random() < 0.5 else 5)
     sharp = float(rng.uniform(0, 1.0))
-    soft = cv2.GaussianBlur(image, (0, 0), 1.6)
-    image = cv2.addWeighted(image, 1 + sharp, soft, -sharp, 0)
-    return image, {
-        "blur": round(blur, 2),
-        "motion": round(motion, 1),
-        "noise": round(noise, 2),
-        "sharpened": round(sharp, 2),
-    }
+    image = cv2.addWeighted(image, 1 + sharp, cv2.GaussianBlur(image, (0, 0), 1.6), -sharp, 0)
+    facts = {"blur": round(blur, 2), "motion": round(motion, 1), "noise": round(noise, 2)}
+    return image, facts | {"sharpened": round(sharp, 2)}

@@ -1,41 +1,39 @@
-"""Concrete photographs made by code, with exact crack masks, and patches cut from them the way METU was made.
-
-A photo is a surface (albedo and a height field under slanted light), cracks, things that are no cracks, and a camera.
-Everything follows from two numbers, the seed and the photo's number.
-"""
-
-from __future__ import annotations
+"""Cracks: their course, width and branches, and how they are rendered into the surface."""
 
 import math
 from dataclasses import dataclass
 
-import cv2  # noise, drawing and filters: the field's standard, many times faster than Pillow or SciPy at this
+import cv2
 import numpy as np
 
-from crackutils.synthetic.scene import FINE, Scene, blob, fill, inside, noise, ribbon, walk, wave
+from crackutils.synthetic.drawing import blob, fill, normals, ribbon, slope, soften, walk, wave
+from crackutils.synthetic.scene import FINE, Scene
 from crackutils.synthetic.surface import shade_surface
 
 
-@dataclass
+@dataclass(frozen=True)
 class Crack:
+    """The cracks of a photo."""
+
     open: np.ndarray  # uint8 (h, w), coverage 0-255
     chips: np.ndarray  # uint8 (h, w), where the edge has broken off
-    lines: list[np.ndarray]
-    width: float
+    lines: list[np.ndarray]  # as in `Photo`
+    width: float  # of the main crack, pixels
 
 
 def add_cracks(s: Scene, style: str) -> Crack:
-    """Draw one or more cracks with branches. `style`: hairline, medium or wide."""
+    """Draw one or more cracks of one of `STYLES`, with branches."""
     rng, w, h = s.rng, s.w, s.h
-    fine = np.zeros((h * FINE, w * FINE), np.uint8)
-    chips = np.zeros((h, w), np.uint8)
+    fine, chips = s.canvas(FINE), s.canvas()
     width = {"hairline": rng.uniform(0.7, 2.4), "medium": rng.uniform(2.5, 7), "wide": rng.uniform(6, 24)}[style]
     lines: list[np.ndarray] = []
     wander, kinks = rng.uniform(0.02, 0.12), rng.uniform(0.3, 3)
     rough = rng.uniform(0.1, 0.45)
 
     def add(start: tuple[float, float], heading: float, length: float, width: float, taper: bool, depth: int) -> None:
-        line = inside(walk(rng, start, heading, length, wander, kinks), w, h)
+        line = walk(rng, start, heading, length, wander, kinks)
+        outside = ((line <= -20) | (line >= (w + 20, h + 20))).any(1)
+        line = line[: outside.argmax()] if outside.any() else line
         n = len(line)
         if n < 12:
             return
@@ -45,20 +43,19 @@ def add_cracks(s: Scene, style: str) -> Crack:
         if rng.random() < (0.4 if style == "hairline" else 0.12):  # closed for a while, open again
             size = size * np.clip(1.2 + 1.3 * wave(rng, n, rng.uniform(12, 40)), 0, 1)
         long, short = max(7.0, 0.8 * width), max(2.5, 0.25 * width)
-        side = [
+        left, right = (
             size / 2 * np.clip(1 + rough * (wave(rng, n, long) + 0.5 * wave(rng, n, short)), 0.1, 3) for _ in range(2)
-        ]
-        ribbon(fine, line, side[0], side[1], FINE)
+        )
+        ribbon(fine, line, left, right, FINE)
         edge_pixel = 1 / FINE  # OpenCV paints the outline of a shape, too
-        lines.append(np.column_stack([line, side[0] + side[1] + edge_pixel]).astype(np.float32))
-        _chip(s, chips, line, size)
-        if depth < 2:
-            for _ in range(int(rng.poisson((0.9 if depth == 0 else 0.4) * branchy))):
-                i = int(rng.integers(n // 8, n - n // 8))
-                ahead = math.atan2(*(line[min(i + 5, n - 1)] - line[i])[::-1])
-                turn = ahead + rng.choice([-1, 1]) * rng.uniform(0.3, 1.3)
-                reach = rng.uniform(60, 420)
-                add(tuple(line[i]), turn, reach, float(size[i]) * rng.uniform(0.35, 0.85), True, depth + 1)
+        lines.append(np.column_stack([line, left + right + edge_pixel]).astype(np.float32))
+        _add_chips(rng, chips, line, size)
+        for _ in range(int(rng.poisson((0.9 if depth == 0 else 0.4) * branchy)) if depth < 2 else 0):
+            i = int(rng.integers(n // 8, n - n // 8))
+            ahead = math.atan2(*(line[min(i + 5, n - 1)] - line[i])[::-1])
+            turn = ahead + rng.choice([-1, 1]) * rng.uniform(0.3, 1.3)
+            reach = rng.uniform(60, 420)
+            add(tuple(line[i]), turn, reach, float(size[i]) * rng.uniform(0.35, 0.85), True, depth + 1)
 
     branchy = float(rng.choice([0.3, 1.0, 2.5]))
     for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
@@ -67,15 +64,12 @@ def add_cracks(s: Scene, style: str) -> Crack:
         start = [(x, -15.0), (w + 15.0, y), (x, h + 15.0), (-15.0, y)][edge]
         heading = math.pi / 2 * (edge + 1) + rng.normal(0, 0.35)
         add(start, heading, 1.6 * max(w, h), width * math.exp(rng.normal(0, 0.15)), bool(rng.random() < 0.25), 0)
-    opened = cv2.resize(fine, (w, h), interpolation=cv2.INTER_AREA)
-    return Crack(opened, chips, lines, width)
+    return Crack(cv2.resize(fine, (w, h), interpolation=cv2.INTER_AREA), chips, lines, width)
 
 
-def _chip(s: Scene, chips: np.ndarray, line: np.ndarray, size: np.ndarray) -> None:
+def _add_chips(rng: np.random.Generator, chips: np.ndarray, line: np.ndarray, size: np.ndarray) -> None:
     """Break pieces off the edges of a crack."""
-    rng, n = s.rng, len(line)
-    step = np.gradient(line, axis=0)
-    normal = np.column_stack([-step[:, 1], step[:, 0]]) / (np.hypot(*step.T)[:, None] + 1e-6)
+    n, normal = len(line), normals(line)
     for i in rng.integers(0, n, int(rng.poisson(n / 50 * rng.choice([0.2, 1, 3])))):
         radius = float(size[i] * rng.uniform(0.35, 1.0) + rng.uniform(0.5, 2))
         x, y = line[i] + normal[i] * rng.choice([-1, 1]) * (size[i] / 2 + radius * 0.3)
@@ -84,34 +78,28 @@ def _chip(s: Scene, chips: np.ndarray, line: np.ndarray, size: np.ndarray) -> No
 
 def render_crack(s: Scene, surface: np.ndarray, crack: Crack, style: str) -> np.ndarray:
     """Return the luminance with the crack in it: broken edges, lit and shadowed rims, a dark inside."""
-    rng, width = s.rng, crack.width
+    rng, width, hairline = s.rng, crack.width, style == "hairline"
     c = crack.open.astype(np.float32) / 255
     if crack.chips.any():
-        broken = cv2.GaussianBlur(crack.chips, (0, 0), 0.8).astype(np.float32) / 255
+        broken = soften(crack.chips, 0.8)
         s.height -= rng.uniform(0.5, 3) * broken
         surface = shade_surface(s)
-        tone = rng.normal(0.02, 0.12) + 0.08 * noise(rng, s.h, s.w, 3)
+        tone = rng.normal(0.02, 0.12) + 0.08 * s.noise(3)
         surface = surface * (1 + broken * tone)
     if rng.random() < 0.5:  # dirt or lime along the crack
         halo = cv2.GaussianBlur(c, (0, 0), rng.uniform(3, 14)) * min(3.0, 6 / width)
-        surface = surface * (1 + rng.normal(-0.06, 0.12) * np.minimum(halo, 1) * (0.7 + 0.4 * noise(rng, s.h, s.w, 30)))
-    rim = max(0.8, 0.12 * width)
-    for sigma, most in (
-        (rim, 0.25 if style == "hairline" else 0.6),
-        (max(2.0, 0.5 * width), 0.15 if style == "hairline" else 0.45),
-    ):
-        soft = cv2.GaussianBlur(c, (0, 0), sigma)
-        lit = cv2.Sobel(soft, cv2.CV_32F, 1, 0, ksize=3, scale=0.125) * s.light[0]
-        lit += cv2.Sobel(soft, cv2.CV_32F, 0, 1, ksize=3, scale=0.125) * s.light[1]
-        lit *= sigma * 2.5
-        uneven = np.clip(1 + 0.6 * noise(rng, s.h, s.w, 25), 0, 2)
+        surface = surface * (1 + rng.normal(-0.06, 0.12) * np.minimum(halo, 1) * (0.7 + 0.4 * s.noise(30)))
+    rims = (max(0.8, 0.12 * width), 0.25 if hairline else 0.6), (max(2.0, 0.5 * width), 0.15 if hairline else 0.45)
+    for sigma, most in rims:
+        lit = slope(cv2.GaussianBlur(c, (0, 0), sigma), s.light) * (sigma * 2.5)
+        uneven = np.clip(1 + 0.6 * s.noise(25), 0, 2)
         gain = np.where(lit > 0, rng.uniform(0, most), rng.uniform(0, most * 1.2)).astype(np.float32)
         surface = surface * (1 + gain * lit * uneven)
     inside = rng.uniform(0.05, 0.3) if style == "wide" else rng.uniform(0.1, 0.45)
-    inside = inside * np.clip(1 + 0.35 * noise(rng, s.h, s.w, max(3, width)), 0.2, 2.5)
-    depth = np.clip(rng.uniform(0.8, 1.1) + 0.2 * noise(rng, s.h, s.w, rng.uniform(15, 60)), 0.35, 1)
+    inside = inside * np.clip(1 + 0.35 * s.noise(max(3, width)), 0.2, 2.5)
+    depth = np.clip(rng.uniform(0.8, 1.1) + 0.2 * s.noise(rng.uniform(15, 60)), 0.35, 1)
     if rng.random() < 0.15:  # partly filled with dust
-        depth = depth * np.clip(1 + 0.5 * noise(rng, s.h, s.w, rng.uniform(5, 20)), 0.3, 1)
-    if style == "hairline":
+        depth = depth * np.clip(1 + 0.5 * s.noise(rng.uniform(5, 20)), 0.3, 1)
+    if hairline:
         depth = depth * rng.uniform(0.4, 1)
     return surface + c * depth * (inside - surface)

@@ -1,14 +1,8 @@
-"""Concrete photographs made by code, with exact crack masks, and patches cut from them the way METU was made.
-
-A photo is a surface (albedo and a height field under slanted light), cracks, things that are no cracks, and a camera.
-Everything follows from two numbers, the seed and the photo's number.
-"""
-
-from __future__ import annotations
+"""One synthetic photo, from its seed and its number."""
 
 import math
 
-import cv2  # noise, drawing and filters: the field's standard, many times faster than Pillow or SciPy at this
+import cv2
 import numpy as np
 
 from crackutils.synthetic.camera import take_photo
@@ -34,16 +28,7 @@ def make_photo(
     style = str(rng.choice(STYLES, p=styles))
     zoom = float(np.clip(math.exp(rng.normal({"hairline": -0.2, "medium": 0.2, "wide": 0.6}[style], 0.45)), 0.5, 3.5))
     turn = rng.uniform(0, 2 * math.pi)
-    s = Scene(
-        rng=rng,
-        w=width,
-        h=height,
-        zoom=zoom,
-        light=(math.cos(turn), math.sin(turn)),
-        albedo=np.ones((height, width), np.float32),
-        height=np.zeros((height, width), np.float32),
-        chroma=np.zeros((-(-height // 8), -(-width // 8), 3), np.float32),
-    )
+    s = Scene(rng, width, height, zoom, (math.cos(turn), math.sin(turn)))
     finish = str(rng.choice(FINISHES, p=[0.34, 0.26, 0.1, 0.07, 0.12, 0.11]))
     add_surface(s, finish)
     chosen = rng.permutation(len(OBJECTS))[: int(rng.choice([0, 1, 2, 3], p=[0.4, 0.35, 0.2, 0.05]))]
@@ -57,13 +42,11 @@ def make_photo(
         cast = np.array([0.45, -0.08, -1.0]) * rng.normal(9, 5) + rng.normal(0, 0.8, 3)
     else:
         cast = np.array([-0.9, 0.25, 1.0]) * rng.normal(8, 4) + rng.normal(0, 0.8, 3)
-    cast = cast.astype(np.float32)
     chroma = cv2.resize(s.chroma, (width, height), interpolation=cv2.INTER_LINEAR)
-    rgb = cv2.merge([surface * level] * 3) * (1 + cast / level) + chroma
+    rgb = cv2.merge([surface * level] * 3) * (1 + cast.astype(np.float32) / level) + chroma
     lay_overlays(rgb, s)
-    light = 1 + rng.uniform(0, 0.06) * cv2.resize(
-        rng.standard_normal((3, 4), np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-    )
+    uneven, coarse = rng.uniform(0, 0.06), rng.standard_normal((3, 4), np.float32)
+    light = 1 + uneven * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     rgb *= (light if s.shade is None else light * s.shade)[..., None]
     image, taken = take_photo(rng, rgb.astype(np.float32))
     facts = {"finish": finish, "objects": s.objects, "style": style, "zoom": round(zoom, 2)}

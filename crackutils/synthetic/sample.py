@@ -1,10 +1,4 @@
-"""Concrete photographs made by code, with exact crack masks, and patches cut from them the way METU was made.
-
-A photo is a surface (albedo and a height field under slanted light), cracks, things that are no cracks, and a camera.
-Everything follows from two numbers, the seed and the photo's number.
-"""
-
-from __future__ import annotations
+"""Folders of synthetic images with Negative/, Positive/ and patches.csv, named and saved like METU and SDNET2018."""
 
 from pathlib import Path
 from typing import Any
@@ -15,9 +9,9 @@ from PIL import Image
 
 from crackutils import config
 from crackutils.files import progress
-from crackutils.synthetic.patches import crack_contrast, draw_patches
+from crackutils.synthetic.patches import CLOSED, centre_points, crack_contrast, draw_patches
 from crackutils.synthetic.photo import make_photo
-from crackutils.synthetic.scene import FINE, QUALITY, TILE
+from crackutils.synthetic.scene import QUALITY, TILE
 
 
 def write_tiles(folder: Path, count: int, seed: int) -> None:
@@ -25,28 +19,30 @@ def write_tiles(folder: Path, count: int, seed: int) -> None:
 
     Cut and named like SDNET2018's: 256x256 pixels, without overlap, PHOTO-TILE.jpg. A tile counts as cracked when 30
     pixels of open crack that stand out by 3 grey levels run through it, and as not cracked when none of it is crack;
-    what lies between is left out. patches.csv tells for each file the photo, where it was cut, and what is in it.
+    what lies between is left out. patches.csv holds for each file the photo, where it was cut, and what is in it.
     """
     rows = []
     for name in config.CLASSES:
         (folder / name).mkdir(parents=True)
     for number in progress(range(count), "photographing", count, unit="photo"):
         shot = make_photo(seed, number, 6 * TILE, 4 * TILE, (1.0, 0.0, 0.0))
-        spots = np.concatenate(shot.lines) if shot.lines else np.zeros((0, 3))
+        points = centre_points(shot)
+        points = points[points[:, 2] > CLOSED]
         for tile in range(24):
             y, x = tile // 6 * TILE, tile % 6 * TILE
             image, mask = (part[y : y + TILE, x : x + TILE] for part in (shot.image, shot.mask))
-            here = spots[(spots[:, 0] // TILE == x // TILE) & (spots[:, 1] // TILE == y // TILE)]
-            here = here[here[:, 2] > 0.5 + 1 / FINE]
+            here = points[(points[:, :2] // TILE == (x // TILE, y // TILE)).all(1)]
             step, clear = crack_contrast(image, mask)
-            label = 1 if len(here) >= 15 and step >= 3 else 0 if not mask.any() else -1  # a point every two pixels
-            if label < 0:
+            cracked = len(here) >= 15 and step >= 3  # 15 points, one every two pixels
+            if mask.any() and not cracked:
                 continue
-            file = f"{config.CLASSES[label]}/{number:03d}-{tile + 1}.jpg"
+            file = f"{config.CLASSES[cracked]}/{number:03d}-{tile + 1}.jpg"
             Image.fromarray(image).save(folder / file, quality=90)
             row = {"file": file, "photo": number, "x": x, "y": y} | {k: shot.facts[k] for k in ("finish", "blur")}
-            row |= {"width": round(float(np.median(here[:, 2])), 2), "step": round(step, 1)} if label else {}
-            rows.append(row | ({"contrast": round(clear, 2)} if label else {}))
+            if cracked:
+                row |= {"width": round(float(np.median(here[:, 2])), 2), "step": round(step, 1)}
+                row["contrast"] = round(clear, 2)
+            rows.append(row)
     pd.DataFrame(rows).to_csv(folder / "patches.csv", index=False, lineterminator="\n")
 
 
@@ -55,20 +51,16 @@ def write_patches(folder: Path, count: int, seed: int, each: int = 8) -> None:
 
     Numbered and saved like METU: Positive in the order of photos, Negative shuffled, JPEG quality 75, and one image in
     50 an exact copy of another (a few more are, where two patches were cut at one place). At most `each` of a class
-    come from one photo. The same arguments give the same files on one kind of machine. patches.csv tells for each file
-    the photo it was cut from, where, and what is in it.
+    come from one photo. The same arguments give the same files on one kind of machine. patches.csv holds for each file
+    the photo, where it was cut, and what is in it.
     """
     rng = np.random.default_rng([seed, 2**31])
     cut: list[list[dict[str, Any]]] = [[], []]
     fresh = count - count // 50
-    for number, shot, found in progress(draw_patches(seed, fresh, each), "photographing", unit="photo"):
-        for p in found:
-            row = (
-                {"photo": number, "x": p.x, "y": p.y}
-                | p.facts
-                | {k: shot.facts[k] for k in ("finish", "style", "blur")}
-            )
-            cut[p.label].append(row | {"objects": " ".join(shot.facts["objects"]), "image": p.image})
+    for number, shot, patches in progress(draw_patches(seed, fresh, each), "photographing", unit="photo"):
+        facts = {k: shot.facts[k] for k in ("finish", "style", "blur")} | {"objects": " ".join(shot.facts["objects"])}
+        for p in patches:
+            cut[p.label].append({"photo": number, "x": p.x, "y": p.y} | p.facts | facts | {"image": p.image})
     rows = []
     for label, name in enumerate(config.CLASSES):
         (folder / name).mkdir(parents=True)

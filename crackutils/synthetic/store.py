@@ -1,24 +1,16 @@
-"""Concrete photographs made by code, with exact crack masks, and patches cut from them the way METU was made.
-
-A photo is a surface (albedo and a height field under slanted light), cracks, things that are no cracks, and a camera.
-Everything follows from two numbers, the seed and the photo's number.
-"""
-
-from __future__ import annotations
+"""Patches with their masks, drawn once and cached in the data folder for training."""
 
 import hashlib
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2  # noise, drawing and filters: the field's standard, many times faster than Pillow or SciPy at this
+import cv2
 import numpy as np
 import pandas as pd
 import PIL
 
 from crackutils import config
-from crackutils.files import hash_sources, progress
+from crackutils.files import hash_sources, progress, replacing_folder
 from crackutils.images import resize
 from crackutils.synthetic.patches import draw_patches
 from crackutils.synthetic.scene import MASK_BLOCK
@@ -26,12 +18,12 @@ from crackutils.synthetic.scene import MASK_BLOCK
 
 @dataclass(frozen=True)
 class Store:
-    """Patches with their masks, kept for training.
+    """Patches with their masks.
 
     Attributes:
         images: uint8 (n, side, side, 3) RGB.
         masks: uint8 (n, side / 4, side / 4), the most crack, 0-255, in each 4x4 block of the patch's mask.
-        facts: a row per patch: photo, label, and what `Photo.facts` tells of its photo.
+        facts: a row per patch: photo, label, and the facts of its photo and of the patch.
     """
 
     images: np.ndarray
@@ -45,41 +37,40 @@ def library_versions() -> str:
 
 
 def load_store(seed: int, count: int, each: int, side: int, thin: bool = False) -> Store:
-    """Return patches of `sample`, drawn on first use and kept in the data folder.
+    """Return patches of `draw_patches`, drawn on first use and cached in the data folder.
 
     Args:
         seed: of the photos.
         count: patches of each class.
         each: at most, of a class from one photo.
         side: 160, to which patches are resized, or 224, to which they are cut.
-        thin: as in `sample`.
+        thin: as in `draw_patches`.
     """
     made_by = f"{hash_sources(Path(__file__).parent)} {library_versions()}"
     key = hashlib.sha256(made_by.encode()).hexdigest()[:12]
-    name = f"patches-{key}-{seed}-{count}-{each}-{side}{'-thin' if thin else ''}"
-    home = config.data_dir() / "cache" / name
+    home = config.data_dir() / "cache" / f"patches-{key}-{seed}-{count}-{each}-{side}{'-thin' if thin else ''}"
     if not home.exists():
-        part = home.with_name(f"{home.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        n, cells = 2 * count, side // MASK_BLOCK
-        images = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (n, side, side, 3))
-        masks, facts = np.zeros((n, cells, cells), np.uint8), []
-        numbers = progress(range(n), "photographing", n, unit="patch")
-        for number, shot, cut in draw_patches(seed, count, each, thin):
-            for patch in cut:
-                i = next(numbers)
-                if side == 160:
-                    images[i] = resize(patch.image, side)
-                    fine = cv2.resize(patch.mask, (side, side), interpolation=cv2.INTER_AREA)
-                else:
-                    images[i], fine = patch.image[:side, :side], patch.mask[:side, :side]
-                masks[i] = fine.reshape(cells, MASK_BLOCK, cells, MASK_BLOCK).max((1, 3))
-                facts.append({"photo": number, "label": patch.label} | shot.facts | patch.facts)
-        images.flush()
-        del images  # Windows renames no folder with an open file in it
-        np.save(part / "masks.npy", masks)
-        pd.DataFrame(facts).to_csv(part / "facts.csv", index=False, lineterminator="\n")
-        os.replace(part, home)
+        with replacing_folder(home) as work:
+            _draw_store(work, seed, count, each, side, thin)
     images = np.load(home / "images.npy", mmap_mode="r")
     return Store(images, np.load(home / "masks.npy"), pd.read_csv(home / "facts.csv"))
+
+
+def _draw_store(folder: Path, seed: int, count: int, each: int, side: int, thin: bool) -> None:
+    n, cells = 2 * count, side // MASK_BLOCK
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (n, side, side, 3))
+    masks, facts = np.zeros((n, cells, cells), np.uint8), []
+    numbers = progress(range(n), "photographing", n, unit="patch")
+    for number, shot, patches in draw_patches(seed, count, each, thin):
+        for patch in patches:
+            i = next(numbers)
+            if side == 160:
+                images[i] = resize(patch.image, side)
+                fine = cv2.resize(patch.mask, (side, side), interpolation=cv2.INTER_AREA)
+            else:
+                images[i], fine = patch.image[:side, :side], patch.mask[:side, :side]
+            masks[i] = fine.reshape(cells, MASK_BLOCK, cells, MASK_BLOCK).max((1, 3))
+            facts.append({"photo": number, "label": patch.label} | shot.facts | patch.facts)
+    images.flush()
+    np.save(folder / "masks.npy", masks)
+    pd.DataFrame(facts).to_csv(folder / "facts.csv", index=False, lineterminator="\n")

@@ -1,89 +1,70 @@
-"""Concrete photographs made by code, with exact crack masks, and patches cut from them the way METU was made.
-
-A photo is a surface (albedo and a height field under slanted light), cracks, things that are no cracks, and a camera.
-Everything follows from two numbers, the seed and the photo's number.
-"""
-
-from __future__ import annotations
+"""The bare concrete: albedo and relief of six finishes, with pores, grains and dirt."""
 
 import math
 
-import cv2  # noise, drawing and filters: the field's standard, many times faster than Pillow or SciPy at this
 import numpy as np
 
-from crackutils.synthetic.scene import Scene, blob, fill, noise
+from crackutils.synthetic.drawing import blob, fill, noise, octaves, slope, soften
+from crackutils.synthetic.scene import Scene
 
 
 def add_surface(s: Scene, finish: str) -> None:
-    """Give albedo and height their texture."""
+    """Give albedo and height the texture of one of `FINISHES`."""
     rng, h, w, z = s.rng, s.h, s.w, s.zoom
     strength = math.exp(rng.normal(math.log(0.010), 0.4))
-    octaves = [
-        (max(1.5, g * z**0.5), a) for g, a in ((2, 0.5), (4.5, 0.8), (10, 0.9), (24, 0.9), (60, 1.0), (160, 1.1))
-    ]
-    s.albedo += octaves(rng, h, w, [(g, strength * a * math.exp(rng.normal(0, 0.35))) for g, a in octaves])
+    grains = [(max(1.5, g * z**0.5), a) for g, a in ((2, 0.5), (4.5, 0.8), (10, 0.9), (24, 0.9), (60, 1.0), (160, 1.1))]
+    s.albedo += octaves(rng, h, w, [(g, strength * a * math.exp(rng.normal(0, 0.35))) for g, a in grains])
     relief = {"smooth": 0.14, "pitted": 0.25, "brushed": 0.25, "boards": 0.25, "rough": 0.55, "eroded": 0.4}[finish]
     relief *= math.exp(rng.normal(0, 0.45))
-    octaves = [(max(1.4, g * z**0.5), a) for g, a in ((1.6, 0.18), (3.2, 0.45), (7, 0.8), (18, 1.2), (50, 2.2))]
-    s.height += octaves(rng, h, w, [(g, relief * a * z**0.5 * math.exp(rng.normal(0, 0.3))) for g, a in octaves])
+    grains = [(max(1.4, g * z**0.5), a) for g, a in ((1.6, 0.18), (3.2, 0.45), (7, 0.8), (18, 1.2), (50, 2.2))]
+    s.height += octaves(rng, h, w, [(g, relief * a * z**0.5 * math.exp(rng.normal(0, 0.3))) for g, a in grains])
     angle = rng.uniform(0, math.pi)
     if finish == "brushed":
         for grain in (1.6, 4, 9):
-            s.height += (
-                rng.uniform(0.04, 0.25) * grain**0.6 * noise(rng, h, w, grain * z**0.5, rng.uniform(8, 30), angle)
-            )
+            deep = rng.uniform(0.04, 0.25) * grain**0.6
+            s.height += deep * s.noise(grain * z**0.5, rng.uniform(8, 30), angle)
     elif finish == "boards":
         angle = float(rng.choice([0, math.pi / 2])) + rng.normal(0, 0.03)
         for grain in (2, 6):
-            s.height += rng.uniform(0.04, 0.22) * noise(rng, h, w, grain * z**0.5, 40, angle)
-        s.albedo += rng.uniform(0.002, 0.015) * noise(rng, h, w, 5 * z, 40, angle)
+            s.height += rng.uniform(0.04, 0.22) * s.noise(grain * z**0.5, 40, angle)
+        s.albedo += rng.uniform(0.002, 0.015) * s.noise(5 * z, 40, angle)
     elif finish in ("pitted", "eroded"):
         for grain in (3, 7):
-            pits = np.maximum(noise(rng, h, w, grain * z**0.6) - rng.uniform(1.0, 1.9), 0)
+            pits = np.maximum(s.noise(grain * z**0.6) - rng.uniform(1.0, 1.9), 0)
             s.height -= rng.uniform(0.2, 1.0) * grain**0.5 * pits
             s.albedo -= rng.uniform(0.0, 0.10) * pits
     if finish in ("rough", "eroded") or rng.random() < 0.25:  # grains of sand and stone, lighter and darker
         for sign in (1, -1):
-            grains = np.maximum(sign * noise(rng, h, w, rng.uniform(2, 6) * z**0.5) - rng.uniform(1.2, 2.2), 0)
-            s.albedo += sign * rng.uniform(0.01, 0.08) * np.minimum(grains, 1)
-            s.height += rng.uniform(0, 0.4) * grains
-    _pores(s)
+            stones = np.maximum(sign * s.noise(rng.uniform(2, 6) * z**0.5) - rng.uniform(1.2, 2.2), 0)
+            s.albedo += sign * rng.uniform(0.01, 0.08) * np.minimum(stones, 1)
+            s.height += rng.uniform(0, 0.4) * stones
+    _add_pores(s)
     for _ in range(int(rng.poisson(1.2))):  # clouds of dirt and of lime
-        cloud = np.clip(noise(rng, h, w, rng.uniform(40, 200)) - rng.uniform(0.2, 1.2), 0, 1.2)
+        cloud = np.clip(s.noise(rng.uniform(40, 200)) - rng.uniform(0.2, 1.2), 0, 1.2)
         s.albedo += rng.normal(-0.02, 0.03) * cloud
-    s.chroma += rng.uniform(0, 2.5) * _low(s, rng.uniform(4, 30))[..., None] * np.array([0.5, 0.1, -1.0], np.float32)
+    tint = rng.uniform(0, 2.5) * noise(rng, *s.chroma.shape[:2], rng.uniform(4, 30))
+    s.chroma += tint[..., None] * np.array([0.5, 0.1, -1.0], np.float32)
 
 
-def _low(s: Scene, grain: float) -> np.ndarray:
-    return noise(s.rng, *s.chroma.shape[:2], grain)
-
-
-def _pores(s: Scene) -> None:
-    """Bug holes: small ones in numbers, large ones rarely; each a hollow with its own darkness."""
+def _add_pores(s: Scene) -> None:
+    """Add bug holes, small ones in numbers and large ones rarely, each with its own darkness, and white grains."""
     rng, z = s.rng, s.zoom
-    hollow = np.zeros((s.h, s.w), np.uint8)
-    dark = np.zeros((s.h, s.w), np.uint8)
-    number = int(math.exp(rng.normal(3.6, 1.1)))
-    for _ in range(min(number, 400)):
+    hollow, dark, light = s.canvas(), s.canvas(), s.canvas()
+    for _ in range(min(int(math.exp(rng.normal(3.6, 1.1))), 400)):
         x, y = rng.uniform(0, s.w), rng.uniform(0, s.h)
         radius = float(np.clip(math.exp(rng.normal(0.75, 0.5)) * z**0.7, 0.7, 16))
         shape = blob(rng, x, y, radius, rng.uniform(0.45, 1), 0.3)
         fill(hollow, shape, int(rng.uniform(80, 255)))
         if rng.random() < 0.75:
             fill(dark, shape, int(rng.uniform(40, 230)))
-    light = np.zeros((s.h, s.w), np.uint8)
-    for _ in range(int(math.exp(rng.normal(1.5, 1.2)))):  # white grains
+    for _ in range(int(math.exp(rng.normal(1.5, 1.2)))):
         shape = blob(rng, rng.uniform(0, s.w), rng.uniform(0, s.h), rng.uniform(0.8, 3.5) * z**0.5, rng.uniform(0.5, 1))
         fill(light, shape, int(rng.uniform(60, 255)))
-    soft = cv2.GaussianBlur(hollow, (0, 0), 0.9 * max(1, z**0.5)).astype(np.float32) / 255
-    s.height -= rng.uniform(1, 4) * soft
-    s.albedo *= 1 - rng.uniform(0.3, 0.7) * cv2.GaussianBlur(dark, (0, 0), 0.7).astype(np.float32) / 255
-    s.albedo += rng.uniform(0.08, 0.3) * cv2.GaussianBlur(light, (0, 0), 0.7).astype(np.float32) / 255
+    s.height -= rng.uniform(1, 4) * soften(hollow, 0.9 * max(1, z**0.5))
+    s.albedo *= 1 - soften(dark, 0.7, rng.uniform(0.3, 0.7))
+    s.albedo += soften(light, 0.7, rng.uniform(0.08, 0.3))
 
 
 def shade_surface(s: Scene) -> np.ndarray:
     """Return the luminance of the surface: albedo under slanted light."""
-    dx = cv2.Sobel(s.height, cv2.CV_32F, 1, 0, ksize=3, scale=0.125)
-    dy = cv2.Sobel(s.height, cv2.CV_32F, 0, 1, ksize=3, scale=0.125)
-    slope = dx * s.light[0] + dy * s.light[1]
-    return s.albedo * (1 + 0.45 * np.tanh(slope * 0.7))
+    return s.albedo * (1 + 0.45 * np.tanh(slope(s.height, s.light) * 0.7))

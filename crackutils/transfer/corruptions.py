@@ -1,4 +1,4 @@
-"""Batches of images for TensorFlow, augmentation layers, and predictions in file order."""
+"""Changes of an image: corruptions of five strengths, and the texture of another image."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ CORRUPTIONS = {
     "brighter": (0.2, 0.4, 0.6, 0.8, 1.0),  # values are multiplied by 2 to this power
     "JPEG": (50, 30, 18, 10, 5),  # quality
     "rotation": (10.0, 20.0, 30.0, 45.0, 60.0),  # degrees
-    "scale": (0.8, 0.65, 0.5, 0.35, 0.25),  # of the size; what lies around is mirrored
+    "scale": (0.8, 0.65, 0.5, 0.35, 0.25),  # of the size; the rest is mirrored
 }
 
 
 def mix_textures(image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return `other` with the fine structure of `image`, cracks included, burnt into it; both uint8 of one size."""
+    """Return `other` with the fine structure of `image`, cracks included; both uint8 (side, side, 3) of one size."""
     x = image.astype(np.float32) + 1
     ratio = (x / cv2.GaussianBlur(x, (0, 0), len(image) / 12)).mean(2, keepdims=True)
     return np.clip(other.astype(np.float32) * ratio, 0, 255).astype(np.uint8)
 
 
 def corrupt(image: np.ndarray, kind: str, strength: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a uint8 square image with one of the `CORRUPTIONS`, at a strength of 1 to 5; 0 leaves it as it is.
+    """Return an image, uint8 (side, side, 3), with one of the `CORRUPTIONS` at a strength of 1 to 5; 0 changes nothing.
 
-    After Hendrycks and Dietterich (2019), Benchmarking neural network robustness to common corruptions.
+    After Hendrycks and Dietterich (2019), Benchmarking neural network robustness to common corruptions. `rng` draws the
+    noise.
     """
     if not strength:
         return image

@@ -1,24 +1,24 @@
-"""Figures. Every function returns a matplotlib Figure; the caller saves and shows it with `Run.show`."""
+"""Figures of notebook 08."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.special import expit
 
 from crackutils import plots
 
+_MEASURES = {"width": "width of the longest dark thing", "contrast": "depth of the darkest 2 %"}
+_MEASURES |= {"sharpness": "sharpness of the image"}
+
 
 def domains(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Show how the images of several data sets are spread over `audit.measures`, a panel per measure.
-
-    Args:
-        tables: of cracked images, by name of the data set; columns width (fraction of the side), depth (grey levels),
-            sharpness.
-    """
+    """Show width, depth and sharpness of cracked images, rows of `slices.measure_images` by name of their data set."""
     panels = {
         "width": "width of the longest dark thing\n(fraction of the side)",
         "depth": "contrast: depth of the darkest 2 %\n(grey levels)",
@@ -39,7 +39,7 @@ def methods(table: pd.DataFrame, aim: float | None = None) -> Figure:
     """Show AUROC with 95 % intervals, a row per method; columns method, auroc, low, high; `aim` draws a line."""
     figure, ax = plt.subplots(figsize=(9.5, 0.34 * len(table) + 1.2))
     for y, row in enumerate(table.itertuples()):
-        if row.low == row.low and row.low is not None:
+        if pd.notna(row.low):
             ax.plot([row.low, row.high], [y, y], color=plots.PALETTE[0], linewidth=2, alpha=0.6)
         ax.plot(row.auroc, y, "o", color=plots.PALETTE[0], markersize=7)
         ax.annotate(f"{row.auroc:.3f}", (row.auroc, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
@@ -51,22 +51,12 @@ def methods(table: pd.DataFrame, aim: float | None = None) -> Figure:
 
 
 def by_measure(table: pd.DataFrame) -> Figure:
-    """Show AUROC by thirds of width, contrast and sharpness, a line per run; as `cross_dataset.by_measure` has it."""
-    names = {"width": "width of the longest dark thing", "contrast": "depth of the darkest 2 %"}
-    names |= {"sharpness": "sharpness of the image"}
+    """Show AUROC by thirds of width, contrast and sharpness, a line per run; `table` is from `auroc_by_measure`."""
     ends = {"width": ("thin", "wide"), "contrast": ("faint", "clear"), "sharpness": ("blurred", "sharp")}
-    figure, axes = plt.subplots(1, len(names), figsize=(11, 3.4), sharey=True)
-    for ax, (measure, label) in zip(axes, names.items(), strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
+    for ax, (measure, label) in zip(axes, _MEASURES.items(), strict=True):
         for k, (run, rows) in enumerate(table[table["measure"] == measure].groupby("run", sort=False)):
-            style = ("-", "--", "-.", ":")[k % 4]
-            ax.plot(
-                rows["third"],
-                rows["auroc"].astype(float),
-                style,
-                marker="osD^"[k % 4],
-                color=plots.PALETTE[k],
-                label=run,
-            )
+            ax.plot(rows["third"], rows["auroc"].astype(float), marker="osD^"[k % 4], **_line(k, run))
         ax.set_xticks([0, 1, 2], [f"{ends[measure][0]}\nthird", "middle", f"{ends[measure][1]}\nthird"])
         ax.set(xlabel=label, ylabel="AUROC (fraction)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
@@ -74,28 +64,15 @@ def by_measure(table: pd.DataFrame) -> Figure:
 
 
 def robustness(table: pd.DataFrame) -> Figure:
-    """Show error rates against the strength of corruptions, a panel each, a line per run.
-
-    Args:
-        table: as `cross_dataset.robustness` returns it.
-    """
+    """Show error rates by strength, a panel per corruption, a line per run; `table` is from `measure_robustness`."""
     kinds = [kind for kind in table["corruption"].unique() if kind != "none"]
     clean = table[table["corruption"] == "none"].set_index("run")["error_rate"]
-    columns, highest = 4, max(0.55, 1.05 * table["error_rate"].max())
-    figure, axes = plt.subplots(
-        -(-len(kinds) // columns),
-        columns,
-        figsize=(12, 2.9 * -(-len(kinds) // columns) + 0.5),
-        sharey=True,
-        squeeze=False,
-    )
+    rows, highest = -(-len(kinds) // 4), max(0.55, 1.05 * table["error_rate"].max())
+    figure, axes = plt.subplots(rows, 4, figsize=(12, 2.9 * rows + 0.5), sharey=True, squeeze=False)
     for ax, kind in zip(axes.ravel(), kinds, strict=False):
-        for k, (run, rows) in enumerate(table[table["corruption"] == kind].groupby("run", sort=False)):
-            style = ("-", "--", "-.", ":")[k % 4]
-            rate = [clean[run], *rows.sort_values("strength")["error_rate"]]
-            ax.plot(
-                range(len(rate)), rate, style, marker="osD^vP"[k % 6], markersize=5, color=plots.PALETTE[k], label=run
-            )
+        for k, (run, some) in enumerate(table[table["corruption"] == kind].groupby("run", sort=False)):
+            rate = [clean[run], *some.sort_values("strength")["error_rate"]]
+            ax.plot(range(len(rate)), rate, marker="osD^vP"[k % 6], markersize=5, **_line(k, run))
         ax.set(title=kind, xlabel="strength (0: untouched)", ylabel="share that is wrong", ylim=(-0.02, highest))
     for ax in axes.ravel()[len(kinds) :]:
         ax.axis("off")
@@ -103,26 +80,20 @@ def robustness(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def cell_maps(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str], title: str) -> Figure:
-    """Show images above what a network of cells sees in them.
+def _line(k: int, run: str) -> dict[str, Any]:
+    return {"linestyle": ("-", "--", "-.", ":")[k % 4], "color": plots.PALETTE[k], "label": run}
 
-    Args:
-        images: uint8 (side, side, 3).
-        maps: (n, n), a crack's log-odds for each cell.
-        titles: one per image.
-        title: of the figure.
-    """
+
+def cell_maps(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str], title: str) -> Figure:
+    """Show images, uint8 (side, side, 3), above the probabilities of their cells; maps are logits (n, n)."""
     if not len(images):
         return plots.image_grid([], title=title)
     figure, axes = plt.subplots(2, len(images), figsize=(2.1 * len(images), 5.0), squeeze=False)
     for k, (image, cells) in enumerate(zip(images, maps, strict=True)):
-        side = len(image)
         axes[0, k].imshow(image)
         axes[1, k].imshow(image)
-        shown = axes[1, k].imshow(
-            1 / (1 + np.exp(-np.asarray(cells, float))), cmap="viridis", vmin=0, vmax=1, alpha=0.6,
-            extent=(-0.5, side - 0.5, side - 0.5, -0.5), interpolation="nearest",
-        )  # fmt: skip
+        frame, p = (-0.5, len(image) - 0.5, len(image) - 0.5, -0.5), expit(np.asarray(cells, float))
+        shown = axes[1, k].imshow(p, cmap="viridis", vmin=0, vmax=1, alpha=0.6, extent=frame, interpolation="nearest")
         axes[0, k].set_title(titles[k], fontsize=9)
         for ax in axes[:, k]:
             ax.set_xticks([])

@@ -1,4 +1,4 @@
-"""What a model is worth on other people's concrete, what helps it there, and what breaks it."""
+"""Probabilities of trained models for any images, and their errors on corrupted ones."""
 
 from __future__ import annotations
 
@@ -9,35 +9,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crackutils import datasets
-from crackutils.files import progress
+from crackutils.datasets import Dataset
 from crackutils.images import resize
-from crackutils.inference.engines import run_stream
-from crackutils.metrics import ranking_metrics
+from crackutils.metrics import score_predictions
+from crackutils.scoring import load_scorer
 from crackutils.synthetic.scene import PATCH
+from crackutils.transfer.cache import cached_outputs
 from crackutils.transfer.corruptions import CORRUPTIONS, corrupt
-from crackutils.transfer.methods import cached_array, stack_outputs
 
 
 def measure_robustness(
-    ds: datasets.Dataset, rows: np.ndarray, runs: dict[str, Path], engine: str, seed: int, keep: Path
+    ds: Dataset, rows: np.ndarray, runs: dict[str, Path], engine: str, seed: int, cache: Path
 ) -> pd.DataFrame:
-    """Return the errors of trained models on corrupted images.
-
-    Args:
-        ds: the images.
-        rows: which of them.
-        runs: run folders by name.
-        engine: one of `config.ENGINES`.
-        seed: of noise.
-        keep: folder where what is computed for a run is found after a kill.
+    """Return the errors of trained models, run folders by name, on corrupted images; `seed` draws the noise.
 
     Returns:
         A row per run, corruption and strength (0 to 5): run, corruption, strength, n, errors, error_rate (threshold
         0.5), auroc.
     """
     labels = ds.index["label"].to_numpy()[rows]
-    jobs = [("none", 0)] + [(kind, s) for kind in CORRUPTIONS for s in range(1, 6)]
+    jobs = [("none", 0)] + [(kind, strength) for kind in CORRUPTIONS for strength in range(1, 6)]
     items = [(kind, strength, int(row)) for kind, strength in jobs for row in rows]
 
     def corrupted(item: tuple[str, int, int]) -> np.ndarray:
@@ -46,34 +37,24 @@ def measure_robustness(
         return corrupt(image, kind, strength, np.random.default_rng((seed, row, strength)))
 
     table = []
-    for name, folder in runs.items():
-        p = _chances(folder, engine, f"{name}, corrupted", items, corrupted, (ds.sha256, seed), keep)
-        for (kind, strength), chances in zip(jobs, p.reshape(len(jobs), len(rows)), strict=True):
-            wrong = int(((chances >= 0.5) != labels).sum())
-            row = {"run": name, "corruption": kind, "strength": strength, "n": len(rows), "errors": wrong}
-            auroc = ranking_metrics(labels, chances)["auroc"]
-            table.append(row | {"error_rate": round(wrong / len(rows), 6), "auroc": auroc})
+    for name, run in runs.items():
+        p = _probabilities(run, engine, f"{name}, corrupted", (ds.sha256, seed), items, corrupted, cache)
+        for (kind, strength), p_crack in zip(jobs, p.reshape(len(jobs), -1), strict=True):
+            found = score_predictions(labels, p_crack)
+            row = {"run": name, "corruption": kind, "strength": strength, "n": len(rows), "errors": found["errors"]}
+            table.append(row | {"error_rate": round(row["errors"] / len(rows), 6), "auroc": found["auroc"]})
     return pd.DataFrame(table)
 
 
-def score_images(ds: datasets.Dataset, rows: np.ndarray, folder: Path, engine: str, keep: Path) -> np.ndarray:
-    """Return the crack probabilities, float32 (n,), that the model of a run gives to images.
-
-    `keep` is the folder where they are found after a kill.
-    """
+def score_images(ds: Dataset, rows: np.ndarray, run: Path, engine: str, cache: Path) -> np.ndarray:
+    """Return the crack probabilities, float32 (n,), that the model of a run folder gives to images."""
     items = [int(row) for row in rows]
-    return _chances(folder, engine, f"{folder.name}, scoring", items, ds.read, ds.sha256, keep)
+    return _probabilities(run, engine, f"{run.name}, scoring", ds.sha256, items, ds.read, cache)
 
 
-def _chances(
-    folder: Path, engine: str, what: str, items: list[Any], read: Callable[[Any], np.ndarray], data: Any, keep: Path
+def _probabilities(
+    run: Path, engine: str, name: str, data: Any, items: list[Any], read: Callable[[Any], np.ndarray], cache: Path
 ) -> np.ndarray:
-    from crackutils.scoring import load_scorer
-
-    running, recipe, key = load_scorer(folder, engine)
-
-    def compute() -> np.ndarray:
-        found = run_stream(running, items, lambda item: resize(read(item), recipe.size))
-        return stack_outputs(progress(found, what, len(items)))[:, -1].astype(np.float32)
-
-    return cached_array(keep, what, (key, data, items), compute)
+    running, recipe, key = load_scorer(run, engine)
+    outputs = cached_outputs(cache, name, (key, data), running, items, lambda i: resize(read(i), recipe.size))
+    return outputs[:, -1].astype(np.float32)  # the only unit, or the second of two classes

@@ -1,4 +1,4 @@
-"""What a model is worth on other people's concrete, what helps it there, and what breaks it."""
+"""The images that models are tested on besides their own, and which of them may choose a method."""
 
 from __future__ import annotations
 
@@ -6,81 +6,71 @@ from pathlib import Path
 
 import numpy as np
 
-from crackutils import config, datasets
+from crackutils import datasets
+from crackutils.config import CLASSES, PROFILES, ROOT, CrackutilsError, Profile, profile
 
 TUNING = (7069, 7078, 7087, 7096, 7105, 7114, 7123, 7132)  # SDNET2018's photos on which methods may be chosen
 
 
-def describe_target(where: datasets.Dataset, home: datasets.Dataset) -> str:
-    """Return in a sentence what the target is.
-
-    Raises:
-        CrackutilsError: images of the target are among those trained on.
-    """
-    shared = int(where.index["sha256"].isin(home.index["sha256"]).sum())
-    if shared:
-        raise config.CrackutilsError(
-            f"TARGET={where.profile.name}: {shared:,} of its images are among those of PROFILE={home.profile.name};"
-            " name other images."
-        )
-    told = f"Tested on {where.profile.title} ({len(where.index):,} images)."
-    if where.profile.source == "walls":
-        told += (
-            " The same generator makes the photos with masks that the network learns from: these numbers show that the"
-            " notebook works, not what a model is worth elsewhere. For that: make data SOURCE=sdnet FROM=..., or"
-            " TARGET=folder."
-        )
-    return told
-
-
-def photo_of_image(ds: datasets.Dataset) -> np.ndarray:
-    """Return which photo each image was cut from, int (n,); images whose photo is not known get one of their own."""
-    found = ds.cuts["photo"].to_numpy()
-    return np.where(found >= 0, found, -1 - np.arange(len(found)))
-
-
-def tuning_images(ds: datasets.Dataset) -> np.ndarray:
-    """Tell the images, bool (n,), on which methods may be chosen: `TUNING` in SDNET2018, else a third of the photos.
-
-    None where photos are not known, or hold one class only: what is chosen on images cannot be reported on others of
-    the same photo.
-    """
-    found = ds.cuts["photo"].to_numpy()
-    if np.isin(TUNING, found).sum() > len(TUNING) // 2:  # SDNET2018, by whatever name
-        return np.isin(found, TUNING)
-    known = np.unique(found[found >= 0])
-    asked, labels = np.isin(found, known[: len(known) // 3]), ds.index["label"].to_numpy()
-    both = all(len(np.unique(labels[part])) == 2 for part in (asked, ~asked))
-    return asked if both else np.zeros(len(found), bool)
-
-
-def default_target(profile: config.Profile) -> str:
-    """Return where a profile's models are tested if nothing else is asked for.
-
-    SDNET2018's walls for METU, where they are here; else walls made by code.
-    """
+def default_target(of: Profile) -> str:
+    """Return the usual target of a profile: for METU the walls of SDNET2018 if they are here, else synthetic walls."""
     real = datasets.raw_folder("sdnet")
-    return "sdnet" if profile.source == "metu" and all((real / name).is_dir() for name in config.CLASSES) else "walls"
+    return "sdnet" if of.source == "metu" and all((real / name).is_dir() for name in CLASSES) else "walls"
 
 
 def load_target(name: str) -> datasets.Dataset:
-    """Return the images to test on: those of a profile, or of a folder with Negative/ and Positive/.
+    """Return the images of a profile, or of a folder with Negative/ and Positive/, absolute or below the project.
 
-    Raises:
-        CrackutilsError: neither a profile nor such a folder; what `load` raises.
+    Raises CrackutilsError for any other name, and where images are missing.
     """
-    if name in config.PROFILES:
-        return datasets.load(config.profile(name))
-    folder = Path(name).expanduser()
-    folder = folder if folder.is_absolute() else config.ROOT / folder  # notebooks run in a folder of their own
+    if name in PROFILES:
+        return datasets.load(profile(name))
+    folder = ROOT / Path(name).expanduser()
     if not folder.is_dir():
-        raise config.CrackutilsError(
-            f"TARGET={name} is neither a profile ({', '.join(config.PROFILES)}) nor a folder; name a folder with"
-            " Negative/ and Positive/ in it."
+        raise CrackutilsError(
+            f"TARGET={name} is neither a profile ({', '.join(PROFILES)}) nor a folder. Name a folder with Negative/ and"
+            " Positive/."
         )
-    if not all((folder / kind).is_dir() for kind in config.CLASSES):
-        raise config.CrackutilsError(
-            f"TARGET={name} holds no Negative/ and Positive/, so nothing can be counted there; to score images without"
+    if not all((folder / kind).is_dir() for kind in CLASSES):
+        raise CrackutilsError(
+            f"TARGET={name} holds no Negative/ and Positive/, so its images have no labels. To score them without"
             f" labels run python -m crackutils score {name} --out scores.csv."
         )
     return datasets.open_folder(folder)
+
+
+def describe_target(target: datasets.Dataset, source: datasets.Dataset) -> str:
+    """Return in words what the target is; CrackutilsError if it shares images with the source, where models train."""
+    if shared := int(target.index["sha256"].isin(source.index["sha256"]).sum()):
+        raise CrackutilsError(
+            f"TARGET={target.profile.name}: {shared:,} of its images are among those of PROFILE={source.profile.name}."
+            " Name other images."
+        )
+    text = f"Tested on {target.profile.title} ({len(target.index):,} images)."
+    if target.profile.source == "walls":
+        text += (
+            " The same generator draws the synthetic photos that the network learns from: these numbers show that the"
+            " notebook works, not how well a model transfers. For that run make data SOURCE=sdnet FROM=..., or give"
+            " TARGET=folder."
+        )
+    return text
+
+
+def photo_of_image(ds: datasets.Dataset) -> np.ndarray:
+    """Return the photo that each image was cut from, int (n,); an unknown one counts as a photo of this image only."""
+    photo = ds.cuts["photo"].to_numpy()
+    return np.where(photo >= 0, photo, -1 - np.arange(len(photo)))
+
+
+def tuning_images(ds: datasets.Dataset) -> np.ndarray:
+    """Return the images, bool (n,), on which methods may be chosen: `TUNING` in SDNET2018, else a third of the photos.
+
+    None where photos are unknown, or where either part lacks a class: the choice is reported on other photos.
+    """
+    photo = ds.cuts["photo"].to_numpy()
+    if np.isin(TUNING, photo).sum() > len(TUNING) // 2:  # SDNET2018, by whatever name
+        return np.isin(photo, TUNING)
+    known = np.unique(photo[photo >= 0])
+    tuning, labels = np.isin(photo, known[: len(known) // 3]), ds.index["label"].to_numpy()
+    both = all(len(np.unique(labels[part])) == 2 for part in (tuning, ~tuning))
+    return tuning if both else np.zeros(len(photo), bool)

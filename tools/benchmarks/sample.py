@@ -1,10 +1,10 @@
-"""How real the sample photos look, how useful they are, and what our own backbone is worth.
+"""How real the sample photos are, how useful they are, and how good our own backbone is.
 
-    python benchmarks/sample.py            validation images of METU, 8 SDNET photos: for working on the generator
-    python benchmarks/sample.py --final    also the METU test images and the other 16 photos: once per version
+    python -m tools.benchmarks.sample            validation images of METU, 8 SDNET photos: to work on the generator
+    python -m tools.benchmarks.sample --final    also the METU test images and the other 16 photos: once per version
 
 Needs the images of PROFILE=metu-half, those of SDNET2018's walls (make data SOURCE=sdnet FROM=...) and ImageNet weights
-(CRACKUTILS_WEIGHTS_DIR). Writes benchmarks/sample.json, a sheet of pictures, and with --final the model card.
+(CRACKUTILS_WEIGHTS_DIR). Writes sample.json, a sheet of pictures, and with --final the model card.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from crackutils import config
 
 PROFILE = config.start("metu-half")
 
 import numpy as np
+from jinja2 import Template
 from PIL import Image, ImageDraw
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -30,15 +35,15 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from crackutils import config, datasets, models
+from crackutils import datasets, models
+from crackutils.config import keras, tf
 from crackutils.files import write_atomically
 from crackutils.images import read_image
-from crackutils.models import keras, tf
 from crackutils.splits.make import make_split
 from crackutils.synthetic.patches import draw_patches
 from crackutils.synthetic.scene import QUALITY, VERSION
 
-HERE = config.ROOT / "benchmarks"
+OUT = Path(__file__).with_suffix(".json")
 SIZE = 160  # pixels
 LARGE = 224  # pixels, where hairlines count; chosen on validation images and the tuning photos
 TUNING = (7069, 7078, 7087, 7096, 7105, 7114, 7123, 7132)  # SDNET photos that may be looked at, and the others
@@ -79,18 +84,14 @@ def files_of(ds: datasets.Dataset, rows: np.ndarray) -> list[Any]:
 
 def features(name: str, size: int, files: list[Any]) -> np.ndarray:
     """Return the pooled features (n, 1280) of a frozen backbone for images squeezed to `size` pixels."""
-    if (name, size) not in _nets:
-        _nets[name, size] = network(name, size)
     with ThreadPoolExecutor(2) as pool:
         chunks = (
             np.stack(list(pool.map(lambda f: read_image(f, size), files[i : i + 64]))) for i in range(0, len(files), 64)
         )
-        return np.concatenate([_nets[name, size](chunk).numpy() for chunk in chunks])
+        return np.concatenate([network(name, size)(chunk).numpy() for chunk in chunks])
 
 
-_nets: dict[tuple[str, int], Any] = {}
-
-
+@cache
 def network(name: str, size: int) -> Any:
     """Return a function from uint8 images to features: ImageNet's backbone, ours, or one of two untrained ones.
 
@@ -99,8 +100,7 @@ def network(name: str, size: int) -> Any:
     """
     keras.utils.set_random_seed(config.DEFAULT_SEED)
     weights = "crackutils" if name in ("crackutils", "untrained") else "imagenet"
-    base, _ = models.build_backbone("mobilenetv2", size, weights, load=not name.startswith("untrained"))
-    tf = tf
+    base = models.build_backbone("mobilenetv2", size, weights, load=not name.startswith("untrained"))
     return tf.function(
         lambda x: tf.reduce_mean(base(tf.cast(x, tf.float32) / 127.5 - 1, training=False), (1, 2)),
         input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8)],
@@ -117,7 +117,7 @@ def realism(
             a, b = x[y == label][:1000], features[labels == label][:1000]
             truth = np.repeat([1, 0], [len(a), len(b)])
             photo = np.concatenate([g[y == label][:1000], 10**6 + groups[labels == label][:1000]])
-            told = cross_val_predict(
+            score = cross_val_predict(
                 classifier(1e-3),
                 np.concatenate([a, b]),
                 truth,
@@ -125,7 +125,7 @@ def realism(
                 cv=GroupKFold(5),
                 method="decision_function",
             )
-            found[f"{name}_{word.lower()}"] = round(float(roc_auc_score(truth, told)), 4)
+            found[f"{name}_{word.lower()}"] = round(float(roc_auc_score(truth, score)), 4)
     return found
 
 
@@ -190,61 +190,44 @@ def interval(right: np.ndarray) -> dict[str, float]:
 def card(result: dict[str, Any]) -> str:
     """Return the model card of our backbone, all numbers from this run and from the record of the pretraining."""
     record = json.loads(models.OWN.file.with_suffix(".json").read_text("utf-8"))
-    phases, last = record["schedule"]["phases"], record["epochs"][-1]
     course = ", then ".join(
-        f"{p['epochs']} epoch{'s' * (p['epochs'] > 1)} at {p['crop']} px (AdamW, {p['learning_rate']})" for p in phases
+        f"{p['epochs']} epoch{'s' * (p['epochs'] > 1)} at {p['crop']} px (AdamW, {p['learning_rate']})"
+        for p in record["schedule"]["phases"]
     )
-    table = ["| METU training images | " + " | ".join(NAMES.values()) + " |", "|---" * (1 + len(NAMES)) + "|"]
-    for size in SIZES:
-        cells = [result["probes"][name][str(size)] for name in NAMES]
-        told = " | ".join(f"{c['mean']:.4f} ({c['low']:.4f}-{c['high']:.4f})" for c in cells)
-        table.append(f"| {size:,} | {told} |")
-    useful = ["| Backbone | Tested on | Accuracy | AUROC | Average precision |", "|---" * 5 + "|"]
-    for name in ("crackutils", "imagenet"):
-        for target, where in (("metu_test", "METU test"), ("sdnet_test", f"SDNET2018, {len(TESTING)} photos")):
-            s = result["usefulness"][name][target]
-            told = f"{s['accuracy']:.4f} | {s['auroc']:.4f} | {s['average_precision']:.4f}"
-            useful.append(f"| {NAMES[name]} | {where} | {told} |")
-    paired = ["| Ours minus | " + " | ".join(f"{size:,}" for size in SIZES) + " |", "|---" * (1 + len(SIZES)) + "|"]
-    for name, found in result["ours_minus"].items():
-        cells = [found[str(size)] for size in SIZES]
-        told = " | ".join(f"{c['mean']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f})" for c in cells)
-        paired.append(f"| {NAMES[name]} | {told} |")
-    tested, size = result["usefulness"]["crackutils"]["metu_test"]["n"], models.OWN.file.stat().st_size / 1e6
-    return f"""# A MobileNetV2 that has seen only photos made by code
+    by_size = {f"{size:,}": str(size) for size in SIZES}
+    probes = [
+        [size, *("{mean:.4f} ({low:.4f}-{high:.4f})".format(**result["probes"][name][key]) for name in NAMES)]
+        for size, key in by_size.items()
+    ]
+    paired = [
+        [NAMES[name], *("{mean:+.4f} ({low:+.4f} to {high:+.4f})".format(**found[key]) for key in by_size.values())]
+        for name, found in result["ours_minus"].items()
+    ]
+    places = {"metu_test": "METU test", "sdnet_test": f"SDNET2018, {len(TESTING)} photos"}
+    useful = [
+        [NAMES[name], where, *(f"{found[target][score]:.4f}" for score in ("accuracy", "auroc", "average_precision"))]
+        for name, found in result["usefulness"].items()
+        for target, where in places.items()
+    ]
+    return Template(Path(__file__).with_name("card.md.j2").read_text("utf-8"), keep_trailing_newline=True).render(
+        record=record,
+        course=course,
+        alpha=models.OWN.arguments["alpha"],
+        megabytes=models.OWN.file.stat().st_size / 1e6,
+        tested=result["usefulness"]["crackutils"]["metu_test"]["n"],
+        size=SIZE,
+        large=LARGE,
+        draws=DRAWS,
+        probes=table(["METU training images", *NAMES.values()], probes),
+        paired=table(["Ours minus", *by_size], paired),
+        useful=table(["Backbone", "Tested on", "Accuracy", "AUROC", "Average precision"], useful),
+    )
 
-- What: MobileNetV2, alpha {models.OWN.arguments["alpha"]}, without top; input RGB scaled to [-1, 1], of any size;
-  {size:.2f} MB of float16. `WEIGHTS=crackutils` uses it; `make pretrain` makes it again.
-- Trained from scratch on {record["patches"]:,} patches of photos made by `crackutils.synthetic`
-  (version {record["generator"]}, seed {record["schedule"]["seed"]}): {course}.
-  It learnt whether there is a crack in a random crop, and which cells of it the crack crosses (from the exact masks, at
-  strides 16 and 32). With little weight it was also asked for the finish of the surface, which it tells right in
-  {last["val_finish_accuracy"]:.0%} of held-out patches, and for zoom, blur and noise, of which it learnt next to
-  nothing.
-- No real image, label or weight went into it. METU training and validation images and 8 SDNET2018 photos were looked
-  at, and scored on, while the generator was written.
-- Licence: MIT, as this project.
 
-Linear probes: logistic regression on frozen, pooled features at {SIZE} px; {DRAWS} random draws of the training images;
-its strength is chosen on validation images; accuracy on {tested:,} copy-safe test images of METU (files 00001-10000 of
-each class), with 95 % intervals over draws and test images, all images counted as independent.
-
-{chr(10).join(table)}
-
-The same, as differences on the same draws and test images, by number of training images:
-
-{chr(10).join(paired)}
-
-A head fitted on sample patches alone, nothing real in training, {LARGE} px, threshold 0.5:
-
-{chr(10).join(useful)}
-
-Limits: made for concrete and cracks; for anything else, and where there is network, ImageNet weights are the better
-start.
-Hairlines on noisy walls stay hard (SDNET2018), and probabilities are not calibrated for real photos.
-
-Measured by `python benchmarks/sample.py --final`; the numbers stand in `benchmarks/sample.json`.
-"""
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table; `to_markdown` would pad its cells."""
+    head, *body = (f"| {' | '.join(row)} |" for row in (columns, *rows))
+    return "\n".join([head, "|" + "---|" * len(columns), *body])
 
 
 def import_time() -> float:
@@ -257,85 +240,113 @@ def import_time() -> float:
     return sorted(took)[1]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Which images measure what.
+
+    Attributes:
+        train: rows of METU, for the probes.
+        choose: rows of METU that choose the strength of the probes.
+        judge: rows of METU that score them.
+        walls: rows of SDNET2018 by name of the set.
+    """
+
+    train: np.ndarray
+    choose: np.ndarray
+    judge: np.ndarray
+    walls: dict[str, np.ndarray]
+
+
+def choose_rows(part: np.ndarray, photo: np.ndarray, rng: np.random.Generator, final: bool) -> Rows:
+    """Return the rows for a split of METU and SDNET2018's photo numbers; without `final` no row of the test."""
+    if missing := set(TUNING + TESTING) - set(photo):
+        raise config.CrackutilsError(f"SOURCE=sdnet lacks the photos {sorted(missing)}; fetch the walls again.")
+    train = np.sort(rng.permutation(np.flatnonzero(part == "train"))[:6000])
+    val, walls = np.flatnonzero(part == "val"), {"sdnet_tuning": np.flatnonzero(np.isin(photo, TUNING))}
+    if final:
+        walls["sdnet_test"] = np.flatnonzero(np.isin(photo, TESTING))
+        return Rows(train, val, np.flatnonzero(part == "test"), walls)
+    return Rows(train, val[1::2], val[::2], walls)  # one half of the validation images chooses, the other judges
+
+
+def usefulness(made: tuple[Any, ...], targets: dict[str, tuple[list[Any], np.ndarray]]) -> dict[str, Any]:
+    """Return, per backbone, how a head fitted to sample patches (files, labels, photos) alone does on real images."""
+    files, labels, photos = made
+    result = {}
+    for name in ("crackutils", "imagenet"):
+        head, strength = best_on_sample(features(name, LARGE, files), labels, photos)
+        found = {
+            target: scores(truth, head.predict_proba(features(name, LARGE, real))[:, 1])
+            for target, (real, truth) in targets.items()
+        }
+        result[name] = {"head_strength": strength, "size": LARGE} | found
+        print(name, "head fitted on the sample alone:", json.dumps(found), flush=True)
+    return result
+
+
+def compare_backbones(metu: datasets.Dataset, label: np.ndarray, rows: Rows) -> dict[str, Any]:
+    """Return the accuracy of the probes of each backbone, and what ours has above the others on the same draws."""
+    right = {}
+    for name in NAMES:
+        parts = [(features(name, SIZE, files_of(metu, r)), label[r]) for r in (rows.train, rows.choose, rows.judge)]
+        right[name] = probes(*parts)
+        print(name, "probes:", {size: interval(r) for size, r in right[name].items()}, flush=True)
+    ours = right["crackutils"]
+    return {
+        "probes": {name: {size: interval(r) for size, r in found.items()} for name, found in right.items()},
+        "ours_minus": {
+            name: {size: interval(ours[size].astype(float) - r) for size, r in found.items()}
+            for name, found in right.items()
+            if name != "crackutils"
+        },
+    }
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--final", action="store_true", help="also the METU test images and the other 16 SDNET photos")
-    parser.add_argument("--realism", action="store_true", help="only how real the photos look")
+    parser.add_argument("--realism", action="store_true", help="only how real the photos are")
     args = parser.parse_args()
-    final = args.final
     warnings.filterwarnings("ignore")
-    metu = datasets.load(PROFILE)
+    metu, sdnet = datasets.load(PROFILE), datasets.load(config.profile("sdnet"))
     manifest = make_split(metu, "copy-safe", config.DEFAULT_SEED)
-    part, label = manifest["split"].to_numpy(), manifest["label"].to_numpy()
-    sdnet = datasets.load(config.profile("sdnet"))
-    photo = sdnet.cuts["photo"].to_numpy()
-    cracked = sdnet.index["label"].to_numpy()
+    label, cracked, photo = (
+        manifest["label"].to_numpy(),
+        sdnet.index["label"].to_numpy(),
+        sdnet.cuts["photo"].to_numpy(),
+    )
     rng = np.random.default_rng(0)
-    train = np.sort(rng.permutation(np.flatnonzero(part == "train"))[:6000])
-    judge = np.flatnonzero(part == ("test" if final else "val"))
-    choose = np.flatnonzero(part == "val")
-    if not final:  # then one half of the validation images chooses and the other judges
-        judge, choose = judge[::2], judge[1::2]
-    if missing := set(TUNING + TESTING) - set(photo):
-        raise config.CrackutilsError(f"SOURCE=sdnet lacks the photos {sorted(missing)}; fetch the walls again.")
-    walls = {"sdnet_tuning": np.flatnonzero(np.isin(photo, TUNING))}
-    if final:
-        walls["sdnet_test"] = np.flatnonzero(np.isin(photo, TESTING))
+    rows = choose_rows(manifest["split"].to_numpy(), photo, rng, args.final)
     began = time.perf_counter()
     made, made_y, made_g = sample_patches(2000, seed=31)
     speed = (time.perf_counter() - began) / 2 / import_time()
     print(f"2,000 patches take as long as {speed:.1f} imports of TensorFlow", flush=True)
-    result: dict[str, Any] = {"generator": VERSION, "imports_per_2000_patches": round(speed, 1)}
-    x, real = features("imagenet", SIZE, made), rng.choice(train, 3000, replace=False)
-    tuning = walls["sdnet_tuning"]
-    auroc = realism(
-        {
-            "metu": (features("imagenet", SIZE, files_of(metu, real)), label[real], manifest["group"].to_numpy()[real]),
-            "sdnet": (features("imagenet", SIZE, files_of(sdnet, tuning)), cracked[tuning], photo[tuning]),
-        },
-        *(x, made_y, made_g),
-    )
+    real, tuning = rng.choice(rows.train, 3000, replace=False), rows.walls["sdnet_tuning"]
+    sets = {
+        "metu": (features("imagenet", SIZE, files_of(metu, real)), label[real], manifest["group"].to_numpy()[real]),
+        "sdnet": (features("imagenet", SIZE, files_of(sdnet, tuning)), cracked[tuning], photo[tuning]),
+    }
+    auroc = realism(sets, features("imagenet", SIZE, made), made_y, made_g)
     print("realism", auroc, flush=True)
-    file = HERE / "sample.json"
-    history = json.loads(file.read_text("utf-8")) if file.exists() else {"versions": []}
-    others = [old for old in history["versions"] if old["generator"] != VERSION]
-    row = {"generator": VERSION, "realism_auroc": auroc}
-    history["versions"] = sorted([*others, row], key=lambda r: r["generator"])
-    write_atomically(file, json.dumps(history, indent=1) + "\n")
-    shown = [r for c in (1, 0) for r in files_of(metu, train[label[train] == c][:12])]
+    history = json.loads(OUT.read_text("utf-8")) if OUT.exists() else {"versions": []}
+    versions = [old for old in history["versions"] if old["generator"] != VERSION]
+    versions.append({"generator": VERSION, "realism_auroc": auroc})
+    history["versions"] = sorted(versions, key=lambda row: row["generator"])
+    write_atomically(OUT, json.dumps(history, indent=1) + "\n")
+    shown = [file for c in (1, 0) for file in files_of(metu, rows.train[label[rows.train] == c][:12])]
     for c in (1, 0):
         shown += files_of(sdnet, rng.choice(tuning[cracked[tuning] == c], 12, replace=False))
     mine = [made[r] for c in (1, 0) for r in rng.choice(np.flatnonzero(made_y == c), 24, replace=False)]
-    sheet(shown, mine, HERE / f"sample-v{VERSION}.jpg")
+    sheet(shown, mine, OUT.with_name(f"sample-v{VERSION}.jpg"))
     if args.realism:
         return
-    result["usefulness"] = {}
-    for name in ("crackutils", "imagenet"):
-        head, strength = best_on_sample(features(name, LARGE, made), made_y, made_g)
-        metu_name = "metu_test" if final else "metu_val"
-        targets = {metu_name: (files_of(metu, judge), label[judge])}
-        targets |= {wall: (files_of(sdnet, rows), cracked[rows]) for wall, rows in walls.items()}
-        found = {
-            target: scores(truth, head.predict_proba(features(name, LARGE, files))[:, 1])
-            for target, (files, truth) in targets.items()
-        }
-        result["usefulness"][name] = {"head_strength": strength, "size": LARGE} | found
-        print(name, "head fitted on the sample alone:", json.dumps(found), flush=True)
-    result["probes"], right = {}, {}
-    for name in NAMES:
-        told = [(features(name, SIZE, files_of(metu, rows)), label[rows]) for rows in (train, choose, judge)]
-        right[name] = probes(*told)
-        result["probes"][name] = {size: interval(r) for size, r in right[name].items()}
-        print(name, "probes:", json.dumps(result["probes"][name]), flush=True)
-    result["ours_minus"] = {  # paired: same draws, same test images
-        name: {size: interval(right["crackutils"][size].astype(float) - r) for size, r in right[name].items()}
-        for name in NAMES
-        if name != "crackutils"
-    }
-    print("ours minus", json.dumps(result["ours_minus"]), flush=True)
-    if final:
-        write_atomically(file, json.dumps(history | {"final": result}, indent=1) + "\n")
+    targets = {"metu_test" if args.final else "metu_val": (files_of(metu, rows.judge), label[rows.judge])}
+    targets |= {name: (files_of(sdnet, some), cracked[some]) for name, some in rows.walls.items()}
+    result = {"generator": VERSION, "imports_per_2000_patches": round(speed, 1)}
+    result |= {"usefulness": usefulness((made, made_y, made_g), targets)} | compare_backbones(metu, label, rows)
+    if args.final:
+        write_atomically(OUT, json.dumps(history | {"final": result}, indent=1) + "\n")
         write_atomically(models.OWN.file.with_name("README.md"), card(result))
 
 

@@ -1,0 +1,119 @@
+"""One photo: its way from file to map, mask, centre lines, table and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL
+from PIL import Image
+
+from crackutils.files import hash_sources, save_array, write_atomically
+from crackutils.images import DECODING, ImageError, read_image
+from crackutils.inspection.drawing import draw_overlay, encode_jpeg
+from crackutils.inspection.mask import crack_mask
+from crackutils.inspection.measure import LENGTHS, centre_lines, measure_cracks
+from crackutils.inspection.tiling import Detector, cell_logits, crack_map, tile_probabilities
+
+LISTED = 10  # cracks of a photo that the report lists, and that have their number in the picture
+UNREADABLE = (".heic", ".heif", ".dng", ".nef", ".cr2", ".cr3", ".arw")  # what cameras write and Pillow does not read
+UNUSABLE = (ImageError, MemoryError, cv2.error)  # what a photo may raise
+_CODE = hash_sources(Path(__file__).parent)
+_PICTURES = ("overlay.jpg", "thumbnail.jpg")
+_SMALLEST = 64  # shorter side of a photo, pixels
+
+
+def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None) -> dict:
+    """Find and measure the cracks of a photo, and write overlay.jpg and thumbnail.jpg into a folder.
+
+    Args:
+        file: the photo; raises `ImageError` if it cannot be used.
+        folder: holds the cached map as well.
+        net: as `load_detector` returns it.
+        threshold: probability from which a cell is crack-like.
+        mm_per_pixel: scale of the photo; lengths are in millimetres then, else in pixels.
+
+    Returns:
+        cracks (rows of `measure_cracks`), tiles (rows of `tile_probabilities`), wide and high (pixels).
+    """
+    image = read_photo(file)
+    maps = cached_map(image, net, folder)
+    logits = cell_logits(maps)
+    mask = crack_mask(image, logits, threshold)
+    line = centre_lines(mask)
+    cracks = measure_cracks(mask, line, logits, threshold)
+    overlay = draw_overlay(image, logits, line, threshold, 2000, mm_per_pixel, cracks.head(LISTED))
+    thumbnail = draw_overlay(image, logits, line, threshold, 240)  # too small for a scale bar
+    for name, picture in zip(_PICTURES, (overlay, thumbnail), strict=True):
+        write_atomically(folder / name, encode_jpeg(Image.fromarray(picture), 85))
+    unit = mm_per_pixel or 1.0
+    cracks[LENGTHS] *= unit
+    cracks["area"] *= unit**2
+    return {
+        "cracks": cracks.round(4).to_dict("records"),
+        "tiles": tile_probabilities(maps, net.share).to_dict("records"),
+        "wide": image.shape[1],
+        "high": image.shape[0],
+    }
+
+
+def resume_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None) -> dict:
+    """Return what an earlier call found in a photo where nothing has changed since, else `inspect_photo`.
+
+    Returns:
+        What `inspect_photo` returns, with asked (what it depends on) and problem (why the photo cannot be used, else
+        empty). It is written to found.json, except for problems: the next call tries again.
+    """
+    found: dict[str, Any] = {"problem": "", "cracks": [], "tiles": []}
+    try:
+        state = file.stat()
+    except OSError as error:
+        return found | {"problem": f"cannot be read ({error.strerror})"}
+    asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns}
+    asked |= {"code": _CODE, "decoding": f"{DECODING} {PIL.__version__}"}
+    asked |= {"threshold": threshold, "mm_per_pixel": mm_per_pixel}
+    record, before = folder / "found.json", {}
+    with contextlib.suppress(OSError, ValueError):  # none, or cut short when the power went
+        before = json.loads(record.read_text("utf-8"))
+    if before.get("asked") == asked and all((folder / name).is_file() for name in _PICTURES):
+        return before
+    record.unlink(missing_ok=True)  # pictures and numbers must not come from two calls
+    try:
+        found = {"asked": asked} | found | inspect_photo(file, folder, net, threshold, mm_per_pixel)
+    except UNUSABLE as error:
+        return found | {"problem": str(error) if isinstance(error, ImageError) else "needs more memory than there is"}
+    write_atomically(record, json.dumps(found))
+    return found
+
+
+def read_photo(file: Path) -> np.ndarray:
+    """Read a photo, uint8 (h, w, 3), or raise `ImageError` with what to do about it."""
+    if file.suffix.lower() in UNREADABLE:
+        raise ImageError("is a raw or HEIC photo, which is not read here; save it as JPEG")
+    with warnings.catch_warnings():  # of 89 megapixels and more; those of 179 and more are refused
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = read_image(file)
+    if min(image.shape[:2]) < _SMALLEST:
+        raise ImageError(f"is only {image.shape[1]} x {image.shape[0]} pixels; {_SMALLEST} are the least")
+    return image
+
+
+def cached_map(image: np.ndarray, net: Detector, folder: Path) -> np.ndarray:
+    """Return `crack_map`, from map.npy in a folder where it was made of the same pixels, network and code."""
+    file, made_of = folder / "map.npy", folder / "map.json"
+    pixels = hashlib.sha256(image.ravel()).hexdigest()
+    key = {"model": net.key, "shape": list(image.shape), "pixels": pixels, "code": _CODE}
+    with contextlib.suppress(OSError, ValueError, EOFError):  # none, or cut short when the power went
+        if json.loads(made_of.read_text("utf-8")) == key:
+            return np.load(file)
+    made_of.unlink(missing_ok=True)
+    maps = crack_map(image, net)
+    save_array(file, maps)
+    write_atomically(made_of, json.dumps(key))
+    return maps

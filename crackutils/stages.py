@@ -1,0 +1,67 @@
+"""What defines a training run: a recipe, and the stages that it is trained in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from crackutils.config import keras
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One call of fit."""
+
+    name: str  # shown in tables and curves
+    epochs: int  # upper bound, early stopping may end the stage sooner; with L-BFGS a bound on iterations
+    learning_rate: float = 0.0  # of the optimizer, at the first step; L-BFGS finds its own
+    unfreeze: int = 0  # number of backbone layers, counted from the output, that are trained; BatchNorm stays frozen
+    optimizer: str = "Adam"  # or "RMSprop", or "L-BFGS": a linear head on features of the frozen backbone
+    decay: bool = True  # whether the learning rate falls to zero along a half cosine over `epochs`, or stays as it is
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that defines a training run."""
+
+    name: str  # what the user writes after `RECIPE=`, and the name of the results folder
+    title: str  # one line for people
+    family: str  # "transfer" (notebook 03), "cnn" (notebook 04) or "cells" (the detector of notebook 08)
+    size: int  # side of the square input, pixels
+    batch: int  # images per step
+    stages: tuple[Stage, ...]  # calls of fit, in order
+    network: Callable[..., Any] | None = None  # builds the model from seed, with a backbone from seed and weights
+    backbone: str = ""  # entry of `models.BACKBONES`; empty for a CNN from scratch
+    units: int = 1  # of the last layer: 1 with a sigmoid, or 2 with a softmax, whose second is the crack
+    patience: int = 3  # epochs without a better validation loss before a stage ends
+    cells: float = 0.0  # share of the most crack-like cells whose mean decides; 0 for recipes without cells
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is a linear head on features that are computed once."""
+        return self.stages[0].optimizer == "L-BFGS"
+
+    def build(self, seed: int, weights: str = "random") -> Any:
+        """Build the model from float32 (n, size, size, 3) RGB 0-255 to float32 (n, units), probabilities.
+
+        The same seed gives the same initial weights, dropout and augmentation. `weights`, one of `config.WEIGHTS`, are
+        those of the backbone. Raises CrackutilsError where they are not to be had.
+        """
+        keras.utils.set_random_seed(seed)
+        return self.network(seed, weights) if self.backbone else self.network(seed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields but `network` as plain lists and dictionaries, for `metrics.json`."""
+        skipped = {"network"} | ({"cells"} if not self.cells else set())
+        return {name: value for name, value in asdict(self).items() if name not in skipped}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Return the recipe that `as_dict` described, without its network; what older versions wrote is dropped.
+
+        Raises TypeError or KeyError where a field is missing.
+        """
+        known = {field.name for field in fields(cls)} - {"network", "stages"}
+        stages = tuple(Stage(**stage) for stage in values["stages"])
+        return cls(**{name: value for name, value in values.items() if name in known}, stages=stages)

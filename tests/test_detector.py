@@ -1,0 +1,456 @@
+"""The detector: its training examples, loss, training, last layer and saved runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crackutils import config, datasets, models, training
+from crackutils.config import keras, tf
+from crackutils.detector import data
+from crackutils.detector.data import CROP, GRID, SIDE, SOMEWHERE, UNKNOWN, labelled_example, make_batch, masked_example
+from crackutils.detector.last_layer import fit_last_layer
+from crackutils.detector.maps import cell_maps
+from crackutils.detector.network import build_detector
+from crackutils.detector.pooling import CELL, top_mean
+from crackutils.detector.runs import DETECTOR
+from crackutils.detector.training import cell_loss, train_detector
+from crackutils.detector.variation import VARIATIONS
+from crackutils.recipes import RECIPES
+from crackutils.stages import Recipe
+from crackutils.synthetic.store import Store
+
+RECIPE = dataclasses.replace(DETECTOR, size=64, batch=4)
+BRIGHT, DARK = 200, 30
+
+
+def painted(seed: int = 0) -> Store:
+    """Return 12 bright patches with thick dark lines, and their masks; the first shows none."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((12, SIDE // 4, SIDE // 4), np.uint8)
+    for mask in masks[1:]:
+        for _ in range(2):
+            at, begin, end = rng.integers(0, 54), rng.integers(0, 20), rng.integers(36, 56)
+            (mask if rng.random() < 0.5 else mask.T)[at : at + 2, begin:end] = 255
+    fine = masks.repeat(4, 1).repeat(4, 2)
+    images = np.repeat(np.where(fine > 0, DARK, BRIGHT).astype(np.uint8)[..., None], 3, 3)
+    return Store(images, masks, pd.DataFrame({"photo": np.arange(12) // 2, "label": masks.any((1, 2)).astype(int)}))
+
+
+def ramp(side: int) -> np.ndarray:
+    """Return an image whose red is its column and whose green is its row."""
+    row, column = np.mgrid[:side, :side]
+    return np.stack([column, row, 0 * row], 2).astype(np.uint8)
+
+
+def crop_of(image: np.ndarray) -> tuple[float, float, float]:
+    """Return side and middle (two coordinates) of the piece of a ramp that an image shows."""
+    lows, highs = image[..., :2].min((0, 1)).astype(float), image[..., :2].max((0, 1)).astype(float)
+    return (highs - lows + 1).mean(), *sorted((lows + highs) / 2)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], float]]:
+    """Switch the variations off; the list takes what they were asked for."""
+    asked = []
+
+    def vary(image: np.ndarray, rng: Any, kinds: Any, share: float = 1.0) -> np.ndarray:
+        asked.append((tuple(kinds), share))
+        return image
+
+    monkeypatch.setattr("crackutils.detector.data.vary", vary)
+    return asked
+
+
+# ---------------------------------------------------------------- training examples
+
+
+def test_a_patch_and_its_mask_are_cropped_and_rotated_together(plain: list[Any]) -> None:
+    patches, rng, counts = painted(), np.random.default_rng(3), np.zeros(3, int)
+    for k in list(range(12)) * 8:
+        image, found = masked_example(patches.images[k], patches.masks[k], rng)
+        assert (image.shape, image.dtype, found.shape) == ((CROP, CROP, 3), np.uint8, (GRID, GRID))
+        assert set(np.unique(found)) <= {1.0, 0.0, UNKNOWN}
+        assert k or not found.any()
+        cells = image[..., 1].reshape(GRID, CELL, GRID, CELL)
+        assert (cells.min((1, 3))[found == 1] < 130).all()
+        assert (cells.min((1, 3))[found == 0] > 100).all()  # less than half of a pixel
+        assert (found[(cells < DARK + 30).sum((1, 3)) >= 30] == 1).all()  # much of a crack is never unknown
+        counts += [(found == v).sum() for v in (1, 0, UNKNOWN)]
+    assert counts[0] > 500 and counts[1] > 3000
+    assert 0 < counts[2] < 0.2 * counts[0]
+    assert set(plain) == {(VARIATIONS[1:], data.VARIED)} and VARIATIONS[0] == "scale"  # scale would move the mask
+
+
+@pytest.mark.usefixtures("plain")
+def test_patches_with_masks_are_cropped_larger_and_smaller_from_everywhere() -> None:
+    rng, mask = np.random.default_rng(1), np.zeros((56, 56), np.uint8)
+    found = np.array([crop_of(masked_example(ramp(SIDE), mask, rng)[0]) for _ in range(300)])
+    assert 108 <= found[:, 0].min() < 120  # 160 / 1.4
+    assert 190 < found[:, 0].max() <= 202  # 160 / 0.8
+    assert found[:, 1:].min() < 75 and found[:, 1:].max() > 149
+
+
+@pytest.mark.usefixtures("plain")
+def test_all_eight_orientations_occur() -> None:
+    rng = np.random.default_rng(0)
+    images = [labelled_example(ramp(CROP), 0, False, rng)[0] for _ in range(200)]
+    ways = [(image[[0, 0, -1], [0, -1, 0], :2] > CROP // 2).tobytes() for image in images]
+    assert len(set(ways)) == 8
+    assert min(ways.count(way) for way in set(ways)) > 8
+    assert all(image.flags.c_contiguous for image in images)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_images_without_a_mask_are_cropped_alike_whatever_their_label(centred: bool, plain: list[Any]) -> None:
+    rng, side, boxes = np.random.default_rng(2), 227, []
+    for label, value in ((0, 0.0), (1, SOMEWHERE)):
+        examples = [labelled_example(ramp(side), label, centred, rng) for _ in range(300)]
+        for image, found in examples:
+            assert (image.shape, image.dtype) == ((CROP, CROP, 3), np.uint8)
+            np.testing.assert_array_equal(found, np.full((GRID, GRID), value))
+        boxes.append(np.array([crop_of(image) for image, _ in examples]))
+    assert set(plain) == {(VARIATIONS, data.VARIED)}
+    if not centred:  # a crack in a corner must not be cut off
+        assert min(found[:, 0].min() for found in boxes) > side - 4
+        return
+    for found in boxes:
+        assert 0.625 * side - 4 <= found[:, 0].min() < 0.625 * side + 12
+        assert 0.2 < (found[:, 0] > side - 3).mean() < 0.45
+    sides = [np.sort(found[:, 0]) for found in boxes]
+    assert np.abs(sides[0] - sides[1]).max() < 0.08 * side  # sharpness and size do not predict the label
+    assert np.abs(boxes[1][:, 1:] - (side - 1) / 2).max() < 0.19 * side  # cracks are in the middle
+
+
+def test_variations_reach_the_images() -> None:
+    image, mask = painted().images[0], painted().masks[0]  # of one colour
+    for make in (lambda rng: masked_example(image, mask, rng), lambda rng: labelled_example(image, 1, True, rng)):
+        one, two = (make(np.random.default_rng(k))[0].mean() for k in (0, 1))
+        assert one != pytest.approx(two, abs=0.5)
+
+
+def greys() -> tuple[np.ndarray, np.ndarray]:
+    """Return 40 images that are as bright as their number, and labels."""
+    level = np.arange(40, dtype=np.uint8)[:, None, None, None]
+    return np.broadcast_to(level, (40, 64, 64, 3)).copy(), np.arange(40) % 3 % 2
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("masked", [round(data.MASKED * 4), 0])
+def test_part_of_a_batch_has_masks_and_the_rest_is_of_the_rows_that_were_asked_for(masked: int) -> None:
+    (images, labels), rows, patches = greys(), np.arange(5, 35), painted()
+    used, marked = set(), 0
+    patches.images[data.count_training(patches) :] = 0  # photos that are not for training
+    for seed in range(20):
+        x, y = make_batch(RECIPE, images, labels, rows, patches if masked else None, (1, seed))
+        assert (x.shape, x.dtype) == ((4, CROP, CROP, 3), np.float32)
+        assert (y.shape, y.dtype) == ((4, GRID, GRID, 1), np.float32)
+        assert (x[:masked].max((1, 2, 3)) > 150).all()  # patches with masks come first
+        marked += (y[:masked] == 1).sum()
+        assert not (y[:masked] == SOMEWHERE).any()
+        for image, found in zip(x[masked:], y[masked:], strict=True):
+            row = int(image[0, 0, 0])
+            assert (image == row).all()
+            assert (found == (SOMEWHERE if labels[row] else 0)).all()
+            used.add(row)
+    assert marked > 100 or not masked
+    assert used <= set(rows) and len(used) > 15
+
+
+def test_nine_photos_in_ten_are_for_training() -> None:
+    for photos, count in (([0, 0, 1, 2, 2, 2], 3), ([*range(0, 40, 2)], 18), ([0] * 5 + [1] * 7 + [*range(2, 20)], 28)):
+        found = data.count_training(dataclasses.replace(painted(), facts=pd.DataFrame({"photo": photos})))
+        assert found == count
+        assert not set(photos[:found]) & set(photos[found:])
+
+
+def test_the_seed_decides_a_batch() -> None:
+    first, again, *others = (
+        [part.tobytes() for part in make_batch(RECIPE, *greys(), np.arange(40), painted(), seed)]
+        for seed in ((7, 3), (7, 3), (7, 4), (8, 3))
+    )
+    assert again == first
+    assert all(a != b for other in others for a, b in zip(other, first, strict=True))
+
+
+def test_the_photos_with_masks_belong_to_no_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("crackutils.detector.data.load_store", lambda *args, **options: asked.append((args, options)))
+    data.load_patches(config.profile("smoke"))
+    assert asked == [((data.PHOTO_SEED, config.profile("smoke").cells[1], data.EACH, SIDE), {"thin": True})]
+    from tools.pretraining import Schedule
+
+    used = {entry["seed"] for entry in datasets.sources().values() if "seed" in entry}
+    assert used and data.PHOTO_SEED not in used | {Schedule().seed}
+
+
+# ---------------------------------------------------------------- the loss, maps
+
+
+def losses(y: np.ndarray, z: np.ndarray, share: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
+    """Return the loss of each image, and its gradient in the cells."""
+    y, z = (tf.constant(np.asarray(part, np.float32).reshape(-1, GRID, GRID, 1)) for part in (y, z))
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        found = cell_loss(share)(y, z)
+    return np.asarray(found), np.asarray(tape.gradient(found, z)).reshape(len(z), -1)
+
+
+def softplus(x: Any) -> Any:
+    return np.log1p(np.exp(x))
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 6, 40])  # of cracked cells; six of 100 decide
+def test_the_loss_is_that_computed_by_hand(count: int) -> None:
+    z, y = np.random.default_rng(0).normal(0, 2, (5, 100)), np.zeros((5, 100))
+    y[1] = SOMEWHERE
+    y[2:4, :count], y[2, count : count + 10] = 1, UNKNOWN
+    y[4, :count] = UNKNOWN
+    top = np.sort(z, 1)[:, -6:].mean(1)
+    image = 0.5 * softplus(-top) * (count >= 6)
+    expected = [
+        softplus(z[0]).mean() + 0.5 * softplus(top[0]),
+        0.5 * softplus(-top[1]),
+        (3 * softplus(-z[2, :count]).sum() + softplus(z[2, count + 10 :]).sum()) / 100 + image[2],
+        (3 * softplus(-z[3, :count]).sum() + softplus(z[3, count:]).sum()) / 100 + image[3],
+        softplus(z[4, count:]).sum() / 100,  # neither cracked nor free of cracks
+    ]
+    np.testing.assert_allclose(losses(y, z)[0], expected, rtol=1e-5)
+    y, z = np.full((1, 100), SOMEWHERE), np.arange(100) / 10
+    np.testing.assert_allclose(losses(y, z, 0.5)[0], 0.5 * softplus(-z[50:].mean()), rtol=1e-5)
+
+
+def test_gradients_of_the_loss() -> None:
+    z = np.random.default_rng(2).normal(size=100)
+    top = np.isin(np.arange(100), np.argsort(z)[-6:])
+    y = np.repeat([SOMEWHERE, 0.0, 0.0], 100).reshape(3, 100)
+    y[2, :3], y[2, 3:30] = 1, UNKNOWN
+    _, (somewhere, free, partly) = losses(y, np.stack([z] * 3))
+    assert (somewhere[top] < 0).all() and not somewhere[~top].any()  # the top cells are pulled up
+    assert (free > 0).all() and free[top].min() > free[~top].max()  # all are pulled down
+    assert not partly[3:30].any() and partly[30:].all()  # unknown cells do not count
+
+
+def test_maps_are_what_the_probability_is_made_of(smoke: datasets.Dataset) -> None:
+    network = build_detector(dataclasses.replace(DETECTOR, size=96), "crackutils", 1)
+    rows = np.random.default_rng(0).permutation(len(smoke.index))[:35]  # a whole batch and a part of one
+    found = cell_maps(network, smoke, rows, 96)
+    assert (found.shape, found.dtype) == ((35, 6, 6), np.float32)
+    p = network.predict_on_batch(np.stack([smoke.read(row, 96) for row in rows]).astype(np.float32))[:, 0]
+    np.testing.assert_allclose(1 / (1 + np.exp(-top_mean(found, DETECTOR.cells))), p, atol=1e-5)
+    assert p.std() > 0.01
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.fixture
+def task(smoke: datasets.Dataset, monkeypatch: pytest.MonkeyPatch) -> tuple[datasets.Dataset, pd.DataFrame, Store]:
+    """Twenty of the smoke images, of which twelve are for training, and patches with masks."""
+    monkeypatch.setattr("crackutils.provenance.code_hash", lambda: "code")
+    rows = np.concatenate([np.flatnonzero(smoke.index["label"] == k)[:10] for k in (0, 1)])
+    index = smoke.index.iloc[rows].reset_index(drop=True)
+    split = np.array((["train"] * 6 + ["val"] * 2 + ["test"] * 2) * 2)
+    return dataclasses.replace(smoke, index=index), index[["file", "label"]].assign(split=split), painted()
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train a network of few layers, which takes a second."""
+
+    def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> Any:
+        keras.utils.set_random_seed(seed)
+        layers, inputs = keras.layers, keras.Input((recipe.size, recipe.size, 3))
+        trunk = keras.Sequential([layers.Conv2D(4, CELL, CELL), layers.BatchNormalization(), layers.ReLU()])
+        cells = layers.Conv2D(1, 1, name="cells")(trunk(layers.Rescaling(1 / 255)(inputs)))
+        return keras.Model(inputs, layers.GlobalMaxPooling2D()(cells))
+
+    monkeypatch.setattr("crackutils.detector.training.build_detector", build)
+
+
+def train(task: Any, folder: Path, recipe: Recipe = RECIPE, seed: int = 7, steps: int = 4) -> Any:
+    return train_detector(recipe, *task, folder, seed, "crackutils", steps)
+
+
+def weights_of(model: Any) -> list[bytes]:
+    return [np.array(w).tobytes() for w in model.weights]
+
+
+def test_a_training_gives_the_network_at_the_size_of_the_recipe(task: Any, tmp_path: Path) -> None:
+    trained = train(task, tmp_path / "run")
+    model, start = trained.model, build_detector(RECIPE, "crackutils", 7)
+    assert model.input_shape == (None, 64, 64, 3)
+    assert trained.start == models.weights_facts("mobilenetv2", CROP, "crackutils")
+    for a, b in zip(models.backbone_of(start).layers, models.backbone_of(model).layers, strict=True):
+        same = [np.array_equal(x, y) for x, y in zip(a.get_weights(), b.get_weights(), strict=True)]
+        assert all(same) if isinstance(a, keras.layers.BatchNormalization) else not any(same), a.name
+    kernel, bias = model.get_layer("p_crack").get_weights()
+    assert (kernel[0, 0], bias[0]) == (1, 0) and not kernel[1:].any()
+    assert not np.array_equal(*(m.get_layer("cells").get_weights()[0] for m in (start, model)))
+    assert list(trained.history["step"]) == [4]
+    loss = trained.history["loss"].iloc[-1]
+    assert np.isfinite(loss)
+    assert trained.stages == [{"name": "cells", "steps": 4, "loss": loss, "kept": True}]
+    assert trained.seconds["cells"] > 0
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"done.json", "step-4.weights.h5"}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_same_training_again_gives_the_same_bytes_and_another_seed_others(
+    task: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again = (train(task, tmp_path / name) for name in ("first", "again"))
+    assert weights_of(again.model) == weights_of(first.model)
+    assert again.history.equals(first.history)
+    capsys.readouterr()
+    rest = train(task, tmp_path / "again")  # there is nothing left to do
+    assert "going on after step 4 of 4" in capsys.readouterr().out
+    assert weights_of(rest.model) == weights_of(first.model)
+    other = train(task, tmp_path / "again", seed=8)  # finds the checkpoint of another training, and drops it
+    assert "going on" not in capsys.readouterr().out
+    assert weights_of(other.model) != weights_of(first.model)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("when", ["fit", "save_weights"])
+def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
+    when: str, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(task, tmp_path / "whole")
+    monkeypatch.setattr("crackutils.detector.training.CHUNK", 2)
+    folder, calls, inner = tmp_path / "run", [], getattr(keras.Model, when)
+
+    def dies(*args: Any, **options: Any) -> Any:
+        """Die in the second of two chunks, with a file half written."""
+        calls.append(1)
+        if len(calls) == 1:
+            return inner(*args, **options)
+        if when == "save_weights":
+            args[1].write_bytes((folder / "step-2.weights.h5").read_bytes()[:5000])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(keras.Model, when, dies)
+        train(task, folder)
+    expected = {"done.json", "step-2.weights.h5"} | ({"step-4.weights.h5"} if when == "save_weights" else set())
+    assert {p.name for p in folder.iterdir()} == expected
+    capsys.readouterr()
+    trained, out = train(task, folder), capsys.readouterr().out
+    assert "going on after step 2 of 4" in out
+    assert "step 4 of 4: loss" in out and "step 2 of 4: loss" not in out
+    assert weights_of(trained.model) == weights_of(whole.model)
+    assert list(trained.history["step"]) == [2, 4]
+    assert trained.history["loss"].mean() == pytest.approx(whole.history["loss"].iloc[0], abs=1e-4)
+    assert {p.name for p in folder.iterdir()} == {"done.json", "step-4.weights.h5"}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_it_trains_without_patches_and_not_on_test_images(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds, manifest, _ = task
+    asked = []
+    watched = lambda *args: asked.append((args[3].tolist(), *args[4:])) or make_batch(*args)  # noqa: E731
+    monkeypatch.setattr("crackutils.detector.training.make_batch", watched)
+    trained = train((ds, manifest, None), tmp_path / "run", steps=2)
+    rows = np.flatnonzero(manifest["split"] == "train").tolist()
+    assert asked == [(rows, None, (7, 0), True), (rows, None, (7, 1), True)]
+    assert np.isfinite(trained.stages[0]["loss"])
+    few = manifest.assign(split=manifest["split"].where(manifest["label"] == 1, "test"))
+    with pytest.raises(config.CrackutilsError, match=r"^The training images are all of one class; .* both\.$"):
+        train((ds, few, None), tmp_path / "one class")
+    assert not (tmp_path / "one class").exists()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_checkpoint_counts_only_where_all_that_its_bytes_depend_on_is_the_same(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds, manifest, patches = task
+    monkeypatch.setattr(keras.Model, "fit", lambda *args, **options: SimpleNamespace(history={"loss": [0.5]}))
+
+    def key(name: str = "", value: Any = None, parts: Any = task, **options: Any) -> str:
+        facts = {"weights": "crackutils", "file": "a.npz", "sha256": "1"} | {name: value}
+        with monkeypatch.context() as patch:
+            patch.setattr("crackutils.models.weights_facts", lambda *args: facts)
+            if name in ("code_hash", "versions"):
+                patch.setattr(f"crackutils.provenance.{name}", lambda: value)
+            train(parts, tmp_path, **{"steps": 1} | options)
+        return json.loads((tmp_path / "done.json").read_text("utf-8"))["key"]
+
+    first = key()
+    assert key("file", "b.npz") == first  # the same bytes under another name
+    moved = manifest.assign(split=manifest["split"].iloc[::-1].to_numpy())
+    others = [key(recipe=dataclasses.replace(RECIPE, **change)) for change in ({"batch": 16}, {"cells": 0.1})]
+    others += [key(name, "2") for name in ("sha256", "weights", "code_hash", "versions")]
+    others += [key(parts=(ds, manifest, other)) for other in (None, painted(seed=1))]
+    others += [key(parts=(ds, other, patches)) for other in (moved, manifest.assign(label=1 - manifest["label"]))]
+    others += [key(parts=(dataclasses.replace(ds, index=ds.index.iloc[:-1]), manifest, patches))]
+    others += [key(seed=8), key(steps=2)]
+    assert len({first, *others}) == 14
+
+
+def test_the_last_layer_is_fitted_to_images_and_patches_and_found_again(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds, manifest, patches = task
+    model = build_detector(RECIPE, "crackutils", 7)
+    trained, last = training.Trained(model, {}, pd.DataFrame(), []), model.get_layer("p_crack")
+    rows = np.flatnonzero(manifest["split"] == "train")
+    y, x = ds.index["label"].to_numpy()[rows], np.stack([ds.read(row, 64) for row in rows]).astype(np.float32)
+
+    def loss() -> float:
+        p = np.clip(np.asarray(model.predict_on_batch(x))[:, 0].astype(float), 1e-7, 1 - 1e-7)
+        return float(-np.log(np.where(y == 1, p, 1 - p)).mean())
+
+    before = loss()
+    facts = fit_last_layer(trained, RECIPE, ds, manifest, patches, tmp_path, 7)
+    assert (facts["images"], facts["patches"]) == (len(rows), data.count_training(patches))
+    assert loss() < before
+    fitted = last.get_weights()
+    last.set_weights([np.eye(len(fitted[0]), 1, dtype=np.float32), np.zeros(1, np.float32)])
+    monkeypatch.setattr("crackutils.detector.last_layer.predict_images", None)  # after a kill nothing is computed again
+    fit_last_layer(trained, RECIPE, ds, manifest, patches, tmp_path, 7)
+    np.testing.assert_array_equal(last.get_weights()[0], fitted[0])
+
+
+# ---------------------------------------------------------------- recipe and runs
+
+
+def test_the_recipe_comes_back_from_json_and_is_of_no_other_notebook() -> None:
+    fields = DETECTOR.as_dict()
+    assert fields["cells"] == DETECTOR.cells > 0
+    assert Recipe.from_dict(json.loads(json.dumps(fields))) == DETECTOR
+    assert DETECTOR.name not in RECIPES and DETECTOR.family not in {recipe.family for recipe in RECIPES.values()}
+    assert not any("cells" in recipe.as_dict() or recipe.cells for recipe in RECIPES.values())
+    assert DETECTOR.size % CELL == 0
+
+
+def test_a_run_of_the_flat_package_loads(tmp_path: Path, untrained: Callable[..., Any]) -> None:
+    model, file = untrained(tmp_path), tmp_path / "model" / "model.keras"
+    with zipfile.ZipFile(file) as saved:
+        architecture = saved.read("config.json").decode()
+    for new, old in (('"crackutils.detector.network"', '"crackutils.models"'), ('"TopMean"', '"_TopMean"')):
+        assert new in architecture
+        architecture = architecture.replace(new, old)
+    with zipfile.ZipFile(file, "w") as saved:
+        saved.writestr("config.json", architecture)
+    x = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    code = "import sys, numpy as np; from crackutils import training; folder = sys.argv[1]\n"
+    code += "p = training.load(folder)[0].predict_on_batch(np.load(f'{folder}/x.npy')); np.save(f'{folder}/p.npy', p)"
+    # in a process that has not imported the detector
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=config.ROOT, check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), model.predict_on_batch(x))
+    assert training.load(tmp_path)[1] == dataclasses.replace(DETECTOR, size=64)

@@ -1,0 +1,85 @@
+"""README's table follows from the reference; links, pictures and commands of the docs exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from crackutils import cli, config
+from tools import commands
+from tools.docs import PROFILE, results_table, write_results
+from tools.reference import PICTURES
+
+PAGES = [config.ROOT / "README.md", *sorted((config.ROOT / "docs").glob("*.md"))]
+PAGES += [config.ROOT / "tools" / "benchmarks" / "README.md", config.PACKAGE / "backbone" / "README.md"]
+reference = pytest.mark.skipif(not (config.REFERENCE / PROFILE).is_dir(), reason=f"no reference/{PROFILE} yet")
+
+
+def links(page: Path) -> list[str]:
+    return [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))]
+
+
+@reference
+def test_readme_shows_the_reference() -> None:
+    assert write_results(check=True), "README.md is not up to date. Run make tables."
+
+
+@reference
+def test_a_changed_digit_is_noticed_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = shutil.copy(config.ROOT / "README.md", tmp_path / "README.md")
+    text = readme.read_text("utf-8")
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    for cell in ("0.9995", "1 of 1,989", "24 of 1,600", "8.2 min", "14,020"):
+        changed = text.replace(cell, cell.replace(cell[0], "7", 1), 1)
+        assert changed != text
+        readme.write_text(changed, "utf-8")
+        assert not write_results(check=True)
+        assert readme.read_text("utf-8") == changed  # a check changes nothing
+        assert not write_results()
+        assert readme.read_text("utf-8") == text
+    for mark in ("<!-- results:begin -->", "<!-- results:end -->"):
+        readme.write_text(text.replace(mark, ""), "utf-8")
+        with pytest.raises(config.CrackutilsError, match=r"results:begin.*results:end"):
+            write_results()
+
+
+@reference
+def test_the_table_has_ours_theirs_and_gaps() -> None:
+    rows = {line.split("|")[1].strip(): re.split(r"\s*\|\s*", line)[2:-1] for line in results_table().splitlines()[2:]}
+    assert rows["`mobilenetv2` (ours)"][0].endswith(" of 1,989") and rows["`mobilenetv2` (ours)"][3] == "-"
+    assert rows["`marzed7-cnn-256`"][3] == "65 of 4,000"
+
+
+def test_without_a_reference_the_profile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "REFERENCE", tmp_path)
+    with pytest.raises(config.CrackutilsError, match=PROFILE):
+        results_table()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(config.ROOT).as_posix())
+def test_links_and_pictures_lead_to_files(page: Path) -> None:
+    relative = [link for link in links(page) if link and not re.match(r"[a-z]+:", link)]
+    assert [link for link in relative if not (page.parent / link).exists()] == []
+
+
+def test_the_reference_holds_the_pictures_that_the_docs_show() -> None:
+    shown = {(page.parent / link).resolve() for page in PAGES for link in links(page) if link.endswith(".png")}
+    base = config.REFERENCE.resolve()
+    held = {base / p / Path(name).parent.parent / Path(name).name for p in PICTURES for name in PICTURES[p]}
+    assert {file for file in shown if file.is_relative_to(base)} == held
+
+
+def test_commands_that_the_docs_name_exist() -> None:
+    targets = set(re.findall(r"^([a-z%-]+):", (config.ROOT / "Makefile").read_text("utf-8"), re.M))
+    known = {"make": targets, "tools": set(commands.cli.commands), "crackutils": set(cli.cli.commands)}
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        called = [("make", re.sub(r"^run-.*", "run-%", name)) for name in re.findall(r"[`\n]make ([a-z0-9-]+)", text)]
+        called += re.findall(r"python -m (tools|crackutils) ([a-z]+)", text)
+        assert [(program, name) for program, name in called if name not in known[program]] == [], page
+        modules = re.findall(r"python -m (tools\.[\w.]*\w)", text)
+        assert [name for name in modules if not importlib.util.find_spec(name)] == [], page

@@ -1,0 +1,230 @@
+"""Decoding: every kind of file gives the RGB picture that a person sees, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crackutils.images import ImageError, read_image
+
+
+def smooth(width: int = 96, height: int = 64) -> np.ndarray:
+    """Return a smooth picture without any symmetry, uint8 (height, width, 3)."""
+    y, x = np.mgrid[0:height, 0:width] / (height, width)[0]
+    red, green, blue = 60 + 120 * x / x.max(), 70 + 110 * y, 90 + 60 * np.sin(2.1 * x + y) + 30 * x * y / x.max()
+    return np.stack([red, green, blue], axis=2).round().astype(np.uint8)
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def furthest(a: np.ndarray, b: np.ndarray) -> int:
+    assert a.shape == b.shape
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def grey(channel: np.ndarray) -> np.ndarray:
+    return np.repeat(channel[..., None], 3, axis=2)
+
+
+def test_jpeg_rgb_from_bytes_and_from_a_path(tmp_path: Path) -> None:
+    data = encoded(smooth(), "JPEG", quality=95)
+    (tmp_path / "a.jpg").write_bytes(data)
+    pixels = read_image(data)
+    assert pixels.dtype == np.uint8
+    assert furthest(pixels, smooth()) <= 4
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), pixels)
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.jpg")), pixels)
+
+
+BITS = np.random.default_rng(0).random((40, 50)) > 0.5
+LOSSLESS = {
+    **{
+        f"grey {kind}": (encoded(smooth()[..., 0], kind), grey(smooth()[..., 0]))
+        for kind in ("PNG", "BMP", "TIFF", "GIF")
+    },
+    **{
+        f"one bit {kind}": (encoded(Image.fromarray(BITS), kind), grey(BITS * np.uint8(255)))
+        for kind in ("PNG", "TIFF", "BMP")
+    },
+    "WEBP": (encoded(smooth(), "WEBP", lossless=True), smooth()),
+}
+
+
+@pytest.mark.parametrize("what", LOSSLESS)
+def test_lossless_files_give_exactly_what_went_in(what: str) -> None:
+    data, expected = LOSSLESS[what]
+    np.testing.assert_array_equal(read_image(data), expected)
+
+
+def test_transparency_lies_on_white() -> None:
+    rgba = np.dstack([smooth(), np.full((64, 96), 255, np.uint8)])
+    rgba[:20, :, 3], rgba[20:40, :, 3] = 0, 128
+    pixels = read_image(encoded(rgba, "PNG"))
+    assert (pixels[:20] == 255).all()
+    assert furthest(pixels[20:40], np.rint(smooth()[20:40] * (128 / 255) + 127).astype(np.uint8)) <= 1
+    np.testing.assert_array_equal(pixels[40:], smooth()[40:])
+
+    one, alpha = smooth()[..., 1], np.full((64, 96), 255, np.uint8)
+    alpha[:, :30] = 0
+    pixels = read_image(encoded(Image.merge("LA", [Image.fromarray(one), Image.fromarray(alpha)]), "PNG"))
+    assert (pixels[:, :30] == 255).all()
+    np.testing.assert_array_equal(pixels[:, 30:], grey(one[:, 30:]))
+
+    picture = smooth()
+    picture[5:9, 5:9] = (1, 2, 3)
+    pixels = read_image(encoded(picture, "PNG", transparency=(1, 2, 3)))  # one transparent colour
+    picture[5:9, 5:9] = 255
+    np.testing.assert_array_equal(pixels, picture)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_palette(kind: str, transparent: bool) -> None:
+    colours = np.array([[200, 30, 40], [10, 160, 70], [5, 15, 250]], np.uint8)
+    numbers = np.arange(48 * 60).reshape(48, 60).astype(np.uint8) % 3
+    image = Image.frombytes("P", (60, 48), numbers.tobytes())
+    image.putpalette(colours.tobytes())
+    pixels = read_image(encoded(image, kind, **({"transparency": 1} if transparent else {})))
+    if transparent:
+        colours[1] = 255
+    np.testing.assert_array_equal(pixels, colours[numbers])
+
+
+def test_cmyk_jpeg_has_the_colours_that_went_in() -> None:
+    data = encoded(Image.fromarray(smooth()).convert("CMYK"), "JPEG", quality=95)
+    assert Image.open(io.BytesIO(data)).mode == "CMYK"
+    assert furthest(read_image(data), smooth()) <= 5  # printing colours taken for the inverse would be far off
+
+
+GRADIENT = np.linspace(0, 65535, 64 * 80).round().astype(np.uint16).reshape(64, 80)
+
+
+def sixteen_bit_tiff(order: str) -> bytes:
+    """Write a 16-bit grey TIFF by hand, in either byte order."""
+    data = GRADIENT.astype(f"{order}u2").tobytes()
+    tags = {256: 80, 257: 64, 258: 16, 259: 1, 262: 1, 273: 0, 277: 1, 278: 64, 279: len(data)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8) + struct.pack(f"{order}H", len(tags))
+    return head + b"".join(struct.pack(f"{order}HHII", tag, 4, 1, v) for tag, v in tags.items()) + bytes(4) + data
+
+
+@pytest.mark.parametrize("data", [encoded(GRADIENT, "PNG"), sixteen_bit_tiff("<"), sixteen_bit_tiff(">")])
+def test_sixteen_bit_grey_is_scaled_not_clipped(data: bytes) -> None:
+    pixels = read_image(data)
+    assert np.abs(pixels - grey(GRADIENT / 65535 * 255)).max() <= 1
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    assert 126 <= pixels[32, 0, 0] <= 129
+
+
+EXIF_SIDES = {  # where the first row and the first column of the stored pixels belong, as the EXIF standard says
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    row, column = EXIF_SIDES[orientation]
+    out = upright.transpose(1, 0, 2) if row in ("left", "right") else upright
+    out = out[::-1] if row in ("bottom", "right") else out
+    return np.ascontiguousarray(out[:, ::-1] if column in ("bottom", "right") else out)
+
+
+@pytest.mark.parametrize("orientation", EXIF_SIDES)
+def test_exif_orientation(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lying = stored(smooth(), orientation)
+    assert furthest(read_image(encoded(lying, "JPEG", quality=95, exif=exif)), smooth()) <= 4
+    assert furthest(read_image(encoded(lying, "PNG", exif=exif)), smooth()) == 0
+
+
+def test_badly_written_exif_does_not_cost_the_picture() -> None:
+    text = struct.pack("<HHI4s", 0x0100, 2, 4, b"abc\0")  # the image width as text
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + text + turned + bytes(4)
+    assert furthest(read_image(encoded(stored(smooth(), 6), "JPEG", quality=95, exif=exif)), smooth()) <= 4
+
+
+@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True})])
+def test_the_first_frame_of_an_animation_counts(kind: str, options: dict[str, bool]) -> None:
+    frames = [Image.new("RGB", (40, 32), colour) for colour in ("#f00", "#00f", "#0f0")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    np.testing.assert_array_equal(read_image(data), np.full((32, 40, 3), (255, 0, 0)))
+
+
+def test_resize_is_antialiased() -> None:
+    board = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)
+    pixels = read_image(encoded(board, "PNG"), size=32)
+    assert pixels.shape == (32, 32, 3)
+    assert np.abs(pixels.astype(float) - 127.5).max() < 8  # picking pixels instead of averaging gives 0 or 255
+    assert furthest(read_image(encoded(smooth(96, 96), "PNG"), size=96), smooth(96, 96)) == 0
+
+
+def bomb() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+WHOLE = encoded(smooth(), "JPEG", quality=95)
+UNUSABLE = {
+    "float TIFF": (encoded(smooth()[..., 0].astype(np.float32), "TIFF"), "has floating-point values; save it with"),
+    "32-bit TIFF": (encoded(GRADIENT.astype(np.int32) * 9, "TIFF"), "has 32-bit values; save it with"),
+    "truncated JPEG": (WHOLE[: len(WHOLE) // 2], r"is truncated or damaged \(.+\)$"),
+    "truncated PNG": (encoded(NOISE, "PNG")[:2000], r"is truncated or damaged \(.+\)$"),
+    "zero bytes": (b"", "is not an image$"),
+    "text": (b"The crack is over there.\n", "is not an image$"),
+    "bomb": (bomb(), "has absurdly many pixels, more than 179 million; cut it into parts$"),
+    "missing": (None, "does not exist$"),
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_unusable_files_raise_one_sentence(what: str, tmp_path: Path) -> None:
+    data, sentence = UNUSABLE[what]
+    if data is not None:
+        (tmp_path / "a.jpg").write_bytes(data)
+    for file in (tmp_path / "a.jpg", data):
+        if file is not None:
+            with pytest.raises(ImageError, match=f"^{sentence}") as caught:
+                read_image(file)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_bytes_broken_anywhere_give_an_image_or_an_image_error() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "somebody's camera"
+    files = [encoded(smooth(), kind, **o) for kind, o in (("JPEG", {"exif": exif}), ("PNG", {}), ("GIF", {}))]
+    files += [encoded(GRADIENT, "TIFF"), encoded(smooth(), "WEBP"), encoded(smooth(), "TIFF", exif=exif)]
+    rng = np.random.default_rng(0)
+    refused = 0
+    for turn in range(1200):
+        broken = bytearray(files[turn % len(files)])
+        for place in rng.integers(0, min(len(broken), 300 if turn % 2 else 10**9), 3):
+            broken[place] = rng.integers(256)
+        try:
+            assert read_image(bytes(broken)).shape[2] == 3
+        except ImageError:
+            refused += 1
+    assert 200 < refused < 1200  # both kinds happen

@@ -1,0 +1,236 @@
+"""Run folders: their names, files that read back exactly, and what is read of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from crackutils import config
+from crackutils.decisions import chosen_metrics
+from crackutils.detector.runs import DETECTOR
+from crackutils.metrics import score_predictions
+from crackutils.recipes import RECIPES
+from crackutils.runs import Run, collect_runs, open_run, read_predictions, read_recipe, read_run, score_parts
+
+PROFILE = config.profile("metu-half")
+N, TEST = 600, 60  # images of the fake data: every tenth is test, two tenths are val
+MANIFEST = pd.DataFrame(
+    {
+        "file": [f"{config.CLASSES[i % 2]}/{i // 2 + 1:05d}.jpg" for i in range(N)],
+        "label": np.arange(N) % 2,
+        "split": ["test" if i % 20 < 2 else "val" if i % 20 < 6 else "train" for i in range(N)],
+        "group": np.arange(N),
+    }
+)
+INDEX = MANIFEST[["file", "label"]]
+DS = SimpleNamespace(profile=PROFILE, sha256="d" * 64, index=INDEX, left_out=INDEX[:0], labels="given")
+
+
+def fake_predictions(wrong: int, shift: float = 0.0) -> pd.DataFrame:
+    """Return predictions for val and test; the first `wrong` test images are on the wrong side."""
+    table = MANIFEST[MANIFEST["split"] != "train"].reset_index(drop=True)
+    p = np.random.default_rng(0).uniform(0.01, 0.2, len(table)) + shift
+    p = np.where(table["label"] == 1, 1 - p, p)
+    bad = table.index[table["split"] == "test"][:wrong]
+    p[bad] = 1 - p[bad]
+    return table[["file", "split", "label"]].assign(p_crack=p.astype(np.float32))
+
+
+def fake_run(recipe: str = "simple-cnn", wrong: int = 4, shift: float = 0.0, **options: Any) -> Run:
+    """Write all files of a finished training run."""
+    notebook = "03_transfer_learning" if RECIPES[recipe].backbone else "04_simple_cnn"
+    run, table = open_run(notebook, PROFILE, recipe=RECIPES[recipe], **options), fake_predictions(wrong, shift)
+    scores = run.write_predictions(table)
+    run.write_history(pd.DataFrame({"stage": ["scratch"] * 2, "epoch": [1, 2], "loss": [0.5, 0.25 + shift]}))
+    figure, ax = plt.subplots(figsize=(1, 1))
+    ax.imshow(np.arange(4).reshape(2, 2))
+    run.show(figure, "example")
+    found = scores | chosen_metrics(table) | {"model": {"parameters": 98289, "bytes": 451152}}
+    run.finish(DS, MANIFEST, found, {"train scratch": 60.0, "images_per_second": 100.0})
+    return run
+
+
+# ---------------------------------------------------------------- what is written reads back
+
+
+def test_predictions_read_back_bit_for_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    special = [0, 1, 0.1, 0.5, 1 / 3, 1e-7, 1e-20, np.nextafter(np.float32(1), np.float32(0)), 1e-38, 1e-40, 1e-45]
+    bits = rng.integers(0, np.float32(1).view(np.uint32), 3000, np.uint32).view(np.float32)  # any float32 from 0 to 1
+    p = np.concatenate([np.array(special, np.float32), bits, rng.random(1000, np.float32)])
+    assert (p > 0).sum() == len(p) - 1  # the smallest ones are no zeros
+    names = [f"Negative/{i:05d}.jpg" for i in range(len(p))]
+    names[3] = 'Positive/a, "b".jpg'
+    table = pd.DataFrame({"file": names, "split": "test", "label": np.arange(len(p)) % 2, "p_crack": p})
+    run = Run("04_simple_cnn", "x", {}, tmp_path / "run")
+    run.write_predictions(table)
+    back = read_predictions(run.folder)
+    pd.testing.assert_frame_equal(back, table, check_exact=True)
+    np.testing.assert_array_equal(back["p_crack"].to_numpy().view(np.uint32), p.view(np.uint32))
+    text = (run.folder / "predictions.csv").read_bytes()
+    assert b"\r" not in text
+    assert text.splitlines()[3] == b"Negative/00002.jpg,test,0,0.1"  # the shortest text, not 0.10000000149
+
+
+def test_metrics_come_from_the_file_and_equal_those_of_the_arrays(tmp_path: Path) -> None:
+    table = fake_predictions(5).sample(frac=1, random_state=1)
+    run = Run("04_simple_cnn", "x", {}, tmp_path / "run")
+    found = run.write_predictions(table)
+    assert list(found) == ["val", "test"]
+    for part in found:
+        rows = table[table["split"] == part]
+        assert found[part] == score_predictions(rows["label"].to_numpy(), rows["p_crack"].to_numpy())
+    assert (found["test"]["errors"], found["test"]["n"]) == (5, TEST)
+    assert score_parts(read_predictions(run.folder)) == found
+    assert list(score_parts(table[table["split"] == "test"])) == ["test"]
+
+
+def test_metrics_json_holds_nothing_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(time.time(), 1000.0)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    first = fake_run()
+    texts = {f.name: f.read_bytes() for f in first.folder.rglob("*") if f.is_file()}
+    shutil.rmtree(first.folder)
+    monkeypatch.setattr("crackutils.provenance.versions", lambda: {"keras": "9"})
+    monkeypatch.setattr("crackutils.provenance.machine", lambda: {"cpu": "another"})
+    again = {f.name: f.read_bytes() for f in fake_run().folder.rglob("*") if f.is_file()}
+    assert [name for name in texts if texts[name] != again[name]] == ["run.json"]
+    assert {"metrics.json", "run.json", "predictions.csv", "history.csv", "example.png"} == set(texts)
+    facts = read_run(first.folder)["run_json"]
+    assert (facts["machine"], facts["versions"]) == ({"cpu": "another"}, {"keras": "9"})
+    assert facts["timings"]["notebook_seconds"] > 0
+
+
+def test_metrics_json_describes_data_and_settings() -> None:
+    run = fake_run(seed=5)
+    (run.folder / "checkpoints").mkdir()
+    found = {"é": [np.float32(1.5), (np.int64(2), np.nan)], 3: np.inf}
+    content = run.finish(DS, MANIFEST.assign(group=-1), found, {})
+    assert json.loads(json.dumps(content)) == json.loads((run.folder / "metrics.json").read_text("utf-8"))
+    assert [content["é"], content["3"]] == [[1.5, [2, None]], None]
+    assert (content["notebook"], content["run"]) == ("04_simple_cnn", "simple-cnn--seed-5")
+    data = content["data"]
+    assert (data["images"], data["positive"], data["left_out"]) == (N, N // 2, 0)
+    assert data["test"] == {"images": TEST, "positive": TEST // 2, "groups": TEST}  # -1: nothing was grouped
+    assert sum(data[part]["images"] for part in ("train", "val", "test")) == N
+    assert (content["settings"]["seed"], content["settings"]["recipe"]["name"]) == (5, "simple-cnn")
+    assert not (run.folder / "checkpoints").exists()  # they are for interrupted runs
+
+
+def test_an_unfinished_run_has_settings_and_no_old_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run("08_cross_dataset", PROFILE, recipe=DETECTOR)
+    (run.folder / "model").mkdir(parents=True)
+    for old in ("run.json", "metrics.json", "model/model.weights.h5"):
+        (run.folder / old).write_text("{}")
+    run.begin()
+    assert not (run.folder / "run.json").exists() and not (run.folder / "model" / "model.weights.h5").exists()
+    assert read_recipe(run.folder) == (DETECTOR, PROFILE.weights)
+    with pytest.raises(config.CrackutilsError, match="no finished training run"):
+        collect_runs(PROFILE.name, trained=False)  # it does not count as a run
+    (run.folder / "checkpoints").mkdir()
+    assert run.checkpoints().is_dir()
+    monkeypatch.setenv("CRACKUTILS_FORCE", "1")
+    assert not run.checkpoints().exists()
+
+
+def test_runs_are_collected_in_order() -> None:
+    with pytest.raises(config.CrackutilsError, match="run notebooks 03 and 04 first"):
+        collect_runs(PROFILE.name)
+    fake_run()
+    fake_run("mobilenetv2", split="random")
+    fake_run("mobilenetv2")
+    open_run("01_eda", PROFILE).finish(DS, MANIFEST, {}, {})
+    names = [run["run"] for run in collect_runs(PROFILE.name, trained=False)]
+    assert names == ["default", "mobilenetv2", "mobilenetv2--split-random", "simple-cnn"]
+    assert [run["run"] for run in collect_runs(PROFILE.name)] == names[1:]
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_run_with_usual_settings_is_named_by_its_recipe() -> None:
+    recipe, sample = RECIPES["mobilenetv2"], config.profile("sample")
+    usual = {"split": "copy-safe", "split_seed": 1337, "seed": 1337, "weights": "imagenet", "epochs": 0}
+    for options in ({}, usual):
+        run = open_run("03_transfer_learning", PROFILE, recipe=recipe, **options)
+        assert (run.name, run.settings["weights"]) == ("mobilenetv2", "imagenet")
+        assert run.folder == config.results_dir() / "metu-half" / "03_transfer_learning" / "mobilenetv2"
+    assert open_run("01_eda", PROFILE).name == "default"
+    run = open_run("03_transfer_learning", sample, recipe=recipe)
+    assert (run.name, run.settings["weights"]) == ("mobilenetv2", "crackutils")  # our own weights are usual there
+    run = open_run("03_transfer_learning", sample, recipe=recipe, weights="imagenet")
+    assert run.name == "mobilenetv2--weights-imagenet"
+
+
+UNUSUAL = {"split": "random", "split_seed": 2, "seed": 3, "weights": "random", "epochs": 4}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_each_unusual_setting_shows_in_the_name(name: str) -> None:
+    run = open_run("n", PROFILE, recipe=RECIPES["mobilenetv2"], **{name: UNUSUAL[name]})
+    assert run.name == f"mobilenetv2--{name.replace('_', '-')}-{UNUSUAL[name]}"
+    assert run.settings[name] == UNUSUAL[name]
+
+
+def test_no_two_settings_share_a_folder() -> None:
+    folders = []
+    for recipe, profile in itertools.product(RECIPES.values(), ("sample", "metu-half")):
+        usual = config.profile(profile).weights if recipe.backbone else "random"
+        other = UNUSUAL | {"weights": next(w for w in config.WEIGHTS if w != usual)}
+        for names in itertools.chain(*(itertools.combinations(other, size) for size in range(len(other) + 1))):
+            chosen = {k: other[k] for k in names}
+            folders.append(open_run("n", config.profile(profile), recipe=recipe, **chosen).folder)
+    # numbers of one setting are not taken for those of another
+    for chosen in ({"seed": 2}, {"split_seed": 3}, {"seed": 1, "split_seed": 1}, {"seed": 11}, {"epochs": 11}):
+        folders.append(open_run("n", PROFILE, recipe=RECIPES["simple-cnn"], **chosen).folder)
+    assert len(folders) == len(RECIPES) * 2 * 32 + 5
+    assert len({str(f).lower() for f in folders}) == len(folders)  # on macOS and Windows case does not count
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "name"),
+    [
+        ("mobilenetv2-linear", {"engine": "litert"}, "mobilenetv2-linear"),
+        ("mobilenetv2-linear", {"engine": "openvino"}, "mobilenetv2-linear--engine-openvino"),
+        ("simple-cnn", {"engine": "litert", "precision": "float32", "labels": "given"}, "simple-cnn"),
+        ("simple-cnn", {"precision": "bfloat16"}, "simple-cnn--precision-bfloat16"),
+        ("simple-cnn", {"labels": "corrected"}, "simple-cnn--labels-corrected"),
+        ("simple-cnn", {"image": "Positive/00001.jpg"}, "simple-cnn--image-Positive-00001.jpg"),
+        ("simple-cnn", {"target": "sdnet"}, "simple-cnn--target-sdnet"),
+        ("simple-cnn", {"target": "my site/walls"}, r"simple-cnn--target-my-site-walls-[0-9a-f]{8}"),
+    ],
+)
+def test_settings_of_some_recipes_or_notebooks_show_where_they_are_not_usual(
+    recipe: str, options: dict[str, str], name: str
+) -> None:
+    run = open_run("n", PROFILE, recipe=RECIPES[recipe], **options)
+    assert re.fullmatch(name, run.name)
+    assert run.settings.get("engine") == (options.get("engine") if "linear" in recipe else None)
+    assert ("precision" in run.settings, "labels" in run.settings) == ("bfloat16" in name, "corrected" in name)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "said"),
+    [
+        *((None, {k: "rnadom"}, f"{k.upper()}=rnadom is unknown") for k in ("split", "weights", "precision", "labels")),
+        ("mobilenetv2-linear", {"engine": "openvin"}, "ENGINE=openvin is unknown"),
+        ("simple-cnn", {"engine": "openvino"}, "ENGINE=openvino means nothing to RECIPE=simple-cnn"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(recipe: str | None, options: dict[str, str], said: str) -> None:
+    with pytest.raises(config.CrackutilsError, match=said):
+        open_run("n", PROFILE, recipe=recipe and RECIPES[recipe], **options)

@@ -1,0 +1,632 @@
+"""Fetching: from folders and archives, by download, drawn; nothing unsafe, nothing lost. And files.py, which helps."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import os
+import re
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crackutils import config, datasets
+from crackutils.config import CLASSES, CrackutilsError
+from crackutils.files import hash_sources, lock_file, sha256
+from crackutils.sources.download import download
+from crackutils.sources.fetch import fetch, prepare
+
+UNPACKERS = ("unrar", "bsdtar", "unar", "7zz", "7z")
+Tree = Callable[..., Path]
+Publish = Callable[..., dict[str, Any]]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return the hash of every file below a folder."""
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def leftovers(data_dir: Path) -> list[str]:
+    return sorted(p.name for p in data_dir.rglob("*") if p.name.startswith(".") or p.suffix == ".part")
+
+
+def zipped(file: Path, folder: Path, inside: str = "", how: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(file, "w", how) as z:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            z.write(path, inside + path.relative_to(folder).as_posix())
+    return file
+
+
+def vint(value: int) -> bytes:
+    out = bytearray()
+    while True:
+        value, low = value >> 7, value & 0x7F
+        out.append(low | (0x80 if value else 0))
+        if not value:
+            return bytes(out)
+
+
+def rar(file: Path, entries: dict[str, bytes], extra: bytes = b"") -> Path:
+    """Write a RAR 5 archive of stored entries, as no free program does; `extra` is a record of the last entry."""
+
+    def block(*fields: bytes, data: bytes = b"") -> bytes:
+        header = b"".join(fields)
+        header = vint(len(header)) + header
+        return struct.pack("<I", zlib.crc32(header)) + header + data
+
+    out = [b"Rar!\x1a\x07\x01\x00", block(vint(1), vint(0), vint(0))]
+    for name, data in entries.items():
+        more = vint(len(extra)) + extra if extra and name == list(entries)[-1] else b""
+        flags = [vint(3), vint(len(more))] if more else [vint(2)]
+        sizes = [vint(len(data)), vint(4), vint(len(data)), vint(0o100644), struct.pack("<I", zlib.crc32(data))]
+        path = name.encode()
+        fields = [vint(2), *flags, *sizes, vint(0), vint(1), vint(len(path)), path, more]
+        out.append(block(*fields, data=data))
+    file.write_bytes(b"".join(out) + block(vint(5), vint(0), vint(0)))
+    return file
+
+
+def rar_of(file: Path, folder: Path) -> Path:
+    return rar(file, {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+
+
+def find_unpacker(tool: str) -> str | None:
+    program = shutil.which(tool)
+    if program and b"unrar-free" in subprocess.run([program], capture_output=True).stdout:
+        return None  # it unpacks, but prints no files
+    return program
+
+
+@pytest.fixture
+def unpacker() -> None:
+    if not any(map(find_unpacker, UNPACKERS)):
+        pytest.skip(f"no program that unpacks RAR here ({', '.join(UNPACKERS)})")
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, the only one that programs are looked for in."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return tmp_path / "bin"
+
+
+@pytest.fixture
+def earlier(data_dir: Path, tmp_path: Path, tree: Tree) -> Iterator[None]:
+    """Have a good copy of `own` before a call that fails; afterwards it is untouched and nothing else is there."""
+    target = fetch("own", tree(tmp_path / "earlier", 2))
+    before = contents(data_dir), {p: p.stat().st_mtime_ns for p in target.rglob("*.jpg")}
+    yield
+    assert (contents(data_dir), {p: p.stat().st_mtime_ns for p in target.rglob("*.jpg")}) == before
+    assert leftovers(data_dir) == []
+    assert {p.name for p in tmp_path.iterdir()} <= {"data", "earlier", "bad", "bad.zip", "bad.rar", "bin"}
+
+
+@pytest.fixture
+def rar_folder() -> Path:
+    """Folder with RAR files made by the original program."""
+    if not (folder := os.environ.get("CRACKUTILS_TEST_RAR")):
+        pytest.skip("CRACKUTILS_TEST_RAR names no folder with rar4-subdirs.rar and rar5-evil-symlink-traversal.rar")
+    return Path(folder)
+
+
+def test_fetch_from_a_folder_leaves_it_as_it_was(data_dir: Path, tmp_path: Path, tree: Tree) -> None:
+    mine = tree(tmp_path / "mine" / "deep" / "down", 3)
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    before = contents(tmp_path / "mine")
+    target = fetch("own", tmp_path / "mine")
+    assert target == data_dir / "raw" / "own"
+    assert contents(tmp_path / "mine") == before
+    assert contents(target) == contents(mine)
+    assert all(file.stat().st_nlink == 1 for file in target.rglob("*.jpg"))  # copies: the user's stay as they are
+    fetch("own", tree(tmp_path / "b", 2))
+    assert contents(target) == contents(tmp_path / "b")  # takes the place of what was there
+    assert leftovers(data_dir) == []
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("inside", ["", "Concrete Crack Images/"])
+def test_fetch_from_a_zip(data_dir: Path, tmp_path: Path, tree: Tree, inside: str, how: int) -> None:
+    mine = tree(tmp_path / "mine", 3)
+    archive = zipped(tmp_path / "a.zip", mine, inside, how)
+    with zipfile.ZipFile(archive, "a") as z:
+        z.writestr(f"{inside}Readme.txt", "about")
+        for name in CLASSES:
+            z.writestr(f"__MACOSX/{name}/._00001.jpg", "what macOS adds")
+    sha = sha256(archive)
+    target = fetch("own", archive)
+    assert contents(target) == contents(mine)
+    assert sorted(p.name for p in target.iterdir()) == ["Negative", "Positive"]
+    assert sha256(archive) == sha
+    assert leftovers(data_dir) == []
+
+
+@pytest.mark.usefixtures("unpacker")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_fetch_from_a_rar_and_from_a_zip_around_it(
+    data_dir: Path, tmp_path: Path, tree: Tree, wrapped: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tree(tmp_path / "mine", 3)
+    origin = rar_of(tmp_path / "a.rar", mine)
+    if wrapped:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as z:
+            z.write(origin, "some folder/Concrete Crack Images.rar")
+        origin = tmp_path / "a.zip"
+    assert contents(fetch("metu", origin)) == contents(mine)
+    assert leftovers(data_dir) == []
+    assert "is not the published Concrete Crack Images for Classification.rar" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tool", UNPACKERS)
+def test_each_unpacker_does(tool: str, tmp_path: Path, tree: Tree, request: pytest.FixtureRequest) -> None:
+    if not (program := find_unpacker(tool)):
+        pytest.skip(f"{tool} is not installed here")
+    (request.getfixturevalue("programs") / tool).symlink_to(program)
+    mine = tree(tmp_path / "mine", 3)
+    assert contents(fetch("own", rar_of(tmp_path / "a.rar", mine))) == contents(mine)
+
+
+@pytest.mark.usefixtures("earlier", "programs")
+def test_no_unpacker_names_what_to_install(tmp_path: Path, tree: Tree) -> None:
+    bad = rar_of(tmp_path / "bad.rar", tree(tmp_path / "bad", 1))
+    with pytest.raises(CrackutilsError, match=r"^No program here unpacks bad\.rar\. Install unrar, bsdtar .*FROM=\.$"):
+        fetch("own", bad)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ('while [ "${i:=0}" -lt 9000 ]; do echo damaged file $i >&2; i=$((i+1)); done; exit 3', "1.jpg is damaged"),
+        ("printf onetwo; exit 3", "exit code 3"),
+        ("printf onetwothree", "prints more than the list says"),
+        ("printf onetwx", "2.jpg is damaged"),  # wrong checksum
+    ],
+)
+@pytest.mark.usefixtures("earlier")
+def test_a_program_that_fails_is_named_with_its_complaint(
+    script: str, complaint: str, tmp_path: Path, programs: Path
+) -> None:
+    bad = rar(tmp_path / "bad.rar", {"Negative/1.jpg": b"one", "Positive/2.jpg": b"two"})
+    (programs / "7z").write_text(f"#!/bin/sh\n{script}\n")
+    (programs / "7z").chmod(0o755)
+    with pytest.raises(CrackutilsError, match=rf"could not be unpacked \(7z: .*{complaint}\)\. Download or copy it a"):
+        fetch("own", bad)
+
+
+@pytest.mark.usefixtures("unpacker", "earlier")
+@pytest.mark.parametrize("damage", ["cut", "checksum"])
+def test_damaged_rar(damage: str, tmp_path: Path, tree: Tree) -> None:
+    bad = rar_of(tmp_path / "bad.rar", tree(tmp_path / "bad", 2))
+    data = bytearray(bad.read_bytes())
+    if damage == "checksum":
+        data[len(data) // 2] ^= 0xFF
+    bad.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
+    with pytest.raises(CrackutilsError, match=r"bad\.rar .*\. Download or copy it again\.$"):
+        fetch("own", bad)
+
+
+LINK = "is refused: its entry 'a.jpg' is a link. Nothing was unpacked."
+RECORDS = {bytes([5, kind, 0, 2]) + b"up": LINK for kind in range(1, 6)}  # links of RAR 5's five kinds
+RECORDS[b"\1\0\0\x0f" + bytes(32)] = "is encrypted. Unpack it yourself and give the folder as FROM=."
+NAMES = {name: f"its entry {name!r} leads outside the folder" for name in ("../e.jpg", "/e.jpg", "a/../../e.jpg")}
+
+
+@pytest.mark.usefixtures("earlier")
+@pytest.mark.parametrize("case", [*RECORDS, *NAMES])
+def test_unsafe_and_encrypted_rar_entries_are_refused(case: str | bytes, tmp_path: Path) -> None:
+    name, record = ("a.jpg", case) if case in RECORDS else (case, b"")
+    bad = rar(tmp_path / "bad.rar", {"Negative/1.jpg": b"1", "Positive/1.jpg": b"2", name: b"3"}, record)
+    with pytest.raises(CrackutilsError, match=rf"bad\.rar.* {re.escape((RECORDS | NAMES)[case])}"):
+        fetch("own", bad)
+
+
+@pytest.mark.usefixtures("earlier")
+def test_real_rar_with_a_link_is_refused(rar_folder: Path) -> None:
+    with pytest.raises(CrackutilsError, match=r"evil-symlink-traversal\.rar is refused: its entry 'up' is a link"):
+        fetch("own", rar_folder / "rar5-evil-symlink-traversal.rar")
+    assert not (rar_folder / "pwned.txt").exists()
+
+
+@pytest.mark.usefixtures("unpacker", "earlier")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_real_rar_without_class_folders(rar_folder: Path, wrapped: bool, tmp_path: Path) -> None:
+    origin = rar_folder / "rar4-subdirs.rar"
+    if wrapped:
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as z:
+            z.write(origin, "deep/rar4-subdirs.rar")
+        origin = tmp_path / "bad.zip"
+    with pytest.raises(CrackutilsError, match=rf"{origin.name} holds no folder with Negative/ and Positive/ in it"):
+        fetch("own", origin)
+
+
+@pytest.mark.usefixtures("earlier")
+@pytest.mark.parametrize("damage", ["cut", "stored", "deflated", "stream"])
+def test_damaged_zip(damage: str, tmp_path: Path, tree: Tree) -> None:
+    how = zipfile.ZIP_STORED if damage in ("cut", "stored") else zipfile.ZIP_DEFLATED
+    bad = zipped(tmp_path / "bad.zip", tree(tmp_path / "bad", 4), how=how)
+    data = bytearray(bad.read_bytes())
+    with zipfile.ZipFile(bad) as z:
+        entry = z.infolist()[4]
+        start = entry.header_offset + 30 + len(entry.filename)
+    if damage == "cut":
+        del data[len(data) // 2 :]
+    elif damage == "stream":
+        data[start] = 0x07  # a kind of block that deflate does not have
+    else:
+        data[start + entry.compress_size // 2] ^= 0x10
+    bad.write_bytes(data)
+    with pytest.raises(CrackutilsError, match=r"bad\.zip is .*(: d|\. D)ownload or copy it again\.$"):
+        fetch("own", bad)
+
+
+OUTSIDE = ["../x.jpg", "Negative/../../../x.jpg", "/tmp/x.jpg", "C:\\x.jpg", "C:/x.jpg", "..\\x.jpg", "\\\\a\\b\\x.jpg"]
+
+
+@pytest.mark.usefixtures("earlier")
+@pytest.mark.parametrize("name", [*OUTSIDE, "Negative/link.jpg"])
+def test_unsafe_zip_entries_are_refused(name: str, tmp_path: Path, tree: Tree) -> None:
+    bad, entry, what = zipped(tmp_path / "bad.zip", tree(tmp_path / "bad", 1)), zipfile.ZipInfo(name), "leads outside"
+    if "link" in name:
+        what, entry.create_system, entry.external_attr = "is a link", 3, (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(bad, "a") as z:
+        z.writestr(entry, "/etc/hostname")
+    with pytest.raises(CrackutilsError, match=rf"^bad\.zip is refused: its entry '.*' {what}.*\. Nothing was unpacked"):
+        fetch("own", bad)
+
+
+@pytest.mark.usefixtures("earlier")
+@pytest.mark.parametrize("as_zip", [False, True])
+@pytest.mark.parametrize("some", ["no folder", "several folders"])
+def test_class_folders_must_be_there_once(some: str, as_zip: bool, tmp_path: Path, tree: Tree) -> None:
+    bad = tree(tmp_path / "bad" / "a", 1).parent
+    if some == "no folder":
+        shutil.rmtree(bad / "a" / "Positive")
+    else:
+        shutil.copytree(bad / "a", bad / "b")
+    with pytest.raises(
+        CrackutilsError, match=rf"holds {some} with Negative/ and Positive/ in it\. It must hold exactly"
+    ):
+        fetch("own", zipped(tmp_path / "bad.zip", bad) if as_zip else bad)
+
+
+@pytest.mark.usefixtures("earlier")
+def test_from_that_does_not_exist_is_no_archive_or_does_not_fit(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CrackutilsError, match=r"none\.zip does not exist\. Give a RAR, a ZIP or a folder\.$"):
+        fetch("own", tmp_path / "none.zip")
+    (tmp_path / "bad.rar").write_text("nothing of the kind")
+    with pytest.raises(CrackutilsError, match=r"bad\.rar is neither a whole ZIP nor a RAR nor a folder"):
+        fetch("own", tmp_path / "bad.rar")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
+    for pack in (zipped, rar_of):
+        archive = pack(tmp_path / f"bad.{pack.__name__[:3]}", tree(tmp_path / "bad" / pack.__name__, 1))
+        with pytest.raises(CrackutilsError, match=r"^bad\.\w+ unpacks to .* GB, but the disk has 0\.0 GB free\.$"):
+            fetch("own", archive.rename(tmp_path / f"bad.{'rar' if pack is rar_of else 'zip'}"))
+
+
+def test_unknown_and_addressless_sources() -> None:
+    with pytest.raises(CrackutilsError, match=r"^SOURCE=meto is unknown \(did you mean metu\?\)"):
+        fetch("meto")
+    with pytest.raises(CrackutilsError, match=r"own has no address to download from\. Use make data SOURCE=own FROM="):
+        fetch("own")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_kill_in_the_middle_of_unpacking_is_repaired_by_the_same_call(data_dir: Path, tmp_path: Path) -> None:
+    many = 6000
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as z:
+        for number in range(many):
+            z.writestr(f"{CLASSES[number % 2]}/{number:05d}.jpg", b"%d" % number)
+    code = "import sys; from crackutils.sources.fetch import fetch; fetch('own', sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path / "a.zip")]
+    process = subprocess.Popen(command, cwd=config.ROOT, stdout=subprocess.DEVNULL)
+    part, end = data_dir / "raw" / ".own.part", time.monotonic() + 60
+    while not list(part.rglob("00101.jpg")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 100 <= sum(1 for _ in part.rglob("*.jpg")) < many
+    assert not (data_dir / "raw" / "own").exists()
+    target = fetch("own", tmp_path / "a.zip")
+    assert {p.name: p.read_bytes() for p in target.rglob("*.jpg")} == {f"{n:05d}.jpg": b"%d" % n for n in range(many)}
+    assert leftovers(data_dir) == []
+
+
+def test_kill_between_the_two_renamings_loses_nothing(data_dir: Path, tmp_path: Path, tree: Tree) -> None:
+    target = fetch("own", tree(tmp_path / "mine", 2))
+    before = contents(target)
+    target.rename(target.with_name(".own.old"))  # as a kill at the worst moment leaves it
+    (data_dir / "raw" / ".own.part").mkdir()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CrackutilsError, match="holds no folder"):
+        fetch("own", tmp_path / "empty")
+    assert contents(target) == before
+    assert leftovers(data_dir) == []
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `body` under any path that has no "missing" in it, and notes what it was asked."""
+
+    body = b""
+    ranges = True
+    break_after: tuple[int | None, ...] = ()  # bytes of the first answers
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[dict[str, str]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def asked_from(self) -> list[str | None]:
+        return [headers.get("Range") for headers in self.asked]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.asked.append(dict(self.headers.items()))
+        body, status = server.body, 200
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if server.ranges else None
+        if "missing" in self.path:
+            body, status = b"not here", 404
+        elif asked:
+            body, status = body[int(asked[1]) :], 206 if int(asked[1]) < len(body) else 416
+        self.send_response(status)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {asked[1]}-{len(server.body) - 1}/{len(server.body)}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.wfile.write(body[: dict(enumerate(server.break_after, 1)).get(len(server.asked))])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, tree: Tree) -> Iterator[Server]:
+    """A server with a small ZIP, which serves as the published file."""
+    with Server() as server:
+        archive = zipped(tmp_path / "published.zip", tree(tmp_path / "published", 2))
+        with zipfile.ZipFile(archive, "a") as z:
+            z.writestr("padding", bytes(5 << 19))
+        server.body = archive.read_bytes()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def publish(monkeypatch: pytest.MonkeyPatch, server: Server) -> Publish:
+    """Return a function that makes a file the published one, at paths of the server."""
+
+    def publish(body: bytes = server.body, **paths: str) -> dict[str, Any]:
+        entry = {"name": "A data set", "file": "Published.rar", "page": "https://example.org/data-set"}
+        entry |= {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        entry["addresses"] = [{"url": server.url + path, "save_as": f"a.{ending}"} for ending, path in paths.items()]
+        monkeypatch.setattr(datasets, "sources", lambda: {"metu": entry})
+        return entry
+
+    return publish
+
+
+def test_download(data_dir: Path, tmp_path: Path, server: Server, publish: Publish) -> None:
+    publish(rar="/a")
+    assert contents(fetch("metu")) == contents(tmp_path / "published")
+    assert server.asked_from() == [None]
+    agent = server.asked[0]["User-Agent"]
+    assert agent.startswith("Mozilla/5.0") and "python" not in agent.lower()
+    assert leftovers(data_dir) == []
+    fetch("metu")  # fewer images than the whole set has, so it is unpacked again, from the cached file
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_download_goes_on_where_it_stopped_or_starts_again(
+    ranges: bool, data_dir: Path, server: Server, publish: Publish
+) -> None:
+    server.ranges = ranges
+    (data_dir / "downloads").mkdir(parents=True)
+    (data_dir / "downloads" / "a.rar.part").write_bytes(server.body[:1000] if ranges else b"x" * 1000)
+    assert download("metu", publish(rar="/a")).read_bytes() == server.body
+    assert server.asked_from() == ["bytes=1000-"]
+    assert [p.name for p in (data_dir / "downloads").iterdir()] == ["a.rar"]
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_broken_connection_keeps_what_came_and_the_next_call_goes_on(
+    data_dir: Path, server: Server, publish: Publish
+) -> None:
+    publish(rar="/a")
+    server.break_after = (3 << 19,)
+    with pytest.raises(CrackutilsError, match=r"a\.rar: .*make data FROM="):
+        fetch("metu")
+    assert (data_dir / "downloads" / "a.rar.part").read_bytes() == server.body[: 1 << 20]  # whole chunks of what came
+    assert len(contents(fetch("metu"))) == 4
+    assert server.asked_from() == [None, f"bytes={1 << 20}-"]
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed here")
+def test_curl_goes_on_where_the_connection_broke(server: Server, publish: Publish) -> None:
+    server.break_after = (3 << 19,)
+    assert download("metu", publish(rar="/a")).read_bytes() == server.body
+    assert server.asked_from() == [None, f"bytes={1 << 20}-"]
+    assert server.asked[1]["User-Agent"] == server.asked[0]["User-Agent"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
+def test_curl_may_not_wait_for_ever(tmp_path: Path, programs: Path, publish: Publish) -> None:
+    (programs / "curl").write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/asked"\nexit 7\n')
+    (programs / "curl").chmod(0o755)
+    publish(rar="/missing")
+    with pytest.raises(CrackutilsError, match="the server answered 404"):
+        fetch("metu")
+    asked = (tmp_path / "asked").read_text()
+    assert all(o in asked for o in ("--fail", "-C -", "--connect-timeout", "--speed-limit", "--speed-time"))
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_file_with_a_wrong_hash_is_removed(data_dir: Path, server: Server, publish: Publish) -> None:
+    publish(rar="/a")
+    server.body = server.body[:-1] + b"!"
+    with pytest.raises(CrackutilsError, match=r"a\.rar: wrong SHA-256, so it was removed\)\. .*make data FROM="):
+        fetch("metu")
+    assert list((data_dir / "downloads").iterdir()) == []
+    (data_dir / "downloads" / "a.rar").write_bytes(server.body)
+    with pytest.raises(CrackutilsError, match=r"the cached file had a wrong SHA-256, so it was removed"):
+        fetch("metu")
+    assert list((data_dir / "downloads").iterdir()) == []
+    assert not (data_dir / "raw" / "metu").exists()
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("right", [True, False])
+def test_the_rar_inside_a_downloaded_zip_is_checked(
+    right: bool, data_dir: Path, tmp_path: Path, server: Server, publish: Publish
+) -> None:
+    entry = publish(b"the RAR", rar="/missing", zip="/b")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as z:
+        z.writestr("data/Published.rar", b"the RAR" if right else b"another")
+    server.body = (tmp_path / "b.zip").read_bytes()
+    if right:
+        file = download("metu", entry)
+        assert file.read_bytes() == server.body
+        file.rename(f"{file}.part")
+        assert download("metu", entry) == file  # there was nothing left to get: status 416
+        assert server.asked_from()[-1] == f"bytes={len(server.body)}-"
+    else:
+        with pytest.raises(CrackutilsError, match=r"a\.rar: the server answered 404; a\.zip: wrong SHA-256"):
+            download("metu", entry)
+        assert list((data_dir / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "why"), [("/missing", "the server answered 404"), (None, r"no connection \(ConnectionError\)")]
+)
+def test_unreachable_addresses_name_the_page(path: str | None, why: str, server: Server, publish: Publish) -> None:
+    with Server() as closed:
+        pass
+    if path is None:
+        server.url, path = closed.url, "/a"
+    publish(rar=path)
+    page = r"https://example\.org/data-set"
+    with pytest.raises(CrackutilsError, match=rf"^metu could not .* \(a\.rar: {why}\)\..*{page} .*make data FROM=.*$"):
+        fetch("metu")
+    assert not datasets.raw_folder("metu").exists()
+
+
+def test_synthetic_images_are_drawn_once_and_the_same_again(data_dir: Path, smoke: datasets.Dataset) -> None:
+    profile, raw = config.profile("smoke"), data_dir / "raw" / "smoke"
+    prepare(profile)
+    first, made = datasets.load(profile), (raw / "made_from.txt").stat().st_mtime_ns
+    assert list(first.index["label"].value_counts().sort_index()) == [70, 70]
+    assert first.sha256 == smoke.sha256
+    prepare(profile)
+    assert (raw / "made_from.txt").stat().st_mtime_ns == made
+    (raw / "made_from.txt").write_text("an earlier version")
+    (raw / "Positive" / "00001.jpg").unlink()
+    prepare(profile)
+    assert datasets.load(profile).sha256 == first.sha256
+    assert leftovers(data_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "changed"),
+    [("smoke", changed) for changed in ("seed", "patches", "each", "numpy", "cv2", "code")]
+    + [("walls", "seed"), ("walls", "photos")],
+)
+def test_synthetic_images_are_drawn_again_by_another_generator(
+    source: str, changed: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, entry = [], datasets.sources()[source]
+    names = ("photos", "seed") if source == "walls" else ("patches", "seed", "each")
+    writer = "write_tiles" if source == "walls" else "write_patches"
+    monkeypatch.setattr(f"crackutils.sources.fetch.{writer}", lambda folder, *args: drawn.append(args))
+    monkeypatch.setattr(datasets, "sources", lambda: {source: entry})
+    monkeypatch.setattr(config, "PACKAGE", shutil.copytree(config.PACKAGE / "synthetic", tmp_path / "synthetic").parent)
+    expected = [tuple(entry[name] for name in names)]
+    for _ in range(2):
+        prepare(config.profile(source))
+    assert drawn == expected
+    if changed in entry:
+        entry |= {changed: 9}
+    elif changed == "code":
+        (tmp_path / "synthetic" / "deep").mkdir()
+        (tmp_path / "synthetic" / "deep" / "more.py").write_text("GRAIN = 2\n")
+    else:
+        monkeypatch.setattr(f"{changed}.__version__", "0.0")
+    prepare(config.profile(source))
+    assert drawn == [*expected, tuple(entry[name] for name in names)]
+    assert leftovers(data_dir) == []
+
+
+@pytest.mark.parametrize("colab", [False, True])
+def test_only_colab_downloads_unasked_and_only_what_is_missing(
+    colab: bool, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+    monkeypatch.setattr("crackutils.sources.fetch.fetch", fetched.append)
+    if colab:
+        monkeypatch.setitem(sys.modules, "google.colab", object())
+    for name in ("metu-mini", "own", "sdnet"):
+        prepare(config.profile(name))
+    assert fetched == (["metu"] if colab else [])
+    (data_dir / "raw" / "metu").mkdir(parents=True)
+    prepare(config.profile("metu"))
+    assert len(fetched) == colab
+
+
+def test_sources_of_synthetic_images_have_different_seeds() -> None:
+    seeds = [entry["seed"] for entry in datasets.sources().values() if "seed" in entry]
+    assert len(set(seeds)) == len(seeds) >= 3
+
+
+def test_hash_of_sources_counts_every_file_of_every_subfolder(tmp_path: Path) -> None:
+    deep = tmp_path / "room" / "a" / "b"
+    deep.mkdir(parents=True)
+    hashes = []
+    for name in ("one.py", "two.j2", "three.npz"):
+        (deep / name).write_text("first")
+        hashes.append(hash_sources(tmp_path / "room"))
+        (deep / name).write_text("second")
+        hashes.append(hash_sources(tmp_path / "room"))
+        (deep / name).rename(deep / f"x{name}")
+        hashes.append(hash_sources(tmp_path / "room"))
+        (deep / f"x{name}").rename(deep.parent / f"x{name}")
+        hashes.append(hash_sources(tmp_path / "room"))
+    assert len(set(hashes)) == 12
+    (deep / "notes.txt").write_text("no source")
+    (tmp_path / "other").mkdir()
+    assert hash_sources(shutil.copytree(tmp_path / "room", tmp_path / "other" / "room")) == hashes[-1]
+
+
+def test_one_process_at_a_time_holds_a_lock(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from crackutils.files import lock_file\n"
+    code += "with lock_file(Path(sys.argv[1]), 'busy'): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, cwd=config.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(CrackutilsError, match=r"^it is busy$"), lock_file(tmp_path / "lock", "it is busy"):
+            pass
+        other.kill()  # a lock ends with its process
+    for _ in range(2):
+        with lock_file(tmp_path / "lock", "it is busy"):
+            pass
+    with pytest.raises(TimeoutError, match="of the block"), lock_file(tmp_path / "lock", "it is busy"):
+        raise TimeoutError("of the block")

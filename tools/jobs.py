@@ -1,0 +1,174 @@
+"""Plan the series: which notebooks run, in which order, with which parameters."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crackutils import config, models
+from crackutils.recipes import RECIPES, choose_recipe
+from tools.notebooks import find_notebooks, read_notebook, read_parameters
+
+DEFAULT_PROFILE = "sample"
+_SHARED = ("PROFILE", "SPLIT", "SPLIT_SEED", "SEED", "WEIGHTS")  # what a notebook that is merely needed gets as well
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook with the values it runs with.
+
+    Attributes:
+        notebook: path of the notebook.
+        needs: numbers of the notebooks that must have run before.
+        defaults: its own parameters.
+        given: the parameters that it gets; a subset of the names in `defaults`.
+        force: whether it runs even if it is up to date.
+    """
+
+    notebook: Path
+    needs: tuple[str, ...]
+    defaults: dict[str, Any]
+    given: dict[str, Any]
+    force: bool = False
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All its parameters."""
+        return self.defaults | self.given
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The parameters besides PROFILE that differ from the notebook's own, in order of name."""
+        names = sorted(n for n in self.given if n != "PROFILE" and self.given[n] != self.defaults[n])
+        return {name: self.given[name] for name in names}
+
+    @property
+    def name(self) -> str:
+        """File name of the executed copy, without its ending."""
+        return self.notebook.stem + "".join(f"--{n}-{_for_file_name(v)}" for n, v in self.changed.items())
+
+
+def _for_file_name(value: Any) -> str:
+    text = str(value)
+    plain = re.sub(r"[^A-Za-z0-9.+-]+", "_", text)[:40]
+    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _convert(name: str, value: str, default: Any) -> Any:
+    """Turn what the user wrote into the type of the notebook's own value."""
+    if isinstance(default, str) or default is None:
+        return value
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+        if isinstance(default, (int, float)):
+            number = type(default)(value)
+            if not math.isfinite(number):
+                raise ValueError
+            return number
+        literal = ast.literal_eval(value)
+        if type(literal) is not type(default):
+            raise ValueError
+        return literal
+    except (KeyError, ValueError, SyntaxError) as error:
+        kinds = {bool: "True or False", int: "a whole number", float: "a number"}
+        kind = kinds.get(type(default), f"a {type(default).__name__}")
+        raise config.CrackutilsError(f"{name}={value} must be {kind}, for example {name}={default}.") from error
+
+
+def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> list[Job]:
+    """Return the notebooks to run, in order, each with its parameters; needed ones come before those that need them.
+
+    Args:
+        which: ["all"], numbers such as "03", or ["recipes"]: every recipe once, then the comparison.
+        overrides: values by parameter name, as the user wrote them.
+        force: run the notebooks named in `which` even where they are up to date.
+
+    Raises:
+        CrackutilsError: an unknown notebook, profile or parameter, or a value of the wrong type.
+    """
+    notebooks = find_notebooks()
+    if not notebooks:
+        raise config.CrackutilsError(f"{config.display_path(config.NOTEBOOKS)} holds no notebook. Restore that folder.")
+    defaults = {number: read_parameters(path) for number, path in notebooks.items()}
+    if "recipes" in which:
+        if len(which) > 1:
+            raise config.CrackutilsError(
+                "run recipes runs its own notebooks. Give it alone, the others in a second call."
+            )
+        return _plan_recipes(defaults, overrides, force)
+    names = [n.zfill(2) if n.isdigit() else n for n in which]
+    chosen = sorted({config.choose("notebook", name, [*notebooks, "all", "recipes"]) for name in names})
+    chosen = list(notebooks) if "all" in chosen else chosen
+    profile = config.profile(overrides.get("PROFILE", DEFAULT_PROFILE))
+    overrides = overrides | {"PROFILE": profile.name}
+    _refuse_unknown(overrides, {name for number in chosen for name in defaults[number]} | {"PROFILE"})
+    if "RECIPE" in overrides and len(chosen) > 1:
+        use = " or ".join(f"make run-{number} RECIPE=..." for number in chosen if "RECIPE" in defaults[number])
+        raise config.CrackutilsError(
+            f"RECIPE={overrides['RECIPE']} belongs to one notebook. Give it to that one alone: {use}."
+        )
+
+    jobs: dict[str, Job] = {}
+
+    def add(number: str, trail: tuple[str, ...] = ()) -> None:
+        if number in jobs or number in trail:
+            return
+        path, own = notebooks[number], defaults[number]
+        needs = tuple(read_notebook(path).metadata.get("crackutils", {}).get("needs", ()))
+        for need in needs:
+            add(config.choose(f"{path.stem} needs notebook", need, notebooks), (*trail, number))
+        take = [n for n in overrides if n in own and (number in chosen or n in _SHARED)]
+        given = {name: _convert(name, overrides[name], own[name]) for name in take}
+        jobs[number] = Job(path, needs, own, given, force and number in chosen)
+
+    for number in chosen:
+        add(number)
+    for job in jobs.values():
+        _check(job, profile)
+    return list(jobs.values())
+
+
+def _refuse_unknown(overrides: dict[str, str], known: set[str]) -> None:
+    for name in overrides:
+        config.choose("parameter", name, sorted(known))
+
+
+def _check(job: Job, profile: config.Profile) -> None:
+    """Refuse here what the notebook would refuse after minutes of indexing."""
+    weights = job.values.get("WEIGHTS", "")
+    if weights:
+        config.choose("WEIGHTS", weights, config.WEIGHTS)
+    if job.defaults.get("RECIPE") in RECIPES:
+        family = RECIPES[job.defaults["RECIPE"]].family
+        choose_recipe(job.values["RECIPE"], family, profile, job.values.get("EPOCHS", 0), weights)
+
+
+def _plan_recipes(defaults: dict[str, dict[str, Any]], overrides: dict[str, str], force: bool) -> list[Job]:
+    """Return a job for each recipe that the profile's weights allow, and the comparison; print what is left out."""
+    of_family = {
+        RECIPES[own["RECIPE"]].family: number for number, own in defaults.items() if own.get("RECIPE") in RECIPES
+    }
+    numbers = [*of_family.values(), "05"]
+    _refuse_unknown(overrides, {name for number in numbers for name in defaults.get(number, {})} - {"RECIPE"})
+
+    def taken(number: str) -> dict[str, str]:
+        return {name: value for name, value in overrides.items() if name in defaults[number]}
+
+    weights = overrides.get("WEIGHTS") or config.profile(overrides.get("PROFILE", DEFAULT_PROFILE)).weights
+    own = models.OWN.backbone
+    jobs = []
+    for recipe in RECIPES.values():
+        if weights == "crackutils" and recipe.backbone not in ("", own):
+            print(f"left out: {recipe.name}, because WEIGHTS=crackutils exist for {own} only", flush=True)
+        elif weights == "random" and recipe.linear:
+            print(f"left out: {recipe.name}, because WEIGHTS=random have learnt nothing", flush=True)
+        else:
+            number = of_family[recipe.family]
+            jobs += plan([number], taken(number) | {"RECIPE": recipe.name}, force)
+    return jobs + plan(["05"], taken("05"), force)[-1:]
