@@ -1,6 +1,6 @@
 """The command line of the package: `crackutils COMMAND`, or `python -m crackutils COMMAND`."""
 
-import contextlib
+import functools
 import os
 import sys
 from pathlib import Path
@@ -8,16 +8,11 @@ from typing import Any
 
 import click
 
-from crackutils import config
+from crackutils.config import DEFAULT_SEED, ENGINES, CrackutilsError, start
 
 _PATH = click.Path(path_type=Path)  # whether it exists is checked later, with a remedy
-_ENGINE = click.option(
-    "--engine", default=config.ENGINES[0], metavar="NAME", help=f"One of {', '.join(config.ENGINES)}."
-)
-
-
-def _path_option(name: str, metavar: str, text: str, required: bool = False) -> Any:
-    return click.option(name, type=_PATH, metavar=metavar, help=text, required=required)
+_path = functools.partial(click.option, type=_PATH)
+_ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"One of {', '.join(ENGINES)}.")
 
 
 @click.group(context_settings={"max_content_width": 120})
@@ -26,7 +21,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--from", "origin", type=_PATH, metavar="PATH", help="RAR, ZIP or folder that you have; only read.")
+@_path("--from", "origin", metavar="PATH", help="RAR, ZIP or folder that you have; only read.")
 @click.option("--source", default="metu", metavar="NAME", help="Entry of data/sources.toml; metu if not given.")
 def data(origin: Path | None, source: str) -> None:
     """Fetch the images of a source, or take your copy of them."""
@@ -38,62 +33,58 @@ def data(origin: Path | None, source: str) -> None:
 @cli.command()
 def recipes() -> None:
     """List the recipes with their source, parameters, published result and corrections."""
-    config.start("sample")
+    start("sample")
     from crackutils.models import describe_model
     from crackutils.published import CORRECTED_IN_ALL, PUBLISHED, published_result
     from crackutils.recipes import RECIPES
 
-    print(f"{'RECIPE':<26} {'run':<8} {'parameters':>10} {'trained':>10} {'px':>4} {'epochs':>6}  published on METU")
+    row = "{:<26} {:<8} {:>10} {:>10} {:>4} {:>6}  {}".format
+    print(row("RECIPE", "run", "parameters", "trained", "px", "epochs", "published on METU"))
     for name, recipe in RECIPES.items():
-        size = describe_model(recipe.build(config.DEFAULT_SEED, "random"))
-        published = PUBLISHED.get(name)
-        target = "run-03" if recipe.family == "transfer" else "run-04"
+        size, origin = describe_model(recipe.build(DEFAULT_SEED, "random")), PUBLISHED.get(name)
+        counts = (f"{size[key]:,}" for key in ("parameters", "trainable"))
         epochs = "+".join(str(stage.epochs) for stage in recipe.stages)
-        print(
-            f"{name:<26} {target:<8} {size['parameters']:>10,} {size['trainable']:>10,} {recipe.size:>4} {epochs:>6}"
-            f"  {published_result(published) if published else 'ours'}"
-        )
-        print(f"{'':<26} {recipe.title}{f'; {published.source}' if published else ''}")
-        for line in published.corrections if published else ():
-            print(f"{'':<26} - {line}")
+        result, source, notes = "ours", "", ()
+        if origin:
+            result, source, notes = published_result(origin), f"; {origin.source}", origin.corrections
+        print(row(name, "run-03" if recipe.family == "transfer" else "run-04", *counts, recipe.size, epochs, result))
+        print(*(f"{'':<26} {line}" for line in (recipe.title + source, *(f"- {n}" for n in notes))), sep="\n")
     print("\nIn all of them " + ";\n  ".join(CORRECTED_IN_ALL) + ".")
     print("Trained: with the backbone frozen, as training begins. make run-recipes runs all of them.")
 
 
 @cli.command()
 @click.argument("folder", type=_PATH)
-@_path_option("--out", "CSV", "File to write.", required=True)
-@_path_option("--model", "RUN_FOLDER", "Run whose model scores; the best on METU by validation if not given.")
+@_path("--out", metavar="CSV", help="File to write.", required=True)
+@_path("--model", metavar="RUN_FOLDER", help="Run whose model scores; the best on METU by validation if not given.")
 @_ENGINE
-def score(folder: Path, out: Path, model: Path | None, engine: str) -> None:
+def score(folder: Path, **options: Any) -> None:
     """Write the crack probability of every image below FOLDER to a CSV file."""
     from crackutils.scoring import score
 
-    score(folder, out, model, engine)
+    score(folder, **options)
 
 
 @cli.command()
-@_path_option("--labels", "CSV", "Columns file, label and, if you know it, photo.", required=True)
-@_path_option("--out", "FOLDER", "New folder to write.", required=True)
-@_path_option("--model", "RUN_FOLDER", "Run of notebook 08; that on the largest METU profile if not given.")
+@_path("--labels", metavar="CSV", help="Columns file, label and, if you know it, photo.", required=True)
+@_path("--out", metavar="FOLDER", help="New folder to write.", required=True)
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; that on the largest METU profile if not given.")
 @_ENGINE
-def adapt(labels: Path, out: Path, model: Path | None, engine: str) -> None:
+def adapt(labels: Path, **options: Any) -> None:
     """Fit a trained model to your own site with labelled tiles, and measure the gain."""
     from crackutils.adaptation.adapt import adapt
 
-    adapt(labels, out, model, engine)
+    adapt(labels, **options)
 
 
 @cli.command()
 @click.argument("photos", nargs=-1, required=True, type=_PATH)
-@_path_option("--out", "FOLDER", "Folder to write, or to continue in.", required=True)
-@_path_option(
-    "--model", "RUN_FOLDER", "Run of notebook 08 or of adapt; that of 08 on the largest METU profile if not given."
-)
+@_path("--out", metavar="FOLDER", help="Folder to write, or to continue in.", required=True)
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else 08 on the largest METU profile.")
 @_ENGINE
 @click.option("--threshold", type=float, metavar="P", help="Probability that counts as a crack; 0.5 if not given.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; lengths are then in mm too.")
-@_path_option("--labels", "CSV", "Copy of tiles.csv with a column crack (1, 0 or empty); it chooses the threshold.")
+@_path("--labels", metavar="CSV", help="Copy of tiles.csv with a column crack (1, 0 or empty); sets the threshold.")
 def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Find cracks in whole PHOTOS (files or folders): maps, lengths, widths, and a report in one file."""
     from crackutils.inspection.folder import inspect
@@ -105,24 +96,12 @@ def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
 
 
 def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
-    """Run a command of a group.
-
-    Args:
-        group: the commands.
-        name: what the user writes before a command.
-        argv: the command and its arguments; None for those of this process.
-
-    Returns:
-        The exit status: what the command returned, or 2 after a mistake (one line on standard error), or 130 after
-        Ctrl-C.
-    """
+    """Run `argv` (None: of this process) in a group called `name`; return its status: 2 on a mistake, 130 on Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="replace")  # a console without Unicode must not stop a run
-    argv = sys.argv[1:] if argv is None else list(argv)
-    try:
-        # click's own main() would answer a mistake with several lines of usage
-        with group.make_context(name, argv or ["--help"]) as context:
+        if hasattr(stream, "reconfigure"):  # a console without Unicode must not stop a run
+            stream.reconfigure(errors="replace")
+    try:  # click's own main() would answer a mistake with several lines of usage
+        with group.make_context(name, list(sys.argv[1:] if argv is None else argv) or ["--help"]) as context:
             return group.invoke(context) or 0
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -130,7 +109,7 @@ def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
         cause = " ".join(error.format_message().split())
         print(f"error: {cause}{'' if cause.endswith(('.', '?')) else '.'} See {name} --help.", file=sys.stderr)
         return 2
-    except config.CrackutilsError as error:
+    except CrackutilsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, head for example, has closed the pipe

@@ -37,24 +37,17 @@ def raw_folder(source: str) -> Path:
 class Dataset:
     """The images of a profile, decoded once and described.
 
-    Attributes:
-        profile: the profile it was loaded for.
-        folder: folder that the `file` column is relative to.
-        index: a row per usable image: file, label (0 Negative, 1 Positive), number, bytes, sha256, width, height
-            (pixels as seen, after EXIF rotation), mode (Pillow's name), phash (64-bit difference hash, 16 hex digits).
-        left_out: file and reason of every file that is not used.
-        grey: uint8 (n, 128, 128), grey thumbnails in index order.
-        colour: uint8 (n, 16, 16, 3), RGB thumbnails in index order.
-        labels: "given", or "corrected" where the index holds the labels of `label_verdicts`.
+    The index has a row per usable image: file, label (0 Negative, 1 Positive), number, bytes, sha256, width, height
+    (pixels as seen, after EXIF rotation), mode (Pillow's name), phash (64-bit difference hash, 16 hex digits).
     """
 
-    profile: config.Profile
-    folder: Path
+    profile: config.Profile  # the profile it was loaded for
+    folder: Path  # folder that the `file` column is relative to
     index: pd.DataFrame
-    left_out: pd.DataFrame
-    grey: np.ndarray
-    colour: np.ndarray
-    labels: str = config.LABELS[0]
+    left_out: pd.DataFrame  # file and reason of every file that is not used
+    grey: np.ndarray  # uint8 (n, 128, 128), grey thumbnails in index order
+    colour: np.ndarray  # uint8 (n, 16, 16, 3), RGB thumbnails in index order
+    labels: str = config.LABELS[0]  # "given", or "corrected" where the index holds the labels of `label_verdicts`
 
     @cached_property
     def given(self) -> np.ndarray:
@@ -96,8 +89,7 @@ class Dataset:
         file = self.cache / f"pixels-{size}.v{DECODING}.npy"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            n = len(self.index)
+            part, n = file.with_suffix(".part"), len(self.index)
             out = np.lib.format.open_memmap(part, "w+", np.uint8, (n, size, size, 3))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 decoded = pool.map(lambda row: self.read(row, size), range(n))
@@ -112,13 +104,8 @@ class Dataset:
 def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
     """Return the images of a profile; their files are indexed where that is still to be done.
 
-    Args:
-        profile: as `config.start` returned it.
-        labels: "given" by the folders, or "corrected" by `label_verdicts`; ambiguous images keep the given label.
-
-    Raises:
-        CrackutilsError: the source is not there, or holds fewer files than the profile needs; no label of it is known
-            to be wrong.
+    `labels` is "given", as the folders say, or "corrected" by `label_verdicts`; ambiguous images keep the given label.
+    Raises CrackutilsError if the source is not there or holds too few files, or if none of its labels was checked.
     """
     config.choose("LABELS", labels, config.LABELS)
     folder = raw_folder(profile.source)
@@ -163,10 +150,9 @@ def _correct_labels(ds: Dataset) -> Dataset:
 
 
 def open_folder(folder: Path) -> Dataset:
-    """Return the images of any folder with Negative/ and Positive/; its images stay where they are.
+    """Return the images of any folder with Negative/ and Positive/, which stay where they are.
 
-    Raises:
-        CrackutilsError: a class without a usable image.
+    Raises CrackutilsError if a class has no usable image.
     """
     source = f"folder-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
     index, left_out, grey, colour = read_index(source, folder)
@@ -179,12 +165,8 @@ def open_folder(folder: Path) -> Dataset:
 def label_verdicts(ds: Dataset) -> pd.DataFrame:
     """Return verdicts on labels that are or may be wrong, from pictures that were opened: `data/audit/*_labels.csv`.
 
-    Returns:
-        A row per such image: row (of the index), file, label (the given one), verdict (crack, no crack or ambiguous),
-        reason. Empty where none is known.
-
-    Raises:
-        CrackutilsError: an image of that name has other bytes than the one that was opened.
+    A row per such image holds row (of the index), file, label (the given one), verdict (crack, no crack or ambiguous)
+    and reason. Raises CrackutilsError if an image of that name has other bytes than the one that was opened.
     """
     file = config.AUDIT / f"{ds.profile.source}_labels.csv"
     if not file.is_file():
@@ -208,15 +190,10 @@ def head(ds: Dataset, count: int) -> Dataset:
 
 
 def from_files(folder: Path, files: Sequence[str], labels: Sequence[int]) -> Dataset:
-    """Return files of the user's choice as a dataset to compute features of; nothing is written to disk.
+    """Return files (absolute paths, or relative to `folder`) as a dataset to compute features of; nothing is written.
 
-    The index holds what `load` puts there, with the labels given here. `grey` and `colour` are empty, and
+    The index holds what `load` puts there, with the labels (0 or 1) given here. `grey` and `colour` are empty, and
     `Dataset.given` means nothing, as the files need not lie in folders of their class.
-
-    Args:
-        folder: what the files are relative to.
-        files: their paths below it, or absolute ones.
-        labels: 0 or 1 for each.
     """
     index, left_out, grey, colour = _describe_all(folder, files, labels)
     return Dataset(config.profile("own"), folder, index, left_out, grey[:0], colour[:0])
@@ -256,8 +233,14 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
     home = config.data_dir() / "index" / source
     stamp = home / "state.json"
     if not stamp.is_file() or json.loads(stamp.read_text("utf-8")).get("state") != state.hexdigest():
+        labels = [config.CLASSES.index(file.split("/")[0]) for file in files]
+        watch = partial(progress, what="indexing", total=len(files))
+        index, left_out, grey, colour = _describe_all(folder, files, labels, watch)
         with replacing_folder(home) as work:
-            _write_index(folder, files, work)
+            index.to_csv(work / "index.csv", index=False, lineterminator="\n")
+            left_out.to_csv(work / "left_out.csv", index=False, lineterminator="\n")
+            np.save(work / "grey.npy", grey)
+            np.save(work / "colour.npy", colour)
             (work / stamp.name).write_text(json.dumps({"state": state.hexdigest()}), "utf-8")
     text = {"file": str, "sha256": str, "mode": str, "phash": str, "reason": str}
     return (
@@ -266,16 +249,6 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
         np.load(home / "grey.npy", mmap_mode="r"),
         np.load(home / "colour.npy", mmap_mode="r"),
     )
-
-
-def _write_index(folder: Path, files: list[str], home: Path) -> None:
-    labels = [config.CLASSES.index(file.split("/")[0]) for file in files]
-    watch = partial(progress, what="indexing", total=len(files))
-    index, left_out, grey, colour = _describe_all(folder, files, labels, watch)
-    index.to_csv(home / "index.csv", index=False, lineterminator="\n")
-    left_out.to_csv(home / "left_out.csv", index=False, lineterminator="\n")
-    np.save(home / "grey.npy", grey)
-    np.save(home / "colour.npy", colour)
 
 
 def _describe_all(

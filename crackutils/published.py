@@ -228,7 +228,7 @@ class Published:
     accuracy: float | None = None  # fraction; as published, or from errors; None where no result can be read
 
 
-_FACTS = tomllib.loads((config.PACKAGE / "published.toml").read_text("utf-8"))
+_FACTS = tomllib.loads((config.PACKAGE / "published_results.toml").read_text("utf-8"))
 CORRECTED_IN_ALL: tuple[str, ...] = tuple(_FACTS["corrected_in_all"])
 PUBLISHED: dict[str, Published] = {
     name: Published(**facts | {"corrections": tuple(facts["corrections"])}) for name, facts in _FACTS["recipes"].items()

@@ -7,10 +7,10 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import PIL
 
+from crackutils import models, training
 from crackutils.config import CrackutilsError, display_path
 from crackutils.files import lock_file, progress, sha256, write_atomically
 from crackutils.images import DECODING, read_image
@@ -18,33 +18,23 @@ from crackutils.inference.engines import Engine, program_file, run_stream, start
 from crackutils.runs import find_best_run, read_recipe
 from crackutils.stages import Recipe
 
-_HEADER = ("file", "p_crack", "problem")
-
 
 def score(folder: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert") -> None:
-    """Write the crack probability of every image below a folder to a CSV file: file, p_crack, problem.
+    """Write the crack probability of every image below a folder to the CSV file `out`: file, p_crack, problem.
 
     Files that are no images are listed with the reason. Names that begin with a dot and links to folders are skipped.
     Each image counts as one patch: it is squeezed to the model's square input, so cut large photos into patches first.
     Rows are kept in a hidden file beside `out` until all are there; after a kill the same call continues from them.
-
-    Args:
-        folder: where the images lie, in folders or not.
-        out: the CSV file; one that exists is replaced at the end.
-        model: a run folder; None takes the run that `runs.find_best_run` names.
-        engine: one of `config.ENGINES`.
-
-    Raises:
-        CrackutilsError: no such folder, or one that cannot be listed; no files in it; no model; an engine that is not
-            installed; an `out` that cannot be written, or that another process is writing.
+    `model` is a run folder, and None the run that `runs.find_best_run` names; `engine` is one of `config.ENGINES`.
+    CrackutilsError means no such folder, or one that cannot be listed; no files in it; no model; an engine that is not
+    installed; an `out` that cannot be written, or that another process is writing.
     """
     folder, out = Path(folder), Path(out)
     if not folder.is_dir():
         raise CrackutilsError(f"{folder} is not a folder. Give one that holds images.")
     if out.is_dir():
         raise CrackutilsError(f"{out} is a folder. Give the name of a CSV file.")
-    names = list(_walk(folder, out))
-    if not names:
+    if not (names := list(_walk(folder, out))):
         raise CrackutilsError(f"{folder} holds no files.")
     if model is None:
         model = find_best_run()
@@ -54,7 +44,7 @@ def score(folder: str | Path, out: str | Path, model: str | Path | None = None, 
     part = out.with_name(f".{out.name}.{key}.part")
     with _writing(out):
         rows = _score_files(running, recipe.size, folder, names, part)
-        write_atomically(out, b"".join(_line(row) for row in [_HEADER, *rows]))
+        write_atomically(out, b"".join(_line(row) for row in [("file", "p_crack", "problem"), *rows]))
         part.unlink()
     cracks = sum(p != "" and float(p) >= 0.5 for _, p, _ in rows)
     problems = sum(p == "" for _, p, _ in rows)
@@ -65,27 +55,18 @@ def score(folder: str | Path, out: str | Path, model: str | Path | None = None, 
 def load_scorer(folder: Path, engine: str) -> tuple[Engine, Recipe, str]:
     """Return an engine that runs the model of a finished run, its recipe, and a key for model and engine.
 
-    The engine takes RGB 0-255 and gives the probability of a crack, or those of both classes.
-
-    Raises:
-        CrackutilsError: no finished run, no model in it, or an engine that is not installed.
+    The engine takes RGB 0-255 and gives the probability of a crack, or those of both classes. CrackutilsError means no
+    finished run, no model in it, or an engine that is not installed.
     """
     recipe, home = read_recipe(folder)[0], folder / "model"
     try:
         with zipfile.ZipFile(home / "model.keras") as parts:
             key = f"{sha256(home / 'model.weights.h5')} {parts.read('config.json').decode()}"
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise CrackutilsError(
-            f"{home} holds no usable model.keras and model.weights.h5. Run its notebook again with FORCE=1."
-        ) from error
-
-    def build() -> Any:
-        from crackutils import models, training  # TensorFlow starts only where the network is not yet converted
-
-        return models.without_augmentation(training.load(folder)[0])
-
+        told = f"{home} holds no usable model.keras and model.weights.h5. Run its notebook again with FORCE=1."
+        raise CrackutilsError(told) from error
     file = program_file(f"{recipe.name}-{recipe.size}-{hashlib.sha256(key.encode()).hexdigest()[:12]}")
-    running = start_engine(engine, file, build)
+    running = start_engine(engine, file, lambda: models.without_augmentation(training.load(folder)[0]))
     return running, recipe, f"{file.name} {running.facts} {DECODING} {PIL.__version__}"
 
 
@@ -97,11 +78,9 @@ def _walk(folder: Path, out: Path) -> Iterator[str]:
 
     for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(place, name)
-            wanted = not name.startswith(".") and path.absolute() != out.absolute()
+        for path in (Path(place, name) for name in sorted(files) if not name.startswith(".")):
             # a pipe would block; a link that leads nowhere is listed, with its problem
-            if wanted and (path.is_file() or path.is_symlink()):
+            if path.absolute() != out.absolute() and (path.is_file() or path.is_symlink()):
                 yield path.relative_to(folder).as_posix()
 
 
@@ -116,18 +95,16 @@ def _score_files(running: Engine, size: int, folder: Path, names: list[str], par
     with open(part, "a", encoding="utf-8") as handle, contextlib.closing(scored):
         for name, chances, problem in progress(scored, "scoring", len(names) - len(done), "file"):
             # of the only unit, or of the second of two classes
-            row = (name, "" if chances is None else str(chances[-1]), " ".join(problem.split()))
-            rows.append(row)
-            handle.write(json.dumps((row, _state(folder / name))) + "\n")
+            rows.append((name, "" if chances is None else str(chances[-1]), " ".join(problem.split())))
+            handle.write(json.dumps((rows[-1], _state(folder / name))) + "\n")
             if len(rows) % 64 == 0:
                 handle.flush()
     return rows
 
 
 def _read_part(part: Path, folder: Path, names: list[str]) -> list[tuple[tuple[str, ...], str]]:
-    """Return the rows of an unfinished file, each with the state of its image, up to the first that does not hold."""
+    """Return the rows of an unfinished file, with the states of its images, up to the first cut or outdated one."""
     done = []
-    # no such file, or a line that a kill has cut short
     with contextlib.suppress(FileNotFoundError, ValueError), open(part, encoding="utf-8") as lines:
         for name, line in zip(names, lines, strict=False):
             row, state = json.loads(line)

@@ -18,11 +18,9 @@ _MEASURES_VERSION = "1"  # raise it when a measure changes
 def measure_images(ds: datasets.Dataset) -> pd.DataFrame:
     """Measure what may make an image hard, on thumbnails of 128 pixels.
 
-    Returns:
-        A row per image in index order, cached: width (mean width of the longest dark thing, fraction of the side),
-        length (its extent, fraction of the side), depth (how far the darkest 2 % lie below the median, grey levels),
-        brightness (median grey level), sharpness (finest against coarser detail; blur lowers it), texture (median of
-        the local deviation, grey levels).
+    A row per image in index order, cached: width (mean width of the longest dark thing, fraction of the side), length
+    (its extent, fraction of the side), depth (how far the darkest 2 % lie below the median, grey levels), brightness
+    (median grey level), sharpness (finest against coarser detail), texture (median local deviation, grey levels).
     """
     file = ds.cache / f"measures.v{_MEASURES_VERSION}.csv"
     if not file.exists():
@@ -59,16 +57,10 @@ def hard_slices(ds: datasets.Dataset) -> pd.DataFrame:
     dark, blurred and textured of all; line-like (long, thin and darker than its surroundings, as hairs, wires and
     joints are) of images without a crack. The doubtful labels are all those of `datasets.label_verdicts`.
     """
-    m, cracked = measure_images(ds), ds.index["label"].to_numpy() == 1
-    every = np.ones(len(m), bool)
-    kinds = {
-        "thin": (m["width"], cracked),
-        "faint": (m["depth"], cracked),
-        "dark": (m["brightness"], every),
-        "blurred": (m["sharpness"], every),
-        "textured": (-m["texture"], every),
-        "line-like": (-m["length"] / (m["width"] + 1 / 128), ~cracked),
-    }
+    m, cracked, every = measure_images(ds), ds.index["label"].to_numpy() == 1, np.ones(len(ds.index), bool)
+    kinds = {"thin": (m["width"], cracked), "faint": (m["depth"], cracked), "dark": (m["brightness"], every)}
+    kinds |= {"blurred": (m["sharpness"], every), "textured": (-m["texture"], every)}
+    kinds |= {"line-like": (-m["length"] / (m["width"] + 1 / 128), ~cracked)}
     out = pd.DataFrame(False, index=m.index, columns=list(SLICES))
     for name, (value, among) in kinds.items():
         out.loc[value[among].sort_values(kind="stable").index[: int(among.sum() * 0.1)], name] = True
@@ -77,9 +69,9 @@ def hard_slices(ds: datasets.Dataset) -> pd.DataFrame:
 
 
 def score_slices(ds: datasets.Dataset, test: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the accuracy of predictions, rows of `read_predictions`, in each slice that holds any, the weakest first.
+    """Return a row per slice that holds predictions, rows of `read_predictions`, the weakest first.
 
-    The columns are slice, n, errors, accuracy, low and high (95 % Wilson interval).
+    A row has slice, n, errors, accuracy, low and high (95 % Wilson interval).
     """
     table = test.merge(hard_slices(ds).assign(file=ds.index["file"]), on="file")
     wrong = (table["p_crack"] >= 0.5) != table["label"]

@@ -74,16 +74,15 @@ class Training:
             models.settle(models.backbone_of(model), self._images[few].astype(np.float32) * scale + offset)
         # everything that the bytes of a checkpoint depend on
         parts = [recipe.as_dict(), ds.sha256, "".join(manifest["label"].astype(str) + manifest["split"]), self._seed]
-        parts += [self.start, features or {}, _layers(model), [w.tobytes().hex() for w in model.get_weights()]]
+        weights = [hashlib.sha256(values.tobytes()).hexdigest() for values in model.get_weights()]
+        parts += [self.start, features or {}, _layers(model), weights]
         parts += [keras.config.dtype_policy().name, provenance.code_hash(), provenance.versions()]
         self._key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
         self._folder = run.checkpoints()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._random = [(v, np.array(v)) for v in model.variables if v.path.endswith("seed_generator_state")]
-        self._best, self._best_file = (
-            math.inf,
-            save_weights(self.model, self._folder / f"start-{self._key[:12]}.weights.h5"),
-        )
+        self._best = math.inf
+        self._best_file = save_weights(self.model, self._folder / f"start-{self._key[:12]}.weights.h5")
         self._history: list[dict[str, Any]] = []
         self._done: list[dict[str, Any]] = []
         self._seconds: dict[str, float] = {}
@@ -267,6 +266,8 @@ def _portable(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     dropped = ("build_config", "compile_config", "" if "keras_history" in value else "dtype")  # tensors need theirs
+    if not value.get("renorm"):  # options that Keras 3.8 does not know, at their defaults
+        dropped += ("quantization_config", "renorm", "renorm_clipping", "renorm_momentum")
     value = {k: _portable(v) for k, v in value.items() if k not in dropped and not k.endswith("_initializer")}
     if value.get("registered_name") == "crackutils>_TopMean":  # saved models name the module it was in
         importlib.import_module("crackutils.detector.network")  # Keras finds only layers that are registered

@@ -1,7 +1,5 @@
 """Adaptation to a site: the fitted head, the learning curve, the user's labels, and the run that is written."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import subprocess
@@ -9,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import matplotlib
 import numpy as np
@@ -28,14 +27,14 @@ from crackutils.adaptation.labels import photos_of_tiles, read_labels
 from crackutils.cli import main
 from crackutils.config import CrackutilsError, keras
 from crackutils.detector import head
-from crackutils.detector.features import features_of_run
 from crackutils.detector.head import PENALTIES, fit_head
 from crackutils.detector.network import build_detector
-from crackutils.detector.runs import DETECTOR, find_detector_run
+from crackutils.detector.runs import DETECTOR, features_of_run, find_detector_run
 from crackutils.files import sha256
 
 matplotlib.use("Agg")
 
+Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
 TINY = dataclasses.replace(DETECTOR, size=64)
 ONE, TWO = "tiles/7000-0.png,0,photo 0", "tiles/7000-1.png,1,photo 0"
 
@@ -87,11 +86,10 @@ def edited(file: Path, *changes: tuple[str, str]) -> Path:
     return file
 
 
-def test_the_penalty_pulls_to_the_unadapted_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_penalty_pulls_to_the_unadapted_head(monkeypatch: Patch) -> None:
     x, y, groups = site()
     weights, bias, penalty = fit_head(x, y, groups)
-    assert np.isfinite(penalty)
-    assert np.argmax(np.abs(weights[1:] * x[:, 1:].std(0))) == 6
+    assert np.isfinite(penalty) and np.argmax(np.abs(weights[1:] * x[:, 1:].std(0))) == 6
     monkeypatch.setattr(head, "PENALTIES", (float("inf"),))
     strict, offset, penalty = fit_head(x, y, groups)
     assert penalty == float("inf") and not strict[1:].any() and strict[0] > 0
@@ -101,7 +99,7 @@ def test_the_penalty_pulls_to_the_unadapted_head(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("tiles", [60, 300])  # fewer tiles than features, and more
-def test_the_head_is_the_minimum_of_its_loss(tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_is_the_minimum_of_its_loss(tiles: int, monkeypatch: Patch) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(tiles, 101))
     x = (x - x.mean(0)) / x.std(0)
@@ -114,17 +112,13 @@ def test_the_head_is_the_minimum_of_its_loss(tiles: int, monkeypatch: pytest.Mon
     np.testing.assert_allclose(x @ weights + bias, theirs.decision_function(big), atol=2e-3)
 
 
-def test_a_few_labels_do_not_invert_the_ranking() -> None:
+def test_a_few_labels_do_not_invert_the_ranking_and_cross_validation_keeps_photos_together() -> None:
     x, y, groups = site(20, 10)
     x[:, 0] = -x[:, 0] - 3 * y
     assert fit_head(x, y, groups)[0][0] == pytest.approx(0.05)
     with pytest.raises(CrackutilsError, match="all of one class"):
         fit_head(x, np.zeros(20, int), groups)
-
-
-def test_cross_validation_keeps_photos_together() -> None:
-    rng = np.random.default_rng(3)
-    photos = np.repeat(np.arange(30), 10)
+    rng, photos = np.random.default_rng(3), np.repeat(np.arange(30), 10)
     y = (rng.permutation(30) % 2)[photos]
     appearance = rng.normal(size=(30, 300))[photos] + rng.normal(0, 0.05, (300, 300))  # shows the photo, not the crack
     x = np.concatenate([(y + rng.normal(0, 1, 300))[:, None], appearance], 1)
@@ -132,7 +126,7 @@ def test_cross_validation_keeps_photos_together() -> None:
     assert fit_head(x[:40], y[:40], np.zeros(40))[2] == float("inf")  # nothing to choose by
 
 
-def test_other_tiles_may_choose_the_penalty_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_tiles_may_choose_the_penalty_instead(monkeypatch: Patch) -> None:
     x, y, _ = site(800)
     held = x[400:], y[400:]
 
@@ -141,13 +135,11 @@ def test_other_tiles_may_choose_the_penalty_instead(monkeypatch: pytest.MonkeyPa
         z = held[0] @ weights + bias
         return penalty, np.logaddexp(0, np.where(held[1] == 1, -z, z)).mean()
 
-    penalty, least = loss()
-    losses = {}
+    (penalty, least), losses = loss(), {}
     for one in PENALTIES:
         monkeypatch.setattr(head, "PENALTIES", (one,))
         losses[one] = loss()[1]
-    assert penalty == min(losses, key=losses.get) != float("inf")
-    assert least == pytest.approx(losses[penalty], rel=1e-3)
+    assert penalty == min(losses, key=losses.get) != float("inf") and least == pytest.approx(losses[penalty], rel=1e-3)
 
 
 def test_the_curve_rises_with_what_the_features_hold() -> None:
@@ -166,7 +158,7 @@ def test_the_curve_rises_with_what_the_features_hold() -> None:
     assert "was not worth it: with 50 labels" in describe_gain(learning_curve(noise, y, groups, ns=(20, 50), draws=8))
 
 
-def test_photos_are_never_in_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_are_never_in_both_halves(monkeypatch: Patch) -> None:
     rng = np.random.default_rng(0)
     photos = rng.integers(0, 9, 200)
     y = ((photos % 3 > 0) & (rng.random(200) < 0.3)).astype(int)
@@ -188,8 +180,7 @@ def test_photos_are_never_in_both_halves(monkeypatch: pytest.MonkeyPatch) -> Non
     curve = learning_curve(x, y, photos, ns=(20, 40), draws=6)
     assert len(fitted) == 12 and len(tested) == 18
     for k, (train, labels) in enumerate(fitted):
-        assert not set(train) & set(tested[k // 2 * 3])
-        assert len(train) == (20, 40)[k % 2]
+        assert not set(train) & set(tested[k // 2 * 3]) and len(train) == (20, 40)[k % 2]
         assert 0 < labels.sum() < len(labels) / 2  # stratified
     assert len({tuple(np.unique(z)) for z in tested}) > 1
     # the first row is the network as it was, on the same halves
@@ -214,18 +205,15 @@ def test_where_there_is_no_curve_the_reason_is_given(photos: list[int], ns: tupl
     assert len(learning_curve(x, y, np.arange(20) % 4, (5,), draws=2)) == 2  # four photos are enough
 
 
-@pytest.mark.parametrize(
-    ("lows", "message"),
-    [
+def test_a_gain_counts_where_further_labels_keep_it() -> None:
+    curve = pd.DataFrame({"n": [0, 20, 50, 100], "auroc": [0.7, 0.8, 0.8, 0.8], "auroc_gain": [0, 0.1, 0.1, 0.1]})
+    for lows, message in (
         ([0.1, 0.1, 0.1], "worth it from 20 labels on, the fewest tried: AUROC 0.800 against 0.700 unadapted"),
         ([-0.1, 0.1, 0.2], "worth it from 50 labels on: AUROC"),
         ([0.1, -0.1, 0.2], "worth it from 100 labels on"),
         ([0.1, 0.1, 0.0], "not worth it: with 100 labels the AUROC differs"),
-    ],
-)
-def test_a_gain_counts_where_further_labels_keep_it(lows: list[float], message: str) -> None:
-    curve = pd.DataFrame({"n": [0, 20, 50, 100], "auroc": [0.7, 0.8, 0.8, 0.8], "auroc_gain": [0, 0.1, 0.1, 0.1]})
-    assert message in describe_gain(curve.assign(auroc_gain_low=[0, *lows], auroc_gain_high=[0, 0.3, 0.3, 0.3]))
+    ):
+        assert message in describe_gain(curve.assign(auroc_gain_low=[0, *lows], auroc_gain_high=[0, 0.3, 0.3, 0.3]))
 
 
 def test_the_figure_shows_both_scores_and_their_intervals() -> None:
@@ -244,10 +232,7 @@ def test_the_figure_shows_both_scores_and_their_intervals() -> None:
         (("file,label,photo", "a;b"), r"has not one column file and label"),
         (("file,label,photo", "file,label,file"), r"has not one column file"),
         ((ONE, ONE[:-8]), r"in 1 of 48 rows there are more or fewer fields .* \(first: tiles/7000-0"),
-        (
-            (",0,", ",no,"),
-            r"in 24 of 48 rows the label is none \(first: tiles/7000-0\.png: no\)\. Write 0 or 1, or Neg",
-        ),
+        ((",0,", ",no,"), r"in 24 of 48 rows the label is none \(first: tiles/7000-0\.png: no\)\. Write 0 or 1, or N"),
         ((",0,", ",1,"), r"labels all 48 tiles Positive\. Give tiles of both classes"),
         (("/7001-", "/none-"), r"in 2 of 48 rows the file does not exist \(first: tiles/none-2\.png\)\. Paths"),
         ((TWO, "tiles/../" + ONE), r"in 1 of 48 rows the file stood in a row before \(first: tiles/\.\./tiles/7000-0"),
@@ -257,66 +242,54 @@ def test_the_figure_shows_both_scores_and_their_intervals() -> None:
 def test_a_csv_that_cannot_be_used_is_refused(change: tuple[str, str], message: str, tiles: Path) -> None:
     with pytest.raises(CrackutilsError, match=rf"labels\.csv:? {message}") as raised:
         adapt(edited(tiles, change), tiles.parent / "out", tiles.parent)
-    assert "\n" not in str(raised.value)
-    assert not (tiles.parent / "out").exists()
+    assert "\n" not in str(raised.value) and not (tiles.parent / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_other_files_are_refused_and_words_spaces_and_absolute_paths_understood(tiles: Path) -> None:
+    for content, message in (
         (b"", "has not one column file and label"),
         (b"file,label\n", "holds 0 labels. Give at least 10"),
         (b"file,label\ntiles/7000-0.png,0\ntiles/7000-1.png,1\n", "holds 2 labels. Give at least 10"),
         (b"file,label\n\xff\xfe,1\n", "is no CSV file in UTF-8"),
         (b'file,label\n"a,1\n', "is no CSV file in UTF-8"),
         (None, "cannot be read"),
-    ],
-)
-def test_a_file_that_is_no_table_of_labels(content: bytes | None, message: str, tiles: Path) -> None:
-    tiles.unlink()
-    if content is not None:
-        tiles.write_bytes(content)
-    with pytest.raises(CrackutilsError, match=message):
-        read_labels(tiles)
-
-
-def test_words_spaces_and_absolute_paths_are_understood(tiles: Path) -> None:
+    ):
+        other = tiles.with_name("none.csv" if content is None else "other.csv")
+        if content is not None:
+            other.write_bytes(content)
+        with pytest.raises(CrackutilsError, match=message):
+            read_labels(other)
     absolute = str(tiles.parent / "tiles" / "7000-0.png")
     names = ("file,label,photo", "\ufeffFile,label, photo")
     table = read_labels(edited(tiles, (ONE, f'"{absolute}", negative ,a'), (",1,", ",Positive,"), names))
-    assert table["label"].tolist() == [0, 1] * 24
-    assert table.iloc[0].tolist() == [absolute, 0, "a"]
+    assert table["label"].tolist() == [0, 1] * 24 and table.iloc[0].tolist() == [absolute, 0, "a"]
 
 
 def test_pictures_that_cannot_be_used_are_refused(tiles: Path, base: Path, tmp_path: Path) -> None:
     first, second = (tiles.parent / "tiles" / name for name in ("7000-0.png", "7000-1.png"))
-    for content, message in (
-        (first.read_bytes()[:200], r"in 1 of 48 rows the image cannot be used \(first: tiles/7000-0\.png is t"),
-        (second.read_bytes(), r"stood in a row before \(first: tiles/7000-1\.png is tiles/7000-0\.png\)"),
-    ):
+    damaged = r"in 1 of 48 rows the image cannot be used \(first: tiles/7000-0\.png is t"
+    again = r"stood in a row before \(first: tiles/7000-1\.png is tiles/7000-0\.png\)"
+    for content, message in ((first.read_bytes()[:200], damaged), (second.read_bytes(), again)):
         first.write_bytes(content)
         with pytest.raises(CrackutilsError, match=message):
             adapt(tiles, tmp_path / "out", base)
     assert not (tmp_path / "out").exists()
 
 
-def test_photos_are_known_by_the_column_or_by_names(tiles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_photos_are_known_by_the_column_or_by_names(tiles: Path, capsys: Capture) -> None:
     table = read_labels(tiles)
-    given, source = photos_of_tiles(table)
-    assert (source, given.tolist()) == ("column", [i // 2 for i in range(48)])
-    named, source = photos_of_tiles(table.drop(columns="photo"))
-    assert (source, named.tolist()) == ("names", given.tolist())
+    for given, expected in ((table, "column"), (table.drop(columns="photo"), "names")):
+        photos, source = photos_of_tiles(given)
+        assert (source, photos.tolist()) == (expected, [i // 2 for i in range(48)])
     assert "intervals below are too narrow" not in capsys.readouterr().out
     table["file"] = table["file"].replace("tiles/7000-0.png", "tiles/wall-0.png")
     single, source = photos_of_tiles(table.drop(columns="photo"))
-    assert (source, len(set(single))) == ("nothing", 48)
-    assert "intervals below are too narrow" in capsys.readouterr().out
+    assert (source, len(set(single))) == ("nothing", 48) and "intervals below are too narrow" in capsys.readouterr().out
 
 
 def test_features_of_a_run_are_those_that_its_last_layer_sees(tiles: Path, base: Path, computed: list[int]) -> None:
-    ds, _ = labelled(tiles)
+    (ds, _), (model, _) = labelled(tiles), training.load(base)
     x = features_of_run(ds, np.arange(6), base).x
-    model, _ = training.load(base)
     images = np.stack([ds.read(row, 64) for row in range(6)]).astype(np.float32)
     features = keras.Model(model.input, model.get_layer("features").output).predict_on_batch(images)
     kernel, bias = model.get_layer("p_crack").get_weights()
@@ -348,17 +321,14 @@ def test_other_weights_have_other_features(tiles: Path, base: Path, tmp_path: Pa
         features_of_run(ds, np.arange(2), other)
     training.save(build_detector(TINY, "crackutils", 6), other, "")
     second = features_of_run(ds, np.arange(2), other).x
-    assert computed == [0, 1, 0, 1]
-    assert first[0, 0] != second[0, 0]
+    assert computed == [0, 1, 0, 1] and first[0, 0] != second[0, 0]
     np.testing.assert_allclose(first[:, 1:], second[:, 1:], atol=1e-5)  # the backbone is the same
     edited(other / "metrics.json", ('"cells": 0.06', '"cells": 0'))
-    with pytest.raises(CrackutilsError, match=r"has no cells of its own; give a run of notebook 08"):
+    with pytest.raises(CrackutilsError, match=r"has no cells; give a run of notebook 08"):
         features_of_run(ds, np.arange(2), other)
 
 
-def test_the_command_from_labels_to_scores(
-    tiles: Path, base: Path, tmp_path: Path, computed: list[int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(tiles: Path, base: Path, tmp_path: Path, computed: list[int], capsys: Capture) -> None:
     usual, out = config.results_dir() / "metu-half" / "08_cross_dataset" / TINY.name, tmp_path / "deep" / "adapted"
     usual.parent.mkdir(parents=True)
     usual.symlink_to(base)
@@ -367,13 +337,11 @@ def test_the_command_from_labels_to_scores(
     printed = capsys.readouterr().out
     assert f"08_cross_dataset/{TINY.name}" in printed and "24 photos, by the column photo" in printed
     assert "On these tiles labelling was" in printed and "average_precision_gain_low" in printed
-    assert sorted(base.rglob("*")) == before
-    assert sorted(computed) == list(range(48))
+    assert sorted(base.rglob("*")) == before and sorted(computed) == list(range(48))
     written = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     model_files = {f"model/{name}" for name in ("model.weights.h5", "model.keras", "summary.txt", "README.md")}
     names = {"metrics.json", "run.json", "learning_curve.csv", "figures/learning_curve.png"}
-    assert set(written) == names | model_files
-    assert [path.name for path in out.parent.iterdir()] == ["adapted"]
+    assert set(written) == names | model_files and [path.name for path in out.parent.iterdir()] == ["adapted"]
     metrics, before = (json.loads((run / "metrics.json").read_text("utf-8")) for run in (out, base))
     facts = metrics["settings"].pop("adapted")
     assert metrics["settings"] == before["settings"] and metrics["run"] == "adapted"
@@ -398,8 +366,7 @@ def test_the_command_from_labels_to_scores(
     # a second call computes and overwrites nothing, and an adapted run cannot be adapted
     del computed[:]
     command = ["adapt", "--labels", str(tiles), "--model", str(base), "--out"]
-    assert main([*command, str(tmp_path / "again")]) == 0
-    assert computed == []
+    assert main([*command, str(tmp_path / "again")]) == 0 and computed == []
     again = json.loads((tmp_path / "again" / "metrics.json").read_text("utf-8"))
     assert again["learning_curve"] == metrics["learning_curve"]
     capsys.readouterr()
@@ -410,25 +377,16 @@ def test_the_command_from_labels_to_scores(
     assert "was adapted already. Give the run that it is from" in capsys.readouterr().err
 
 
-def test_too_few_tiles_for_a_curve_adapt_all_the_same(
-    tiles: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_few_tiles(tiles: Path, base: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     tiles.write_text("\n".join(tiles.read_text("utf-8").splitlines()[:25]) + "\n", "utf-8")
     out = tmp_path / "out"
     out.mkdir()  # an empty one is as good as none
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("crackutils.provenance.versions", killed)
-        with pytest.raises(KeyboardInterrupt):
-            adapt(tiles, out, base)
-    assert not any(out.iterdir()) and not list(tmp_path.glob(".out*"))
-    assert len(adapt(tiles, out, base)) == 0
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("crackutils.provenance.versions", Mock(side_effect=KeyboardInterrupt))
+        adapt(tiles, out, base)
+    assert not any(out.iterdir()) and not list(tmp_path.glob(".out*")) and len(adapt(tiles, out, base)) == 0
     why = "There is no learning curve: half of the photos hold as few as 12 labelled tiles"
-    assert why in capsys.readouterr().out
-    assert why in (out / "model" / "README.md").read_text("utf-8")
+    assert why in capsys.readouterr().out and why in (out / "model" / "README.md").read_text("utf-8")
     assert not (out / "learning_curve.csv").exists() and not (out / "figures").exists()
     training.load(out)
     (tmp_path / "file").write_text("mine")
@@ -459,8 +417,8 @@ def test_the_run_to_adapt(tiles: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--labels", "x.csv"], ["--labels", "no.csv", "--out", "y"]])
-def test_a_mistake_on_the_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["adapt", *arguments]) == 2
-    error, message = capsys.readouterr().err, "no.csv cannot be read" if "--out" in arguments else "--out"
+@pytest.mark.parametrize(("more", "message"), [([], "--out"), (["--out", "y"], "no.csv cannot be read")])
+def test_a_mistake_on_the_command_line(more: list[str], message: str, capsys: Capture) -> None:
+    assert main(["adapt", "--labels", "no.csv", *more]) == 2
+    error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error

@@ -108,9 +108,6 @@ def test_the_best_is_chosen_by_validation_not_by_test() -> None:
     assert best_by_validation(runs()) == "simple-cnn"
 
 
-# ---------------------------------------------------------------- over splits and seeds
-
-
 def test_only_usual_runs_stand_for_their_recipe() -> None:
     fake_run("simple-cnn", 7)
     fake_run("mobilenetv2", 2)

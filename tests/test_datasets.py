@@ -1,9 +1,6 @@
 """The index, what is derived from it, and the ways to open images."""
 
-from __future__ import annotations
-
 import dataclasses
-import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -14,6 +11,8 @@ import pytest
 from PIL import Image
 
 from crackutils import config, datasets
+from crackutils.config import CrackutilsError
+from crackutils.files import sha256
 from crackutils.sources.fetch import fetch, prepare
 from crackutils.splits.check import find_leaks, planted_recall
 from crackutils.splits.make import make_split
@@ -25,12 +24,17 @@ RAMP = np.broadcast_to(np.arange(60, 156, dtype=np.uint8), (64, 96))  # brighter
 OWN = config.profile("own")
 
 
+@pytest.fixture
+def raw(data_dir: Path, tree: Callable[..., Path]) -> Path:
+    """A folder of the profile `own`, three images of each class."""
+    return tree(data_dir / "raw" / "own", 3)
+
+
 def leftovers(data_dir: Path) -> list[str]:
     return sorted(p.name for p in data_dir.rglob("*") if p.name.startswith(".") or p.suffix == ".part")
 
 
-def test_index_describes_each_image(data_dir: Path, tree: Callable[..., Path]) -> None:
-    raw = tree(data_dir / "raw" / "own", 3)
+def test_index_describes_each_image(raw: Path) -> None:
     exif, number = Image.Exif(), "9" * 30  # too long a number is none
     exif[0x0112] = 6
     Image.fromarray(np.dstack([RAMP] * 3)).save(raw / "Positive" / "shot.jpg", exif=exif)
@@ -43,27 +47,26 @@ def test_index_describes_each_image(data_dir: Path, tree: Callable[..., Path]) -
     assert list(ds.index["label"]) == [0] * 3 + [1] * 6
     assert list(ds.index["number"]) == [1, 2, 3, -1, -1, 1, 2, 3, 10]
     for file, size, sha in ds.index[["file", "bytes", "sha256"]].itertuples(index=False):
-        data = (raw / file).read_bytes()
-        assert (size, sha) == (len(data), hashlib.sha256(data).hexdigest())
+        assert (size, sha) == ((raw / file).stat().st_size, sha256(raw / file))
     table = ds.index.set_index("file")
-    row = table.loc["Positive/shot.jpg"]
-    assert (row["width"], row["height"], row["mode"]) == (64, 96, "RGB")  # as seen: the camera was turned
-    assert table.loc["Positive/00010.png", "mode"] == "L"
-    assert table.loc["Positive/00010.png", "phash"] == "f" * 16
+    seen = tuple(table.loc["Positive/shot.jpg", ["width", "height", "mode"]])
+    assert seen == (64, 96, "RGB")  # the camera was turned
+    assert tuple(table.loc["Positive/00010.png", ["mode", "phash"]]) == ("L", "f" * 16)
     assert table.loc[f"Positive/{number}.png", "phash"] == "0" * 16  # its mirror image
     assert table["phash"].str.fullmatch("[0-9a-f]{16}").all()
     assert table["phash"][table.index.str.contains("/0000")].nunique() == 6
     assert (len(ds.left_out), list(ds.left_out)) == (0, ["file", "reason"])
-    assert (ds.grey.shape, ds.grey.dtype) == ((9, 128, 128), np.uint8)
-    assert (ds.colour.shape, ds.colour.dtype) == ((9, 16, 16, 3), np.uint8)
+    assert (ds.grey.shape, ds.colour.shape) == ((9, 128, 128), (9, 16, 16, 3))
+    assert ds.grey.dtype == ds.colour.dtype == np.uint8
     for i in range(9):
         assert abs(ds.colour[i].mean() - ds.read(i).mean()) < 3
     np.testing.assert_array_equal(ds.read(8), np.dstack([RAMP] * 3))
 
 
-def test_left_out_says_why(data_dir: Path, tree: Callable[..., Path]) -> None:
-    raw = tree(data_dir / "raw" / "own", 1)
+def test_left_out_says_why(raw: Path) -> None:
     bad, whole = raw / "Negative", (raw / "Negative" / "00001.jpg").read_bytes()
+    for file in raw.glob("*/0000[23].jpg"):
+        file.unlink()
     contents = {"zero.jpg": b"", "text.jpg": b"no picture", "cut.jpg": whole[: len(whole) // 2]}
     contents |= {"notes.txt": b"notes", "README": b"notes", ".DS_Store": b"x", "Thumbs.db": b"x"}
     for name, data in contents.items():
@@ -85,8 +88,7 @@ def test_left_out_says_why(data_dir: Path, tree: Callable[..., Path]) -> None:
     assert set(ds.index["file"]) == {"Negative/00001.jpg", "Negative/just.png", "Positive/00001.jpg"}
 
 
-def test_index_is_remade_only_when_a_file_changes(data_dir: Path, tree: Callable[..., Path]) -> None:
-    raw = tree(data_dir / "raw" / "own", 3)
+def test_index_is_remade_only_when_a_file_changes(data_dir: Path, raw: Path) -> None:
     stamp = data_dir / "index" / "own" / "index.csv"
     first = datasets.load(OWN)
     made = stamp.stat().st_mtime_ns
@@ -95,10 +97,8 @@ def test_index_is_remade_only_when_a_file_changes(data_dir: Path, tree: Callable
     Image.fromarray(RAMP).save(raw / "Negative" / "00002.jpg")
     changed = datasets.load(OWN)
     assert stamp.stat().st_mtime_ns > made
-    sha = hashlib.sha256((raw / "Negative" / "00002.jpg").read_bytes()).hexdigest()
-    assert changed.index["sha256"].iloc[1] == sha
-    assert changed.sha256 != first.sha256
-    assert changed.cache != first.cache
+    assert changed.index["sha256"].iloc[1] == sha256(raw / "Negative" / "00002.jpg")
+    assert changed.sha256 != first.sha256 and changed.cache != first.cache
     (raw / "Negative" / "00003.jpg").unlink()
     fewer = datasets.load(OWN)
     assert list(fewer.index["number"]) == [1, 2, 1, 2, 3]
@@ -107,8 +107,8 @@ def test_index_is_remade_only_when_a_file_changes(data_dir: Path, tree: Callable
     assert leftovers(data_dir) == []
 
 
-def test_pixels_are_what_read_gives_in_index_order(data_dir: Path, tree: Callable[..., Path]) -> None:
-    tree(data_dir / "raw" / "own", 3)
+@pytest.mark.usefixtures("raw")
+def test_pixels_are_what_read_gives_in_index_order(data_dir: Path) -> None:
     ds = datasets.load(OWN)
     pixels = ds.pixels(24)
     np.testing.assert_array_equal(pixels, [ds.read(row, 24) for row in range(6)])
@@ -119,8 +119,8 @@ def test_pixels_are_what_read_gives_in_index_order(data_dir: Path, tree: Callabl
     assert leftovers(data_dir) == []
 
 
-def test_head_is_a_data_set_of_its_own(data_dir: Path, tree: Callable[..., Path]) -> None:
-    tree(data_dir / "raw" / "own", 3)
+@pytest.mark.usefixtures("raw")
+def test_head_is_a_data_set_of_its_own() -> None:
     ds = datasets.load(OWN)
     few = datasets.head(ds, 2)
     assert list(few.index["file"]) == [f"{name}/0000{i}.jpg" for name in config.CLASSES for i in (1, 2)]
@@ -131,17 +131,12 @@ def test_head_is_a_data_set_of_its_own(data_dir: Path, tree: Callable[..., Path]
     assert datasets.head(ds, 3).sha256 == datasets.head(ds, 99).sha256 == ds.sha256
 
 
-def test_find_row(data_dir: Path, tree: Callable[..., Path]) -> None:
-    tree(data_dir / "raw" / "own", 3)
+@pytest.mark.usefixtures("raw")
+def test_find_row() -> None:
     ds = datasets.load(OWN)
     assert datasets.find_row(ds, "Positive/00002.jpg") == 4
-    with pytest.raises(
-        config.CrackutilsError, match=r"^IMAGE=00002 is not among .* own\. Write it like Negative/00001"
-    ):
+    with pytest.raises(CrackutilsError, match=r"^IMAGE=00002 is not among .* own\. Write it like Negative/00001"):
         datasets.find_row(ds, "00002")
-
-
-# ---------------------------------------------------------------- where images were cut
 
 
 def test_cuts_of_the_sample_go_with_the_index(smoke: datasets.Dataset) -> None:
@@ -163,36 +158,28 @@ def test_tiles_of_walls_know_their_photo(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (profile.source, profile.split, profile.numbers) == ("walls", "photo-safe", None)
     prepare(profile)
     ds = datasets.load(profile)
-    assert set(ds.index["label"]) == {0, 1}
+    assert set(ds.index["label"]) == set(ds.cuts["photo"]) == {0, 1}
     assert set(ds.index["width"]) == set(ds.index["height"]) == {TILE}
     assert len(ds.left_out) == 0
     assert list(ds.cuts["file"]) == list(ds.index["file"])
-    assert set(ds.cuts["photo"]) == {0, 1}
     shots = [make_photo(entry["seed"], number, 6 * TILE, 4 * TILE, (1.0, 0.0, 0.0)) for number in (0, 1)]
     for row, file, photo, x, y in ds.cuts[["file", "photo", "x", "y"]].itertuples():
-        tile = y // TILE * 6 + x // TILE + 1
-        assert Path(file).stem == f"{photo:03d}-{tile}"
+        assert Path(file).stem == f"{photo:03d}-{y // TILE * 6 + x // TILE + 1}"
         assert np.abs(ds.read(row).astype(int) - shots[photo].image[y : y + TILE, x : x + TILE]).mean() < 6
         assert shots[photo].mask[y : y + TILE, x : x + TILE].any() == ds.index.loc[row, "label"]
 
 
-def test_cuts_of_other_images_and_of_images_without_a_row_know_no_photo(
-    data_dir: Path, tree: Callable[..., Path]
-) -> None:
-    raw = tree(data_dir / "raw" / "own", 2)
+def test_cuts_of_other_images_and_of_images_without_a_row_know_no_photo(raw: Path) -> None:
     cuts = datasets.load(OWN).cuts
-    assert list(cuts["file"]) == [f"{name}/0000{n}.jpg" for name in config.CLASSES for n in (1, 2)]
-    assert list(cuts["photo"]) == [-1] * 4
+    assert list(cuts["file"]) == [f"{name}/0000{n}.jpg" for name in config.CLASSES for n in (1, 2, 3)]
+    assert list(cuts["photo"]) == [-1] * 6
     (raw / "patches.csv").write_text("a,b\n1,2\n")
-    assert list(datasets.load(OWN).cuts["photo"]) == [-1] * 4
+    assert list(datasets.load(OWN).cuts["photo"]) == [-1] * 6
     rows = ["Positive/00002.jpg,4,10,20", "Negative/00001.jpg,0,30,40", "Negative/00009.jpg,7,0,0"]
     (raw / "patches.csv").write_text("\n".join(["file,photo,x,y", *rows]) + "\n")
     cuts = datasets.load(OWN).cuts
-    assert list(cuts["photo"]) == [0, -1, -1, 4]
-    assert list(cuts["x"].fillna(-1)) == [30, -1, -1, 10]
-
-
-# ---------------------------------------------------------------- profiles
+    assert list(cuts["photo"]) == [0, -1, -1, -1, 4, -1]
+    assert list(cuts["x"].fillna(-1)) == [30, -1, -1, -1, 10, -1]
 
 
 @pytest.fixture
@@ -226,13 +213,11 @@ def test_half_of_the_whole_archive_equals_the_half_archive(
 
 def test_too_few_files_for_a_profile(half: Path) -> None:
     assert len(datasets.load(config.profile("metu-half")).index) == 24
-    sentence = (
-        r"^PROFILE=metu needs 24 images in Negative/, but .* has 12\. Choose a smaller PROFILE, or run make data F"
-    )
-    with pytest.raises(config.CrackutilsError, match=sentence):
+    remedy = r"Choose a smaller PROFILE, or run make data F"
+    with pytest.raises(CrackutilsError, match=rf"^PROFILE=metu needs 24 images in Negative/, but .* has 12\. {remedy}"):
         datasets.load(config.profile("metu"))
     (half / "Positive" / "00012.jpg").unlink()
-    with pytest.raises(config.CrackutilsError, match=r"^PROFILE=metu-half needs 12 images in Positive/, .* has 11\."):
+    with pytest.raises(CrackutilsError, match=r"^PROFILE=metu-half needs 12 images in Positive/, .* has 11\."):
         datasets.load(config.profile("metu-half"))
 
 
@@ -244,37 +229,35 @@ def test_an_unusable_file_is_there_but_left_out(half: Path) -> None:
     assert len(datasets.load(config.profile("metu-mini")).left_out) == 0
 
 
-@pytest.mark.parametrize(
-    ("profile", "remedy"),
-    [
-        ("metu-mini", r"Run make data FROM=<archive or folder that you have>, or make data to download them\.$"),
-        ("own", r"Run make data SOURCE=own FROM=<archive or folder that you have>\.$"),
-        ("sample", r"Run make data SOURCE=sample, which draws them\.$"),
-    ],
-)
-def test_load_without_images_draws_and_fetches_nothing_and_says_how_to_get_them(
-    profile: str, remedy: str, data_dir: Path
-) -> None:
-    with pytest.raises(config.CrackutilsError, match=rf"^PROFILE={profile} needs the images of .*\. {remedy}"):
+REMEDIES = {
+    "metu-mini": r"Run make data FROM=<archive or folder that you have>, or make data to download them\.$",
+    "own": r"Run make data SOURCE=own FROM=<archive or folder that you have>\.$",
+    "sample": r"Run make data SOURCE=sample, which draws them\.$",
+}
+
+
+@pytest.mark.parametrize(("profile", "remedy"), REMEDIES.items())
+def test_load_without_images_only_says_how_to_get_them(profile: str, remedy: str, data_dir: Path) -> None:
+    with pytest.raises(CrackutilsError, match=rf"^PROFILE={profile} needs the images of .*\. {remedy}"):
         datasets.load(config.profile(profile))
     assert not data_dir.exists()
 
 
-def test_a_class_without_images(data_dir: Path, tree: Callable[..., Path]) -> None:
-    raw = tree(data_dir / "raw" / "own", 1)
-    (raw / "Negative" / "00001.jpg").unlink()
-    with pytest.raises(config.CrackutilsError, match=r"^PROFILE=own needs at least one image in Negative/"):
+def test_a_class_without_images(raw: Path) -> None:
+    for file in raw.glob("Negative/*"):
+        file.unlink()
+    with pytest.raises(CrackutilsError, match=r"^PROFILE=own needs at least one image in Negative/"):
         datasets.load(OWN)
-    with pytest.raises(config.CrackutilsError, match=r"Negative holds no usable image\. It needs at least one\.$"):
+    with pytest.raises(CrackutilsError, match=r"Negative holds no usable image\. It needs at least one\.$"):
         datasets.open_folder(raw)
 
 
 def test_unknown_profile_suggests_the_nearest() -> None:
     with pytest.raises(
-        config.CrackutilsError, match=r"^PROFILE=metu-haf is unknown \(did you mean metu-half\?\); choose one of:"
+        CrackutilsError, match=r"^PROFILE=metu-haf is unknown \(did you mean metu-half\?\); choose one of:"
     ):
         config.profile("metu-haf")
-    with pytest.raises(config.CrackutilsError) as caught:
+    with pytest.raises(CrackutilsError) as caught:
         config.profile("xyzzy")
     assert "did you mean" not in str(caught.value)
     assert all(name in str(caught.value) for name in config.PROFILES)

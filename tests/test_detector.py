@@ -1,16 +1,16 @@
 """The detector: its training examples, loss, training, last layer and saved runs."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -20,25 +20,23 @@ from crackutils import config, datasets, models, training
 from crackutils.config import keras, tf
 from crackutils.detector import data
 from crackutils.detector.data import CROP, GRID, SIDE, SOMEWHERE, UNKNOWN, labelled_example, make_batch, masked_example
-from crackutils.detector.last_layer import fit_last_layer
-from crackutils.detector.maps import cell_maps
-from crackutils.detector.network import build_detector
+from crackutils.detector.network import build_detector, cell_maps
 from crackutils.detector.pooling import CELL, top_mean
 from crackutils.detector.runs import DETECTOR
-from crackutils.detector.training import cell_loss, train_detector
-from crackutils.detector.variation import VARIATIONS
+from crackutils.detector.training import cell_loss, fit_last_layer, train_detector
 from crackutils.recipes import RECIPES
 from crackutils.stages import Recipe
 from crackutils.synthetic.store import Store
+from tools.pretraining import Schedule
 
+Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
 RECIPE = dataclasses.replace(DETECTOR, size=64, batch=4)
 BRIGHT, DARK = 200, 30
 
 
 def painted(seed: int = 0) -> Store:
     """Return 12 bright patches with thick dark lines, and their masks; the first shows none."""
-    rng = np.random.default_rng(seed)
-    masks = np.zeros((12, SIDE // 4, SIDE // 4), np.uint8)
+    rng, masks = np.random.default_rng(seed), np.zeros((12, SIDE // 4, SIDE // 4), np.uint8)
     for mask in masks[1:]:
         for _ in range(2):
             at, begin, end = rng.integers(0, 54), rng.integers(0, 20), rng.integers(36, 56)
@@ -50,8 +48,7 @@ def painted(seed: int = 0) -> Store:
 
 def ramp(side: int) -> np.ndarray:
     """Return an image whose red is its column and whose green is its row."""
-    row, column = np.mgrid[:side, :side]
-    return np.stack([column, row, 0 * row], 2).astype(np.uint8)
+    return np.stack([*np.mgrid[:side, :side][::-1], np.zeros((side, side))], 2).astype(np.uint8)
 
 
 def crop_of(image: np.ndarray) -> tuple[float, float, float]:
@@ -61,19 +58,12 @@ def crop_of(image: np.ndarray) -> tuple[float, float, float]:
 
 
 @pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], float]]:
+def plain(monkeypatch: Patch) -> list[tuple[tuple[str, ...], float]]:
     """Switch the variations off; the list takes what they were asked for."""
     asked = []
-
-    def vary(image: np.ndarray, rng: Any, kinds: Any, share: float = 1.0) -> np.ndarray:
-        asked.append((tuple(kinds), share))
-        return image
-
+    vary = lambda image, rng, kinds, share=1.0: asked.append((tuple(kinds), share)) or image  # noqa: E731
     monkeypatch.setattr("crackutils.detector.data.vary", vary)
     return asked
-
-
-# ---------------------------------------------------------------- training examples
 
 
 def test_a_patch_and_its_mask_are_cropped_and_rotated_together(plain: list[Any]) -> None:
@@ -81,34 +71,28 @@ def test_a_patch_and_its_mask_are_cropped_and_rotated_together(plain: list[Any])
     for k in list(range(12)) * 8:
         image, found = masked_example(patches.images[k], patches.masks[k], rng)
         assert (image.shape, image.dtype, found.shape) == ((CROP, CROP, 3), np.uint8, (GRID, GRID))
-        assert set(np.unique(found)) <= {1.0, 0.0, UNKNOWN}
-        assert k or not found.any()
+        assert set(np.unique(found)) <= {1.0, 0.0, UNKNOWN} and (k or not found.any())
         cells = image[..., 1].reshape(GRID, CELL, GRID, CELL)
         assert (cells.min((1, 3))[found == 1] < 130).all()
         assert (cells.min((1, 3))[found == 0] > 100).all()  # less than half of a pixel
         assert (found[(cells < DARK + 30).sum((1, 3)) >= 30] == 1).all()  # much of a crack is never unknown
         counts += [(found == v).sum() for v in (1, 0, UNKNOWN)]
-    assert counts[0] > 500 and counts[1] > 3000
-    assert 0 < counts[2] < 0.2 * counts[0]
-    assert set(plain) == {(VARIATIONS[1:], data.VARIED)} and VARIATIONS[0] == "scale"  # scale would move the mask
+    assert counts[0] > 500 and counts[1] > 3000 and 0 < counts[2] < 0.2 * counts[0]
+    # a change of scale would move the mask
+    assert set(plain) == {(data.VARIATIONS[1:], data.VARIED)} and data.VARIATIONS[0] == "scale"
 
 
 @pytest.mark.usefixtures("plain")
-def test_patches_with_masks_are_cropped_larger_and_smaller_from_everywhere() -> None:
+def test_patches_are_cropped_larger_and_smaller_from_everywhere_in_all_orientations() -> None:
     rng, mask = np.random.default_rng(1), np.zeros((56, 56), np.uint8)
     found = np.array([crop_of(masked_example(ramp(SIDE), mask, rng)[0]) for _ in range(300)])
     assert 108 <= found[:, 0].min() < 120  # 160 / 1.4
     assert 190 < found[:, 0].max() <= 202  # 160 / 0.8
     assert found[:, 1:].min() < 75 and found[:, 1:].max() > 149
-
-
-@pytest.mark.usefixtures("plain")
-def test_all_eight_orientations_occur() -> None:
     rng = np.random.default_rng(0)
     images = [labelled_example(ramp(CROP), 0, False, rng)[0] for _ in range(200)]
     ways = [(image[[0, 0, -1], [0, -1, 0], :2] > CROP // 2).tobytes() for image in images]
-    assert len(set(ways)) == 8
-    assert min(ways.count(way) for way in set(ways)) > 8
+    assert len(set(ways)) == 8 and min(ways.count(way) for way in set(ways)) > 8
     assert all(image.flags.c_contiguous for image in images)
 
 
@@ -121,7 +105,7 @@ def test_images_without_a_mask_are_cropped_alike_whatever_their_label(centred: b
             assert (image.shape, image.dtype) == ((CROP, CROP, 3), np.uint8)
             np.testing.assert_array_equal(found, np.full((GRID, GRID), value))
         boxes.append(np.array([crop_of(image) for image, _ in examples]))
-    assert set(plain) == {(VARIATIONS, data.VARIED)}
+    assert set(plain) == {(data.VARIATIONS, data.VARIED)}
     if not centred:  # a crack in a corner must not be cut off
         assert min(found[:, 0].min() for found in boxes) > side - 4
         return
@@ -153,49 +137,35 @@ def test_part_of_a_batch_has_masks_and_the_rest_is_of_the_rows_that_were_asked_f
     used, marked = set(), 0
     patches.images[data.count_training(patches) :] = 0  # photos that are not for training
     for seed in range(20):
-        x, y = make_batch(RECIPE, images, labels, rows, patches if masked else None, (1, seed))
-        assert (x.shape, x.dtype) == ((4, CROP, CROP, 3), np.float32)
-        assert (y.shape, y.dtype) == ((4, GRID, GRID, 1), np.float32)
-        assert (x[:masked].max((1, 2, 3)) > 150).all()  # patches with masks come first
-        marked += (y[:masked] == 1).sum()
-        assert not (y[:masked] == SOMEWHERE).any()
+        x, y = make_batch(4, images, labels, rows, patches if masked else None, (1, seed), True)
+        assert (x.shape, y.shape, x.dtype, y.dtype) == ((4, CROP, CROP, 3), (4, GRID, GRID, 1), np.float32, np.float32)
+        marked += (y[:masked] == 1).sum()  # patches with masks come first
+        assert (x[:masked].max((1, 2, 3)) > 150).all() and not (y[:masked] == SOMEWHERE).any()
         for image, found in zip(x[masked:], y[masked:], strict=True):
             row = int(image[0, 0, 0])
-            assert (image == row).all()
-            assert (found == (SOMEWHERE if labels[row] else 0)).all()
+            assert (image == row).all() and (found == (SOMEWHERE if labels[row] else 0)).all()
             used.add(row)
     assert marked > 100 or not masked
     assert used <= set(rows) and len(used) > 15
 
 
-def test_nine_photos_in_ten_are_for_training() -> None:
-    for photos, count in (([0, 0, 1, 2, 2, 2], 3), ([*range(0, 40, 2)], 18), ([0] * 5 + [1] * 7 + [*range(2, 20)], 28)):
-        found = data.count_training(dataclasses.replace(painted(), facts=pd.DataFrame({"photo": photos})))
-        assert found == count
-        assert not set(photos[:found]) & set(photos[found:])
-
-
-def test_the_seed_decides_a_batch() -> None:
+def test_the_seed_decides_a_batch_and_nine_photos_in_ten_are_for_training() -> None:
     first, again, *others = (
-        [part.tobytes() for part in make_batch(RECIPE, *greys(), np.arange(40), painted(), seed)]
+        [part.tobytes() for part in make_batch(4, *greys(), np.arange(40), painted(), seed, True)]
         for seed in ((7, 3), (7, 3), (7, 4), (8, 3))
     )
-    assert again == first
-    assert all(a != b for other in others for a, b in zip(other, first, strict=True))
+    assert again == first and all(a != b for other in others for a, b in zip(other, first, strict=True))
+    for photos, count in (([0, 0, 1, 2, 2, 2], 3), ([*range(0, 40, 2)], 18), ([0] * 5 + [1] * 7 + [*range(2, 20)], 28)):
+        found = data.count_training(dataclasses.replace(painted(), facts=pd.DataFrame({"photo": photos})))
+        assert found == count and not set(photos[:found]) & set(photos[found:])
 
 
-def test_the_photos_with_masks_belong_to_no_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr("crackutils.detector.data.load_store", lambda *args, **options: asked.append((args, options)))
+def test_the_photos_with_masks_belong_to_no_data_set(monkeypatch: Patch) -> None:
+    monkeypatch.setattr("crackutils.detector.data.load_store", load := Mock())
     data.load_patches(config.profile("smoke"))
-    assert asked == [((data.PHOTO_SEED, config.profile("smoke").cells[1], data.EACH, SIDE), {"thin": True})]
-    from tools.pretraining import Schedule
-
+    load.assert_called_once_with(data.PHOTO_SEED, config.profile("smoke").cells[1], data.EACH, SIDE, thin=True)
     used = {entry["seed"] for entry in datasets.sources().values() if "seed" in entry}
     assert used and data.PHOTO_SEED not in used | {Schedule().seed}
-
-
-# ---------------------------------------------------------------- the loss, maps
 
 
 def losses(y: np.ndarray, z: np.ndarray, share: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
@@ -207,12 +177,9 @@ def losses(y: np.ndarray, z: np.ndarray, share: float = 0.06) -> tuple[np.ndarra
     return np.asarray(found), np.asarray(tape.gradient(found, z)).reshape(len(z), -1)
 
 
-def softplus(x: Any) -> Any:
-    return np.log1p(np.exp(x))
-
-
 @pytest.mark.parametrize("count", [1, 3, 5, 6, 40])  # of cracked cells; six of 100 decide
 def test_the_loss_is_that_computed_by_hand(count: int) -> None:
+    softplus = partial(np.logaddexp, 0)
     z, y = np.random.default_rng(0).normal(0, 2, (5, 100)), np.zeros((5, 100))
     y[1] = SOMEWHERE
     y[2:4, :count], y[2, count : count + 10] = 1, UNKNOWN
@@ -252,11 +219,8 @@ def test_maps_are_what_the_probability_is_made_of(smoke: datasets.Dataset) -> No
     assert p.std() > 0.01
 
 
-# ---------------------------------------------------------------- training
-
-
 @pytest.fixture
-def task(smoke: datasets.Dataset, monkeypatch: pytest.MonkeyPatch) -> tuple[datasets.Dataset, pd.DataFrame, Store]:
+def task(smoke: datasets.Dataset, monkeypatch: Patch) -> tuple[datasets.Dataset, pd.DataFrame, Store]:
     """Twenty of the smoke images, of which twelve are for training, and patches with masks."""
     monkeypatch.setattr("crackutils.provenance.code_hash", lambda: "code")
     rows = np.concatenate([np.flatnonzero(smoke.index["label"] == k)[:10] for k in (0, 1)])
@@ -266,7 +230,7 @@ def task(smoke: datasets.Dataset, monkeypatch: pytest.MonkeyPatch) -> tuple[data
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(monkeypatch: Patch) -> None:
     """Train a network of few layers, which takes a second."""
 
     def build(recipe: Recipe, weights: str, seed: int, load: bool = True) -> Any:
@@ -300,33 +264,25 @@ def test_a_training_gives_the_network_at_the_size_of_the_recipe(task: Any, tmp_p
     assert not np.array_equal(*(m.get_layer("cells").get_weights()[0] for m in (start, model)))
     assert list(trained.history["step"]) == [4]
     loss = trained.history["loss"].iloc[-1]
-    assert np.isfinite(loss)
-    assert trained.stages == [{"name": "cells", "steps": 4, "loss": loss, "kept": True}]
+    assert np.isfinite(loss) and trained.stages == [{"name": "cells", "steps": 4, "loss": loss, "kept": True}]
     assert trained.seconds["cells"] > 0
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"done.json", "step-4.weights.h5"}
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_same_training_again_gives_the_same_bytes_and_another_seed_others(
-    task: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_training_gives_the_same_bytes(task: Any, tmp_path: Path, capsys: Capture) -> None:
     first, again = (train(task, tmp_path / name) for name in ("first", "again"))
-    assert weights_of(again.model) == weights_of(first.model)
-    assert again.history.equals(first.history)
+    assert weights_of(again.model) == weights_of(first.model) and again.history.equals(first.history)
     capsys.readouterr()
     rest = train(task, tmp_path / "again")  # there is nothing left to do
-    assert "going on after step 4 of 4" in capsys.readouterr().out
-    assert weights_of(rest.model) == weights_of(first.model)
+    assert "going on after step 4 of 4" in capsys.readouterr().out and weights_of(rest.model) == weights_of(first.model)
     other = train(task, tmp_path / "again", seed=8)  # finds the checkpoint of another training, and drops it
-    assert "going on" not in capsys.readouterr().out
-    assert weights_of(other.model) != weights_of(first.model)
+    assert "going on" not in capsys.readouterr().out and weights_of(other.model) != weights_of(first.model)
 
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("when", ["fit", "save_weights"])
-def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
-    when: str, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_training_goes_on(when: str, task: Any, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     whole = train(task, tmp_path / "whole")
     monkeypatch.setattr("crackutils.detector.training.CHUNK", 2)
     folder, calls, inner = tmp_path / "run", [], getattr(keras.Model, when)
@@ -347,26 +303,20 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     assert {p.name for p in folder.iterdir()} == expected
     capsys.readouterr()
     trained, out = train(task, folder), capsys.readouterr().out
-    assert "going on after step 2 of 4" in out
-    assert "step 4 of 4: loss" in out and "step 2 of 4: loss" not in out
-    assert weights_of(trained.model) == weights_of(whole.model)
-    assert list(trained.history["step"]) == [2, 4]
+    assert "going on after step 2 of 4" in out and "step 4 of 4: loss" in out and "step 2 of 4: loss" not in out
+    assert weights_of(trained.model) == weights_of(whole.model) and list(trained.history["step"]) == [2, 4]
     assert trained.history["loss"].mean() == pytest.approx(whole.history["loss"].iloc[0], abs=1e-4)
     assert {p.name for p in folder.iterdir()} == {"done.json", "step-4.weights.h5"}
 
 
 @pytest.mark.usefixtures("tiny")
-def test_it_trains_without_patches_and_not_on_test_images(
-    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_trains_without_patches(task: Any, tmp_path: Path, monkeypatch: Patch) -> None:
     ds, manifest, _ = task
-    asked = []
-    watched = lambda *args: asked.append((args[3].tolist(), *args[4:])) or make_batch(*args)  # noqa: E731
-    monkeypatch.setattr("crackutils.detector.training.make_batch", watched)
+    monkeypatch.setattr("crackutils.detector.training.make_batch", made := Mock(side_effect=make_batch))
     trained = train((ds, manifest, None), tmp_path / "run", steps=2)
     rows = np.flatnonzero(manifest["split"] == "train").tolist()
-    assert asked == [(rows, None, (7, 0), True), (rows, None, (7, 1), True)]
-    assert np.isfinite(trained.stages[0]["loss"])
+    asked = [(args[3].tolist(), *args[4:]) for args, _ in made.call_args_list]
+    assert asked == [(rows, None, (7, 0), True), (rows, None, (7, 1), True)] and np.isfinite(trained.stages[0]["loss"])
     few = manifest.assign(split=manifest["split"].where(manifest["label"] == 1, "test"))
     with pytest.raises(config.CrackutilsError, match=r"^The training images are all of one class; .* both\.$"):
         train((ds, few, None), tmp_path / "one class")
@@ -374,9 +324,7 @@ def test_it_trains_without_patches_and_not_on_test_images(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_checkpoint_counts_only_where_all_that_its_bytes_depend_on_is_the_same(
-    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_counts_only_where_nothing_changed(task: Any, tmp_path: Path, monkeypatch: Patch) -> None:
     ds, manifest, patches = task
     monkeypatch.setattr(keras.Model, "fit", lambda *args, **options: SimpleNamespace(history={"loss": [0.5]}))
 
@@ -401,9 +349,7 @@ def test_a_checkpoint_counts_only_where_all_that_its_bytes_depend_on_is_the_same
     assert len({first, *others}) == 14
 
 
-def test_the_last_layer_is_fitted_to_images_and_patches_and_found_again(
-    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_layer_is_fitted_and_found_again(task: Any, tmp_path: Path, monkeypatch: Patch) -> None:
     ds, manifest, patches = task
     model = build_detector(RECIPE, "crackutils", 7)
     trained, last = training.Trained(model, {}, pd.DataFrame(), []), model.get_layer("p_crack")
@@ -416,25 +362,19 @@ def test_the_last_layer_is_fitted_to_images_and_patches_and_found_again(
 
     before = loss()
     facts = fit_last_layer(trained, RECIPE, ds, manifest, patches, tmp_path, 7)
-    assert (facts["images"], facts["patches"]) == (len(rows), data.count_training(patches))
-    assert loss() < before
+    assert (facts["images"], facts["patches"]) == (len(rows), data.count_training(patches)) and loss() < before
     fitted = last.get_weights()
     last.set_weights([np.eye(len(fitted[0]), 1, dtype=np.float32), np.zeros(1, np.float32)])
-    monkeypatch.setattr("crackutils.detector.last_layer.predict_images", None)  # after a kill nothing is computed again
+    monkeypatch.setattr("crackutils.detector.training.predict_images", None)  # after a kill nothing is computed again
     fit_last_layer(trained, RECIPE, ds, manifest, patches, tmp_path, 7)
     np.testing.assert_array_equal(last.get_weights()[0], fitted[0])
 
 
-# ---------------------------------------------------------------- recipe and runs
-
-
 def test_the_recipe_comes_back_from_json_and_is_of_no_other_notebook() -> None:
     fields = DETECTOR.as_dict()
-    assert fields["cells"] == DETECTOR.cells > 0
-    assert Recipe.from_dict(json.loads(json.dumps(fields))) == DETECTOR
+    assert fields["cells"] == DETECTOR.cells > 0 and Recipe.from_dict(json.loads(json.dumps(fields))) == DETECTOR
     assert DETECTOR.name not in RECIPES and DETECTOR.family not in {recipe.family for recipe in RECIPES.values()}
-    assert not any("cells" in recipe.as_dict() or recipe.cells for recipe in RECIPES.values())
-    assert DETECTOR.size % CELL == 0
+    assert not any("cells" in recipe.as_dict() for recipe in RECIPES.values()) and DETECTOR.size % CELL == 0
 
 
 def test_a_run_of_the_flat_package_loads(tmp_path: Path, untrained: Callable[..., Any]) -> None:

@@ -1,7 +1,5 @@
 """Engines: the same network gives the same numbers in each, and images stream through them in order."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os
@@ -9,6 +7,7 @@ import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from crackutils.images import ImageError
 from crackutils.inference.engines import Engine, convert, cores, run_stream, start_engine
 from crackutils.inference.features import features_engine
 
+Patch = pytest.MonkeyPatch
 OTHERS = [name for name in config.ENGINES if name != "tensorflow"]
 SUMS = Engine("litert", "0", "float32", lambda: lambda x: x.sum((1, 2)))
 
@@ -63,12 +63,20 @@ def test_engines_agree_with_tensorflow(name: str, weights: str, size: int, smoke
         assert np.abs(found - truth).max() < 1e-4
 
 
-def test_a_converted_network_needs_no_model(small: tuple[Path, Any]) -> None:
-    program, model = small
-    images = pictures(5)
+def test_a_converted_network_needs_no_model_and_another_is_built_once(small: tuple[Path, Any]) -> None:
+    (program, model), images = small, pictures(5)
     found = run(start_engine("litert", program, lambda: pytest.fail("built again")), images)
     np.testing.assert_allclose(found, model.predict_on_batch(images.astype(np.float32)), atol=1e-6)
     assert [p.name for p in program.parent.iterdir()] == ["small.tflite"]  # nothing half written is left
+
+    for name, package in (("litert", "ai-edge-litert"), ("tensorflow", "tensorflow")):
+        facts = {"engine": name, "version": metadata.version(package), "precision": "float32"}
+        assert start_engine(name, *small).facts == facts
+    built = []
+    engine = start_engine("tensorflow", program, lambda: built.append(1) or model)
+    assert not built
+    run(engine, pictures(40))
+    assert len(built) == 1
 
 
 def test_an_image_gives_the_same_bytes_whatever_runs_beside_it(small: tuple[Path, Any]) -> None:
@@ -78,23 +86,7 @@ def test_an_image_gives_the_same_bytes_whatever_runs_beside_it(small: tuple[Path
     np.testing.assert_array_equal(run(engine, images[::-1]), whole[::-1])
 
 
-@pytest.mark.parametrize(("name", "package"), [("litert", "ai-edge-litert"), ("tensorflow", "tensorflow")])
-def test_facts_are_what_results_depend_on(name: str, package: str, small: tuple[Path, Any]) -> None:
-    facts = start_engine(name, *small).facts
-    assert facts == {"engine": name, "version": metadata.version(package), "precision": "float32"}
-
-
-def test_the_network_is_built_once_and_late(small: tuple[Path, Any]) -> None:
-    built = []
-    engine = start_engine("tensorflow", small[0], lambda: built.append(1) or small[1])
-    assert not built
-    run(engine, pictures(40))
-    assert len(built) == 1
-
-
-def test_unknown_missing_and_damaged_engines(
-    small: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_missing_and_damaged_engines(small: tuple[Path, Any], tmp_path: Path, monkeypatch: Patch) -> None:
     with pytest.raises(config.CrackutilsError, match=r"ENGINE=litter is unknown \(did you mean litert\?\)"):
         start_engine("litter", *small)
     damaged = tmp_path / "damaged.tflite"
@@ -102,15 +94,10 @@ def test_unknown_missing_and_damaged_engines(
     with pytest.raises(config.CrackutilsError, match=r"damaged\.tflite cannot be read \(.*\)\. Remove it"):
         start_engine("litert", damaged, lambda: None).worker()
 
-    def version(package: str) -> str:
-        raise metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr("crackutils.inference.engines.metadata.version", version)
+    missing = Mock(side_effect=metadata.PackageNotFoundError)
+    monkeypatch.setattr("crackutils.inference.engines.metadata.version", missing)
     with pytest.raises(config.CrackutilsError, match="ENGINE=openvino needs the package openvino, which is not inst"):
         start_engine("openvino", *small)
-
-
-# ---------------------------------------------------------------- streaming
 
 
 def test_broken_images_keep_their_place() -> None:
@@ -122,22 +109,17 @@ def test_broken_images_keep_their_place() -> None:
         return images[i]
 
     for row, (item, out, problem) in enumerate(run_stream(SUMS, range(40), read)):
-        assert item == row
-        assert problem == (f"is number {row}" if row in broken else "")
+        assert item == row and problem == (f"is number {row}" if row in broken else "")
         assert out is None if row in broken else np.array_equal(out, images[row].sum((0, 1)))
-    assert row == 39
-    assert list(run_stream(SUMS, [], read)) == []
+    assert row == 39 and list(run_stream(SUMS, [], read)) == []
 
 
-def test_few_images_are_read_ahead() -> None:
+def test_few_images_are_read_ahead_and_a_worker_stays_in_its_thread() -> None:
     image, read = pictures(1)[0], []
     found = run_stream(SUMS, range(10**9), lambda i: read.append(i) or image)
     next(item for item, _, _ in found if item == 500)
     found.close()  # neither hangs nor goes on
     assert len(read) < 500 + 8 * (2 * cores() + 2)
-
-
-def test_a_worker_stays_in_its_thread() -> None:
     made, used = set(), set()
 
     def worker() -> Any:
@@ -145,9 +127,8 @@ def test_a_worker_stays_in_its_thread() -> None:
         made.add(me)
         return lambda x: used.add((me, threading.get_ident())) or x.sum((1, 2))
 
-    list(run_stream(dataclasses.replace(SUMS, worker=worker), range(400), lambda i: pictures(1)[0]))
-    assert used == {(thread, thread) for thread in made}
-    assert len(made) <= cores()
+    list(run_stream(dataclasses.replace(SUMS, worker=worker), range(400), lambda i: image))
+    assert used == {(thread, thread) for thread in made} and len(made) <= cores()
 
 
 @pytest.mark.parametrize("where", ["read", "engine", "consumer"])

@@ -1,7 +1,5 @@
 """Decoding: every kind of file gives the RGB picture that a person sees, or one sentence that says why not."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib
@@ -42,44 +40,35 @@ def test_jpeg_rgb_from_bytes_and_from_a_path(tmp_path: Path) -> None:
     pixels = read_image(data)
     assert pixels.dtype == np.uint8
     assert furthest(pixels, smooth()) <= 4
-    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), pixels)
-    np.testing.assert_array_equal(read_image(str(tmp_path / "a.jpg")), pixels)
+    for file in (tmp_path / "a.jpg", str(tmp_path / "a.jpg")):
+        np.testing.assert_array_equal(read_image(file), pixels)
 
 
 BITS = np.random.default_rng(0).random((40, 50)) > 0.5
 LOSSLESS = {
-    **{
-        f"grey {kind}": (encoded(smooth()[..., 0], kind), grey(smooth()[..., 0]))
-        for kind in ("PNG", "BMP", "TIFF", "GIF")
-    },
-    **{
-        f"one bit {kind}": (encoded(Image.fromarray(BITS), kind), grey(BITS * np.uint8(255)))
-        for kind in ("PNG", "TIFF", "BMP")
-    },
     "WEBP": (encoded(smooth(), "WEBP", lossless=True), smooth()),
+    **{f"grey {k}": (encoded(smooth()[..., 0], k), grey(smooth()[..., 0])) for k in ("PNG", "BMP", "TIFF", "GIF")},
+    **{f"one bit {k}": (encoded(Image.fromarray(BITS), k), grey(BITS * np.uint8(255))) for k in ("PNG", "TIFF", "BMP")},
 }
 
 
-@pytest.mark.parametrize("what", LOSSLESS)
-def test_lossless_files_give_exactly_what_went_in(what: str) -> None:
-    data, expected = LOSSLESS[what]
+@pytest.mark.parametrize(("data", "expected"), LOSSLESS.values(), ids=LOSSLESS)
+def test_lossless_files_give_exactly_what_went_in(data: bytes, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(read_image(data), expected)
 
 
 def test_transparency_lies_on_white() -> None:
-    rgba = np.dstack([smooth(), np.full((64, 96), 255, np.uint8)])
+    alpha = np.full((64, 96), 255, np.uint8)
+    rgba = np.dstack([smooth(), alpha])
     rgba[:20, :, 3], rgba[20:40, :, 3] = 0, 128
     pixels = read_image(encoded(rgba, "PNG"))
     assert (pixels[:20] == 255).all()
     assert furthest(pixels[20:40], np.rint(smooth()[20:40] * (128 / 255) + 127).astype(np.uint8)) <= 1
     np.testing.assert_array_equal(pixels[40:], smooth()[40:])
-
-    one, alpha = smooth()[..., 1], np.full((64, 96), 255, np.uint8)
-    alpha[:, :30] = 0
+    one, alpha[:, :30] = smooth()[..., 1], 0
     pixels = read_image(encoded(Image.merge("LA", [Image.fromarray(one), Image.fromarray(alpha)]), "PNG"))
     assert (pixels[:, :30] == 255).all()
     np.testing.assert_array_equal(pixels[:, 30:], grey(one[:, 30:]))
-
     picture = smooth()
     picture[5:9, 5:9] = (1, 2, 3)
     pixels = read_image(encoded(picture, "PNG", transparency=(1, 2, 3)))  # one transparent colour
@@ -126,20 +115,13 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(data: bytes) -> None:
     assert 126 <= pixels[32, 0, 0] <= 129
 
 
-EXIF_SIDES = {  # where the first row and the first column of the stored pixels belong, as the EXIF standard says
-    1: ("top", "left"),
-    2: ("top", "right"),
-    3: ("bottom", "right"),
-    4: ("bottom", "left"),
-    5: ("left", "top"),
-    6: ("right", "top"),
-    7: ("right", "bottom"),
-    8: ("left", "bottom"),
-}
+# where the first row and the first column of the stored pixels belong, by EXIF orientation
+EXIF_SIDES = {1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left"}
+EXIF_SIDES |= {5: "left top", 6: "right top", 7: "right bottom", 8: "left bottom"}
 
 
 def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    row, column = EXIF_SIDES[orientation]
+    row, column = EXIF_SIDES[orientation].split()
     out = upright.transpose(1, 0, 2) if row in ("left", "right") else upright
     out = out[::-1] if row in ("bottom", "right") else out
     return np.ascontiguousarray(out[:, ::-1] if column in ("bottom", "right") else out)
@@ -199,16 +181,14 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize("what", UNUSABLE)
-def test_unusable_files_raise_one_sentence(what: str, tmp_path: Path) -> None:
-    data, sentence = UNUSABLE[what]
+@pytest.mark.parametrize(("data", "sentence"), UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_files_raise_one_sentence(data: bytes | None, sentence: str, tmp_path: Path) -> None:
     if data is not None:
         (tmp_path / "a.jpg").write_bytes(data)
-    for file in (tmp_path / "a.jpg", data):
-        if file is not None:
-            with pytest.raises(ImageError, match=f"^{sentence}") as caught:
-                read_image(file)
-            assert "\n" not in str(caught.value)
+    for file in (tmp_path / "a.jpg",) if data is None else (tmp_path / "a.jpg", data):
+        with pytest.raises(ImageError, match=f"^{sentence}") as caught:
+            read_image(file)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -228,3 +208,12 @@ def test_bytes_broken_anywhere_give_an_image_or_an_image_error() -> None:
         except ImageError:
             refused += 1
     assert 200 < refused < 1200  # both kinds happen
+
+
+def test_a_file_of_several_pictures_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow keeps such a file open for the next picture: thousands of them would use up the open files."""
+    first, opened, real = Image.new("L", (40, 40), 90), [], open
+    first.save(tmp_path / "two.gif", save_all=True, append_images=[Image.new("L", (40, 40), 200)])
+    monkeypatch.setattr("builtins.open", lambda *arguments: opened.append(real(*arguments)) or opened[-1])
+    assert read_image(tmp_path / "two.gif").mean() < 100
+    assert [handle.closed for handle in opened] == [True]

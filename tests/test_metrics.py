@@ -100,9 +100,6 @@ def test_reliability_has_a_row_for_each_bin_that_holds_something() -> None:
     assert (table["share_low"].iloc[1], table["share_high"].iloc[1]) == wilson(1, 2)
 
 
-# ---------------------------------------------------------------- intervals and tests
-
-
 # Newcombe (1998), Two-sided confidence intervals for the single proportion, table I, method 3; then by the formula
 @pytest.mark.parametrize(
     ("good", "n", "low", "high"),
@@ -163,9 +160,6 @@ def test_holm_worked_out_by_hand() -> None:
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm(np.array([0.6, 0.7])), [1, 1])
     assert len(holm(np.array([]))) == 0
-
-
-# ---------------------------------------------------------------- calibration and decisions
 
 
 def draws(n: int, t: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Backbones and their weights, what a step of training changes, seeds, precision, and the detector's network."""
+"""Backbones and their weights, seeds, precision, the detector's network, and where a network looks."""
 
 from __future__ import annotations
 
@@ -16,20 +16,10 @@ from crackutils.detector.network import build_detector
 from crackutils.detector.pooling import top_mean
 from crackutils.detector.runs import DETECTOR
 from crackutils.files import sha256
-from crackutils.inspection.attention import grad_cam
+from crackutils.inspection.attention import grad_cam, mass_on_mask
 from crackutils.recipes import RECIPES
 
 MAP = dataclasses.replace(DETECTOR, size=96)
-
-
-def small(name: str = "mobilenetv2", size: int = 32, weights: str = "random", seed: int = 1) -> Any:
-    """Return a frozen backbone, rescaled input in front and one unit behind; 32 px is the smallest that it takes."""
-    keras.utils.set_random_seed(seed)
-    base = models.build_backbone(name, size, weights)
-    base.trainable = False
-    inputs = keras.Input((size, size, 3))
-    x = keras.layers.GlobalAveragePooling2D(name="pooled")(base(models.rescale_input(name, inputs)))
-    return keras.Model(inputs, keras.layers.Dense(1, "sigmoid", name="p_crack")(x))
 
 
 def pictures(count: int, size: int) -> np.ndarray:
@@ -51,23 +41,14 @@ def norms(base: Any) -> list[Any]:
     return [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-# ---------------------------------------------------------------- what a step of training changes
-
-
-def test_a_fit_step_leaves_batchnorm_alone_and_trains_only_the_unfrozen_layers() -> None:
-    model, x = small(), pictures(8, 32)
-    base = models.backbone_of(model)
-    models.settle(base, x / 127.5 - 1)  # without it hardly any gradient reaches the backbone
-    models.unfreeze_top(base, 20)
-    model.compile("sgd", "binary_crossentropy")
-    before = {w.path: np.array(w) for w in model.weights}
-    model.fit(x, np.arange(8)[:, None] % 2, batch_size=8, epochs=1, verbose=0)
-    changed = {w.path for w in model.weights if not np.array_equal(before[w.path], np.array(w))}
-    free = {w.path for layer in base.layers[-20:] if layer not in norms(base) for w in layer.weights}
-    assert free and len([w for layer in norms(base) for w in layer.weights if "moving" in w.path]) == 2 * 52
-    assert changed == free | {w.path for w in model.get_layer("p_crack").weights}
-    models.unfreeze_top(base, 0)
-    assert not base.trainable_weights
+def test_a_model_is_described_in_numbers_and_in_a_plain_table_of_layers() -> None:
+    model = RECIPES["mobilenetv2-linear"].build(1)
+    found, text = models.describe_model(model), models.layer_table(model)
+    layers = len(model.layers) - 1 + len(models.backbone_of(model).layers)
+    assert found == {"parameters": 2_259_265, "trainable": 1281, "layers": layers}
+    assert all(layer.name[:20] in text for layer in model.layers)
+    assert "2,259,265" in text and "1,281" in text and "\x1b" not in text
+    assert [line for line in text.split("\n") if line != line.rstrip()] == []
 
 
 def test_settle_makes_random_features_tell_inputs_apart() -> None:
@@ -85,19 +66,6 @@ def test_settle_makes_random_features_tell_inputs_apart() -> None:
     assert [norm.momentum for norm in norms(base)] == momenta
     assert all_equal(before, arrays(kernels))
     assert not base.trainable_weights
-
-
-# ---------------------------------------------------------------- what models consist of, and what is random in them
-
-
-def test_a_model_is_described_in_numbers_and_in_a_plain_table_of_layers() -> None:
-    model = small()
-    found, text = models.describe_model(model), models.layer_table(model)
-    layers = len(model.layers) - 1 + len(models.backbone_of(model).layers)
-    assert found == {"parameters": 2_259_265, "trainable": 1281, "layers": layers}
-    assert all(layer.name[:20] in text for layer in model.layers)
-    assert "2,259,265" in text and "1,281" in text and "\x1b" not in text
-    assert [line for line in text.split("\n") if line != line.rstrip()] == []
 
 
 @pytest.mark.parametrize("name", ["simple-cnn", "chernxi-mobilenetv3small"])
@@ -141,8 +109,6 @@ def test_bfloat16_computes_in_it_and_keeps_weights_and_probabilities_in_float32(
     with pytest.raises(config.CrackutilsError, match="PRECISION=float16 is unknown"):
         models.set_precision("float16")
 
-
-# ---------------------------------------------------------------- weights
 
 KERAS_NAME = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{}_no_top.h5"
 OUR_NAME = "mobilenet_v2_1.0_no_top.weights.h5"
@@ -240,17 +206,13 @@ def test_without_loading_the_network_is_the_same_and_no_weights_are_asked_for(
 )
 @pytest.mark.parametrize("name", models.BACKBONES)
 def test_real_imagenet_weights_load(name: str) -> None:
-    a, b = (small(name, 96, "imagenet", seed) for seed in (1, 2))
-    file = models.find_weights(name, 96)
-    assert models.weights_facts(name, 96, "imagenet")["sha256"] == sha256(file)
-    assert all_equal(*(arrays(models.backbone_of(m).weights) for m in (a, b)))  # from the file, whatever the seed
-    features = keras.Model(a.input, a.get_layer("pooled").output).predict_on_batch(pictures(8, 96))
+    bases = [models.build_backbone(name, 96, "imagenet") for _ in range(2)]
+    assert models.weights_facts(name, 96, "imagenet")["sha256"] == sha256(models.find_weights(name, 96))
+    assert all_equal(*(arrays(base.weights) for base in bases))  # from the file
+    scale, offset = models.BACKBONES[name].rescaling or (1, 0)
+    features = bases[0].predict_on_batch(pictures(8, 96) * np.float32(scale) + np.float32(offset)).mean((1, 2))
     assert features.std(0).mean() > 0.05
-    # none left as Keras initialises it
-    assert all(np.asarray(layer.moving_mean).any() for layer in norms(models.backbone_of(a)))
-
-
-# ---------------------------------------------------------------- the detector
+    assert all(np.asarray(norm.moving_mean).any() for norm in norms(bases[0]))  # none left as Keras initialises it
 
 
 @pytest.fixture(scope="module")
@@ -322,3 +284,13 @@ def test_grad_cam_points_to_what_speaks_for_a_crack(units: int) -> None:
     assert cam.shape == (2, 8, 8)
     assert np.unravel_index(cam[0].argmax(), (8, 8)) == (2, 5) and cam[0].max() == 1
     assert (cam >= 0).all() and not cam[1].any()  # all bright: nothing speaks for a crack
+
+
+def test_the_mass_of_a_heat_map_on_a_mask() -> None:
+    mask, heat = np.zeros((40, 60), bool), np.zeros((4, 6), np.float32)
+    mask[:, :30] = True
+    assert mass_on_mask(heat, mask) is None
+    heat[:] = 0.3
+    assert mass_on_mask(heat, mask) == pytest.approx(0.5)  # chance
+    heat[:, 3:] = 0
+    assert 0.8 < mass_on_mask(heat, mask) < 1  # some runs over the edge when it is enlarged

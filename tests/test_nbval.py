@@ -75,9 +75,6 @@ def validated(first: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return home, nbval(home, first / "results" / "smoke" / "notebooks")
 
 
-# ---------------------------------------------------------------- the first run
-
-
 def test_every_notebook_leaves_a_clean_copy_and_a_page(first: Path) -> None:
     base = first / "results" / "smoke"
     assert sorted(path.stem for path in (base / "notebooks").iterdir()) == NOTEBOOKS
@@ -147,14 +144,13 @@ def test_training_leaves_scores_predictions_history_and_model(notebook: str, nam
 
 def test_comparison_repeats_the_runs_own_numbers(first: Path) -> None:
     base = first / "results" / "smoke"
-    for row, (notebook, name) in zip(read_run(base / RUNS[4])["runs"], TRAINED.items(), strict=True):
+    for row, (notebook, name) in zip(
+        read_run(base / "05_comparison" / "default")["runs"], TRAINED.items(), strict=True
+    ):
         test = read_run(base / notebook / name)["test"]
         assert row["run"] == name
         assert all(row[key] == test[key] for key in ("n", "errors", "accuracy", "auroc"))
         assert row["low"] < row["accuracy"] < row["high"] or row["accuracy"] in (row["low"], row["high"])
-
-
-# ---------------------------------------------------------------- the second run
 
 
 def test_outputs_come_again_when_everything_is_computed_anew(
@@ -192,9 +188,6 @@ def test_files_come_again_byte_for_byte_and_figures_pixel_for_pixel(run: str, fi
     assert figures[0] and figures[0] == figures[1]
     for name in names + [figure for figure in figures[0] if not Path(figure).name.startswith(TIMED)]:
         assert content(one / name) == content(other / name), name
-
-
-# ---------------------------------------------------------------- the comparison itself
 
 
 def test_nothing_but_the_timing_of_keras_is_sanitized() -> None:

@@ -108,9 +108,6 @@ def test_results_go_into_the_folder_named_after_the_notebook(path: Path, nb: nbf
     assert figures and len(figures) == len(set(figures))  # none overwrites another
 
 
-# ---------------------------------------------------------------- badges and the set-up cell
-
-
 def test_badges_and_setup_cells_name_the_repository() -> None:
     assert write_badges(check=True) == []
     repository = project_table()["repository"]

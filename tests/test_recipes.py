@@ -31,53 +31,49 @@ def built(name: str) -> Any:
 
 def as_words(layer: Any) -> str:
     """Return the class of a layer and what decides its output."""
+    names = (
+        "filters",
+        "units",
+        "kernel_size",
+        "pool_size",
+        "strides",
+        "padding",
+        "activation",
+        "rate",
+        "mode",
+        "factor",
+    )
     own = layer.get_config()
-    words = {
-        "Conv2D": ("filters", "kernel_size", "strides", "padding", "activation", "use_bias"),
-        "MaxPooling2D": ("pool_size", "strides"),
-        "Dense": ("units", "activation"),
-        "Dropout": ("rate",),
-        "RandomFlip": ("mode",),
-        "RandomRotation": ("factor",),
-    }.get(type(layer).__name__, ())
-    return " ".join([type(layer).__name__, *(str(own[word]).replace(" ", "") for word in words)])
+    return " ".join([type(layer).__name__, *(str(own[name]).replace(" ", "") for name in names if name in own)])
 
 
-# ---------------------------------------------------------------- layers, sizes, settings
-
-AVERAGE, POOLED = "GlobalAveragePooling2D", "MaxPooling2D (2,2) (2,2)"
-BARE = [f"Conv2D {n} (3,3) (1,1) same relu True" for n in (32, 16, 8)]  # without pooling
-BARE = " | ".join([*BARE, AVERAGE, "Flatten | Dense 32 relu | Dense 16 relu | Dense 2 softmax"])
-FLIPS, VALID = "RandomFlip horizontal_and_vertical", "(3,3) (1,1) valid relu True"
+FLIPS, VALID, POOLED = "RandomFlip horizontal_and_vertical", "(3,3) (1,1) valid relu", "MaxPooling2D (2,2) (2,2) valid"
 QUARTER, FLAT = f"{FLIPS} | RandomRotation (-0.25,0.25)", "RandomFlip horizontal | RandomRotation (-0.2,0.2)"
-# augmentation, and what follows the rescaling or the backbone
-LAYERS: dict[str, tuple[str, str]] = {
-    "mobilenetv2": (f"{FLIPS} | RandomRotation (-0.05,0.05)", f"{AVERAGE} | Dropout 0.2 | Dense 1 sigmoid"),
-    "chernxi-mobilenetv3small": (
-        QUARTER,
-        f"{AVERAGE} | Dense 128 relu | Dense 64 relu | Dense 32 relu | Dense 16 relu | Dense 2 softmax",
-    ),
-    "chernxi-mobilenetv2": (QUARTER, f"{AVERAGE} | Dense 128 relu | Dense 64 relu | Dense 2 softmax"),
-    "bitterfrown-mobilenetv2": ("", f"{AVERAGE} | Dense 2 softmax"),
-    "imranismael-mobilenetv2": (FLAT, f"{AVERAGE} | Dropout 0.3 | Dense 2 softmax"),
-    "splitfolders-mobilenetv2": (FLAT, f"{AVERAGE} | Dropout 0.3 | Dense 2 softmax"),
-    "marzed7-mobilenetv2": ("", f"{AVERAGE} | Dropout 0.3 | Dense 1 sigmoid"),
-    "chernxi-cnn-120": ("", BARE),
-    "chernxi-cnn-80": (QUARTER, BARE),
-    "marzed7-cnn-256": (
-        "",
-        f"Conv2D 16 {VALID} | {POOLED} | Conv2D 32 {VALID} | {POOLED} | Dropout 0.1 | Conv2D 32 {VALID} | {POOLED}"
-        " | Dropout 0.3 | Flatten | Dense 256 relu | Dense 1 sigmoid",
-    ),
+BASE = "Rescaling | Functional | GlobalAveragePooling2D"
+BARE = " | ".join(["Rescaling", *(f"Conv2D {filters} (3,3) (1,1) same relu" for filters in (32, 16, 8))])
+BARE += " | GlobalAveragePooling2D | Flatten | Dense 32 relu | Dense 16 relu | Dense 2 softmax"
+# as published, but for our own, which no notebook shows; settings are those of the committed references, below
+LAYERS = {
+    "mobilenetv2": f"{FLIPS} | RandomRotation (-0.05,0.05) | {BASE} | Dropout 0.2 | Dense 1 sigmoid",
+    "chernxi-mobilenetv3small": f"{QUARTER} | Functional | GlobalAveragePooling2D | Dense 128 relu | Dense 64 relu"
+    " | Dense 32 relu | Dense 16 relu | Dense 2 softmax",
+    "chernxi-mobilenetv2": f"{QUARTER} | {BASE} | Dense 128 relu | Dense 64 relu | Dense 2 softmax",
+    "bitterfrown-mobilenetv2": f"{BASE} | Dense 2 softmax",
+    "imranismael-mobilenetv2": f"{FLAT} | {BASE} | Dropout 0.3 | Dense 2 softmax",
+    "splitfolders-mobilenetv2": f"{FLAT} | {BASE} | Dropout 0.3 | Dense 2 softmax",
+    "marzed7-mobilenetv2": f"{BASE} | Dropout 0.3 | Dense 1 sigmoid",
+    "chernxi-cnn-120": BARE,
+    "chernxi-cnn-80": f"{QUARTER} | {BARE}",
+    "marzed7-cnn-256": f"Rescaling | Conv2D 16 {VALID} | {POOLED} | Conv2D 32 {VALID} | {POOLED} | Dropout 0.1"
+    f" | Conv2D 32 {VALID} | {POOLED} | Dropout 0.3 | Flatten | Dense 256 relu | Dense 1 sigmoid",
 }
 V2, V3 = 2_257_984, 939_120  # parameters of the backbones, as keras.applications says
-NORMS = 4 * (16 + 32 + 64 + 128)  # half of them are moving means and variances
-CNN = 9 * (3 * 16 + 16 * 32 + 32 * 64 + 64 * 128) + NORMS + 128 + 1
+CNN = 9 * (3 * 16 + 16 * 32 + 32 * 64 + 64 * 128) + 4 * (16 + 32 + 64 + 128) + 128 + 1
 # parameters in all, and of them those that are trained while the backbone is frozen
 PARAMETERS = {
     "mobilenetv2-linear": (V2 + 1_281, 1_281),
     "mobilenetv2": (V2 + 1_281, 1_281),
-    "simple-cnn": (CNN, CNN - NORMS // 2),
+    "simple-cnn": (CNN, CNN - 480),  # without the moving means and variances
     "chernxi-mobilenetv3small": (V3 + 84_754, 84_754),
     "chernxi-mobilenetv2": (V2 + 172_354, 172_354),
     "bitterfrown-mobilenetv2": (V2 + 2_562, 2_562),
@@ -88,61 +84,27 @@ PARAMETERS = {
     "chernxi-cnn-80": (7_530, 7_530),
     "marzed7-cnn-256": (7_387_649, 7_387_649),
 }
-# size, batch, units, patience, and of each stage: epochs, optimizer, learning rate, unfrozen layers, falling rate
-SETTINGS = {
-    "chernxi-mobilenetv3small": "120 16 2 3 | 1 Adam 0.0001 0 True | 1 RMSprop 1e-05 71 True | 1 RMSprop 1e-05 0 True",
-    "chernxi-mobilenetv2": "120 16 2 3 | 1 Adam 0.0001 0 True | 1 RMSprop 1e-05 24 True | 1 RMSprop 1e-05 0 True",
-    "bitterfrown-mobilenetv2": "160 16 2 5 | 10 Adam 0.0001 0 False",
-    "imranismael-mobilenetv2": "227 32 2 3 | 3 Adam 0.0001 0 False",
-    "splitfolders-mobilenetv2": "160 32 2 5 | 5 Adam 0.0001 0 False",
-    "marzed7-mobilenetv2": "160 10 1 3 | 3 Adam 0.0001 0 False",
-    "chernxi-cnn-120": "120 32 2 14 | 14 Adam 0.001 0 False",
-    "chernxi-cnn-80": "80 32 2 9 | 9 Adam 0.001 0 False",
-    "marzed7-cnn-256": "256 32 1 2 | 3 Adam 0.001 0 False",
-}
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_parameters_are_as_many_as_published(name: str) -> None:
-    found = models.describe_model(built(name))
-    assert (found["parameters"], found["trainable"]) == PARAMETERS[name]
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_layers_are_the_published_ones(name: str) -> None:
-    words = [as_words(layer) for layer in built(name).layers]
-    follows = words[words.index("Functional" if RECIPES[name].backbone else "Rescaling") + 1 :]
-    assert (" | ".join(w for w in words if w.startswith("Random")), " | ".join(follows)) == LAYERS[name]
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_settings_are_the_published_ones(name: str) -> None:
+def test_networks_are_those_that_were_published(name: str) -> None:
     recipe, model = RECIPES[name], built(name)
-    assert (recipe.name, recipe.family) == (name, "cnn" if "cnn" in name else "transfer")
+    found = models.describe_model(model)
+    assert (found["parameters"], found["trainable"]) == PARAMETERS[name]
     assert (model.input_shape[1:], model.output_shape[1:]) == ((recipe.size, recipe.size, 3), (recipe.units,))
+    assert name not in LAYERS or " | ".join(as_words(layer) for layer in model.layers[1:]) == LAYERS[name]
+    assert (recipe.name, recipe.family) == (name, "cnn" if "cnn" in name else "transfer")
     assert len({stage.name for stage in recipe.stages}) == len(recipe.stages)  # seconds and what was kept go by name
-    stages = [f"{s.epochs} {s.optimizer} {s.learning_rate} {s.unfreeze} {s.decay}" for s in recipe.stages]
-    settings = f"{recipe.size} {recipe.batch} {recipe.units} {recipe.patience}"
-    assert name in OURS or " | ".join([settings, *stages]) == SETTINGS[name]
 
 
 @pytest.mark.parametrize(
-    ("name", "frozen", "first"),
-    [
-        ("chernxi-mobilenetv3small", 86, "expanded_conv_6_squeeze_excite_conv"),
-        ("chernxi-mobilenetv2", 130, "block_14_project"),
-    ],
+    ("name", "first"),
+    [("chernxi-mobilenetv3small", "expanded_conv_6_squeeze_excite_conv"), ("chernxi-mobilenetv2", "block_14_project")],
 )
-def test_the_second_of_three_stages_trains_the_top(name: str, frozen: int, first: str) -> None:
-    base, layers = models.backbone_of(built(name)), RECIPES[name].stages[1].unfreeze
-    assert len(base.layers) - frozen == layers
-    try:
-        models.unfreeze_top(base, layers)
-        trained = [layer for layer in base.layers if layer.trainable_weights]
-    finally:
-        models.unfreeze_top(base, 0)
-    assert trained[0].name == first
-    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in trained)
+def test_the_second_of_three_stages_trains_the_top_from_the_published_layer_on(name: str, first: str) -> None:
+    opened = models.backbone_of(built(name)).layers[-RECIPES[name].stages[1].unfreeze :]
+    norms = keras.layers.BatchNormalization
+    assert next(layer.name for layer in opened if layer.weights and not isinstance(layer, norms)) == first
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -194,9 +156,6 @@ def test_a_notebook_shows_the_network_that_the_recipe_builds(notebook: str, name
     np.testing.assert_array_equal(*(model.predict_on_batch(x) for model in pair))
 
 
-# ---------------------------------------------------------------- what was published
-
-
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - set(OURS)))
 def test_a_published_result_is_one_number_told_in_two_ways(name: str) -> None:
     assert len(PUBLISHED) == 9
@@ -220,9 +179,6 @@ def test_what_is_told_of_a_recipe() -> None:
     assert [line[2:] for line in text.split("\n") if line.startswith("- ")] == list(published.corrections)
     assert all(line in text for line in CORRECTED_IN_ALL)
     assert "Published: no result that can be read;" in describe_recipe("bitterfrown-mobilenetv2")
-
-
-# ---------------------------------------------------------------- JSON, profiles and refusals
 
 
 @pytest.mark.parametrize("name", NAMED)

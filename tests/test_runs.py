@@ -64,9 +64,6 @@ def fake_run(recipe: str = "simple-cnn", wrong: int = 4, shift: float = 0.0, **o
     return run
 
 
-# ---------------------------------------------------------------- what is written reads back
-
-
 def test_predictions_read_back_bit_for_bit(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     special = [0, 1, 0.1, 0.5, 1 / 3, 1e-7, 1e-20, np.nextafter(np.float32(1), np.float32(0)), 1e-38, 1e-40, 1e-45]
@@ -157,9 +154,6 @@ def test_runs_are_collected_in_order() -> None:
     names = [run["run"] for run in collect_runs(PROFILE.name, trained=False)]
     assert names == ["default", "mobilenetv2", "mobilenetv2--split-random", "simple-cnn"]
     assert [run["run"] for run in collect_runs(PROFILE.name)] == names[1:]
-
-
-# ---------------------------------------------------------------- names
 
 
 def test_a_run_with_usual_settings_is_named_by_its_recipe() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crackutils.detector.variation import VARIATIONS, shrink, vary
-from crackutils.transfer.corruptions import CORRUPTIONS, corrupt, mix_textures
+from crackutils.detector.data import VARIATIONS, shrink, vary
+from crackutils.transfer.robustness import CORRUPTIONS, corrupt, mix_textures
 
 SQUARE = 96
 

@@ -99,7 +99,6 @@ def _compare_run(reference: Path, here: Path) -> list[Row]:
     compared = [_runs_compared(metrics) for metrics in (want, have)]
     if compared[0] != compared[1]:  # notebook 05 takes in all runs that there are
         return [(run, "runs compared", *map(", ".join, compared), "not compared: other runs")]
-    _trim_recipes(want, have)
     other = _other_circumstances(reference, here)
     found = _differences(want, have)
     if other:
@@ -142,15 +141,6 @@ def _runs_compared(metrics: dict[str, Any]) -> list[str]:
         *(f"{r['recipe']} {r['split']} {r['split_seed']}" for r in metrics.get("by_split", [])),
         *(f"{r['recipe']} seeds {r['seeds']}" for r in metrics.get("over_seeds", [])),
     ]
-
-
-def _trim_recipes(want: dict[str, Any], have: dict[str, Any]) -> None:
-    """Keep in both recipes the fields that both have."""
-    # references made before the layers moved from the recipes into code hold fields that no run has now
-    if (a := want["settings"].get("recipe")) and (b := have["settings"].get("recipe")):
-        both = a.keys() & b.keys()
-        for metrics, recipe in ((want, a), (have, b)):
-            metrics["settings"]["recipe"] = {name: value for name, value in recipe.items() if name in both}
 
 
 def _differences(want: Any, have: Any, path: str = "") -> list[tuple[str, Any, Any]]:

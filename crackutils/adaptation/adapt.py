@@ -1,7 +1,5 @@
 """The command `adapt`: from site labels to a run folder with the adapted detector and its learning curve."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time
@@ -19,11 +17,9 @@ from crackutils.adaptation import figures
 from crackutils.adaptation.curve import describe_gain, try_learning_curve
 from crackutils.adaptation.labels import photos_of_tiles, read_labels, refuse_rows
 from crackutils.config import CrackutilsError, display_path
-from crackutils.detector.features import features_of_run
 from crackutils.detector.head import fit_head
-from crackutils.detector.runs import find_detector_run
+from crackutils.detector.runs import features_of_run, find_detector_run
 from crackutils.files import replacing_folder, write_atomically
-from crackutils.stages import Recipe
 
 
 def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert") -> pd.DataFrame:
@@ -33,24 +29,17 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
     Features are cached: a second call with further labels computes only what is new. The learning curve is returned,
     without rows where there can be none; the reason is printed.
 
-    Args:
-        labels: CSV file with the columns file (relative to the CSV's folder, or absolute), label (0 or 1, Negative or
-            Positive) and, if it is known, photo: the photo that a tile was cut from.
-        out: folder to write; it must not exist, or be empty.
-        model: the run to adapt; None takes that of `find_detector_run`.
-        engine: one of `config.ENGINES`.
-
-    Raises:
-        CrackutilsError: a CSV file that cannot be used, images that cannot be read, no run, an `out` that is not empty
-            or cannot be written, an engine that is not to be had.
+    `labels` is a CSV file with the columns file (relative to the CSV's folder, or absolute), label (0 or 1, Negative or
+    Positive) and, if it is known, photo: the photo that a tile was cut from. The folder `out` must not exist, or be
+    empty. `model` None takes the run of `find_detector_run`; `engine` is one of `config.ENGINES`. Raises
+    CrackutilsError where labels, images, run, folder or engine cannot be used.
     """
     labels, out, began = Path(labels), Path(out).resolve(), time.perf_counter()
     table = read_labels(labels)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CrackutilsError(f"{out} exists already. Give a folder that does not.")
     if model is None:
-        model = find_detector_run()
-        print(f"model: {display_path(model)}")
+        print(f"model: {display_path(model := find_detector_run())}")
     model = Path(model)
     net, recipe = training.load(model)
     run = json.loads((model / "metrics.json").read_text("utf-8"))
@@ -63,7 +52,10 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
     found = features_of_run(ds, np.arange(len(table)), model, engine)
     curve, why = try_learning_curve(found.x, y, photos)
     weights, bias, penalty = fit_head(found.x, y, photos)
-    _multiply_head(net.get_layer("p_crack"), weights, bias)
+    kernel, offset = net.get_layer("p_crack").get_weights()  # the head was fitted to the logits that these give
+    kernel = weights[0] * kernel[:, 0] + np.append(0.0, weights[1:])
+    offset = np.float32([weights[0] * offset[0] + bias])
+    net.get_layer("p_crack").set_weights([kernel[:, None].astype(np.float32), offset])
     facts = {"model": display_path(model), "model_sha256": found.facts["model"]}
     facts |= {"labels": len(y), "positives": int(y.sum()), "photos": len(np.unique(photos)), "photos_told_by": source}
     facts |= {"images_sha256": ds.sha256, "penalty": penalty if np.isfinite(penalty) else None}
@@ -72,7 +64,9 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
     content = {"schema": run["schema"], "notebook": run["notebook"], "settings": run["settings"] | {"adapted": facts}}
     content |= {"run": out.name, "learning_curve": curve.round(6).to_dict("records"), "verdict": verdict}
     with _writing(out), replacing_folder(out) as work:
-        training.save(net, work, _card(recipe, facts, curve, verdict))
+        card = Template(Path(__file__).with_name("card.md.j2").read_text("utf-8"), trim_blocks=True)
+        shown = {"recipe": recipe, "curve": curve.to_dict("records"), "verdict": verdict}
+        training.save(net, work, card.render(facts, **shown))
         _write(work, content, curve, round(time.perf_counter() - began, 2))
     if len(curve):
         print(curve.round(4).to_string(index=False))
@@ -98,18 +92,6 @@ def _read_tiles(labels: Path, table: pd.DataFrame) -> datasets.Dataset:
     again = copies["file"] + " is " + copies["sha256"].map(originals)
     refuse_rows(labels, len(table), again, "the picture stood in a row before", "List each picture once")
     return ds
-
-
-def _multiply_head(layer: Any, weights: np.ndarray, bias: float) -> None:
-    """Set the last layer so that it does what was fitted to its own logits and the features."""
-    kernel, offset = layer.get_weights()
-    kernel = weights[0] * kernel[:, 0] + np.concatenate([[0.0], weights[1:]])
-    layer.set_weights([kernel[:, None].astype(np.float32), np.float32([weights[0] * offset[0] + bias])])
-
-
-def _card(recipe: Recipe, facts: dict[str, Any], curve: pd.DataFrame, verdict: str) -> str:
-    template = Template(Path(__file__).with_name("card.md.j2").read_text("utf-8"), trim_blocks=True)
-    return template.render(facts, recipe=recipe, curve=curve.to_dict("records"), verdict=verdict)
 
 
 def _write(folder: Path, content: dict[str, Any], curve: pd.DataFrame, seconds: float) -> None:

@@ -1,7 +1,5 @@
 """The learning curve: the gain on other photos of a site, by number of labelled tiles."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +11,6 @@ from crackutils import config
 from crackutils.detector.head import fit_head
 from crackutils.files import progress
 
-_LEVEL = 0.95
 SCORES = {"auroc": roc_auc_score, "average_precision": average_precision_score}
 _CURVE = ["n", "draws", *(f"{score}{part}" for score in SCORES for part in ("", "_gain", "_gain_low", "_gain_high"))]
 
@@ -33,30 +30,18 @@ def learning_curve(
     draws' differences from the unadapted network. The draws share photos, so it is approximate: it shows how much
     depends on the choice of photos and tiles, and is too narrow for a further site.
 
-    Args:
-        x: (tiles, 1 + features), as in `fit_head`.
-        labels: int (tiles,), 0 or 1.
-        photos: (tiles,); a photo is never in both halves.
-        ns: numbers of labelled tiles; those that do not fit into half of the photos in every draw are left out.
-        draws: how often.
-        seed: of the draws.
-
-    Returns:
-        A row per n, n = 0 (unadapted) first: n, draws; auroc and average_precision, means over the draws; and of both
-        _gain, the mean difference from unadapted, with _gain_low and _gain_high.
-
-    Raises:
-        CrackutilsError: fewer than four photos, a class in fewer than two of them, or no n fits.
+    `x`, (tiles, 1 + features), and `labels`, int (tiles,), are those of `fit_head`; `ns` that do not fit into half of
+    the `photos`, (tiles,), in every draw are left out. Returned is a row per n, n = 0 (unadapted) first: n, draws;
+    auroc and average_precision, means over the draws; and of both _gain, the mean difference from unadapted, with
+    _gain_low and _gain_high. Raises CrackutilsError for under four photos, a class in under two, or where no n fits.
     """
     x, labels, photos = np.asarray(x), np.asarray(labels, int), np.unique(photos, return_inverse=True)[1]
     halves = _draw_halves(labels, photos, draws, seed)
     room = min(len(order) for order, _ in halves)
     fitting = [n for n in sorted(set(ns)) if n <= room]
     if not fitting:
-        raise config.CrackutilsError(
-            f"There is no learning curve: half of the photos hold as few as {room} labelled tiles, and it begins at"
-            f" {min(ns)}; label more."
-        )
+        why = f"half of the photos hold as few as {room} labelled tiles, and it begins at {min(ns)}; label more"
+        raise config.CrackutilsError(f"There is no learning curve: {why}.")
     found = np.zeros((draws, 1 + len(fitting), len(SCORES)))
     for draw in progress(range(draws), "learning curve", unit="draw"):
         order, test = halves[draw]
@@ -66,7 +51,7 @@ def learning_curve(
             weights, bias, _ = fit_head(x[rows], labels[rows], photos[rows], seed)
             found[draw, k] = [score(labels[test], x[test] @ weights + bias) for score in SCORES.values()]
     gains = found - found[:, :1]
-    low, high = np.quantile(gains, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
+    low, high = np.quantile(gains, [(1 - 0.95) / 2, (1 + 0.95) / 2], axis=0)
     rows = []
     for k, n in enumerate([0, *fitting]):
         parts = [(found[:, k, s].mean(), gains[:, k, s].mean(), low[k, s], high[k, s]) for s in range(len(SCORES))]
@@ -86,14 +71,12 @@ def _draw_halves(labels: np.ndarray, photos: np.ndarray, draws: int, seed: int) 
     """Return per draw the rows of one half of the photos, in random order, and of the other; both hold both classes."""
     for label, name in enumerate(config.CLASSES):
         if (count := len(np.unique(photos[labels == label]))) < 2:
-            raise config.CrackutilsError(
-                f"There is no learning curve: {name} tiles come from {count} photo{'s' * (count != 1)}, and both halves"
-                " of the photos need some; label tiles of further photos."
-            )
+            why = f"{name} tiles come from {count} photo{'s' * (count != 1)}, and both halves of the photos need some"
+            raise config.CrackutilsError(f"There is no learning curve: {why}; label tiles of further photos.")
     if photos.max() < 3:
+        why = f"the tiles come from {photos.max() + 1} photos, and half of them must be two, or nothing could choose"
         raise config.CrackutilsError(
-            f"There is no learning curve: the tiles come from {photos.max() + 1} photos, and half of them must be two,"
-            " or nothing could choose the penalty; label tiles of at least 4 photos."
+            f"There is no learning curve: {why} the penalty; label tiles of at least 4 photos."
         )
     halves = []
     for draw in range(draws):

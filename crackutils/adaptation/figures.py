@@ -1,7 +1,5 @@
 """The figure of the learning curve."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -20,14 +18,11 @@ def learning_curve(table: pd.DataFrame) -> Figure:
         axes[0].plot(at, rows[score], "os"[k] + "-", color=plots.PALETTE[k], linewidth=2, label=f"{name}, adapted")
         gain = rows[f"{score}_gain"]
         bars = [gain - rows[f"{score}_gain_low"], rows[f"{score}_gain_high"] - gain]
-        axes[1].errorbar(
-            at + 0.14 * (k - 0.5), gain, np.maximum(bars, 0), fmt="os"[k], color=plots.PALETTE[k], capsize=3
-        )
+        look = {"fmt": "os"[k], "color": plots.PALETTE[k], "capsize": 3}
+        axes[1].errorbar(at + 0.14 * (k - 0.5), gain, np.maximum(bars, 0), **look)
     axes[1].axhline(0, color="0.3", linestyle="--")
-    axes[0].set(ylabel="mean over the draws")
-    axes[1].set(ylabel="difference from unadapted")
-    for ax in axes:
+    for ax, label in zip(axes, ("mean over the draws", "difference from unadapted"), strict=True):
         ax.set_xticks(at, [f"{n:,}" for n in rows["n"]])
-        ax.set(xlabel="labelled tiles", xlim=(-0.5, len(rows) - 0.5))
+        ax.set(xlabel="labelled tiles", ylabel=label, xlim=(-0.5, len(rows) - 0.5))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure

@@ -1,7 +1,5 @@
 """The user's CSV file of site labels, and the photos that its tiles were cut from."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterable
@@ -19,8 +17,7 @@ _NAMED = re.compile(r"(\d+)-\d+\.\w+")  # PHOTO-TILE.jpg, as SDNET2018 has it
 def read_labels(file: str | Path) -> pd.DataFrame:
     """Return the rows of a CSV file of labels as `adapt` describes it: file, label (int, 0 or 1) and, if given, photo.
 
-    Raises CrackutilsError where it cannot be read, lacks a column or one class, holds fewer than ten labels, or holds
-    rows that cannot be used.
+    Raises CrackutilsError where it cannot be read, lacks a column or a class, or holds unusable rows or under ten.
     """
     file = Path(file)
     try:
@@ -34,10 +31,8 @@ def read_labels(file: str | Path) -> pd.DataFrame:
     names = [name.strip().lower() for name in rows[0]] if rows else []
     counts = {name: names.count(name) for name in ("file", "label", "photo")}
     if wrong := [name for name, count in counts.items() if count > 1 or (not count and name != "photo")]:
-        raise CrackutilsError(
-            f"{file} has not one column {' and '.join(wrong)}. Its first line must be file,label or file,label,photo,"
-            " with commas."
-        )
+        remedy = "Its first line must be file,label or file,label,photo, with commas."
+        raise CrackutilsError(f"{file} has not one column {' and '.join(wrong)}. {remedy}")
     total = len(rows) - 1
     cut = [",".join(row) for row in rows[1:] if len(row) != len(names)]
     refuse_rows(file, total, cut, "there are more or fewer fields than in the first line", "Correct them")
@@ -57,8 +52,9 @@ def read_labels(file: str | Path) -> pd.DataFrame:
     if total < 10:
         raise CrackutilsError(f"{file} holds {total} labels. Give at least 10, better some hundred.")
     if table["label"].nunique() < 2:
-        only = CLASSES[table["label"].iloc[0]]
-        raise CrackutilsError(f"{file} labels all {total} tiles {only}. Give tiles of both classes.")
+        raise CrackutilsError(
+            f"{file} labels all {total} tiles {CLASSES[table['label'][0]]}. Give tiles of both classes."
+        )
     return table
 
 
@@ -72,15 +68,11 @@ def photos_of_tiles(table: pd.DataFrame) -> tuple[np.ndarray, str]:
     """Return the photo of each tile, int (n,), and where it is from: "column", "names" (of files) or "nothing"."""
     names = [_NAMED.fullmatch(Path(file).name) for file in table["file"]]
     if "photo" in table:
-        photos, source = table["photo"], "column"
-        print(f"{photos.nunique():,} photos, by the column photo")
+        photos, source, what = table["photo"], "column", "by the column photo"
     elif all(names):
-        photos, source = pd.Series([name[1] for name in names]), "names"
-        print(f"{photos.nunique():,} photos, by the names PHOTO-TILE")
+        photos, source, what = pd.Series([name[1] for name in names]), "names", "by the names PHOTO-TILE"
     else:
-        photos, source = table["file"], "nothing"
-        print(
-            "Each file counts as a photo of its own, because there is no column photo. If several tiles are from one"
-            " photo, the intervals below are too narrow and the gains too large."
-        )
+        photos, source, what = table["file"], "nothing", "one for each file, because there is no column photo."
+        what += " If several tiles are from one photo, the intervals below are too narrow and the gains too large."
+    print(f"{photos.nunique():,} photos, {what}")
     return pd.factorize(photos)[0], source

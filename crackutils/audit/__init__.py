@@ -1,4 +1,4 @@
-"""Audit of the data for notebook 07: copies, mosaics, labels, image quality, and the cost of leakage.
+"""Room of notebook 07, the audit of the data: copies, mosaics, labels, image quality, leakage.
 
-Imports core modules and `splits`.
+It imports core and `splits`.
 """

@@ -17,9 +17,8 @@ from crackutils.splits.registration import find_copies, search_copies
 def compare_copy_detectors(ds: Dataset, x: np.ndarray) -> pd.DataFrame:
     """Compare bytes, difference hash, registration and features, float32 (n, dimensions), as detectors of copies.
 
-    Returns:
-        A row per detector: way, images (reported to have a copy), confirmed (the share of them that lie in one mosaic
-        with a reported copy; None for the detectors that mosaics are made from).
+    A row per detector: way, images (reported to have a copy), confirmed (the share of them that lie in one mosaic with
+    a reported copy; None for the detectors that mosaics are made from).
     """
     mosaic, rows = find_mosaics(ds), np.arange(len(ds.index))
     distance, near = NearestNeighbors(n_neighbors=2, metric="cosine").fit(x).kneighbors(x)
@@ -55,12 +54,9 @@ def score_planted_copies(ds: Dataset, count: int = 200, seed: int = 0) -> pd.Dat
     """Measure `find_copies` and `find_overlaps` together with planted copies.
 
     Ten times `count` images (or all) are cut to a `crop_window`, and `count` of these get a copy, shifted by up to 40
-    of 227 pixels.
-
-    Returns:
-        A row per kind in `PLANTED` and one for all: kind, planted, found and recall; for all also precision: of the
-        pairs found, the share that are planted or in `known_overlaps`, or, where nothing is known, were found among
-        the whole images as well.
+    of 227 pixels. A row per kind in `PLANTED` and one for all: kind, planted, found and recall; for all also precision:
+    of the pairs found, the share that are planted or in `known_overlaps`, or, where nothing is known, were found among
+    the whole images as well.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(ds.index))[: 10 * count])
@@ -74,16 +70,13 @@ def score_planted_copies(ds: Dataset, count: int = 200, seed: int = 0) -> pd.Dat
     index = index.assign(sha256=[f"{i:064d}" for i in range(len(index))], number=-1)  # neither bytes nor numbers help
     grey, colour = (np.stack(part) for part in zip(*map(thumbnails, windows), strict=True))
     planted = replace(ds, index=index, grey=grey, colour=colour)
-    found = _pair_set(pd.concat([search_copies(planted), search_overlaps(planted)]))
     known = known_overlaps(ds)
-    true = _pair_set(known if len(known) else pd.concat([find_copies(ds), find_overlaps(ds)]))
+    known = known if len(known) else pd.concat([find_copies(ds), find_overlaps(ds)])
+    found = pd.concat([search_copies(planted), search_overlaps(planted)])
+    found, true = ({tuple(pair) for pair in table[["a", "b"]].to_numpy(int)} for table in (found, known))
     right = [a == b or (min(a, b), max(a, b)) in true for a, b in (origin[list(pair)] for pair in found)]
     hit = np.array([(i, len(rows) + k) in found for k, i in enumerate(picked)])
     table = [{"kind": k, "planted": int((kind == k).sum()), "found": int(hit[kind == k].sum())} for k in PLANTED]
     table.append({"kind": "all", "planted": count, "found": int(hit.sum())})
     table[-1]["precision"] = round(sum(right) / max(1, len(right)), 6)
     return pd.DataFrame(table).assign(recall=lambda t: (t["found"] / t["planted"].clip(1)).round(6))
-
-
-def _pair_set(table: pd.DataFrame) -> set[tuple[int, int]]:
-    return {tuple(pair) for pair in table[["a", "b"]].to_numpy(int)}

@@ -1,4 +1,7 @@
-"""Find doubtful labels with out-of-fold models, measure that with planted labels, and report what people read."""
+"""Find doubtful labels with out-of-fold models, measure that with planted labels, and find images of poor quality."""
+
+import contextlib
+import io
 
 import numpy as np
 import pandas as pd
@@ -12,23 +15,19 @@ from crackutils.datasets import Dataset
 from crackutils.files import progress
 from crackutils.linear import fit_linear_head
 from crackutils.metrics import wilson
-from crackutils.splits.groups import pack_groups
-from crackutils.splits.make import PARTS
+from crackutils.splits.make import PARTS, pack_groups
 
-_FOLDS = 10
 _READ_TO = 10_000  # highest number of the METU files from which images were drawn to be read
 
 
 def out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int = config.DEFAULT_SEED) -> pd.DataFrame:
     """Return the crack probability of every image by models that saw neither it nor any of its group, in ten folds.
 
-    Features x are float32 (n, dimensions), labels y (0 or 1) and groups int (n,); the seed draws the folds.
-
-    Returns:
-        A row per image, a column per model: strict and loose (linear heads, C = 0.001 and 0.1), neighbours (share of
-        cracks among the ten nearest images). CrackutilsError if the images outside one fold are all of one class.
+    Features x are float32 (n, dimensions), labels y (0 or 1) and groups int (n,); the seed draws the folds. A row per
+    image, a column per model: strict and loose (linear heads, C = 0.001 and 0.1), neighbours (share of cracks among the
+    ten nearest images). CrackutilsError if the images outside one fold are all of one class.
     """
-    fold = pack_groups(y, groups, _FOLDS, seed)
+    fold = pack_groups(y, groups, 10, seed)
     found = pd.DataFrame(np.nan, index=range(len(y)), columns=["strict", "loose", "neighbours"])
     for k in progress(np.unique(fold), "folds", unit="fold"):
         away, here = fold != k, fold == k
@@ -44,10 +43,8 @@ def out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int = co
 def rank_suspects(y: np.ndarray, probabilities: pd.DataFrame) -> pd.DataFrame:
     """Rank images by the probability of their labels, int (n,), from the crack probabilities of `out_of_fold`.
 
-    Returns:
-        A row per image, the most doubtful first: row, given (mean probability of its label), by (number of models for
-        which confident learning, Northcutt, Jiang, Chuang 2021, calls the label wrong). CrackutilsError without
-        cleanlab.
+    A row per image, the most doubtful first: row, given (mean probability of its label), by (number of models for which
+    confident learning, Northcutt, Jiang, Chuang 2021, calls the label wrong). CrackutilsError without cleanlab.
     """
     try:
         from cleanlab.filter import find_label_issues
@@ -65,9 +62,8 @@ def score_planted_labels(
 ) -> dict[str, float | int]:
     """Measure the audit of labels: flip a share of them, drawn with a seed, and look for these; else as `out_of_fold`.
 
-    Returns:
-        planted; recall (share of them among as many first suspects) and, of the images whose label is wrong by
-        confident learning for every model: called, called_recall and called_precision.
+    Returns planted; recall (share of them among as many first suspects) and, of the images whose label is wrong by
+    confident learning for every model: called, called_recall and called_precision.
     """
     planted = np.zeros(len(y), bool)
     planted[np.random.default_rng(seed).choice(len(y), max(1, int(share * len(y))), replace=False)] = True
@@ -76,36 +72,23 @@ def score_planted_labels(
     table = rank_suspects(flipped, probabilities)
     count = int(planted.sum())
     called = planted[table.loc[table["by"] == probabilities.shape[1], "row"]]
-    return {
-        "planted": count,
-        "recall": round(float(planted[table["row"][:count]].mean()), 6),
-        "called": len(called),
-        "called_recall": round(int(called.sum()) / count, 6),
-        "called_precision": round(int(called.sum()) / max(1, len(called)), 6),
-    }
-
-
-def label_readings(ds: Dataset) -> pd.DataFrame:
-    """Return which images people read for their labels, and what they read, from `data/audit/*_reads.csv`.
-
-    Returns:
-        A row per image: file, drawn (suspect: doubted by models; random: drawn from Negative images that nobody had
-        read; control: drawn among those that models believe), first and second (two readings that did not see the
-        label), verdict (as in `datasets.label_verdicts`). Empty where nobody has read any.
-    """
-    file, columns = config.AUDIT / f"{ds.profile.source}_reads.csv", ["file", "drawn", "first", "second", "verdict"]
-    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=columns)
-    return table[table["file"].isin(ds.index["file"])].reset_index(drop=True)
+    found = {"planted": count, "recall": round(float(planted[table["row"][:count]].mean()), 6), "called": len(called)}
+    found["called_recall"] = round(int(called.sum()) / count, 6)
+    return found | {"called_precision": round(int(called.sum()) / max(1, len(called)), 6)}
 
 
 def estimate_unread(ds: Dataset) -> dict[str, float | int]:
     """Estimate how many Negative images show a crack that nobody has found, from those that were drawn at random.
 
-    Returns:
-        read (images), random and cracks (among them), share with low and high (its 95 % Wilson interval), unread
-        (Negative images), and expected, expected_low and expected_high cracks among those. Empty where nobody has read.
+    People read them for `data/audit/*_reads.csv`: drawn (suspect: doubted by models; random: from Negative images that
+    nobody had read; control: from those that models believe), first and second (two readings that did not see the
+    label), verdict (as in `datasets.label_verdicts`). Returns read (images), random and cracks (among them), share with
+    low and high (its 95 % Wilson interval), unread (Negative images), and expected, expected_low and expected_high
+    cracks among those; empty where nobody has read.
     """
-    table = label_readings(ds)
+    file = config.AUDIT / f"{ds.profile.source}_reads.csv"
+    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["file", "drawn"])
+    table = table[table["file"].isin(ds.index["file"])]
     random = table[table["drawn"] == "random"]
     if not len(random):
         return {}
@@ -123,17 +106,31 @@ def compare_corrections(
 ) -> pd.DataFrame:
     """Train linear heads on features x with labels as given and as corrected, and test each against both, on one split.
 
-    Returns:
-        A row per training: trained_with, changed (labels in train and val that differ), errors_given,
-        errors_corrected, n (of the test), changed_test.
+    A row per training: trained_with, changed (labels in train and val that differ), errors_given, errors_corrected, n
+    (of the test), changed_test.
     """
     train, val, test = ((manifest["split"] == part).to_numpy() for part in PARTS)
-    changed = given != corrected
-    rows = []
-    for name, y in (("given", given), ("corrected", corrected)):
+    both, rows = {"given": given, "corrected": corrected}, []
+    for name, y in both.items():
         called = fit_linear_head(x[train], y[train], x[val], y[val], 1000).probabilities(x[test]) >= 0.5
-        row = {"trained_with": name, "changed": int(changed[~test].sum()) if name == "corrected" else 0}
-        row |= {"errors_given": int((called != given[test]).sum())}
-        row |= {"errors_corrected": int((called != corrected[test]).sum())}
-        rows.append(row | {"n": int(test.sum()), "changed_test": int(changed[test].sum())})
+        row = {"trained_with": name, "changed": int((y != given)[~test].sum())}
+        row |= {f"errors_{truth}": int((called != labels[test]).sum()) for truth, labels in both.items()}
+        rows.append(row | {"n": int(test.sum()), "changed_test": int((given != corrected)[test].sum())})
     return pd.DataFrame(rows)
+
+
+def image_quality(ds: Dataset) -> pd.DataFrame:
+    """Find dark, bright, blurred, empty and oddly shaped images with cleanvision; CrackutilsError without it.
+
+    A row per image in index order: row, and for each issue is_<issue>_issue and <issue>_score (0 worst, 1 best).
+    """
+    try:
+        from cleanvision import Imagelab
+    except ImportError as error:
+        raise config.CrackutilsError("The audit of quality needs cleanvision. Run pip install cleanvision.") from error
+    files = [str(ds.folder / file) for file in ds.index["file"]]
+    lab = Imagelab(filepaths=files)
+    issues = ("dark", "light", "blurry", "low_information", "odd_size", "odd_aspect_ratio")
+    with contextlib.redirect_stdout(io.StringIO()):  # its report repeats the table
+        lab.find_issues({name: {} for name in issues}, n_jobs=1, verbose=False)
+    return lab.issues.loc[files].reset_index(drop=True).assign(row=np.arange(len(files)))

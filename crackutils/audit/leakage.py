@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy.stats import t as student
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
+from crackutils import plots
 from crackutils.files import progress
 from crackutils.linear import STRENGTHS, fit_linear_head
 from crackutils.metrics import score_predictions
-from crackutils.splits.groups import BUNDLES, pack_groups
+from crackutils.splits.make import BUNDLES, pack_groups
 
 _PROTOCOLS = {  # split method and tested part
     "tested on the training images (random split)": ("random", "train"),
@@ -33,17 +36,11 @@ def measure_leakage(
     the published chernxi-mobilenetv2 has; Adam, up to the first of 20 epochs that does not lower the validation loss)
     and nearest (the label of the nearest training image).
 
-    Args:
-        x: float32 (n, dimensions), features.
-        y: int (n,), 0 or 1.
-        groups: int (n,) per split method, the group of each image; each image its own for a random split.
-        near: tables of pairs a, b by kind of nearness, the closest first. An image is of the first kind of which it has
-            a partner at all, or of the kind "none".
-        seeds: of the splits.
-
-    Returns:
-        A row per method, seed, head, part (test; val and train, which chose or trained the head), kind of nearness and
-        in_training (whether a partner of that kind is in the training part): n and errors of those images.
+    Features x are float32 (n, dimensions), labels y (0 or 1) int (n,). `groups` holds the group of each image, int
+    (n,), per split method; each image its own for a random split. `near` holds tables of pairs a, b by kind of
+    nearness, the closest first: an image is of the first kind of which it has a partner at all, or of the kind "none".
+    A row per method, seed, head, part (test; val and train, which chose or trained the head), kind of nearness and
+    in_training (whether a partner of that kind is in the training part): n and errors of those images.
     """
     kind = np.full(len(y), "none", object)
     ends = {name: pairs[["a", "b"]].to_numpy(int).T for name, pairs in near.items()}
@@ -89,43 +86,52 @@ def _predict_by_heads(
 def summarize_leakage(table: pd.DataFrame, by: Sequence[str] = ("head", "method")) -> pd.DataFrame:
     """Return the error rate over splits for rows of `measure_leakage`, grouped by columns.
 
-    The 95 % interval is Student's of the mean over splits; they share images, so it is somewhat too narrow.
-
-    Returns:
-        A row per group: its columns, n, errors, error_rate, low, high (fractions), and splits with such images.
+    A row per group: its columns, n, errors, error_rate, low, high (fractions), and splits with such images. The 95 %
+    interval is Student's of the mean over splits; they share images, so it is somewhat too narrow.
     """
     rows = []
-    for key, part in table.groupby(list(by), sort=False):
-        splits = part.groupby("seed")[["n", "errors"]].sum().query("n > 0")
-        if not len(splits):
-            continue
+    for key, part in table[table["n"] > 0].groupby(list(by), sort=False):
+        splits = part.groupby("seed")[["n", "errors"]].sum()
         n, errors = (int(total) for total in splits.sum())
-        rate = (splits["errors"] / splits["n"]).to_numpy()
-        half = 0.0
-        if len(rate) > 1:
-            half = float(student.ppf(0.975, len(rate) - 1) * rate.std(ddof=1) / np.sqrt(len(rate)))
+        rate, k = (splits["errors"] / splits["n"]).to_numpy(), len(splits)
+        half = float(student.ppf(0.975, k - 1) * rate.std(ddof=1) / np.sqrt(k)) if k > 1 else 0.0
         row = {"n": n, "errors": errors, "error_rate": round(errors / n, 6)}
         row |= {"low": round(max(0.0, errors / n - half), 6), "high": round(min(1.0, errors / n + half), 6)}
-        rows.append(dict(zip(by, key, strict=True)) | row | {"splits": len(splits)})
+        rows.append(dict(zip(by, key, strict=True)) | row | {"splits": k})
     return pd.DataFrame(rows)
+
+
+def plot_leakage(table: pd.DataFrame) -> Figure:
+    """Show the error rates of `summarize_leakage` with 95 % intervals, a row per head, a marker per split method."""
+    heads, methods = list(table["head"].unique()), list(table["method"].unique())
+    figure, ax = plt.subplots(figsize=(8.5, 0.85 * len(heads) + 1.4))
+    for row in table.itertuples():
+        k = methods.index(row.method)
+        y = heads.index(row.head) + 0.22 * (k - (len(methods) - 1) / 2)
+        ax.plot([row.low, row.high], [y, y], color=plots.PALETTE[k], linewidth=2)
+        ax.plot(row.error_rate, y, "oDs^"[k], color=plots.PALETTE[k], markersize=7)
+        ax.annotate(f"  {row.error_rate:.2%}", (row.high, y), va="center", fontsize=8)
+    for k, method in enumerate(methods):
+        ax.plot([], [], "oDs^"[k], color=plots.PALETTE[k], label=method)
+    ax.set_yticks(range(len(heads)), heads)
+    ax.set(ylim=(len(heads) - 0.5, -0.5), xlabel="share of test images that are wrong, with 95 % interval over splits")
+    ax.set_xlim(0, 1.14 * table["high"].max() or 1)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
+    return figure
 
 
 def protocol_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the error rates that published protocols would report of the heads in `measure_leakage`.
 
-    Returns:
-        A row per head and protocol: head, protocol, n, errors, error_rate, and flattery: error rate on the photo-safe
-        split divided by this one (None below ten errors, where a ratio has no meaning).
+    A row per head and protocol: head, protocol, n, errors, error_rate, and flattery: error rate on the photo-safe split
+    divided by this one (None below ten errors, where a ratio has no meaning).
     """
     rows = []
     for head, part in table.groupby("head", sort=False):
-        counts = {}
-        for name, (method, tested) in _PROTOCOLS.items():
-            images = part[(part["method"] == method) & (part["part"] == tested)]
-            counts[name] = int(images["n"].sum()), int(images["errors"].sum())
-        n, errors = counts["photo-safe split"]
+        counts = part.groupby(["method", "part"])[["n", "errors"]].sum().reindex([*_PROTOCOLS.values()], fill_value=0)
+        n, errors = counts.loc["photo-safe", "test"].tolist()
         photo_safe = errors / max(1, n)
-        for name, (n, errors) in counts.items():
+        for name, (n, errors) in zip(_PROTOCOLS, counts.to_numpy().tolist(), strict=True):
             row = {"head": head, "protocol": name, "n": n, "errors": errors, "error_rate": round(errors / max(1, n), 6)}
             rows.append(row | {"flattery": round(photo_safe / (errors / n), 2) if errors >= 10 else None})
     return pd.DataFrame(rows)

@@ -17,8 +17,7 @@ def check_loops(ds: Dataset) -> pd.DataFrame:
     """Check overlaps against each other: a row per link that closes a loop, with columns a, b, mosaic, agrees.
 
     Each mosaic is laid out along its best links, a tree. Every further link closes a loop, and agrees if it places its
-    crops where they lie, within an eighth of the side. A single wrong link between two mosaics closes no loop and is
-    not found.
+    crops where they lie, within an eighth of the side. A single wrong link between two mosaics closes no loop.
     """
     n, links = len(ds.index), find_overlaps(ds)
     if not len(links):
@@ -33,8 +32,7 @@ def check_loops(ds: Dataset) -> pd.DataFrame:
         if np.isnan(at[start, 0]):
             at[start] = 0
             order, before = breadth_first_order(tree, start, directed=False)
-            for row in order[1:]:
-                a = before[row]
+            for row, a in zip(order[1:], before[order[1:]], strict=True):
                 at[row] = at[a] + (steps[a, row] if a < row else -steps[row, a])
     off = np.abs(at[links["b"]] - at[links["a"]] - step).max(1)
     closes = np.asarray(tree[links["a"], links["b"]]).ravel() == 0
@@ -59,11 +57,7 @@ def largest_mosaics(ds: Dataset) -> list[np.ndarray]:
 
 
 def known_overlaps(ds: Dataset) -> pd.DataFrame:
-    """Return the pairs of images that overlap, where it is known where they were cut (`Dataset.cuts`).
-
-    Returns:
-        A row per pair: a, b (rows of the index, a < b), area (share of the crop that both show).
-    """
+    """Return pairs a, b (rows, a < b) that overlap by `Dataset.cuts`, with area (share of the crop that both show)."""
     cuts = ds.cuts
     found = [np.empty((0, 3))]
     if {"x", "y"} <= set(cuts):
@@ -81,11 +75,10 @@ def known_overlaps(ds: Dataset) -> pd.DataFrame:
 
 
 def score_overlaps(ds: Dataset) -> pd.DataFrame:
-    """Measure `find_overlaps` where the truth is known.
+    """Measure `find_overlaps` where the truth is known; empty where it is not.
 
-    Returns:
-        A row per class of overlap (from, to: share of the crop): known pairs, found and recall; the last, "all", holds
-        the pairs above `SMALLEST_OVERLAP` and the precision of what was found. Empty where nothing is known.
+    A row per class of overlap (from, to: share of the crop): known pairs, found and recall; the last, "all", holds the
+    pairs above `SMALLEST_OVERLAP` and the precision of what was found.
     """
     known, found = known_overlaps(ds), find_overlaps(ds)
     if not len(known):
@@ -94,9 +87,7 @@ def score_overlaps(ds: Dataset) -> pd.DataFrame:
     bounds = (SMALLEST_OVERLAP, 0.2, 0.3, 0.5, 1.01)
     classes = {f"{a:.0%} to {min(b, 1):.0%}": known["area"].between(a, b, "left") for a, b in pairwise(bounds)}
     classes["all"] = known["area"] >= SMALLEST_OVERLAP
-    rows = [
-        {"overlap": name, "known": int(those.sum()), "found": int(hit[those].sum())} for name, those in classes.items()
-    ]
+    rows = [{"overlap": k, "known": int(those.sum()), "found": int(hit[those].sum())} for k, those in classes.items()]
     rows[-1]["precision"] = round(hit.sum() / max(1, len(found)), 6)
     return pd.DataFrame(rows).assign(recall=lambda t: (t["found"] / t["known"].clip(1)).round(6))
 
@@ -104,9 +95,8 @@ def score_overlaps(ds: Dataset) -> pd.DataFrame:
 def score_grouping(ids: np.ndarray, photo: np.ndarray) -> dict[str, float]:
     """Compare estimated photos with known ones, over all pairs of images.
 
-    Returns:
-        recall (of the pairs of one photo, the share in one group), precision (of the pairs in one group, the share of
-        one photo) and rand (adjusted Rand index, Hubert, Arabie 1985: 0 by chance, 1 perfect).
+    Returns recall (of the pairs of one photo, the share in one group), precision (of the pairs in one group, the share
+    of one photo) and rand (adjusted Rand index, Hubert, Arabie 1985: 0 by chance, 1 perfect).
     """
     (_, extra), (cut, both) = pair_confusion_matrix(photo, ids)
     score = {"recall": both / max(1, both + cut), "precision": both / max(1, both + extra)}
@@ -114,12 +104,9 @@ def score_grouping(ids: np.ndarray, photo: np.ndarray) -> dict[str, float]:
 
 
 def stitch(ds: Dataset, rows: np.ndarray, limit: int = 150) -> np.ndarray:
-    """Return the picture of a mosaic, uint8 (height, width, 3), light blue where no crop lies.
+    """Return the picture of a mosaic from `largest_mosaics`, uint8 (height, width, 3), light blue where no crop lies.
 
-    Args:
-        ds: the images.
-        rows: of one mosaic, as `largest_mosaics` returns them.
-        limit: how many crops are placed at most, those with the best scores.
+    At most `limit` crops are placed, those with the best scores.
     """
     links = find_overlaps(ds).query("score >= @SURE_SCORE")
     links = links[links["a"].isin(rows) & links["b"].isin(rows)].sort_values("score", ascending=False, kind="stable")
@@ -128,16 +115,11 @@ def stitch(ds: Dataset, rows: np.ndarray, limit: int = 150) -> np.ndarray:
     first = int(links["a"].iloc[0])
     side = ds.read(first).shape[0]
     at = {first: (0, 0)}
-    while len(at) < limit:
-        step = links[links["a"].isin(at) != links["b"].isin(at)]
-        if not len(step):
-            break
+    while len(at) < limit and len(step := links[links["a"].isin(at) != links["b"].isin(at)]):
         link = step.iloc[0]
         a, b, y, x = int(link.a), int(link.b), round(link.dy * side), round(link.dx * side)
-        if a in at:
-            at[b] = (at[a][0] + y, at[a][1] + x)
-        else:
-            at[a] = (at[b][0] - y, at[b][1] - x)
+        new, known, sign = (b, a, 1) if a in at else (a, b, -1)
+        at[new] = (at[known][0] + sign * y, at[known][1] + sign * x)
     top, left = np.min(list(at.values()), axis=0)
     height, width = np.max(list(at.values()), axis=0) - (top, left) + side
     canvas = np.full((height, width, 3), (196, 214, 235), np.uint8)  # a blue that no concrete has

@@ -1,5 +1,6 @@
-"""Training examples of the detector: crops of patches with masks, and of images of which only the label is known."""
+"""Training examples of the detector: crops of patches with masks and of labelled images, varied as by other cameras."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -7,8 +8,6 @@ import numpy as np
 
 from crackutils import config
 from crackutils.detector.pooling import CELL
-from crackutils.detector.variation import VARIATIONS, vary
-from crackutils.stages import Recipe
 from crackutils.synthetic.scene import MASK_BLOCK
 from crackutils.synthetic.store import Store, load_store
 
@@ -20,6 +19,7 @@ PHOTO_SEED = 555  # of the photos with masks; no profile has it
 SOMEWHERE = -1.0  # target of all cells of an image with a crack, where no mask shows which
 UNKNOWN = -2.0  # target of a cell between cracked and free
 CENTRED = ("metu", "sample", "smoke")  # sources whose cracks run through the middle of the image
+VARIATIONS = ("scale", "contrast", "blur", "exposure and noise", "jpeg and tint")  # kinds of `vary`
 VARIED = 0.35  # how probable each variation of a training image is
 MASKED = 0.625  # share of a batch that has masks
 
@@ -77,23 +77,62 @@ def _crop(image: np.ndarray, box: Any, targets: np.ndarray, rng: np.random.Gener
 
 
 def make_batch(
-    recipe: Recipe,
-    images: np.ndarray,
-    labels: np.ndarray,
-    rows: np.ndarray,
-    patches: Store | None,
-    seed: Any,
-    centred: bool = True,
+    n: int, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, patches: Store | None, seed: Any, centred: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a training batch, float32 (n, 160, 160, 3) 0-255, and the targets of its cells, float32 (n, 10, 10, 1).
 
-    The same seed gives the same batch; n is `recipe.batch`. `MASKED` of it are patches, where there are some; the rest
-    are `rows` of `images`, uint8 (all, side, side, 3) as `Dataset.pixels` gives them, with `labels`, int (all,).
+    The same seed gives the same batch. `MASKED` of it are patches, where there are some; the rest are `rows` of
+    `images`, uint8 (all, side, side, 3) as `Dataset.pixels` gives them, with `labels`, int (all,).
     """
     rng = np.random.default_rng(seed)
-    count = round(MASKED * recipe.batch) if patches is not None else 0
+    count = round(MASKED * n) if patches is not None else 0
     chosen = rng.integers(0, count_training(patches), count) if count else ()
     pairs = [masked_example(patches.images[i], patches.masks[i], rng) for i in chosen]
-    pairs += [labelled_example(images[i], int(labels[i]), centred, rng) for i in rng.choice(rows, recipe.batch - count)]
+    pairs += [labelled_example(images[i], int(labels[i]), centred, rng) for i in rng.choice(rows, n - count)]
     x, targets = (np.stack(part).astype(np.float32) for part in zip(*pairs, strict=True))
     return x, targets[..., None]
+
+
+def vary(image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str], share: float = 1.0) -> np.ndarray:
+    """Return a uint8 (height, width, 3) image as another camera might have taken it; `rng` draws how much.
+
+    `kinds` are of `VARIATIONS`: scale (shrunk to 0.4-1 of its size, its surroundings mirrored), contrast (with level),
+    blur (sigma 0.4-2 pixels), exposure and noise (2.5 stops darker to 0.7 brighter, clipped; deviation 1-30 grey
+    levels), jpeg and tint (quality 35-95, colour cast). Each happens with probability `share`, contrast and colour cast
+    always.
+    """
+    if "scale" in kinds and rng.random() < share:
+        image = shrink(image, rng.uniform(0.4, 1), rng)
+    x = image.astype(np.float32)
+    if "blur" in kinds and rng.random() < share:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 2))
+    if "contrast" in kinds:
+        mean = x.mean((0, 1), keepdims=True)
+        x = (x - mean) * np.exp(rng.normal(-0.1, 0.35)) + mean * rng.uniform(0.75, 1.2) + rng.uniform(-15, 15)
+    if "jpeg and tint" in kinds:
+        x = x + rng.normal(0, 7, 3)
+    if "exposure and noise" in kinds:
+        if rng.random() < share:
+            x = np.minimum(x * 2 ** rng.uniform(-2.5, 0.7), 255)
+        if rng.random() < share:
+            shape = x.shape if rng.random() < 0.5 else (*x.shape[:2], 1)  # of each colour, or of the light
+            x = x + rng.normal(0, np.exp(rng.uniform(0, np.log(30))), shape)
+    image = np.clip(x, 0, 255).astype(np.uint8)
+    if "jpeg and tint" in kinds and rng.random() < share:
+        image = jpeg(image, int(rng.uniform(35, 95)))
+    return image
+
+
+def shrink(image: np.ndarray, factor: float, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Return a square image shrunk by `factor` and surrounded by its mirror images; in the middle without `rng`."""
+    side = len(image)
+    small = cv2.resize(image, (max(2, int(factor * side)),) * 2, interpolation=cv2.INTER_AREA)
+    left = side - len(small)
+    y, x = rng.integers(0, left + 1, 2) if rng is not None else (left // 2, left // 2)
+    return cv2.copyMakeBorder(small, y, left - y, x, left - x, cv2.BORDER_REFLECT)
+
+
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Return a uint8 image after JPEG compression; quality 0 to 100."""
+    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]  # OpenCV wants BGR
+    return np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1])

@@ -4,9 +4,12 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
-from crackutils import config
+from crackutils.config import DEFAULT_SEED, CrackutilsError
 
 PENALTIES = (float("inf"), 3e4, 3e3, 3e2, 3e1)  # of the features' weights, in nats; infinite: they stay zero
 _LEAST = 0.05  # lower bound of the slope of the network's own logits, so that a few tiles cannot invert the ranking
@@ -14,11 +17,7 @@ _WEAK = 0.01  # penalty that keeps slope and offset finite where these two separ
 
 
 def fit_head(
-    x: np.ndarray,
-    y: np.ndarray,
-    groups: np.ndarray | None = None,
-    seed: int = config.DEFAULT_SEED,
-    held: tuple[np.ndarray, np.ndarray] | None = None,
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None, seed: int = DEFAULT_SEED, held: tuple | None = None
 ) -> tuple[np.ndarray, float, float]:
     """Fit logits a x own + b + w . f, with a penalty that pulls to the unadapted head: a = 1, w = 0.
 
@@ -26,23 +25,14 @@ def fit_head(
     among `PENALTIES`, by the mean cross-entropy; the stricter one wins a tie. With a single group nothing can choose,
     and w stays zero. By hand, because scikit-learn pulls all weights to zero and knows no bound.
 
-    Args:
-        x: (n, 1 + features): the network's own logits, then the features.
-        y: int (n,), 0 or 1, both present.
-        groups: (n,), photos: tiles of one are never on both sides; None with `held`.
-        seed: of the folds.
-        held: x and y of other tiles, which choose the penalty instead of cross-validation.
-
-    Returns:
-        weights, float64 (1 + features,), and bias: the logits are x @ weights + bias; and the penalty chosen, where
-        infinity means that the network was only recalibrated (a and b).
-
-    Raises:
-        CrackutilsError: all tiles are of one class.
+    `x`, (n, 1 + features), holds the network's own logits, then the features; `y`, int (n,), is 0 or 1; `groups`, (n,),
+    are photos; `seed` draws the folds. With `held`, x and y of other tiles, these choose the penalty. Returned are
+    weights, float64 (1 + features,), and bias (the logits are x @ weights + bias), and the penalty, infinite where only
+    a and b were fitted. Raises CrackutilsError where all tiles are of one class.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, int)
     if len(np.unique(y)) < 2:
-        raise config.CrackutilsError("The labelled tiles are all of one class; an adapted head needs both.")
+        raise CrackutilsError("The labelled tiles are all of one class; an adapted head needs both.")
     own, mean, deviation = x[:, 0], x[:, 1:].mean(0), x[:, 1:].std(0)
     center, spread = own.mean(), own.std() or 1.0
     # a feature that is nearly silent in a few tiles may be loud in the next
@@ -52,9 +42,8 @@ def fit_head(
     tiles, before = ((own - center) / spread, features, y), np.array([spread, center])
 
     def unstandardise(v: np.ndarray) -> tuple[np.ndarray, float]:
-        w = (v[2:] if rotation is None else rotation @ v[2:]) / scale
-        weights = np.concatenate([[v[0] / spread], w])
-        return weights, float(v[1] - weights @ np.concatenate([[center], mean]))
+        weights = np.append(v[0] / spread, (v[2:] if rotation is None else rotation @ v[2:]) / scale)
+        return weights, float(v[1] - weights @ np.append(center, mean))
 
     if held is None:
         with threadpool_limits(1):  # for matrices this small, threads cost more than they bring
@@ -85,8 +74,6 @@ def _cross_entropy(y: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def _cross_validate(tiles: Sequence[np.ndarray], before: np.ndarray, groups: np.ndarray, seed: int) -> float:
     """Return the best of `PENALTIES`."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     own, features, y = tiles
     count = min(5, groups.max() + 1, np.bincount(y).max())
     if count < 2:
@@ -107,15 +94,10 @@ def _fit(
     tiles: Sequence[np.ndarray], before: np.ndarray, penalty: float, start: np.ndarray | None = None, tol: float = 1e-9
 ) -> np.ndarray:
     """Return slope of the own logits, offset and weights of the features; `before` are the first two, unadapted."""
-    from scipy.optimize import minimize
-    from scipy.special import expit
-
     own, features, y = tiles
     free = np.isfinite(penalty)
-    first = np.zeros(2 + features.shape[1] * free)
-    first[:2] = before
-    if start is not None:
-        first[:] = start[: len(first)]
+    first = np.append(before, np.zeros(features.shape[1])) if start is None else start
+    first = first[: 2 + features.shape[1] * free]
 
     def loss(v: np.ndarray, bound: bool) -> tuple[float, np.ndarray]:
         z = v[0] * own + v[1] + (features @ v[2:] if free else 0)

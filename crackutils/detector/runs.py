@@ -1,22 +1,25 @@
-"""The detector's recipe, and its runs: find the one to use, and read one."""
+"""The detector's recipe, and its runs: find the one to use, read one, and compute its logits and features."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-from crackutils.config import CrackutilsError, display_path, results_dir
+import numpy as np
+
+from crackutils import training
+from crackutils.config import ENGINES, CrackutilsError, display_path, keras, results_dir
+from crackutils.datasets import Dataset
+from crackutils.files import sha256
+from crackutils.inference.engines import program_file, start_engine
+from crackutils.inference.features import Features, cached_features
 from crackutils.runs import read_recipe
 from crackutils.stages import Recipe, Stage
 
+_TITLE = "MobileNetV2 up to a stride of 16, a crack probability for each cell of 16 pixels"
+_STAGES = (Stage("cells", 1, 3e-4),)  # its steps are those of the profile
 # Learns from patches with masks besides the images of a profile, so notebook 08 trains it and 03 cannot.
-DETECTOR = Recipe(
-    name="mobilenetv2-cells",
-    title="MobileNetV2 up to a stride of 16, a crack probability for each cell of 16 pixels",
-    family="cells",
-    size=256,
-    batch=32,
-    backbone="mobilenetv2",
-    cells=0.06,
-    stages=(Stage("cells", 1, 3e-4),),  # its steps are those of the profile
-)
+DETECTOR = Recipe("mobilenetv2-cells", _TITLE, "cells", 256, 32, _STAGES, backbone="mobilenetv2", cells=0.06)
 
 
 def find_detector_run() -> Path:
@@ -31,23 +34,39 @@ def find_detector_run() -> Path:
             finished = (folder / "run.json").is_file() and (folder / "model" / "model.weights.h5").is_file()
             if finished and "--" not in folder.name.removeprefix(DETECTOR.name).removeprefix("--target-"):
                 return folder
-    raise CrackutilsError(
-        f"No finished run of notebook 08 is in {display_path(results_dir())};"
-        " run make run-08 PROFILE=metu-half first, or give a run's folder as --model."
-    )
+    why = f"No finished run of notebook 08 is in {display_path(results_dir())}"
+    raise CrackutilsError(f"{why}; run make run-08 PROFILE=metu-half first, or give a run's folder as --model.")
 
 
 def read_detector_run(folder: Path) -> tuple[Recipe, str, Path]:
-    """Return the recipe of a run of `DETECTOR`, what its backbone started from, and the file of its weights.
-
-    Raises CrackutilsError for any other folder.
-    """
-    recipe, start = read_recipe(folder)
-    file = folder / "model" / "model.weights.h5"
+    """Return recipe, start of the backbone and weights file of a run of `DETECTOR`; CrackutilsError for any other."""
+    (recipe, start), file = read_recipe(folder), folder / "model" / "model.weights.h5"
     if not recipe.cells:
-        raise CrackutilsError(
-            f"{folder} holds a {recipe.name}, which has no cells of its own; give a run of notebook 08."
-        )
+        raise CrackutilsError(f"{folder} holds a {recipe.name}, which has no cells; give a run of notebook 08.")
     if not file.is_file():
         raise CrackutilsError(f"{file.parent} holds no model.weights.h5; run the notebook again with FORCE=1.")
     return recipe, start, file
+
+
+def features_of_run(ds: Dataset, rows: np.ndarray, folder: Path, engine: str = ENGINES[0]) -> Features:
+    """Return the logits of some images by a run of `DETECTOR`, x[:, 0], and the features that its last layer sees.
+
+    x[:, 1:] is the layer `features` without its first value, the mean of the top cells. Arguments, cache and errors are
+    those of `frozen_features`. Where the network was converted before, TensorFlow does not start.
+    """
+    recipe, start, file = read_detector_run(folder)
+    made_from = {"model": sha256(file), "start": start, "recipe": recipe.as_dict(), "layer": "features"}
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+
+    def build() -> Any:
+        model, _ = training.load(folder)
+        features, last = model.get_layer("features").output, keras.layers.Dense(1, dtype="float32")
+        logits = last(features)
+        last.set_weights(model.get_layer("p_crack").get_weights())
+        return keras.Model(model.input, keras.layers.Concatenate()([logits, features[:, 1:]]))
+
+    program = program_file(f"{recipe.name}-features-{recipe.size}-{key}")
+    net = start_engine(engine, program, build)
+    made_from["converted"] = program.name  # by which TensorFlow and Keras
+    facts = net.facts | {"model": made_from["model"], "size": recipe.size}
+    return cached_features(ds, rows, net, f"{recipe.name}-{recipe.size}-{engine}", facts, made_from)

@@ -1,4 +1,4 @@
-"""Train the detector on images of which only the label is known and on patches with exact masks."""
+"""Train the detector on labelled images and patches with exact masks, and then fit its last layer to both."""
 
 import hashlib
 import json
@@ -10,21 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from crackutils import models, provenance, training
 from crackutils.config import keras, tf
 from crackutils.datasets import Dataset
-from crackutils.detector.data import CENTRED, CROP, GRID, SOMEWHERE, make_batch
-from crackutils.detector.network import build_detector
+from crackutils.detector.data import CENTRED, CROP, GRID, SOMEWHERE, count_training, make_batch
+from crackutils.detector.head import fit_head
+from crackutils.detector.network import build_detector, predict_images
 from crackutils.detector.pooling import top_count
-from crackutils.files import write_atomically
+from crackutils.files import save_array, write_atomically
 from crackutils.stages import Recipe
 from crackutils.synthetic.scene import PATCH
 from crackutils.synthetic.store import Store
 
 CHUNK = 100  # steps between two checkpoints
 _WARM_UP = 50  # steps
+_MOST = 6000  # training images that the last layer is fitted to, at most
 
 
 def cell_loss(share: float) -> Any:
@@ -58,60 +61,79 @@ def train_detector(
     weights: str,
     steps: int,
 ) -> training.Trained:
-    """Train all layers but BatchNorm on the train part of a split and on patches with masks.
+    """Train all layers but BatchNorm on the train part of a split and on patches with masks, with warm-up and decay.
 
     Every 100 steps are saved in `folder`; after a kill the same call goes on from them and ends with the same bytes.
-    The weights are those of the last step: nothing is chosen by validation.
-
-    Args:
-        recipe: `runs.DETECTOR`.
-        ds: the images.
-        manifest: as `make_split` returns it.
-        patches: patches with masks; None trains on labels alone.
-        folder: for checkpoints.
-        seed: of batches and initial weights.
-        weights: what the backbone starts from, one of `config.WEIGHTS`.
-        steps: batches to train on.
-
-    Raises:
-        CrackutilsError: a part of the split without images, or training images of one class.
+    The weights are those of the last of `steps` batches: nothing is chosen by validation. `manifest` is as `make_split`
+    returns it, `weights` one of `config.WEIGHTS`; without patches only labels are learnt; `seed` draws batches and
+    initial weights. Raises CrackutilsError for a part of the split without images, and for one class only in training.
     """
     labels = ds.index["label"].to_numpy()
     rows, images = training.split_rows(manifest, labels)["train"], ds.pixels(PATCH)
     model = build_detector(replace(recipe, size=CROP), weights, seed)
     start = models.weights_facts(recipe.backbone, CROP, weights)
     # everything that the bytes of a checkpoint depend on
-    split = "".join(manifest["label"].astype(str) + manifest["split"])
-    masks = hashlib.sha256(patches.masks).hexdigest() if patches is not None else ""
-    parts = [recipe.as_dict(), ds.sha256, split, masks, seed, start["weights"], start["sha256"], steps]
-    parts += [provenance.code_hash(), provenance.versions()]
+    parts = [recipe.as_dict(), ds.sha256, "".join(manifest["label"].astype(str) + manifest["split"])]
+    parts += [hashlib.sha256(patches.masks).hexdigest() if patches is not None else "", seed, start["weights"]]
+    parts += [start["sha256"], steps, provenance.code_hash(), provenance.versions()]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def batches(first: int, last: int) -> Any:
         shapes = [tf.TensorSpec((None, side, side, n), tf.float32) for side, n in ((CROP, 3), (GRID, 1))]
-        fixed, centred = (recipe, images, labels, rows, patches), ds.profile.source in CENTRED
+        fixed, centred = (recipe.batch, images, labels, rows, patches), ds.profile.source in CENTRED
         made = (make_batch(*fixed, (seed, step), centred) for step in range(first, last))
         return tf.data.Dataset.from_generator(lambda: made, output_signature=tuple(shapes)).prefetch(4)
 
-    chunks = _fit_chunks(_compile_cells(model, recipe, steps), batches, folder, key, steps)
-    whole = build_detector(recipe, weights, seed, load=False)
-    whole.set_weights(model.get_weights())
-    name, loss = recipe.stages[0].name, chunks["loss"].iloc[-1]
-    stages = [{"name": name, "steps": steps, "loss": loss, "kept": True}]
-    return training.Trained(whole, start, chunks[["step", "loss"]], stages, {name: chunks["seconds"].sum()})
-
-
-def _compile_cells(model: Any, recipe: Recipe, steps: int) -> Any:
-    """Return the model up to its map, all layers but BatchNorm trainable, with warm-up and cosine decay."""
-    trunk = models.backbone_of(model)
+    trunk, top, warm = models.backbone_of(model), recipe.stages[0].learning_rate, min(_WARM_UP, steps // 2)
     models.unfreeze_top(trunk, len(trunk.layers))
     net = keras.Model(model.input, model.get_layer("cells").output)
-    top, warm = recipe.stages[0].learning_rate, min(_WARM_UP, steps // 2)
     decay = {"alpha": 0.01, "warmup_target": top, "warmup_steps": warm}
     rate = keras.optimizers.schedules.CosineDecay(top / 20, max(steps - warm, 1), **decay)
     net.compile(keras.optimizers.Adam(rate, clipnorm=1.0), cell_loss(recipe.cells))
     net.optimizer.build(net.trainable_variables)  # so that a checkpoint can be loaded
-    return net
+    chunks = _fit_chunks(net, batches, folder, key, steps)
+    whole = build_detector(recipe, weights, seed, load=False)
+    whole.set_weights(model.get_weights())
+    name, history = recipe.stages[0].name, chunks[["step", "loss"]]
+    stages = [{"name": name, "steps": steps, "loss": history["loss"].iloc[-1], "kept": True}]
+    return training.Trained(whole, start, history, stages, {name: chunks["seconds"].sum()})
+
+
+def fit_last_layer(
+    trained: training.Trained,
+    recipe: Recipe,
+    ds: Dataset,
+    manifest: pd.DataFrame,
+    patches: Store,
+    folder: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """Fit the last layer of a trained network to training images and to patches with masks.
+
+    Before, the mean of the top cells decides, which holds for any camera; the features separate scratches from cracks
+    in-domain. Validation images, and patches of photos that were not trained on, choose the penalty. The arguments are
+    those of `train_detector`, whose result is `trained`; `seed` draws the images, and features are cached in `folder`.
+    Returned are penalty (None for infinity), images and patches.
+    """
+    net = keras.Model(trained.model.input, trained.model.get_layer("features").output)
+    weights = b"".join(w.tobytes() for w in net.get_weights())
+    rng, first = np.random.default_rng(seed), count_training(patches)
+    masked = {"train": np.arange(first)[: _MOST // 2], "val": np.arange(first, len(patches.images))[: _MOST // 8]}
+    x, y = {}, {}
+    for part, most in (("train", _MOST), ("val", _MOST // 4)):
+        rows = np.sort(rng.permutation(np.flatnonzero(manifest["split"] == part))[:most])
+        key = hashlib.sha256(weights + rows.tobytes() + ds.sha256.encode()).hexdigest()
+        file = folder / f"last-{part}-{key[:12]}.npy"
+        if not file.is_file():
+            images = predict_images(net, f"features, {part}", lambda i: ds.read(i, recipe.size), rows)
+            drawn = predict_images(net, f"patches, {part}", lambda i: patches.images[i], masked[part])
+            save_array(file, np.concatenate([images, drawn]))
+        x[part] = np.load(file)
+        y[part] = np.append(ds.index["label"].to_numpy()[rows], patches.facts["label"].to_numpy()[masked[part]])
+    kernel, bias, penalty = fit_head(x["train"], y["train"], held=(x["val"], y["val"]), seed=seed)
+    trained.model.get_layer("p_crack").set_weights([kernel[:, None].astype(np.float32), np.float32([bias])])
+    count = len(masked["train"])
+    return {"penalty": penalty if np.isfinite(penalty) else None, "images": len(y["train"]) - count, "patches": count}
 
 
 def _fit_chunks(net: Any, batches: Callable[[int, int], Any], folder: Path, key: str, steps: int) -> pd.DataFrame:

@@ -31,17 +31,13 @@ _PACKAGES = dict(zip(config.ENGINES, ("ai-edge-litert", "tensorflow", "openvino"
 class Engine:
     """Something that runs one network.
 
-    Attributes:
-        name: one of `config.ENGINES`.
-        version: of its package.
-        precision: of its arithmetic, "float32" or "bfloat16".
-        worker: makes a function for one thread, from float32 (8, size, size, 3) RGB 0-255 to float32 (8, outputs).
-            The first call converts or reads the network.
+    `worker` makes a function for one thread, float32 (8, size, size, 3) RGB 0-255 to (8, outputs); the first call reads
+    the network.
     """
 
-    name: str
-    version: str
-    precision: str
+    name: str  # one of `config.ENGINES`
+    version: str  # of its package
+    precision: str  # of its arithmetic, "float32" or "bfloat16"
     worker: Callable[[], Run]
 
     @property
@@ -63,16 +59,12 @@ def program_file(name: str) -> Path:
 
 
 def start_engine(name: str, file: Path, build: Callable[[], Any]) -> Engine:
-    """Return an engine that runs the network of `build`.
+    """Return an engine, one of `config.ENGINES`, that runs the network of `build`.
 
-    Args:
-        name: one of `config.ENGINES`.
-        file: the network in LiteRT's format, which OpenVINO reads too; converted where it is missing.
-        build: returns the keras.Model, from float32 (n, size, size, 3) RGB 0-255 to float32 (n, outputs). It is called
-            only where it is needed, so that TensorFlow need not start.
-
-    Raises:
-        CrackutilsError: unknown name, or an engine that is not installed; by `worker`, a file that cannot be read.
+    `file` is the network in LiteRT's format, which OpenVINO reads too; it is converted where it is missing. `build`
+    returns the keras.Model, from float32 (n, size, size, 3) RGB 0-255 to float32 (n, outputs), and is called only where
+    it is needed, so that TensorFlow need not start. Raises CrackutilsError for an unknown name, and for an engine that
+    is not installed; `worker` raises it for a file that cannot be read.
     """
     package = _PACKAGES[config.choose("ENGINE", name, config.ENGINES)]
     try:
@@ -170,14 +162,8 @@ def run_stream(
     """Read and run images, in order, each core decoding and computing by itself.
 
     Some dozens of images are in memory at a time, however many there are, and a copy of the network for each core.
-
-    Args:
-        engine: what runs them.
-        items: whatever `read` understands, for example paths.
-        read: returns uint8 (size, size, 3), or raises `ImageError`. It is called in several threads.
-
-    Yields:
-        Each item with float32 (outputs,) and an empty text, or with None and why it could not be read.
+    `read` is called in several threads; it returns uint8 (size, size, 3), or raises `ImageError`. Yielded is each item
+    with float32 (outputs,) and an empty text, or with None and why it could not be read.
     """
     mine = threading.local()
 

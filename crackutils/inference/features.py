@@ -24,17 +24,11 @@ SHARD = 1024  # images per file of the cache: a kill loses at most these
 
 @dataclass(frozen=True)
 class Features:
-    """Features of some images.
+    """Features of some images."""
 
-    Attributes:
-        x: float32 (n, dimensions), a row per image.
-        seconds: float64 (n,), wall time that each took when it was computed; 0 for an exact copy of one before it.
-        facts: what they were computed with.
-    """
-
-    x: np.ndarray
-    seconds: np.ndarray
-    facts: dict[str, Any]
+    x: np.ndarray  # float32 (n, dimensions), a row per image
+    seconds: np.ndarray  # float64 (n,), wall time of each when computed; 0 for an exact copy of one before
+    facts: dict[str, Any]  # what they were computed with
 
     @property
     def rate(self) -> float:
@@ -45,14 +39,8 @@ class Features:
 def features_engine(name: str, size: int, weights: str, engine: str) -> tuple[Engine, dict[str, Any]]:
     """Return an engine from RGB 0-255 to the average of a backbone's last map, and what its network was made from.
 
-    Args:
-        name: a key of `models.BACKBONES`.
-        size: side of the input, pixels.
-        weights: "imagenet" or "crackutils", as in `models.build_backbone`.
-        engine: one of `config.ENGINES`.
-
-    Raises:
-        CrackutilsError: weights or an engine that are not to be had.
+    `name` is a key of `models.BACKBONES`, `size` the side of the input in pixels, `weights` "imagenet" or "crackutils".
+    Raises CrackutilsError for weights or an engine that are not to be had.
     """
     config.choose("WEIGHTS", weights, ("imagenet", "crackutils"))
     if models.weights_file(name, size, weights) is None:
@@ -78,18 +66,10 @@ def features_engine(name: str, size: int, weights: str, engine: str) -> tuple[En
 def frozen_features(
     ds: Dataset, rows: np.ndarray, backbone: str, size: int, weights: str, engine: str = config.ENGINES[0]
 ) -> Features:
-    """Return the features of some images: a backbone's last map, averaged over its area; cached.
+    """Return the features of some images, at least one, in the order of `rows`; cached.
 
-    Args:
-        ds: the images.
-        rows: which, in the order wanted; at least one.
-        backbone: a key of `models.BACKBONES`.
-        size: side of the input, pixels.
-        weights: "imagenet" or "crackutils".
-        engine: one of `config.ENGINES`.
-
-    Raises:
-        CrackutilsError: weights or an engine that are not to be had; an image that has changed since it was indexed.
+    They are a backbone's last map, averaged over its area. `backbone`, `size` and `weights` are those of
+    `features_engine`. Raises CrackutilsError as it does, and for an image that has changed since it was indexed.
     """
     net, made_from = features_engine(backbone, size, weights, engine)
     facts = net.facts | {"backbone": backbone, "weights": made_from["sha256"], "size": size}
@@ -99,21 +79,12 @@ def frozen_features(
 def cached_features(
     ds: Dataset, rows: np.ndarray, net: Engine, name: str, facts: dict[str, Any], made_from: dict[str, Any]
 ) -> Features:
-    """Return what a network computes from some images.
+    """Return what a network computes from some images, at least one, in the order of `rows`.
 
     Cached are rows by content, in a folder for each network: only new and changed images are computed. Files appear by
     atomic renaming: a kill loses little, and two processes do each other no harm. joblib would cache whole calls only.
-
-    Args:
-        ds: the images.
-        rows: which, in the order wanted; at least one.
-        net: the engine.
-        name: the folder's name begins with it.
-        facts: `Features.facts`; "size" is the side of the input, pixels.
-        made_from: everything else that the features depend on.
-
-    Raises:
-        CrackutilsError: an image that has changed since it was indexed.
+    The folder's name begins with `name`; "size" in `facts` is the side of the input in pixels; `made_from` is all else
+    that the features depend on. Raises CrackutilsError for an image that has changed since it was indexed.
     """
     made_from = made_from | facts | {"decoding": f"{DECODING}, pillow {PIL.__version__}"}
     text = json.dumps(made_from, indent=1, sort_keys=True) + "\n"

@@ -1,7 +1,5 @@
 """Where models look, by Grad-CAM, and how much of that is crack."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,28 +25,18 @@ class Look:
 def attend(folder: Path, images: Sequence[np.ndarray]) -> Look:
     """Return where the model of a run looks in images, uint8 (h, w, 3)."""
     model, recipe = training.load(folder)
-    x = np.stack([resize(image, recipe.size) for image in images])
-    p, heat = [], []
-    for begin in range(0, len(x), 16):
-        some = x[begin : begin + 16].astype(np.float32)
-        p.append(np.asarray(model.predict_on_batch(some))[:, -1])
-        heat.append(grad_cam(model, some))
-    return Look(np.concatenate(p), np.concatenate(heat))
+    x = np.stack([resize(image, recipe.size) for image in images]).astype(np.float32)
+    batches = np.split(x, range(16, len(x), 16))
+    p = [np.asarray(model.predict_on_batch(some))[:, -1] for some in batches]
+    return Look(np.concatenate(p), np.concatenate([grad_cam(model, some) for some in batches]))
 
 
 def grad_cam(model: Any, images: np.ndarray) -> np.ndarray:
     """Return where a model's last feature map speaks for a crack (Grad-CAM: Selvaraju et al. 2017).
 
-    The gradient is that of the logit, as that of a probability vanishes where the model is sure. By hand: the well-kept
-    libraries for it are for PyTorch.
-
-    Args:
-        model: as `Recipe.build` returns it.
-        images: (n, size, size, 3) RGB 0-255.
-
-    Returns:
-        float32 (n, h, w), of the map's own size, 0 to 1 at the strongest place, or all 0 where nothing speaks for a
-        crack.
+    For images (n, size, size, 3), RGB 0-255, it is float32 (n, h, w) of the map's own size, 0 to 1 at the strongest
+    place, or all 0 where nothing speaks for a crack. The gradient is that of the logit, as that of a probability
+    vanishes where the model is sure. By hand: the well-kept libraries for it are for PyTorch.
     """
     # what the last layer that sees a map is given: a backbone's own output is that of another graph
     takes = [x.input for x in model.layers[1:] if not isinstance(x.input, list)]
@@ -69,16 +57,11 @@ def grad_cam(model: Any, images: np.ndarray) -> np.ndarray:
 
 
 def attention_on_cracks(look: Look, patches: Sequence[Patch]) -> dict[str, float]:
-    """Return how much of what a model looks at is crack.
+    """Return how much of what a model looks at is crack; images of `look` after the synthetic patches do not count.
 
-    Args:
-        look: at these patches, and perhaps at images after them, which do not count.
-        patches: synthetic ones, with their masks.
-
-    Returns:
-        cracked, patches with a crack; found, the share of them with p >= 0.5; mass, the mean share of a map on the
-        crack's pixels, 0 where the map is 0 everywhere; chance, these pixels' share of the patch; ratio of the two;
-        blank, maps that are 0 everywhere.
+    cracked: patches with a crack; found: the share of them with p >= 0.5; mass: the mean share of a map on the crack's
+    pixels, 0 where the map is 0 everywhere; chance: these pixels' share of the patch; ratio of the two; blank: maps
+    that are 0 everywhere.
     """
     cracked = [k for k, patch in enumerate(patches) if patch.label]
     pixels = [patches[k].mask > 127 for k in cracked]

@@ -1,7 +1,5 @@
 """Labels of tiles: how well the tiles are ranked, and which threshold the labels choose."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +9,21 @@ from sklearn.metrics import precision_recall_curve
 
 from crackutils.config import CrackutilsError
 from crackutils.inspection.tiling import sigmoid
-from crackutils.metrics import ranking_metrics, score_predictions
+from crackutils.metrics import score_predictions
 
 _SCORES = ("precision", "recall", "f1")
 
 
 def read_tile_labels(file: str | Path) -> pd.DataFrame:
-    """Read labels of tiles: photo, row, col, crack. tiles.csv with a column crack added is such a file.
+    """Read labels of tiles, as of tiles.csv with a column crack added: photo (or file), row, col, crack.
 
-    photo (or file) is the name of a photo as in tiles.csv, crack is 1, 0, or empty for tiles that nobody has looked at.
-    Raises CrackutilsError for a file that cannot be read, lacks a column, or holds a row that cannot be used.
+    crack is 1, 0, or empty for tiles that nobody has looked at. Raises CrackutilsError for a file that cannot be used.
     """
     try:
         labels = pd.read_csv(file, dtype={"photo": str, "file": str})
-    except OSError as error:
-        raise CrackutilsError(f"{file} cannot be read ({error.strerror}). Give a CSV file of labels.") from error
-    except ValueError as error:  # pandas' errors, and bytes that are no UTF-8
-        raise CrackutilsError(f"{file} is no CSV file ({error}). Save it as one, in UTF-8.") from error
-    if "photo" not in labels:
-        labels = labels.rename(columns={"file": "photo"})
+    except (OSError, ValueError) as error:  # pandas' errors, and bytes that are no UTF-8, are ValueErrors
+        raise CrackutilsError(f"{file} cannot be read ({error}). Give labels as a CSV file in UTF-8.") from error
+    labels = labels if "photo" in labels else labels.rename(columns={"file": "photo"})
     if missing := {"photo", "row", "col", "crack"} - set(labels.columns):
         raise CrackutilsError(f"{file} has no column {', '.join(sorted(missing))}. Give photo, row, col, crack.")
     labels = labels.loc[labels["crack"].notna(), ["photo", "row", "col", "crack"]]
@@ -52,26 +46,20 @@ def _labelled_tiles(tiles: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 def calibrate_threshold(tiles: pd.DataFrame, labels: pd.DataFrame) -> dict[str, Any]:
     """Return the threshold with the highest F1 on labelled tiles, evaluated leave-one-photo-out.
 
-    Args:
-        tiles: file, row, col, p_crack, as in tiles.csv.
-        labels: as `read_tile_labels` returns them; CrackutilsError where none belongs to a tile, or all are alike.
-
-    Returns:
-        threshold, 0.5 where such thresholds are no better than 0.5; n tiles of so many photos; precision, recall and
-        f1, of each photo at the threshold that the others choose (None where there is one photo, or the others lack a
-        class), and the same with _before at 0.5.
+    Tiles have file, row, col, p_crack as in tiles.csv, labels are as from `read_tile_labels`. Besides threshold (0.5
+    where such thresholds are no better than 0.5), n tiles and their photos, the result holds precision, recall and f1,
+    of each photo at the threshold that the others choose (None where there is one photo, or the others lack a class),
+    and the same with _before at 0.5. Raises CrackutilsError where no label belongs to a tile, or all are alike.
     """
     both = _labelled_tiles(tiles, labels)
     y, p, photo = (both[name].to_numpy() for name in ("crack", "p_crack", "photo"))
     if len(np.unique(y)) < 2:
         raise CrackutilsError("The labelled tiles are all of one class. Label some with a crack and some without.")
-    names = np.unique(photo)
-    result: dict[str, Any] = {"threshold": _best_f1(y, p), "n": len(y), "photos": len(names)}
-    if len(names) < 2 or any(len(np.unique(y[photo != name])) < 2 for name in names):
+    folds = [photo == name for name in np.unique(photo)]
+    result: dict[str, Any] = {"threshold": _best_f1(y, p), "n": len(y), "photos": len(folds)}
+    if len(folds) < 2 or any(len(np.unique(y[~fold])) < 2 for fold in folds):
         return result | dict.fromkeys([*_SCORES, *(f"{name}_before" for name in _SCORES)])
-    bound = np.zeros(len(y))
-    for name in names:
-        bound[photo == name] = _best_f1(y[photo != name], p[photo != name])
+    bound = np.sum([fold * _best_f1(y[~fold], p[~fold]) for fold in folds], 0)
     scores, before = score_predictions(y, (p >= bound).astype(float)), score_predictions(y, p)
     result |= {name: scores[name] for name in _SCORES} | {f"{name}_before": before[name] for name in _SCORES}
     return result | ({} if result["f1"] > result["f1_before"] else {"threshold": 0.5})
@@ -79,39 +67,32 @@ def calibrate_threshold(tiles: pd.DataFrame, labels: pd.DataFrame) -> dict[str, 
 
 def _best_f1(y: np.ndarray, p: np.ndarray) -> float:
     """Return the threshold of the highest F1: the middle, in logits, between the score that gives it and the next."""
-    p = np.clip(p, 0.01, 0.99)
-    precision, recall, bounds = precision_recall_curve(y, p)
+    precision, recall, bounds = precision_recall_curve(y, np.clip(p, 0.01, 0.99))
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    best = int(np.argmax(f1[:-1]))
-    logits = np.log(bounds / (1 - bounds))
+    best, logits = int(np.argmax(f1[:-1])), np.log(bounds / (1 - bounds))
     return float(sigmoid((logits[best] + logits[max(0, best - 1)]) / 2))
 
 
 def describe_calibration(calibration: dict[str, Any]) -> str:
     """Return in words what `calibrate_threshold` returned."""
-    text = f"chosen on {calibration['n']:,} labelled tiles of {calibration['photos']} photo"
-    text += "s" * (calibration["photos"] > 1)
+    plural = "s" * (calibration["photos"] > 1)
+    text = f"chosen on {calibration['n']:,} labelled tiles of {calibration['photos']} photo{plural}"
     if calibration["f1"] is None:
         return text
     said = {name: "undefined" if value is None else f"{value:.2f}" for name, value in calibration.items()}
-    return (
-        f"{text}; leave-one-photo-out precision is {said['precision']} and recall {said['recall']}"
-        f" (at 0.5 {said['precision_before']} and {said['recall_before']})"
-    )
+    text += f"; leave-one-photo-out precision is {said['precision']} and recall {said['recall']}"
+    return f"{text} (at 0.5 {said['precision_before']} and {said['recall_before']})"
 
 
 def rank_tiles(tiles: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Return how well the probabilities rank tiles with a crack above others; arguments as for `calibrate_threshold`.
 
-    Returns:
-        A row per photo, and one called "all": photo, n, cracked, auroc and average_precision (None where all tiles are
-        of one class), precision and recall at the threshold 0.5.
+    A row per photo, and one called "all": photo, n, cracked, auroc and average_precision (None where all tiles are of
+    one class), precision and recall at the threshold 0.5.
     """
-    both = _labelled_tiles(tiles, labels)
-    rows = []
+    both, rows = _labelled_tiles(tiles, labels), []
     for name, part in [*both.groupby("photo", sort=True), ("all", both)]:
-        y, p = part["crack"].to_numpy(), part["p_crack"].to_numpy()
-        scores = score_predictions(y, p)
-        row = {"photo": name, "n": len(y), "cracked": int(y.sum())} | ranking_metrics(y, p)
-        rows.append(row | {k: scores[k] for k in ("precision", "recall")})
+        scores = score_predictions(part["crack"].to_numpy(), part["p_crack"].to_numpy())
+        row = {"photo": name, "n": len(part), "cracked": int(part["crack"].sum())}
+        rows.append(row | {k: scores[k] for k in ("auroc", "average_precision", "precision", "recall")})
     return pd.DataFrame(rows)

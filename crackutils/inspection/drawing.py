@@ -1,7 +1,5 @@
 """Pictures of a photo: crack-like cells framed, centre lines drawn, or the probability of each cell laid over it."""
 
-from __future__ import annotations
-
 import io
 import math
 
@@ -26,29 +24,20 @@ def draw_overlay(
     mm_per_pixel: float | None = None,
     numbered: pd.DataFrame | None = None,
 ) -> np.ndarray:
-    """Return a photo with crack-like cells framed and the centre lines of cracks drawn, uint8 (height, width, 3).
+    """Return a photo, uint8 (h, w, 3), with crack-like cells framed and the centre lines of cracks drawn.
 
-    Args:
-        image: uint8 (h, w, 3).
-        logits: as `cell_logits` returns them.
-        line: as `centre_lines` returns it.
-        threshold: as for `crack_mask`.
-        longest: longer side of the picture, pixels; a smaller photo is not enlarged.
-        mm_per_pixel: scale of the photo; draws a scale bar.
-        numbered: rows of `measure_cracks` that get their number, from 1, beside them.
+    Takes what `cell_logits` and `centre_lines` return, and the threshold of `crack_mask`. The longer side has at most
+    `longest` pixels. A scale draws a scale bar; `numbered` rows of `measure_cracks` get their number, from 1.
     """
     h, w = image.shape[:2]
     scale = min(1.0, longest / max(h, w))
     wide, high = max(1, round(w * scale)), max(1, round(h * scale))
     picture = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA)
-    likely, _ = likely_cells(logits, threshold)
-    shape = [max(1, round(side * (CELL * scale))) for side in likely.shape[::-1]]
-    framed = cv2.resize(likely.astype(np.uint8), shape, interpolation=cv2.INTER_NEAREST)
+    shape, thick = [max(1, round(side * (CELL * scale))) for side in logits.shape[::-1]], max(1, round(longest / 800))
+    framed = cv2.resize(likely_cells(logits, threshold)[0].astype(np.uint8), shape, interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(framed, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    thick = max(1, round(longest / 800))
     cv2.drawContours(picture, outlines, -1, FRAME, thick, cv2.LINE_AA)
-    drawn = np.zeros((high, wide), bool)
-    y, x = np.nonzero(line)
+    drawn, (y, x) = np.zeros((high, wide), bool), np.nonzero(line)
     drawn[np.minimum((y * scale).astype(int), high - 1), np.minimum((x * scale).astype(int), wide - 1)] = True
     picture[dilate(drawn, thick + 1)] = LINE
     for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
@@ -66,10 +55,10 @@ def _draw_scale_bar(picture: np.ndarray, mm_per_pixel: float) -> None:
     most = w / 5 * mm_per_pixel
     power = 10 ** math.floor(math.log10(most))
     length = max(n * power for n in (1, 2, 5) if n * power <= most)
-    text = f"{length:g} mm" if length < 1000 else f"{length / 1000:g} m"
     x, y, thick = round(0.02 * w), h - round(0.02 * w), max(2, round(w / 300))
     for colour, more in _OUTLINED:
         cv2.line(picture, (x, y), (x + round(length / mm_per_pixel), y), colour, thick + 2 * more)
+    text = f"{length:g} mm" if length < 1000 else f"{length / 1000:g} m"
     _write_text(picture, text, (x, y - 2 * thick), max(0.4, w / 1600))
 
 
@@ -90,6 +79,5 @@ def tint_overlay(content: bytes, p: np.ndarray, longest: int) -> bytes:
 
 def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
     """Return a picture as a JPEG file."""
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=quality)
+    picture.save(content := io.BytesIO(), "JPEG", quality=quality)
     return content.getvalue()

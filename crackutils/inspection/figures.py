@@ -1,6 +1,4 @@
-"""Figures of notebook 09. Every function returns a matplotlib Figure; the caller shows and saves it with `Run.show`."""
-
-from __future__ import annotations
+"""Figures of notebook 09, for `Run.show`."""
 
 from collections.abc import Sequence
 
@@ -40,20 +38,16 @@ def lengths(table: pd.DataFrame) -> Figure:
 
 
 def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str, Look], each: int = 2) -> Figure:
-    """Show where models look, a row per model: cracks found, cracks missed, false alarms; the most confident first.
+    """Show where models look, a row per run: `each` cracks found, missed, and false alarms; most confident first.
 
-    Args:
-        images: uint8 (h, w, 3).
-        labels: int (n,), 1 where there is a crack.
-        looks: at these images, by run.
-        each: images of a kind, if there are so many.
+    Images are uint8 (h, w, 3), labels int (n,), 1 where there is a crack.
     """
     kinds = {"found": (1, True), "missed": (1, False), "false alarm": (0, True)}
     figure, axes = plt.subplots(len(looks), 3 * each, figsize=(1.75 * 3 * each, 2.1 * len(looks) + 0.5), squeeze=False)
     for row, (name, look) in zip(axes, looks.items(), strict=True):
         for k, (kind, (label, called)) in enumerate(kinds.items()):
             those = np.flatnonzero((labels == label) & ((look.p >= 0.5) == called))
-            those = those[np.argsort(-np.abs(look.p[those] - 0.5), kind="stable")][:each]
+            those = those[np.argsort(-np.abs(look.p[those] - 0.5), kind="stable")]
             for j, ax in enumerate(row[k * each : (k + 1) * each]):
                 ax.set(xticks=[], yticks=[])
                 ax.grid(False)
@@ -61,10 +55,8 @@ def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str,
                     ax.text(0.5, 0.5, f"no {kind}" if not j else "", ha="center", va="center", fontsize=8)
                     ax.axis("off")
                     continue
-                image, heat = images[those[j]], look.heat[those[j]]
-                extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
-                ax.imshow(image)
-                ax.imshow(heat, cmap="viridis", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")
+                over = {"extent": ax.imshow(images[those[j]]).get_extent(), "alpha": 0.5, "interpolation": "bilinear"}
+                ax.imshow(look.heat[those[j]], cmap="viridis", vmin=0, vmax=1, **over)
                 ax.set_title(f"{kind}, p = {look.p[those[j]]:.2f}", fontsize=8)
         beside = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 8}  # an axis that is off has no label
         row[0].text(-0.08, 0.5, name, transform=row[0].transAxes, **beside)

@@ -1,7 +1,5 @@
 """A folder of photos: which files are inspected, where results go, and the tables over all photos."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -32,26 +30,15 @@ def inspect(
     mm_per_pixel: float | None = None,
     labels: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Inspect photos and write pictures, tables, and a report in one file.
+    """Inspect photos, files and folders with all below, and write pictures, tables, and a report in one file.
 
-    After a kill the same call continues; another threshold or scale reads the cached maps.
+    `out` gets photos.csv, cracks.csv, tiles.csv, report.html and a folder per photo; the same call continues after a
+    kill, and another threshold or scale reads the cached maps. `model` is a run of notebook 08 or of `adapt`, by
+    default that of `find_detector_run`. The threshold of cells is between 0 and 1, by default 0.5; `labels`, a file
+    for `read_tile_labels`, choose it. Lengths are in millimetres if a scale is given, else in pixels.
 
-    Args:
-        photos: files and folders; of folders, the pictures in them and in their folders.
-        out: gets photos.csv, cracks.csv, tiles.csv, report.html, which needs no other file, and a folder per photo.
-        model: a run of notebook 08 or of `adapt`; None takes what `find_detector_run` returns.
-        engine: one of `config.ENGINES`.
-        threshold: probability from which a cell is crack-like, above 0 and below 1; 0.5 without it and `labels`.
-        mm_per_pixel: scale of all photos; lengths are in millimetres then, else in pixels.
-        labels: file for `read_tile_labels`, of tiles of some of the photos; they choose the threshold.
-
-    Returns:
-        A row per photo, the longest cracks first, unusable photos last: file, problem, wide, high (pixels), tiles,
-        tiles_cracked, p_crack (of its most crack-like tile), cracks, and length, area and width_most of its cracks
-        with their unit in the name.
-
-    Raises:
-        CrackutilsError: no photos, values out of range, an `out` that holds something else, labels of no use.
+    Returns a row per photo, the longest cracks first, unusable photos last; p_crack is that of its most crack-like
+    tile. Raises CrackutilsError for no photos, values out of range, a foreign `out`, and labels of no use.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise CrackutilsError(f"threshold={threshold} is out of range. Give a probability above 0 and below 1.")
@@ -78,18 +65,13 @@ def inspect(
         page = render_report(table, found, out / "photos", unit, mm_per_pixel=mm_per_pixel, **facts)
         write_atomically(out / "report.html", page)
     except OSError as error:
-        raise CrackutilsError(
-            f"{out} cannot be written ({error.strerror}: {error.filename}). Make room, or close what is open, and run"
-            " the same command again; it continues."
-        ) from error
+        remedy = "Make room, or close what is open, and run the same command again; it continues."
+        raise CrackutilsError(f"{out} cannot be written ({error.strerror}: {error.filename}). {remedy}") from error
     return table
 
 
 def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
-    """Return the files to inspect by a name of their own: their path in the folder given, or in what holds all given.
-
-    In folders, `out`, names that begin with a dot, and files without a picture's ending are skipped.
-    """
+    """Return the files to inspect, except hidden ones and those in `out`, by their path in what holds all given."""
 
     def refuse(error: OSError) -> None:
         raise CrackutilsError(f"{error.filename} cannot be listed ({error.strerror}). Allow it, or leave it out.")
@@ -144,8 +126,8 @@ def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: 
         with contextlib.suppress(OSError, *UNUSABLE):  # reported when its turn comes
             maps = cached_map(read_photo(files[name]), net, out / "photos" / name)
             parts.append(tile_probabilities(maps, net.share).assign(file=name))
-    tiles = pd.concat(parts) if parts else pd.DataFrame(columns=["file", "row", "col", "p_crack"])
-    calibration = calibrate_threshold(tiles, labels)
+    parts = parts or [pd.DataFrame(columns=["file", "row", "col", "p_crack"])]
+    calibration = calibrate_threshold(pd.concat(parts), labels)
     if rest := len(labels) - calibration["n"]:
         print(f"labels of no tile of these photos: {rest:,}")
     text = describe_calibration(calibration)
@@ -158,25 +140,19 @@ def _write_tables(out: Path, found: dict[str, dict[str, Any]], threshold: float,
     photos, cracks, tiles = [], [], []
     for name, one in found.items():
         p_tiles = [tile["p_crack"] for tile in one["tiles"]]
+        lengths, areas, widths = ([crack[k] for crack in one["cracks"]] for k in ("length", "area", "width_most"))
         row = {"file": name, "problem": one["problem"], "wide": one.get("wide"), "high": one.get("high")}
         row |= {"tiles": len(p_tiles), "tiles_cracked": sum(p >= threshold for p in p_tiles)}
-        row |= {"p_crack": max(p_tiles, default=None), "cracks": len(one["cracks"])}
-        row |= {f"length_{unit}": sum(crack["length"] for crack in one["cracks"])}
-        row |= {f"area_{unit}2": sum(crack["area"] for crack in one["cracks"])}
-        row |= {f"width_most_{unit}": max((crack["width_most"] for crack in one["cracks"]), default=0.0)}
-        photos.append(row | {"unusable": one["problem"] != ""})
+        row |= {"p_crack": max(p_tiles, default=None), "cracks": len(lengths), f"length_{unit}": sum(lengths)}
+        photos.append(row | {f"area_{unit}2": sum(areas), f"width_most_{unit}": max(widths, default=0.0)})
         cracks += [{"file": name, "crack": k} | crack for k, crack in enumerate(one["cracks"], 1)]
         tiles += [{"file": name} | tile for tile in one["tiles"]]
-    table = pd.DataFrame(photos).astype(
-        {"wide": "Int64", "high": "Int64"}
-    )  # whole numbers, even where some are missing
-    order = ["unusable", f"length_{unit}", "p_crack", "file"]
+    table = pd.DataFrame(photos).astype({"wide": "Int64", "high": "Int64"})  # whole, even where some are missing
+    table["unusable"], order = table["problem"] != "", ["unusable", f"length_{unit}", "p_crack", "file"]
     table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True).drop(columns="unusable")
     units = {name: f"{name}_{unit}" for name in LENGTHS} | {"area": f"area_{unit}2"}
-    for file, content in {
-        "photos.csv": table,
-        "cracks.csv": pd.DataFrame(cracks, columns=["file", "crack", *COLUMNS]).rename(columns=units),
-        "tiles.csv": pd.DataFrame(tiles, columns=["file", "row", "col", "p_crack"]),
-    }.items():
-        write_atomically(out / file, content.round(4).to_csv(index=False))
+    tables = {"cracks": pd.DataFrame(cracks, columns=["file", "crack", *COLUMNS]).rename(columns=units)}
+    tables |= {"photos": table, "tiles": pd.DataFrame(tiles, columns=["file", "row", "col", "p_crack"])}
+    for name, content in tables.items():
+        write_atomically(out / f"{name}.csv", content.round(4).to_csv(index=False))
     return table

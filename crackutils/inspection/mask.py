@@ -1,7 +1,6 @@
 """From a photo and its map to the pixels of its cracks: dark lines near crack-like cells, and paths that join them."""
 
-from __future__ import annotations
-
+import itertools
 import math
 
 import cv2
@@ -23,32 +22,24 @@ _HALF = 7  # side of the square in which a line is compared with its darkest pix
 
 
 def crack_mask(image: np.ndarray, logits: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the pixels of cracks, bool (h, w).
+    """Return the pixels of cracks, bool (h, w), in a photo, uint8 (h, w, 3).
 
-    Near crack-like cells a pixel counts where it is darker than its surroundings by more than the surface's own
-    unevenness (hysteresis with two bounds); lines shorter than 20 pixels are dropped. Where a hairline fades, the
-    darkest path through crack-like cells, one pixel wide, counts as well (minimal paths: Cohen, Kimmel 1997), if it is
-    darker than the brightest path is bright.
-
-    Args:
-        image: uint8 (h, w, 3).
-        logits: as `cell_logits` returns them.
-        threshold: probability from which a cell is crack-like.
+    Near cells of `cell_logits` whose probability reaches the threshold, a pixel counts where it is darker than its
+    surroundings by more than the surface's own unevenness (hysteresis); lines shorter than 20 pixels are dropped. Where
+    a hairline fades, the darkest path through these cells, one pixel wide, counts as well (minimal paths: Cohen, Kimmel
+    1997), if it is darker than the brightest path is bright.
     """
-    mask = np.zeros(image.shape[:2], bool)
-    likely, near = likely_cells(logits, threshold)
+    mask, (likely, near) = np.zeros(image.shape[:2], bool), likely_cells(logits, threshold)
     side, rim = BLOCK // CELL, RIM // CELL
-    for row in range(0, likely.shape[0], side):  # block by block, so that memory does not grow with the photo
-        for col in range(0, likely.shape[1], side):
-            top, left = max(0, row - rim), max(0, col - rim)
-            part = np.s_[top : row + side + rim, left : col + side + rim]
-            if not likely[part].any():
-                continue
-            y, x = top * CELL, left * CELL
-            block = image[y : (row + side + rim) * CELL, x : (col + side + rim) * CELL]
-            dark = _dark_lines(block, likely[part], near[part])
+    # block by block, so that memory does not grow with the photo
+    for row, col in itertools.product(*(range(0, n, side) for n in likely.shape)):
+        top, left, low, right = max(0, row - rim), max(0, col - rim), row + side + rim, col + side + rim
+        part = np.s_[top:low, left:right]
+        if likely[part].any():
+            block = image[top * CELL : low * CELL, left * CELL : right * CELL]
+            dark = _dark_lines(block, likely[part], near[part])[(row - top) * CELL :, (col - left) * CELL :]
             core = np.s_[row * CELL : row * CELL + BLOCK, col * CELL : col * CELL + BLOCK]
-            mask[core] = dark[row * CELL - y :, col * CELL - x :][:BLOCK, :BLOCK]
+            mask[core] = dark[:BLOCK, :BLOCK]
     return mask
 
 
@@ -72,9 +63,8 @@ def _dark_lines(image: np.ndarray, likely: np.ndarray, near: np.ndarray) -> np.n
     inside = cell_pixels(near, image.shape)
     depth = _depth(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     spread = 1.4826 * np.median(np.abs(depth[inside])) + 1.0
-    deepest = cv2.dilate(depth, np.ones((_HALF, _HALF), np.uint8))
     # a line is as wide as where it is half as deep, however blurred it is
-    line = np.where(inside & (depth >= 0.5 * deepest), depth, 0)
+    line = np.where(inside & (depth >= 0.5 * cv2.dilate(depth, np.ones((_HALF, _HALF), np.uint8))), depth, 0)
     dark = apply_hysteresis_threshold(line, _LOW * spread, _HIGH * spread)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(dark.astype(np.uint8), connectivity=8)
     long = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= _SHORTEST
@@ -98,12 +88,8 @@ def _depth(grey: np.ndarray) -> np.ndarray:
 
 
 def _dark_paths(depth: np.ndarray, likely: np.ndarray) -> np.ndarray:
-    """Return the darkest paths along chains of cells, bool (h, w), where they are darker than by chance.
-
-    Any surface has a darkest path. The brightest one shows what chance can do, as cracks are not bright.
-    """
-    found = np.zeros(depth.shape, bool)
-    depth = depth - np.median(depth)
+    """Return the darkest paths along chains of cells, bool (h, w), if darker than the brightest paths are bright."""
+    found, depth = np.zeros(depth.shape, bool), depth - np.median(depth)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(likely.astype(np.uint8), connectivity=8)
     for number in range(1, count):
         left, top, wide, high, size = (int(v) for v in stats[number])
@@ -118,22 +104,19 @@ def _dark_paths(depth: np.ndarray, likely: np.ndarray) -> np.ndarray:
     return found
 
 
-def _trace_paths(
-    depth: np.ndarray, chain: np.ndarray, thin: np.ndarray, least: float = -math.inf
-) -> tuple[np.ndarray, float]:
-    """Return the deepest paths from the deepest pixel of a chain of cells to its other cells, and their mean depth.
+def _trace_paths(depth: np.ndarray, chain: np.ndarray, thin: np.ndarray, least: float = -math.inf) -> tuple:
+    """Return the deepest paths, bool, from the deepest pixel of a chain to its other cells, and their mean depth.
 
     Paths whose mean depth is below `least` are left out, and so is what adds less than 20 pixels to the others.
     """
-    own = cell_pixels(chain, depth.shape)
-    allowed = dilate(own, 2 * CELL + 1)  # a path may leave its cells by one
-    deep, goals, found = np.where(own, depth, -np.inf), [], np.zeros(depth.shape, bool)
+    own, goals, found = cell_pixels(chain, depth.shape), [], np.zeros(depth.shape, bool)
+    allowed, deep = dilate(own, 2 * CELL + 1), np.where(own, depth, -np.inf)  # a path may leave its cells by one
     graph = MCP_Geometric(np.where(allowed, (0.2 + depth.clip(0, 4)) ** -2, -1))  # below 0: no way
     cost, _ = graph.find_costs([np.unravel_index(deep.argmax(), deep.shape)])
     for row, col in np.argwhere(thin) * CELL:
         square = deep[row : row + CELL, col : col + CELL]
-        at = np.unravel_index(square.argmax(), square.shape)
-        goals.append((row + at[0], col + at[1]))
+        y, x = np.unravel_index(square.argmax(), square.shape)
+        goals.append((row + y, col + x))
     for goal in sorted(goals, key=lambda goal: -cost[goal]):
         path = tuple(np.array(graph.traceback(goal)).T)
         new = ~found[path]

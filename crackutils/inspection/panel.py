@@ -1,7 +1,5 @@
 """A widget for notebooks: choose a photo, move the threshold, see the cracks."""
 
-from __future__ import annotations
-
 import hashlib
 import html
 from collections.abc import Sequence
@@ -16,12 +14,9 @@ from crackutils.inspection.tiling import cell_logits, load_detector, sigmoid
 
 
 def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
-    """Return a widget: choose or upload a photo, move the threshold, see the overlay, or the map behind it.
+    """Return a widget to choose or upload a photo, move the threshold, and see the overlay, or the map behind it.
 
-    Args:
-        photos: files to choose from.
-        out: folder for maps and for uploaded photos.
-        model: as for `load_detector`.
+    `out` is the folder for maps and for uploaded photos, `model` a run as for `load_detector`.
     """
     import ipywidgets as w  # for this widget only
 
@@ -39,19 +34,17 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
             return
         text.value = "inspecting ..."
         folder = out / hashlib.sha256(choice.value.encode()).hexdigest()[:16]
-        drawn = b""
         try:
             one = resume_photo(Path(choice.value), folder, net, bound.value, None)
-            if not one["problem"]:
-                drawn = (folder / "overlay.jpg").read_bytes()
-                if probable.value:
-                    p = sigmoid(cell_logits(np.load(folder / "map.npy")))
-                    drawn = tint_overlay(drawn, p, max(one["wide"], one["high"]))
+            drawn = b"" if one["problem"] else (folder / "overlay.jpg").read_bytes()
+            if drawn and probable.value:
+                p = sigmoid(cell_logits(np.load(folder / "map.npy")))
+                drawn = tint_overlay(drawn, p, max(one["wide"], one["high"]))
         except Exception as error:  # nobody sees what a widget's callback raises
             one, drawn = {"problem": f"cannot be shown ({error})"}, b""
         picture.value = drawn
         if one["problem"]:
-            text.value = f"{html.escape(Path(choice.value).name)} {html.escape(one['problem'])}."
+            text.value = html.escape(f"{Path(choice.value).name} {one['problem']}.")
         else:
             length = sum(crack["length"] for crack in one["cracks"])
             text.value = f"crack-like lines: {len(one['cracks'])}, together {length:,.0f} pixels long"

@@ -1,7 +1,5 @@
 """One photo: its way from file to map, mask, centre lines, table and pictures."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -26,21 +24,13 @@ UNREADABLE = (".heic", ".heif", ".dng", ".nef", ".cr2", ".cr3", ".arw")  # what 
 UNUSABLE = (ImageError, MemoryError, cv2.error)  # what a photo may raise
 _CODE = hash_sources(Path(__file__).parent)
 _PICTURES = ("overlay.jpg", "thumbnail.jpg")
-_SMALLEST = 64  # shorter side of a photo, pixels
 
 
 def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None) -> dict:
-    """Find and measure the cracks of a photo, and write overlay.jpg and thumbnail.jpg into a folder.
+    """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg and the map into a folder.
 
-    Args:
-        file: the photo; raises `ImageError` if it cannot be used.
-        folder: holds the cached map as well.
-        net: as `load_detector` returns it.
-        threshold: probability from which a cell is crack-like.
-        mm_per_pixel: scale of the photo; lengths are in millimetres then, else in pixels.
-
-    Returns:
-        cracks (rows of `measure_cracks`), tiles (rows of `tile_probabilities`), wide and high (pixels).
+    Returns cracks (rows of `measure_cracks`, in millimetres if a scale is given, else in pixels), tiles (rows of
+    `tile_probabilities`), wide and high (pixels). Raises `ImageError` for a photo that cannot be used.
     """
     image = read_photo(file)
     maps = cached_map(image, net, folder)
@@ -52,32 +42,26 @@ def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_
     thumbnail = draw_overlay(image, logits, line, threshold, 240)  # too small for a scale bar
     for name, picture in zip(_PICTURES, (overlay, thumbnail), strict=True):
         write_atomically(folder / name, encode_jpeg(Image.fromarray(picture), 85))
-    unit = mm_per_pixel or 1.0
-    cracks[LENGTHS] *= unit
-    cracks["area"] *= unit**2
-    return {
-        "cracks": cracks.round(4).to_dict("records"),
-        "tiles": tile_probabilities(maps, net.share).to_dict("records"),
-        "wide": image.shape[1],
-        "high": image.shape[0],
-    }
+    cracks[LENGTHS] *= mm_per_pixel or 1.0
+    cracks["area"] *= (mm_per_pixel or 1.0) ** 2
+    tiles = tile_probabilities(maps, net.share)
+    tables = {"cracks": cracks.round(4).to_dict("records"), "tiles": tiles.to_dict("records")}
+    return tables | {"wide": image.shape[1], "high": image.shape[0]}
 
 
 def resume_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None) -> dict:
     """Return what an earlier call found in a photo where nothing has changed since, else `inspect_photo`.
 
-    Returns:
-        What `inspect_photo` returns, with asked (what it depends on) and problem (why the photo cannot be used, else
-        empty). It is written to found.json, except for problems: the next call tries again.
+    It gains asked (what it depends on) and problem (why the photo cannot be used, else empty), and is written to
+    found.json, except for problems: the next call tries again.
     """
     found: dict[str, Any] = {"problem": "", "cracks": [], "tiles": []}
     try:
         state = file.stat()
     except OSError as error:
         return found | {"problem": f"cannot be read ({error.strerror})"}
-    asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns}
-    asked |= {"code": _CODE, "decoding": f"{DECODING} {PIL.__version__}"}
-    asked |= {"threshold": threshold, "mm_per_pixel": mm_per_pixel}
+    asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
+    asked |= {"decoding": f"{DECODING} {PIL.__version__}", "threshold": threshold, "mm_per_pixel": mm_per_pixel}
     record, before = folder / "found.json", {}
     with contextlib.suppress(OSError, ValueError):  # none, or cut short when the power went
         before = json.loads(record.read_text("utf-8"))
@@ -93,14 +77,14 @@ def resume_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_p
 
 
 def read_photo(file: Path) -> np.ndarray:
-    """Read a photo, uint8 (h, w, 3), or raise `ImageError` with what to do about it."""
+    """Return a photo, uint8 (h, w, 3), or raise `ImageError` with what to do about it."""
     if file.suffix.lower() in UNREADABLE:
         raise ImageError("is a raw or HEIC photo, which is not read here; save it as JPEG")
     with warnings.catch_warnings():  # of 89 megapixels and more; those of 179 and more are refused
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = read_image(file)
-    if min(image.shape[:2]) < _SMALLEST:
-        raise ImageError(f"is only {image.shape[1]} x {image.shape[0]} pixels; {_SMALLEST} are the least")
+    if min(image.shape[:2]) < 64:
+        raise ImageError(f"is only {image.shape[1]} x {image.shape[0]} pixels; 64 are the least")
     return image
 
 

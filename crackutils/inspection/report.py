@@ -1,10 +1,7 @@
 """The report of an inspection: one HTML file, small enough to mail, from report.html.j2."""
 
-from __future__ import annotations
-
 import base64
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +17,30 @@ MAIL = 10e6  # bytes, about, of the report's pictures: as text, and written as t
 
 
 def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit: str, **facts: Any) -> str:
-    """Return the report as HTML that needs no other file.
+    """Return the report as HTML that needs no other file; pictures that would make it too large to mail are left out.
 
-    Args:
-        table: as `inspect` returns it.
-        found: by photo, as `inspect_photo` returns it.
-        home: holds a folder with overlay.jpg and thumbnail.jpg for each photo.
-        unit: of lengths, "mm" or "px".
-        facts: what the template names besides: model, threshold, chosen, mm_per_pixel.
+    Takes the table of `inspect`, results of `inspect_photo` by name, the folder of all photos' folders, "mm" or "px",
+    and what the template names besides: model, threshold, chosen, mm_per_pixel.
     """
     good, bad = table[table["problem"] == ""], table[table["problem"] != ""]
     photos = good.to_dict("records")
-    for photo, (thumbnail, overlay) in zip(photos, _mailable_pictures(good, home), strict=True):
-        photo |= {"thumbnail": thumbnail, "overlay": overlay, "listed": found[photo["file"]]["cracks"][:LISTED]}
-        photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
-    # names of files are not ours, so they are escaped
-    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html.j2")
-    totals = {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum())}
-    now = time.strftime("%Y-%m-%d %H:%M")
-    return page.render(photos=photos, unusable=bad.to_dict("records"), unit=unit, made=now, **totals, **facts)
-
-
-def _mailable_pictures(good: pd.DataFrame, home: Path) -> Iterator[tuple[str, str]]:
-    """Yield thumbnail and overlay of each photo as text; empty where the report would become too large to mail."""
-    thumbnails = [(home / name / "thumbnail.jpg").read_bytes() for name in good["file"]]
+    thumbnails = [(home / photo["file"] / "thumbnail.jpg").read_bytes() for photo in photos]
     left, waiting = MAIL, sum(map(len, thumbnails))  # thumbnails come first
-    for name, cracks, thumbnail in zip(good["file"], good["cracks"], thumbnails, strict=True):
+    for photo, thumbnail in zip(photos, thumbnails, strict=True):
         waiting -= len(thumbnail)
-        thumbnail = thumbnail if len(thumbnail) <= left else b""
+        thumbnail, overlay = thumbnail if len(thumbnail) <= left else b"", b""
         left -= len(thumbnail)
-        overlay = _shrink(home / name / "overlay.jpg") if cracks else b""
+        if photo["cracks"]:
+            with Image.open(home / photo["file"] / "overlay.jpg") as picture:
+                picture.thumbnail((_MAILED, _MAILED))
+                overlay = encode_jpeg(picture, 70)
         overlay = overlay if len(overlay) <= left - waiting else b""
         left -= len(overlay)
-        yield base64.b64encode(thumbnail).decode(), base64.b64encode(overlay).decode()
-
-
-def _shrink(file: Path) -> bytes:
-    with Image.open(file) as picture:
-        picture.thumbnail((_MAILED, _MAILED))
-        return encode_jpeg(picture, 70)
+        photo |= {"thumbnail": base64.b64encode(thumbnail).decode(), "overlay": base64.b64encode(overlay).decode()}
+        photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
+        photo["listed"] = found[photo["file"]]["cracks"][:LISTED]
+    # names of files are not ours, so they are escaped
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html.j2")
+    facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum())}
+    facts |= {"unit": unit, "made": time.strftime("%Y-%m-%d %H:%M")}
+    return page.render(photos=photos, unusable=bad.to_dict("records"), **facts)

@@ -1,8 +1,7 @@
 """From a photo to its map: overlapping windows go through the detector, and the cells that it returns are blended."""
 
-from __future__ import annotations
-
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -28,13 +27,9 @@ _OVERLAP = 64  # pixels that neighbouring windows share
 
 @dataclass(frozen=True)
 class Detector:
-    """A trained crack network, ready for windows of a photo.
+    """A trained crack network, ready for windows of a photo."""
 
-    Its engine gives float32 (n, 1 + cells): what the last layer adds to the logit of a window's top cells (0 unless
-    `adapt` fitted it to a site), then the logits of the cells.
-    """
-
-    engine: Engine
+    engine: Engine  # gives float32 (n, 1 + cells): what the last layer adds to a window's top cells, the cells' logits
     size: int  # side of a window, pixels
     share: float  # of a window's cells that decide, as in `Recipe.cells`
     key: str  # identifies weights, recipe and engine
@@ -43,8 +38,8 @@ class Detector:
 def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
     """Return the network of a run of notebook 08, or of `adapt`; CrackutilsError for other folders and unknown engines.
 
-    In whole photos the last layer counts only where `adapt` fitted it to a site. Fitted to patches, it separates their
-    scratches from their cracks, but it ranks tiles of other walls no better than the cells alone.
+    In whole photos the last layer counts only where `adapt` fitted it to a site, else it adds 0. Fitted to patches, it
+    separates their scratches from their cracks, but it ranks tiles of other walls no better than the cells alone.
     """
     recipe, start, weights = read_detector_run(folder)
     adapted = "adapted" in json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
@@ -52,13 +47,13 @@ def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
 
     def build() -> Any:
         model, _ = training.load(folder)
-        features, cells = (model.get_layer(name).output for name in ("features", "cells"))
         last = keras.layers.Dense(1, dtype="float32")
-        added = last(features)
+        added = last(model.get_layer("features").output)
         kernel, bias = model.get_layer("p_crack").get_weights()
         kernel[0] -= 1  # the top cells' own logit is not added once more
         last.set_weights([kernel * adapted, bias * adapted])
-        return keras.Model(model.input, keras.layers.Concatenate()([added, keras.layers.Flatten()(cells)]))
+        cells = keras.layers.Flatten()(model.get_layer("cells").output)
+        return keras.Model(model.input, keras.layers.Concatenate()([added, cells]))
 
     program = program_file(f"{recipe.name}-map-{recipe.size}-{key[:12]}")
     running = start_engine(engine, program, build)
@@ -68,14 +63,11 @@ def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
 def crack_map(image: np.ndarray, net: Detector) -> np.ndarray:
     """Return what the network finds in each cell of 16x16 pixels of a photo, uint8 (h, w, 3) of any size.
 
-    Windows overlap, at both of `SCALES`, and are blended: towards its rim a window counts less.
-
-    Returns:
-        float32 (2, ceil(h / 16), ceil(w / 16)): the logit of a crack in the cell, and what the last layer, which sees
-        the whole window, adds to the logit of the window's top cells.
+    It is float32 (2, ceil(h / 16), ceil(w / 16)): the logit of a crack in the cell, and what the last layer, which sees
+    the whole window, adds to the logit of the window's top cells. Windows overlap, at both of `SCALES`, and are
+    blended: towards its rim a window counts less.
     """
-    high, wide = (math.ceil(side / CELL) for side in image.shape[:2])
-    maps = []
+    (high, wide), maps = (math.ceil(side / CELL) for side in image.shape[:2]), []
     for scale in SCALES:
         shape = [math.ceil(side * scale) for side in image.shape[1::-1]]
         found = _map_at_one_scale(cv2.resize(image, shape, interpolation=cv2.INTER_AREA), net)
@@ -91,27 +83,20 @@ def _map_at_one_scale(image: np.ndarray, net: Detector) -> np.ndarray:
     rim = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)).clip(max=_OVERLAP // CELL).astype(np.float32)
     weight = (rim[:, None] * rim)[..., None]
     total, weights = (np.zeros((h // CELL, w // CELL, n), np.float32) for n in (2, 1))
-    places = [(y, x) for y in _window_starts(h, net.size) for x in _window_starts(w, net.size)]
+    # windows begin at multiples of 16, and the last ends where the photo does
+    ys, xs = ([*range(0, side - net.size, net.size - _OVERLAP), side - net.size] for side in (h, w))
+    places = list(itertools.product(ys, xs))
     read = lambda at: image[at[0] : at[0] + net.size, at[1] : at[1] + net.size]  # noqa: E731
     for (y, x), out, problem in run_stream(net.engine, places, read):
         assert out is not None, problem
         here = np.s_[y // CELL : y // CELL + side, x // CELL : x // CELL + side]
-        added = np.full(side * side, out[0])
-        total[here] += weight * np.stack([out[1:], added], 1).reshape(side, side, 2)
+        total[here] += weight * np.stack([out[1:], np.full(side * side, out[0])], 1).reshape(side, side, 2)
         weights[here] += weight
     return total / weights
 
 
-def _window_starts(length: int, size: int) -> list[int]:
-    """Return where windows of `size` pixels begin along a side, multiples of 16; the last ends where the side does."""
-    return [*range(0, length - size, size - _OVERLAP), length - size]
-
-
 def cell_logits(maps: np.ndarray) -> np.ndarray:
-    """Return the logits of the cells of a `crack_map`, float32 (h, w), with what the last layer adds.
-
-    With it a threshold means the same for a tile and for the top cells that decide the tile.
-    """
+    """Return logits of cells, float32 (h, w), so that a threshold means the same for a tile and for its top cells."""
     return maps.sum(0)
 
 
@@ -126,9 +111,8 @@ def tile_probabilities(maps: np.ndarray, share: float) -> pd.DataFrame:
 
 def cut_tiles(array: np.ndarray, side: int) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yield row, column and content of the squares of an array (..., h, w); the last ones may be smaller."""
-    for row in range(math.ceil(array.shape[-2] / side)):
-        for col in range(math.ceil(array.shape[-1] / side)):
-            yield row, col, array[..., row * side : (row + 1) * side, col * side : (col + 1) * side]
+    for row, col in np.ndindex(*(math.ceil(n / side) for n in array.shape[-2:])):
+        yield row, col, array[..., row * side : (row + 1) * side, col * side : (col + 1) * side]
 
 
 def sigmoid(logits: Any) -> Any:

@@ -1,7 +1,5 @@
 """Comparison with synthetic photos, of which every crack is known to the pixel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,9 @@ from crackutils.synthetic.scene import Photo
 def compare_with_truth(shot: Photo, mask: np.ndarray, cracks: pd.DataFrame) -> dict[str, Any]:
     """Compare what `crack_mask` and `measure_cracks` found in a synthetic photo with the truth.
 
-    Returns:
-        style; iou of found and true pixels; true_found, the share of true pixels that have a found one within 4 pixels,
-        and found_true, the share of found pixels that have a true one so near (None where there are none); length_true
-        and length, pixels, and length_error, their difference as a share of the true length.
+    iou is that of found and true pixels; true_found the share of true pixels that have a found one within 4 pixels, and
+    found_true the share of found pixels that have a true one so near (None where there are none); length_error the
+    difference of length and length_true (pixels) as a share of the latter.
     """
     truth, length, true_length = shot.mask > 127, float(cracks["length"].sum()), 0.0
     for line in shot.lines:  # cracks and branches; what lies outside the photo does not count
@@ -48,15 +45,11 @@ def compare_at_threshold(shots: Sequence[Photo], logits: Sequence[np.ndarray], t
         mask = crack_mask(shot.image, cells, threshold)
         rows.append(compare_with_truth(shot, mask, measure_cracks(mask, centre_lines(mask), cells, threshold)))
     table = pd.DataFrame(rows)[["iou", "true_found", "found_true", "length_error"]].astype(float)
-    table["length_error"] = table["length_error"].abs()
-    return {"threshold": threshold} | {name: float(value) for name, value in table.median().items()}
+    return {"threshold": threshold} | table.abs().median().to_dict()  # no share is below 0
 
 
 def save_photos(shots: Sequence[Photo], folder: Path) -> pd.DataFrame:
-    """Save synthetic photos as JPEG, as a camera would, and return true labels of their tiles as `read_tile_labels`.
-
-    A tile with 24 pixels of crack or more counts as cracked.
-    """
+    """Save synthetic photos as JPEG; return labels as `read_tile_labels`: a tile with 24 pixels of crack is cracked."""
     folder.mkdir(parents=True, exist_ok=True)
     for before in folder.glob("made-*.jpg"):  # of a call with more photos
         before.unlink()

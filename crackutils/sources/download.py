@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import requests
 from tqdm import tqdm
 
 from crackutils import config, files
+from crackutils.sources.unpack import ZIP_ERRORS
 
 _USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) crackutils"  # the data's host refuses the default ones of libraries
 
@@ -23,18 +23,12 @@ class _Refused(Exception):
 
 
 def download(source: str, entry: dict[str, Any]) -> Path:
-    """Download a source with resume, trying its addresses in order; return the archive's path.
+    """Download a source with resume, trying the addresses of its entry in `data/sources.toml`; return the archive.
 
-    Args:
-        source: its name.
-        entry: that of `data/sources.toml`.
-
-    Raises:
-        CrackutilsError: no address delivered the published file.
+    Raises CrackutilsError if no address delivered the published file.
     """
-    folder = config.data_dir() / "downloads"
+    folder, complaints = config.data_dir() / "downloads", []
     folder.mkdir(parents=True, exist_ok=True)
-    complaints = []
     for address in entry["addresses"]:
         file = folder / address["save_as"]
         part = file.with_name(f"{file.name}.part")
@@ -42,8 +36,7 @@ def download(source: str, entry: dict[str, Any]) -> Path:
             if file.is_file():
                 _check(file, entry["sha256"], "the cached file had a wrong SHA-256, so it was removed")
             else:
-                # only the RAR itself has a published size
-                _get(address["url"], part, entry["size"] if file.suffix == ".rar" else None)
+                _get(address["url"], part, entry["size"] if file.suffix == ".rar" else None)  # as published
                 _check(part, entry["sha256"], "wrong SHA-256, so it was removed")
                 os.replace(part, file)
             return file
@@ -59,10 +52,7 @@ def _check(file: Path, sha256: str, complaint: str) -> None:
     """Remove a file, and refuse it, unless it or the one RAR inside a ZIP has this SHA-256."""
     if files.sha256(file) == sha256:
         return
-    with (
-        contextlib.suppress(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
-        zipfile.ZipFile(file) as z,
-    ):
+    with contextlib.suppress(*ZIP_ERRORS), zipfile.ZipFile(file) as z:
         inner = [e for e in z.infolist() if e.filename.lower().endswith(".rar")]
         if len(inner) == 1 and hashlib.file_digest(z.open(inner[0]), "sha256").hexdigest() == sha256:
             return
@@ -73,20 +63,18 @@ def _check(file: Path, sha256: str, complaint: str) -> None:
 def _get(url: str, part: Path, size: int | None) -> None:
     """Download `url` to `part`, going on where `part` ends; requests first, then curl, which some hosts let pass."""
     have = part.stat().st_size if part.exists() else 0
-    if size is not None and have == size:
+    if have == size:
         return
+    headers = {"User-Agent": _USER_AGENT} | ({"Range": f"bytes={have}-"} if have else {})
     try:
-        headers = {"User-Agent": _USER_AGENT} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
             if answer.status_code == 416:  # nothing after what we have
                 return
             answer.raise_for_status()
             have = have if answer.status_code == 206 else 0
             total = have + int(answer.headers.get("Content-Length", 0)) or None
-            with (
-                open(part, "ab" if have else "wb") as out,
-                tqdm(total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, ncols=90) as bar,
-            ):
+            bar = tqdm(total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, ncols=90)
+            with bar, open(part, "ab" if have else "wb") as out:
                 for chunk in answer.iter_content(1 << 20):
                     out.write(chunk)
                     bar.update(len(chunk))
@@ -95,9 +83,7 @@ def _get(url: str, part: Path, size: int | None) -> None:
     except requests.RequestException as error:
         status = getattr(error.response, "status_code", None)
         what = f"the server answered {status}" if status else f"no connection ({type(error).__name__})"
-        if not shutil.which("curl"):
-            raise _Refused(what) from error
         command = ["curl", "-L", "--fail", "--silent", "-C", "-", "-A", _USER_AGENT, "-o", str(part), url]
         command += ["--connect-timeout", "60", "--speed-limit", "1", "--speed-time", "60"]  # else it may wait for ever
-        if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode:
+        if not shutil.which("curl") or subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode:
             raise _Refused(what) from error

@@ -18,39 +18,35 @@ from crackutils.synthetic.store import library_versions
 def fetch(source: str, origin: str | Path | None = None) -> Path:
     """Put the images of a source under `data/raw/`, and return the folder with `Negative/` and `Positive/`.
 
-    Args:
-        source: an entry of `data/sources.toml`.
-        origin: a RAR, a ZIP or a folder that the user has; it is only read. None draws or downloads the images.
-
-    Raises:
-        CrackutilsError: nothing to download from, a damaged archive, entries that lead outside, a missing class
-            folder, no program that unpacks RAR. What was there before stays in place in all these cases.
+    `origin` is a RAR, a ZIP or a folder that the user has; it is only read. None draws or downloads the images.
+    Raises CrackutilsError if there is nothing to download from, an archive is damaged, unsafe or without class folders,
+    or no program unpacks it. What was there before then stays in place.
     """
     entry = datasets.sources()[config.choose("SOURCE", source, datasets.sources())]
     target = datasets.raw_folder(source)
     if origin is None:
         if "seed" in entry:
             return _draw(source, entry)
-        if _is_complete(source, target):
+        want = max((p.per_class for p in config.PROFILES.values() if p.source == source), default=0)
+        folders = [target / name for name in CLASSES]
+        if all(f.is_dir() and sum(1 for _ in f.iterdir()) >= want for f in folders):
             print(f"{source}: already in {config.display_path(target)}; remove that folder to fetch it again.")
             return target
         if "addresses" not in entry:
-            raise CrackutilsError(
-                f"{source} has no address to download from. Use make data SOURCE={source} FROM=folder."
-            )
+            remedy = f"Use make data SOURCE={source} FROM=folder."
+            raise CrackutilsError(f"{source} has no address to download from. {remedy}")
         origin = download(source, entry)
     origin = Path(origin).expanduser()
     if not origin.exists():
         raise CrackutilsError(f"FROM={origin} does not exist. Give a RAR, a ZIP or a folder.")
     with replacing_folder(target) as work:
-        everything = work / "unpacked"
-        everything.mkdir()
+        (everything := work / "unpacked").mkdir()
         unpack(origin, everything, entry)
         found = find_class_folders(everything, origin)
         for name in CLASSES:
             os.replace(found / name, work / name)
         shutil.rmtree(everything)
-    counts = ", ".join(f"{sum(1 for _ in (target / name).iterdir()):,} {name}" for name in CLASSES)
+    counts = ", ".join(f"{len(list((target / name).iterdir())):,} {name}" for name in CLASSES)
     print(f"{source}: {counts} in {config.display_path(target)}")
     return target
 
@@ -58,19 +54,12 @@ def fetch(source: str, origin: str | Path | None = None) -> Path:
 def prepare(profile: config.Profile) -> None:
     """Put the images of a profile in place where that takes no decision of the user.
 
-    Synthetic images are drawn, or drawn again after their generator has changed. In Colab, which starts from an empty
-    disk, images that can be downloaded are. Everything else is left to `make data`, which `datasets.load` recommends.
+    Synthetic images are drawn, or drawn again after their generator has changed. Colab starts from an empty disk, so
+    there images are downloaded where they can be. `make data`, which `datasets.load` recommends, does everything else.
     """
-    entry = datasets.sources()[profile.source]
-    absent = not datasets.raw_folder(profile.source).is_dir()
-    if "seed" in entry or ("addresses" in entry and "google.colab" in sys.modules and absent):
+    entry, there = datasets.sources()[profile.source], datasets.raw_folder(profile.source).is_dir()
+    if "seed" in entry or ("addresses" in entry and "google.colab" in sys.modules and not there):
         fetch(profile.source)
-
-
-def _is_complete(source: str, folder: Path) -> bool:
-    """Whether `folder` holds as many images as the largest profile of this source needs."""
-    want = max((p.per_class for p in config.PROFILES.values() if p.source == source), default=0)
-    return all((folder / name).is_dir() and sum(1 for _ in (folder / name).iterdir()) >= want for name in CLASSES)
 
 
 def _draw(source: str, entry: dict[str, Any]) -> Path:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from subprocess import DEVNULL, PIPE, Popen
-from typing import IO, Any
+from typing import Any
 
 import rarfile
 
@@ -25,16 +25,21 @@ _PRINTERS = {
     "7zz": ("x", "-so"),
     "7z": ("x", "-so"),
 }
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # of a damaged ZIP
 
 
 def unpack(origin: Path, work: Path, entry: dict[str, Any]) -> None:
     """Put the files of a RAR, a ZIP or a folder into `work`; `entry` is that of `data/sources.toml`.
 
-    Raises:
-        CrackutilsError: an archive that is damaged, encrypted, larger than the disk, or unsafe; no program for RAR.
+    Raises CrackutilsError if an archive is damaged, encrypted, unsafe or larger than the disk, or nothing unpacks it.
     """
     if origin.is_dir():
-        _copy_folder(origin, work)
+        holder = find_class_folders(origin, origin)
+        for name in CLASSES:
+            (work / name).mkdir()
+            files = sorted(filter(Path.is_file, (holder / name).iterdir()))
+            for file in progress(files, f"copying {name}", unit="file"):
+                shutil.copyfile(file, work / name / file.name)
     elif zipfile.is_zipfile(origin):
         _unzip(origin, work)
         inner = [p for p in work.rglob("*.rar") if p.is_file()]
@@ -62,15 +67,6 @@ def find_class_folders(work: Path, origin: Path) -> Path:
     return found[0]
 
 
-def _copy_folder(origin: Path, work: Path) -> None:
-    holder = find_class_folders(origin, origin)
-    for name in CLASSES:
-        (work / name).mkdir()
-        files = [p for p in sorted((holder / name).iterdir()) if p.is_file()]
-        for file in progress(files, f"copying {name}", unit="file"):
-            shutil.copyfile(file, work / name / file.name)
-
-
 def _check(archive: Path, work: Path, entries: list[Any], is_link: Callable[[Any], bool]) -> None:
     """Refuse entries (of `zipfile` or `rarfile`) that are links or lead outside, and more than the disk can hold."""
     for e in entries:
@@ -79,7 +75,7 @@ def _check(archive: Path, work: Path, entries: list[Any], is_link: Callable[[Any
         if (link := is_link(e)) or outside:
             what = "is a link" if link else "leads outside the folder"
             raise CrackutilsError(f"{archive.name} is refused: its entry {e.filename!r} {what}. Nothing was unpacked.")
-    size, free = (n / 1e9 for n in (sum(e.file_size for e in entries), shutil.disk_usage(work).free))
+    size, free = sum(e.file_size for e in entries) / 1e9, shutil.disk_usage(work).free / 1e9
     if size > free:
         raise CrackutilsError(f"{archive.name} unpacks to {size:.1f} GB, but the disk has {free:.1f} GB free.")
 
@@ -91,7 +87,7 @@ def _unzip(archive: Path, work: Path) -> None:
             _check(archive, work, entries, lambda e: stat.S_ISLNK(e.external_attr >> 16))
             for e in progress(entries, f"unpacking {archive.name}", unit="file"):
                 z.extract(e, work)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except ZIP_ERRORS as error:
         raise CrackutilsError(f"{archive} is damaged or encrypted ({error}). Download or copy it again.") from error
 
 
@@ -131,7 +127,12 @@ def _print_files(program: str, archive: Path, work: Path, entries: list[rarfile.
         try:
             for e in progress(entries, f"unpacking {archive.name} ({program})", unit="file"):
                 (work / e.filename).parent.mkdir(parents=True, exist_ok=True)
-                if not _write(process.stdout, work / e.filename, e):
+                left, checksum = e.file_size, 0
+                with open(work / e.filename, "wb") as out:
+                    while left and (chunk := process.stdout.read(min(left, 1 << 20))):
+                        out.write(chunk)
+                        left, checksum = left - len(chunk), zlib.crc32(chunk, checksum)
+                if left or e.CRC not in (None, checksum):
                     raise ValueError(f"{e.filename} is damaged")
             if process.stdout.read(1):
                 raise ValueError("prints more than the list says")
@@ -139,13 +140,3 @@ def _print_files(program: str, archive: Path, work: Path, entries: list[rarfile.
                 raise ValueError(f"exit code {process.returncode}")
         finally:
             process.kill()
-
-
-def _write(printed: IO[bytes], path: Path, entry: rarfile.RarInfo) -> bool:
-    """Write one file; return whether its size and checksum are right."""
-    left, checksum = entry.file_size, 0
-    with open(path, "wb") as out:
-        while left and (chunk := printed.read(min(left, 1 << 20))):
-            out.write(chunk)
-            left, checksum = left - len(chunk), zlib.crc32(chunk, checksum)
-    return not left and entry.CRC in (None, checksum)

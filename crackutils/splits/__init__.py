@@ -1,4 +1,4 @@
-"""Splits: find copies and overlapping crops, keep them on one side of a split, and check the result independently.
+"""Room of the splits: find copies and overlaps, keep them on one side of a split, and check it by another method.
 
-`make.make_split` makes the copy-safe, photo-safe and random splits. Imports core modules only.
+It imports core only.
 """

@@ -19,10 +19,7 @@ _WINDOW = 167 / 227  # of the side, in planted copies
 
 
 def leaked_test_images(split: np.ndarray, pairs: pd.DataFrame) -> int:
-    """Return the number of test images paired with a training image, given the part of each image, str (n,).
-
-    Pairs have columns a, b (rows of the index), as of `find_copies` or `find_overlaps`.
-    """
+    """Return the number of test images in a pair (a, b: rows of the index) with a training image; split is str (n,)."""
     a, b = split[pairs["a"]], split[pairs["b"]]
     return len({*pairs["a"][(a == "test") & (b == "train")], *pairs["b"][(b == "test") & (a == "train")]})
 
@@ -31,15 +28,12 @@ def find_leaks(ds: Dataset, manifest: pd.DataFrame) -> pd.DataFrame:
     """Find copies of test images in train and val, and of val images in train, independently of the grouping.
 
     Every crop position is compared, whatever colours or neighbours; phase correlation (Kuglin and Hines 1975) decides
-    the five best candidates per image. It compares phases where the grouping compares values.
-
-    Returns:
-        A row per pair found, cached per split: a (val or test row), b (row in another part), peak (of the phase
-        correlation, 0 to 1).
+    the five best candidates per image. It compares phases where the grouping compares values. A row per pair, cached
+    per split: a (val or test row), b (row in another part), peak (of the phase correlation, 0 to 1).
     """
     split = manifest["split"].to_numpy()
 
-    def search() -> pd.DataFrame:
+    def search(ds: Dataset) -> pd.DataFrame:
         found = []
         for part, others in (("test", ("train", "val")), ("val", ("train",))):
             a, b = np.flatnonzero(split == part), np.flatnonzero(np.isin(split, others))
@@ -47,27 +41,22 @@ def find_leaks(ds: Dataset, manifest: pd.DataFrame) -> pd.DataFrame:
             found.append(pairs.assign(a=a[pairs["a"]], b=b[pairs["b"]]))
         return pd.concat(found)
 
-    key = hashlib.sha256(" ".join(split).encode()).hexdigest()
-    return cached_table(ds, f"leaks-{key[:12]}", search)
+    return cached_table(ds, f"leaks-{hashlib.sha256(' '.join(split).encode()).hexdigest()[:12]}", search)
 
 
 def planted_recall(ds: Dataset, count: int = 200, seed: int = 0) -> pd.DataFrame:
     """Measure the recall of the check with planted copies.
 
     Ten times `count` images (or all) are cut to a `crop_window`, and `count` of these get a copy, shifted by up to 60
-    of 227 pixels.
-
-    Returns:
-        A row per kind in `PLANTED`: kind, planted, found, recall, and false_alarms: reported pairs of images that are
-        no copies as far as the grouping knows.
+    of 227 pixels. A row per kind in `PLANTED`: kind, planted, found, recall, and false_alarms: reported pairs of
+    images that are no copies as far as the grouping knows.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(ds.index))[: 10 * count])
-    count = min(count, len(rows))
-    known = {tuple(pair) for pair in find_copies(ds)[["a", "b"]].to_numpy()}
+    count, known = min(count, len(rows)), {tuple(pair) for pair in find_copies(ds)[["a", "b"]].to_numpy()}
     base = np.stack([thumbnails(crop_window(ds, row))[0] for row in rows])
     picked = rng.choice(len(rows), count, replace=False)
-    kind = [PLANTED[i % len(PLANTED)] for i in range(count)]
+    kind = np.resize(PLANTED, count)
     copies = (crop_window(ds, rows[i], what, rng, _WINDOW, 60) for i, what in zip(picked, kind, strict=True))
     found = _search_pairs(np.stack([thumbnails(copy)[0] for copy in copies]), base, "looking for planted copies")
     table = pd.DataFrame({"kind": kind, "hit": False, "false_alarms": 0})
@@ -76,9 +65,9 @@ def planted_recall(ds: Dataset, count: int = 200, seed: int = 0) -> pd.DataFrame
             table.loc[a, "hit"] = True
         elif tuple(sorted((rows[picked[a]], rows[b]))) not in known:
             table.loc[a, "false_alarms"] += 1
-    columns = {"planted": ("hit", "size"), "found": ("hit", "sum"), "recall": ("hit", "mean")}
-    columns |= {"false_alarms": ("false_alarms", "sum")}
-    return table.groupby("kind", sort=False).agg(**columns).reset_index()
+    by_kind = table.groupby("kind", sort=False)
+    counts = by_kind["hit"].agg(planted="size", found="sum", recall="mean")
+    return counts.assign(false_alarms=by_kind["false_alarms"].sum()).reset_index()
 
 
 def crop_window(
@@ -86,29 +75,22 @@ def crop_window(
 ) -> np.ndarray:
     """Return the upper left window of 167/227 of an image's side, or a changed copy of it: uint8 (height, width, 3).
 
-    Args:
-        ds: the images.
-        row: of the index.
-        kind: of copy: shifted, re-encoded (JPEG, quality 60-95), brighter (by 5-30 %), or all three; "" for none.
-        rng: draws distance, direction, quality and gain of a copy.
-        unit: side, as a fraction of the image's, that counts 227 pixels below.
-        farthest: shifts go from 5 to this many pixels.
+    Kinds of copies: shifted (5 to `farthest` pixels, where `unit` times the side is 227 pixels), re-encoded (JPEG,
+    quality 60-95), brighter (by 5-30 %), or all three; `rng` draws distance, direction, quality and gain.
     """
     image = Image.fromarray(ds.read(row))
     w, h = image.size
-    left = top = quality = 0
-    gain = 1.0
+    left = top = quality = gain = 0
     if kind:
         shift, angle = rng.uniform(5, farthest) if kind in ("shifted", "all three") else 0, rng.uniform(0, np.pi / 2)
         left, top = round(shift * np.cos(angle) * unit / 227 * w), round(shift * np.sin(angle) * unit / 227 * h)
         quality = int(rng.integers(60, 96)) if kind in ("re-encoded", "all three") else 0
-        gain = rng.uniform(1.05, 1.3) if kind in ("brighter", "all three") else 1.0
+        gain = rng.uniform(1.05, 1.3) if kind in ("brighter", "all three") else 0
     image = image.crop((left, top, left + round(_WINDOW * w), top + round(_WINDOW * h)))
-    if gain != 1:
+    if gain:
         image = ImageEnhance.Brightness(image).enhance(gain)
     if quality:
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality)
+        image.save(buffer := io.BytesIO(), "JPEG", quality=quality)
         image = Image.open(buffer)
     return np.asarray(image)
 
@@ -133,8 +115,7 @@ def _search_pairs(asked: np.ndarray, among: np.ndarray, what: str) -> pd.DataFra
     with threadpool_limits(1, "blas"):  # two threads of ours keep both cores busy; batches of 8 stay in the cache
         best = np.concatenate(map_batches(score, small_b, 8, what)).T
     k = min(5, len(among))
-    candidates = np.argpartition(-best, k - 1, axis=1)[:, :k]
-    pairs = np.column_stack([np.repeat(np.arange(len(asked)), k), candidates.ravel()])
+    pairs = np.column_stack([np.repeat(np.arange(len(asked)), k), np.argpartition(-best, k - 1)[:, :k].ravel()])
     peak = map_batches(lambda batch: _phase_peaks(asked[batch[:, 0]], among[batch[:, 1]]), pairs, 256, what)
     table = pd.DataFrame({"a": pairs[:, 0], "b": pairs[:, 1], "peak": np.concatenate(peak).round(4)})
     return table[table["peak"] > PHASE_PEAK].sort_values(["a", "b"], ignore_index=True)

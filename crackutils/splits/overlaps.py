@@ -5,19 +5,17 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from scipy import fft
-from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.neighbors import kneighbors_graph
 
 from crackutils.datasets import Dataset
-from crackutils.images import GREY
 from crackutils.splits.registration import (
     appearance,
     cached_table,
     candidate_pairs,
-    downscale,
+    even_maps,
     find_copies,
     map_batches,
 )
@@ -35,14 +33,11 @@ def find_overlaps(ds: Dataset) -> pd.DataFrame:
 
     Normalised cross-correlation at every shift (Lewis 1995), of thumbnails of even contrast: else any two cracks match
     along their length. The score is Fisher's z of the correlation times the root of the number of pixels, so that small
-    overlaps must agree better than large ones.
-
-    Returns:
-        A row per pair above `OVERLAP_SCORE`, cached: a, b (rows of the index, a < b), dy, dx (where b's upper left
-        corner lies in a, as fractions of the side), area (share of the crop that both show), ncc, score.
+    overlaps must agree better than large ones. A row per pair above `OVERLAP_SCORE`, cached: a, b (rows of the index,
+    a < b), dy, dx (where b's upper left corner lies in a, fractions of the side), area (share of the crop that both
+    show), ncc, score.
     """
-    table = cached_table(ds, "overlaps", lambda: search_overlaps(ds))
-    return table.astype(dict.fromkeys(("dy", "dx", "area", "ncc", "score"), float) | {"a": int, "b": int})
+    return cached_table(ds, "overlaps", search_overlaps)
 
 
 def search_overlaps(ds: Dataset) -> pd.DataFrame:
@@ -54,11 +49,7 @@ def search_overlaps(ds: Dataset) -> pd.DataFrame:
         rows = rows[np.argsort(number[rows], kind="stable")]
         neighbours += [np.column_stack([rows[step:], rows[:-step]]) for step in range(1, 6)]
     pairs = candidate_pairs(appearance(ds), _NEIGHBOURS, neighbours)
-    crops = np.empty((len(number), GREY // 2, GREY // 2), np.float32)
-    for start in range(0, len(crops), 1000):
-        x = ds.grey[start : start + 1000].astype(np.float32)
-        x = downscale(x - gaussian_filter(x, (0, 3, 3)), 2)
-        crops[start : start + 1000] = np.clip(x / (np.sqrt(gaussian_filter(x * x, (0, 3, 3))) + 1), -2.5, 2.5)
+    crops = even_maps(ds.grey)
     tables = map_batches(lambda batch: _register(crops, batch), pairs, 128, "registering crops that may overlap")
     table = pd.concat(tables).sort_values(["a", "b"])
     return table[table["score"] > OVERLAP_SCORE].round(4).reset_index(drop=True)
@@ -67,8 +58,7 @@ def search_overlaps(ds: Dataset) -> pd.DataFrame:
 def find_mosaics(ds: Dataset, score: float = OVERLAP_SCORE) -> np.ndarray:
     """Return the mosaic of each image, int (n,): a chain of crops that overlap with at least this score, or are copies.
 
-    Shifted copies count only where `find_overlaps` confirms them, which it does for nearly all above `SURE_NCC`; below
-    it cracks of two photos may match.
+    Shifted copies count only where `find_overlaps` confirms them: below `SURE_NCC` cracks of two photos may match.
     """
     unmoved = find_copies(ds).query("kind != 'shifted'")
     overlaps = find_overlaps(ds).query("score >= @score")
@@ -94,7 +84,14 @@ def estimate_photos(ds: Dataset, per_photo: int = PER_PHOTO) -> np.ndarray:
     clusters = min(len(size), max(1, round(2 * len(mosaic) / per_photo / 3)))
     if clusters == len(size):
         return mosaic
-    x = _whiten_appearance(ds)
+    x, links = appearance(ds), find_overlaps(ds)
+    links = links[links["area"] < 0.8]  # others are copies: they hardly differ
+    if len(links) >= 4 * x.shape[1]:  # enough to estimate a covariance
+        difference = x[links["a"]] - x[links["b"]]
+        scatter = difference.T @ difference / len(links) / 2
+        scatter = 0.9 * scatter + 0.1 * np.trace(scatter) / len(scatter) * np.eye(len(scatter))
+        value, vector = np.linalg.eigh(scatter)
+        x = x @ (vector / np.sqrt(value))
     mean = np.zeros((len(size), x.shape[1]))
     np.add.at(mean, mosaic, x)
     mean /= size[:, None]
@@ -111,28 +108,14 @@ def estimate_photos(ds: Dataset, per_photo: int = PER_PHOTO) -> np.ndarray:
         photo[rows[half == 1]] = len(images)
 
 
-def _whiten_appearance(ds: Dataset) -> np.ndarray:
-    """Return `appearance`, whitened where enough overlaps show how it varies within photos."""
-    x, links = appearance(ds), find_overlaps(ds)
-    links = links[links["area"] < 0.8]  # others are copies: they hardly differ
-    if len(links) < 4 * x.shape[1]:
-        return x
-    difference = x[links["a"]] - x[links["b"]]
-    scatter = difference.T @ difference / len(links) / 2
-    scatter = 0.9 * scatter + 0.1 * np.trace(scatter) / len(scatter) * np.eye(len(scatter))
-    value, vector = np.linalg.eigh(scatter)
-    return x @ (vector / np.sqrt(value))
-
-
 def _register(crops: np.ndarray, pairs: np.ndarray) -> pd.DataFrame:
     """Return the shift of each pair with the best score, in the columns of `find_overlaps`."""
     # by hand: scikit-image's masked phase_cross_correlation takes one pair at a time and weighs no areas
     side = crops.shape[1]
-    shape = (2 * side, 2 * side)
-    spectrum = partial(fft.rfft2, s=shape)
+    spectrum = partial(fft.rfft2, s=(2 * side, 2 * side))
 
     def correlate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return fft.irfft2(np.conj(x) * y, shape)
+        return fft.irfft2(np.conj(x) * y, (2 * side, 2 * side))
 
     whole = spectrum(np.ones((side, side), np.float32))
     n = np.maximum(correlate(whole, whole).round(), 1)  # pixels that the crops share at each shift

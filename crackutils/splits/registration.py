@@ -23,12 +23,10 @@ _NEIGHBOURS = 60  # of METU's copies 0.999 are among the 100 nearest in appearan
 def find_copies(ds: Dataset) -> pd.DataFrame:
     """Find exact and near copies: the same piece of the same photo, also shifted by up to 57 of 227 pixels.
 
-    Returns:
-        A row per pair, cached: a, b (rows of the index, a < b), kind (exact: equal bytes; same: same crop, other
-        bytes; shifted), dy, dx (shift as a fraction of the side), ncc (normalised cross-correlation).
+    A row per pair, cached: a, b (rows of the index, a < b), kind (exact: equal bytes; same: same crop, other bytes;
+    shifted), dy, dx (shift as a fraction of the side), ncc (normalised cross-correlation).
     """
-    table = cached_table(ds, "copies", lambda: search_copies(ds))
-    return table.astype({"a": int, "b": int, "kind": str, "dy": float, "dx": float, "ncc": float})
+    return cached_table(ds, "copies", search_copies)
 
 
 def search_copies(ds: Dataset) -> pd.DataFrame:
@@ -47,12 +45,13 @@ def search_copies(ds: Dataset) -> pd.DataFrame:
     return found.assign(kind=kind).round({"dy": 4, "dx": 4, "ncc": 4})
 
 
-def cached_table(ds: Dataset, name: str, search: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Return a table from the cache of these images; `search` computes it on the first call."""
+def cached_table(ds: Dataset, name: str, search: Callable[[Dataset], pd.DataFrame]) -> pd.DataFrame:
+    """Return a table of pairs a, b from the cache of these images; `search` computes it on the first call."""
     file = ds.cache / f"{name}.v{LINKS_VERSION}.csv"
     if not file.exists():
-        write_atomically(file, search().to_csv(index=False, lineterminator="\n"))
-    return pd.read_csv(file)
+        write_atomically(file, search(ds).to_csv(index=False, lineterminator="\n"))
+    table = pd.read_csv(file)  # which guesses no types if it is empty
+    return table.astype({name: {"a": int, "b": int, "kind": str}.get(name, float) for name in table})
 
 
 def equal_pairs(keys: np.ndarray) -> np.ndarray:
@@ -122,6 +121,16 @@ def coarse_maps(grey: np.ndarray) -> np.ndarray:
     return out
 
 
+def even_maps(grey: np.ndarray) -> np.ndarray:
+    """Return float32 (n, 64, 64) high-passed maps of even contrast, -2.5 to 2.5."""
+    out = np.empty((len(grey), GREY // 2, GREY // 2), np.float32)
+    for start in range(0, len(grey), 1000):
+        x = grey[start : start + 1000].astype(np.float32)
+        x = downscale(x - gaussian_filter(x, (0, 3, 3)), 2)
+        out[start : start + 1000] = np.clip(x / (np.sqrt(gaussian_filter(x * x, (0, 3, 3))) + 1), -2.5, 2.5)
+    return out
+
+
 class _Slider:
     """Slides the middle half of one image over another: normalised cross-correlation at every whole-pixel shift."""
 
@@ -130,8 +139,7 @@ class _Slider:
         self.side = images.shape[1]
         self.half, self.begin = self.side // 2, (self.side - self.side // 2) // 2
         window = slice(self.begin, self.begin + self.half)
-        middle = images[:, window, window]
-        middle = middle - middle.mean((1, 2), keepdims=True)
+        middle = images[:, window, window] - images[:, window, window].mean((1, 2), keepdims=True)
         middle /= np.sqrt((middle**2).sum((1, 2), keepdims=True)) + 1e-6
         self.middle = np.conj(fft.rfft2(middle, (self.side, self.side)))
         self.whole = fft.rfft2(images)

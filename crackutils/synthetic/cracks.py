@@ -1,41 +1,32 @@
 """Cracks: their course, width and branches, and how they are rendered into the surface."""
 
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from crackutils.synthetic.drawing import blob, fill, normals, ribbon, slope, soften, walk, wave
 from crackutils.synthetic.scene import FINE, Scene
 from crackutils.synthetic.surface import shade_surface
 
 
-@dataclass(frozen=True)
-class Crack:
-    """The cracks of a photo."""
+def add_cracks(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], float]:
+    """Draw one or more cracks of one of `STYLES`, with branches, into a scene.
 
-    open: np.ndarray  # uint8 (h, w), coverage 0-255
-    chips: np.ndarray  # uint8 (h, w), where the edge has broken off
-    lines: list[np.ndarray]  # as in `Photo`
-    width: float  # of the main crack, pixels
-
-
-def add_cracks(s: Scene, style: str) -> Crack:
-    """Draw one or more cracks of one of `STYLES`, with branches."""
+    Return the luminance, float (h, w), mask and lines as in `Photo`, and the width of the main crack in pixels.
+    """
     rng, w, h = s.rng, s.w, s.h
     fine, chips = s.canvas(FINE), s.canvas()
     width = {"hairline": rng.uniform(0.7, 2.4), "medium": rng.uniform(2.5, 7), "wide": rng.uniform(6, 24)}[style]
-    lines: list[np.ndarray] = []
     wander, kinks = rng.uniform(0.02, 0.12), rng.uniform(0.3, 3)
-    rough = rng.uniform(0.1, 0.45)
+    rough, lines = rng.uniform(0.1, 0.45), []
 
     def add(start: tuple[float, float], heading: float, length: float, width: float, taper: bool, depth: int) -> None:
-        line = walk(rng, start, heading, length, wander, kinks)
+        line = walk(rng, heading, length, wander, kinks) + start
         outside = ((line <= -20) | (line >= (w + 20, h + 20))).any(1)
-        line = line[: outside.argmax()] if outside.any() else line
-        n = len(line)
-        if n < 12:
+        line = line[outside.cumsum() == 0]  # up to where it leaves the photo
+        if (n := len(line)) < 12:
             return
         size = width * np.exp(0.35 * wave(rng, n, 40) + 0.22 * wave(rng, n, 9))
         if taper:
@@ -54,8 +45,7 @@ def add_cracks(s: Scene, style: str) -> Crack:
             i = int(rng.integers(n // 8, n - n // 8))
             ahead = math.atan2(*(line[min(i + 5, n - 1)] - line[i])[::-1])
             turn = ahead + rng.choice([-1, 1]) * rng.uniform(0.3, 1.3)
-            reach = rng.uniform(60, 420)
-            add(tuple(line[i]), turn, reach, float(size[i]) * rng.uniform(0.35, 0.85), True, depth + 1)
+            add(tuple(line[i]), turn, rng.uniform(60, 420), float(size[i]) * rng.uniform(0.35, 0.85), True, depth + 1)
 
     branchy = float(rng.choice([0.3, 1.0, 2.5]))
     for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
@@ -64,10 +54,11 @@ def add_cracks(s: Scene, style: str) -> Crack:
         start = [(x, -15.0), (w + 15.0, y), (x, h + 15.0), (-15.0, y)][edge]
         heading = math.pi / 2 * (edge + 1) + rng.normal(0, 0.35)
         add(start, heading, 1.6 * max(w, h), width * math.exp(rng.normal(0, 0.15)), bool(rng.random() < 0.25), 0)
-    return Crack(cv2.resize(fine, (w, h), interpolation=cv2.INTER_AREA), chips, lines, width)
+    mask = cv2.resize(fine, (w, h), interpolation=cv2.INTER_AREA)
+    return _render(s, mask, chips, width, style), mask, lines, width
 
 
-def _add_chips(rng: np.random.Generator, chips: np.ndarray, line: np.ndarray, size: np.ndarray) -> None:
+def _add_chips(rng: Generator, chips: np.ndarray, line: np.ndarray, size: np.ndarray) -> None:
     """Break pieces off the edges of a crack."""
     n, normal = len(line), normals(line)
     for i in rng.integers(0, n, int(rng.poisson(n / 50 * rng.choice([0.2, 1, 3])))):
@@ -76,16 +67,14 @@ def _add_chips(rng: np.random.Generator, chips: np.ndarray, line: np.ndarray, si
         fill(chips, blob(rng, x, y, radius, rng.uniform(0.4, 1), 0.4), int(rng.uniform(90, 255)))
 
 
-def render_crack(s: Scene, surface: np.ndarray, crack: Crack, style: str) -> np.ndarray:
+def _render(s: Scene, mask: np.ndarray, chips: np.ndarray, width: float, style: str) -> np.ndarray:
     """Return the luminance with the crack in it: broken edges, lit and shadowed rims, a dark inside."""
-    rng, width, hairline = s.rng, crack.width, style == "hairline"
-    c = crack.open.astype(np.float32) / 255
-    if crack.chips.any():
-        broken = soften(crack.chips, 0.8)
+    rng, hairline, surface = s.rng, style == "hairline", shade_surface(s)
+    c = mask.astype(np.float32) / 255
+    if chips.any():
+        broken = soften(chips, 0.8)
         s.height -= rng.uniform(0.5, 3) * broken
-        surface = shade_surface(s)
-        tone = rng.normal(0.02, 0.12) + 0.08 * s.noise(3)
-        surface = surface * (1 + broken * tone)
+        surface = shade_surface(s) * (1 + broken * (rng.normal(0.02, 0.12) + 0.08 * s.noise(3)))
     if rng.random() < 0.5:  # dirt or lime along the crack
         halo = cv2.GaussianBlur(c, (0, 0), rng.uniform(3, 14)) * min(3.0, 6 / width)
         surface = surface * (1 + rng.normal(-0.06, 0.12) * np.minimum(halo, 1) * (0.7 + 0.4 * s.noise(30)))
@@ -100,6 +89,5 @@ def render_crack(s: Scene, surface: np.ndarray, crack: Crack, style: str) -> np.
     depth = np.clip(rng.uniform(0.8, 1.1) + 0.2 * s.noise(rng.uniform(15, 60)), 0.35, 1)
     if rng.random() < 0.15:  # partly filled with dust
         depth = depth * np.clip(1 + 0.5 * s.noise(rng.uniform(5, 20)), 0.3, 1)
-    if hairline:
-        depth = depth * rng.uniform(0.4, 1)
+    depth = depth * (rng.uniform(0.4, 1) if hairline else 1)
     return surface + c * depth * (inside - surface)

@@ -6,6 +6,7 @@ from functools import partial
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from crackutils.synthetic.drawing import blob, fill, ribbon, rotate, slope, soften, stroke, trace, wave
 from crackutils.synthetic.scene import FINE, Overlay, Scene
@@ -25,9 +26,8 @@ def _straight_line(s: Scene, upright: float = 0.8) -> np.ndarray:
     x0, y0 = rng.uniform(0.1, 0.9) * w, rng.uniform(0.1, 0.9) * h
     nx, ny = -math.sin(angle), math.cos(angle)
     across = ((np.arange(w, dtype=np.float32) - x0) * nx)[None] + ((np.arange(h, dtype=np.float32) - y0) * ny)[:, None]
-    y, x = np.nonzero(np.abs(across) < 0.6)
-    picked = rng.integers(0, len(x), 10) if len(x) else []
-    s.points += [(float(x[i]), float(y[i])) for i in picked]
+    on = np.argwhere(np.abs(across) < 0.6)[:, ::-1].astype(float)
+    s.points += map(tuple, on[rng.integers(0, len(on), 10)].tolist() if len(on) else [])
     return across
 
 
@@ -36,12 +36,11 @@ def _away_from_light(s: Scene, cover: np.ndarray, reach: float) -> np.ndarray:
     return np.roll(cover, (int(-s.light[1] * reach), int(-s.light[0] * reach)), (0, 1))
 
 
-def _strand(name: str, s: Scene, rng: np.random.Generator, x: float, y: float, heading: float) -> None:
+def _strand(name: str, s: Scene, rng: Generator, x: float, y: float, heading: float) -> None:
     """Lay a hair, a wire or a root on the surface, with its shadow. All draw the numbers of all three."""
     root = name == "root"
     n = int((rng.uniform(80, 350) if name == "hair" else rng.uniform(300, 1200)) / 2)
-    bend = rng.normal(0, 0.008 if name == "hair" else 0.003) + 0.008 * wave(rng, n, 40)
-    bend = bend + (0.08 if root else 0.0) * wave(rng, n, 8)
+    bend = rng.normal(0, 0.008 if name == "hair" else 0.003) + 0.008 * wave(rng, n, 40) + 0.08 * root * wave(rng, n, 8)
     line = trace(heading + np.cumsum(bend)) + np.array([x, y])
     size = {"hair": rng.uniform(0.8, 2.2), "wire": rng.uniform(3, 9) * s.zoom**0.3, "root": rng.uniform(4, 14)}[name]
     half = np.full(n, size / 2) * (np.linspace(1, 0.3, n) * (1 + 0.15 * wave(rng, n, 6)) if root else 1)
@@ -60,30 +59,27 @@ def _strand(name: str, s: Scene, rng: np.random.Generator, x: float, y: float, h
     s.points += [tuple(p) for p in line[:: max(1, n // 12)]]
 
 
-def _joint(s: Scene, rng: np.random.Generator, *_: float) -> None:
-    across = _straight_line(s)
-    across += 0.4 * s.noise(40)
+def _joint(s: Scene, rng: Generator, *_: float) -> None:
+    across = _straight_line(s) + 0.4 * s.noise(40)
     half = rng.uniform(1.0, 6) * s.zoom**0.3
     groove = np.clip(half - np.abs(across) + 0.5, 0, 1)
     s.albedo *= 1 - groove * rng.uniform(0.25, 0.85) * np.clip(1 + 0.12 * s.noise(25), 0.5, 1.2)
     s.height -= cv2.GaussianBlur(groove, (0, 0), 0.8) * rng.uniform(1, 4)
 
 
-def _ridge(s: Scene, rng: np.random.Generator, *_: float) -> None:
+def _ridge(s: Scene, rng: Generator, *_: float) -> None:
     """Add a formwork line: a seam of paste, or a small step between boards."""
-    across = _straight_line(s)
-    across += 0.8 * s.noise(30)
+    across = _straight_line(s) + 0.8 * s.noise(30)
     size = rng.uniform(1.0, 4) * s.zoom**0.5
     if rng.random() < 0.5:
-        seam = rng.uniform(1, 5) * np.exp(-((across / size) ** 2))
-        s.height += seam * np.clip(1 + 0.5 * s.noise(20), 0, 2)
+        s.height += rng.uniform(1, 5) * np.exp(-((across / size) ** 2)) * np.clip(1 + 0.5 * s.noise(20), 0, 2)
     else:
         s.height += rng.uniform(1, 5) / (1 + np.exp(-np.clip(across / size * 2, -30, 30)))
     boards = rng.normal(0, 0.06) * (across > 0)
     s.albedo *= 1 + boards + rng.normal(-0.04, 0.06) * np.exp(-((across / (size * 6)) ** 2))
 
 
-def _scratch(s: Scene, rng: np.random.Generator, x: float, y: float, heading: float) -> None:
+def _scratch(s: Scene, rng: Generator, x: float, y: float, heading: float) -> None:
     cover = s.canvas()
     for _ in range(int(rng.integers(1, 7))):
         length, bend = rng.uniform(40, 400), rng.normal(0, 0.004)
@@ -96,20 +92,18 @@ def _scratch(s: Scene, rng: np.random.Generator, x: float, y: float, heading: fl
     s.height -= soft * rng.uniform(0, 1)
 
 
-def _shadow(s: Scene, rng: np.random.Generator, *_: float) -> None:
-    across = _straight_line(s, 0.3)
-    across += rng.uniform(0, 25) * s.noise(rng.uniform(60, 200))
+def _shadow(s: Scene, rng: Generator, *_: float) -> None:
+    across = _straight_line(s, 0.3) + rng.uniform(0, 25) * s.noise(rng.uniform(60, 200))
     edge = np.clip(across / rng.uniform(1.5, 25) + 0.5, 0, 1)
     if rng.random() < 0.5:
         edge *= np.clip((rng.uniform(30, 250) - across) / rng.uniform(2, 20), 0, 1)
     s.shade = (1.0 if s.shade is None else s.shade) * (1 - rng.uniform(0.15, 0.6) * edge)
 
 
-def _paint(s: Scene, rng: np.random.Generator, x: float, y: float, _: float) -> None:
+def _paint(s: Scene, rng: Generator, x: float, y: float, _: float) -> None:
     """Add a painted band with a ragged rim, or a worn spot of paint."""
     if rng.random() < 0.5:
-        across = _straight_line(s, 0.6)
-        across += rng.uniform(0.3, 6) * s.noise(rng.uniform(4, 40))
+        across = _straight_line(s, 0.6) + rng.uniform(0.3, 6) * s.noise(rng.uniform(4, 40))
         cover = np.clip(across + 0.5, 0, 1) * np.clip(rng.uniform(20, 500) - across, 0, 1)
     else:
         spot = s.canvas()
@@ -122,7 +116,7 @@ def _paint(s: Scene, rng: np.random.Generator, x: float, y: float, _: float) -> 
     s.overlays.append(Overlay((cover * rng.uniform(90, 255)).astype(np.uint8), "coat", colour))
 
 
-def _leaf(s: Scene, rng: np.random.Generator, *_: float) -> None:
+def _leaf(s: Scene, rng: Generator, *_: float) -> None:
     t = np.linspace(0, 2 * math.pi, 40)
     for _ in range(int(rng.integers(1, 4))):
         x, y = rng.uniform(0, s.w), rng.uniform(0, s.h)
@@ -141,7 +135,7 @@ def _leaf(s: Scene, rng: np.random.Generator, *_: float) -> None:
         ]
 
 
-def _stain(s: Scene, rng: np.random.Generator, *_: float) -> None:
+def _stain(s: Scene, rng: Generator, *_: float) -> None:
     if rng.random() < 0.5:  # run down the wall
         flow = s.noise(rng.uniform(6, 30), rng.uniform(6, 20), math.pi / 2 + rng.normal(0, 0.05))
         cover = np.clip(flow - rng.uniform(0.6, 1.6), 0, 1.5)
@@ -154,7 +148,7 @@ def _stain(s: Scene, rng: np.random.Generator, *_: float) -> None:
         s.chroma += rust * rng.uniform(2, 20) * np.array([0.8, 0.0, -1.0], np.float32)
 
 
-def _salt(s: Scene, rng: np.random.Generator, *_: float) -> None:
+def _salt(s: Scene, rng: Generator, *_: float) -> None:
     """Add efflorescence: a white crust with ragged edges."""
     ragged = s.noise(rng.uniform(30, 120)) + 0.5 * s.noise(7) + 0.3 * s.noise(2.5)
     cover = np.clip((ragged - rng.uniform(0.9, 1.8)) * rng.uniform(0.8, 4), 0, 1)
@@ -162,7 +156,7 @@ def _salt(s: Scene, rng: np.random.Generator, *_: float) -> None:
     s.height += cover * rng.uniform(0, 1.5)
 
 
-def _hole(s: Scene, rng: np.random.Generator, x: float, y: float, _: float) -> None:
+def _hole(s: Scene, rng: Generator, x: float, y: float, _: float) -> None:
     radius = rng.uniform(10, 45) * s.zoom**0.3
     cover = s.canvas()
     fill(cover, blob(rng, x, y, radius, rng.uniform(0.85, 1), 0.04), 255)
@@ -173,7 +167,7 @@ def _hole(s: Scene, rng: np.random.Generator, x: float, y: float, _: float) -> N
 
 
 _KINDS: dict[str, Callable[..., None]] = {name: partial(_strand, name) for name in ("hair", "wire", "root")}
-# the names of the other functions are those of their objects
+# the other functions are named like their objects
 _KINDS |= {f.__name__[1:]: f for f in (_joint, _ridge, _scratch, _shadow, _paint, _leaf, _stain, _salt, _hole)}
 
 

@@ -1,28 +1,23 @@
-"""One synthetic photo, from its seed and its number."""
+"""One synthetic photo, from its seed and its number, and the camera that takes it."""
 
 import math
 
 import cv2
 import numpy as np
 
-from crackutils.synthetic.camera import take_photo
-from crackutils.synthetic.cracks import add_cracks, render_crack
+from crackutils.synthetic.cracks import add_cracks
 from crackutils.synthetic.distractors import add_distractor, lay_overlays
+from crackutils.synthetic.drawing import stroke
 from crackutils.synthetic.scene import FINISHES, HEIGHT, OBJECTS, STYLES, USUAL, WIDTH, Photo, Scene
-from crackutils.synthetic.surface import add_surface, shade_surface
+from crackutils.synthetic.surface import add_surface
 
 
 def make_photo(
     seed: int, number: int, width: int = WIDTH, height: int = HEIGHT, styles: tuple[float, ...] = USUAL
 ) -> Photo:
-    """Make one photo.
+    """Make photo `number` (from 0) of the set of a seed, at least 256 pixels each way.
 
-    Args:
-        seed: of the whole set.
-        number: which photo of it, from 0.
-        width: in pixels, at least 256.
-        height: in pixels, at least 256.
-        styles: how probable each of `STYLES` is.
+    `styles` holds the probability of each of `STYLES`.
     """
     rng = np.random.default_rng([seed, number])
     style = str(rng.choice(STYLES, p=styles))
@@ -31,17 +26,13 @@ def make_photo(
     s = Scene(rng, width, height, zoom, (math.cos(turn), math.sin(turn)))
     finish = str(rng.choice(FINISHES, p=[0.34, 0.26, 0.1, 0.07, 0.12, 0.11]))
     add_surface(s, finish)
-    chosen = rng.permutation(len(OBJECTS))[: int(rng.choice([0, 1, 2, 3], p=[0.4, 0.35, 0.2, 0.05]))]
-    for i in chosen:
+    for i in rng.permutation(len(OBJECTS))[: int(rng.choice([0, 1, 2, 3], p=[0.4, 0.35, 0.2, 0.05]))]:
         add_distractor(s, OBJECTS[i])
-    surface = shade_surface(s)
-    crack = add_cracks(s, style)
-    surface = render_crack(s, surface, crack, style)
+    surface, mask, lines, crack_width = add_cracks(s, style)
     level = float(np.clip(rng.normal(178, 24), 95, 222))
-    if rng.random() < 0.7:  # warm, as in METU, or cool, as on SDNET's walls
-        cast = np.array([0.45, -0.08, -1.0]) * rng.normal(9, 5) + rng.normal(0, 0.8, 3)
-    else:
-        cast = np.array([-0.9, 0.25, 1.0]) * rng.normal(8, 4) + rng.normal(0, 0.8, 3)
+    # warm, as in METU, or cool, as on SDNET's walls
+    cast, *spread = ([0.45, -0.08, -1.0], 9, 5) if rng.random() < 0.7 else ([-0.9, 0.25, 1.0], 8, 4)
+    cast = np.array(cast) * rng.normal(*spread) + rng.normal(0, 0.8, 3)
     chroma = cv2.resize(s.chroma, (width, height), interpolation=cv2.INTER_LINEAR)
     rgb = cv2.merge([surface * level] * 3) * (1 + cast.astype(np.float32) / level) + chroma
     lay_overlays(rgb, s)
@@ -50,5 +41,35 @@ def make_photo(
     rgb *= (light if s.shade is None else light * s.shade)[..., None]
     image, taken = take_photo(rng, rgb.astype(np.float32))
     facts = {"finish": finish, "objects": s.objects, "style": style, "zoom": round(zoom, 2)}
-    facts |= {"crack_width": round(crack.width, 2), "level": round(level)} | taken
-    return Photo(image, crack.open, crack.lines, s.points, facts)
+    facts |= {"crack_width": round(crack_width, 2), "level": round(level)} | taken
+    return Photo(image, mask, lines, s.points, facts)
+
+
+def take_photo(rng: np.random.Generator, rgb: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    """Return the uint8 image that a camera takes of a float32 (h, w, 3) view, and its part of `Photo.facts`.
+
+    The camera has focus, motion and noise, and denoises and sharpens as phones do.
+    """
+    h, w = rgb.shape[:2]
+    blur = float(rng.uniform(0.5, 1.1) if rng.random() < 0.85 else rng.uniform(1.1, 3.0))
+    rgb, motion = cv2.GaussianBlur(rgb, (0, 0), blur), 0.0
+    if rng.random() < 0.07:
+        motion = float(rng.uniform(2, 7))
+        size = int(motion) * 2 + 3
+        kernel = np.zeros((size, size), np.uint8)
+        angle = rng.uniform(0, math.pi)
+        dx, dy = motion / 2 * math.cos(angle), motion / 2 * math.sin(angle)
+        stroke(kernel, np.array([[-dx, -dy], [dx, dy]]) + size // 2, 255)
+        rgb = cv2.filter2D(rgb, -1, kernel.astype(np.float32) / max(1, int(kernel.sum())))
+    noise = float(np.clip(math.exp(rng.normal(0.9, 0.5)), 0.5, 9))
+    grain = rng.standard_normal((h, w), np.float32)
+    rgb += (cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.5, 0.9)) * 2 * noise)[..., None]
+    tint = rng.standard_normal((h // 4, w // 4, 3), np.float32)
+    rgb += cv2.resize(tint, (w, h), interpolation=cv2.INTER_LINEAR) * noise * 0.35
+    image = np.clip(rgb, 0, 255).astype(np.uint8)
+    if rng.random() < 0.7:  # what phones do against noise: fine detail runs together
+        image = cv2.medianBlur(image, 3 if rng.random() < 0.5 else 5)
+    sharp = float(rng.uniform(0, 1.0))
+    image = cv2.addWeighted(image, 1 + sharp, cv2.GaussianBlur(image, (0, 0), 1.6), -sharp, 0)
+    facts = {"blur": round(blur, 2), "motion": round(motion, 1), "noise": round(noise, 2), "sharpened": round(sharp, 2)}
+    return image, facts

@@ -25,21 +25,13 @@ FINE = 3  # cracks are drawn this many times finer than the photo, so that hairl
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo and what is known of it.
+    """A photo and what is known of it."""
 
-    Attributes:
-        image: uint8 (height, width, 3) RGB.
-        mask: uint8 (height, width), how much of each pixel is crack, 0-255.
-        lines: centre line of each crack and branch: float32 (n, 3), x and y in pixels and the width there in pixels.
-        points: places (x, y) on distractors.
-        facts: finish, objects, zoom, crack width in pixels, blur (sigma, pixels), noise (grey levels) and more.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    lines: list[np.ndarray]
-    points: list[tuple[float, float]]
-    facts: dict[str, Any]
+    image: np.ndarray  # uint8 (height, width, 3) RGB
+    mask: np.ndarray  # uint8 (height, width), how much of each pixel is crack, 0-255
+    lines: list[np.ndarray]  # per crack and branch float32 (n, 3): x, y of the centre line and its width, pixels
+    points: list[tuple[float, float]]  # places (x, y) on distractors
+    facts: dict[str, Any]  # finish, objects, zoom, crack_width, blur (sigma), both pixels, noise (grey levels), ...
 
 
 class Overlay(NamedTuple):
@@ -63,8 +55,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         """Begin with an even, flat, grey surface."""
-        self.albedo = np.ones((self.h, self.w), np.float32)
-        self.height = np.zeros((self.h, self.w), np.float32)
+        self.albedo, self.height = np.ones((self.h, self.w), np.float32), np.zeros((self.h, self.w), np.float32)
         self.chroma = np.zeros((-(-self.h // 8), -(-self.w // 8), 3), np.float32)  # grey levels to add
         self.shade: np.ndarray | None = None  # multiplies everything at the end
         self.overlays: list[Overlay] = []
@@ -76,5 +67,5 @@ class Scene:
         return noise(self.rng, self.h, self.w, grain, stretch, angle)
 
     def canvas(self, finer: int = 1) -> np.ndarray:
-        """Return an empty uint8 canvas (h, w), or one that is `finer` times finer."""
+        """Return an empty uint8 canvas (h, w), or one `finer` times finer."""
         return np.zeros((self.h * finer, self.w * finer), np.uint8)

@@ -18,17 +18,11 @@ from crackutils.synthetic.scene import MASK_BLOCK
 
 @dataclass(frozen=True)
 class Store:
-    """Patches with their masks.
+    """Patches with their masks."""
 
-    Attributes:
-        images: uint8 (n, side, side, 3) RGB.
-        masks: uint8 (n, side / 4, side / 4), the most crack, 0-255, in each 4x4 block of the patch's mask.
-        facts: a row per patch: photo, label, and the facts of its photo and of the patch.
-    """
-
-    images: np.ndarray
-    masks: np.ndarray
-    facts: pd.DataFrame
+    images: np.ndarray  # uint8 (n, side, side, 3) RGB
+    masks: np.ndarray  # uint8 (n, side / 4, side / 4), the most crack, 0-255, in each 4x4 block of the patch's mask
+    facts: pd.DataFrame  # a row per patch: photo, label, and the facts of its photo and of the patch
 
 
 def library_versions() -> str:
@@ -37,40 +31,30 @@ def library_versions() -> str:
 
 
 def load_store(seed: int, count: int, each: int, side: int, thin: bool = False) -> Store:
-    """Return patches of `draw_patches`, drawn on first use and cached in the data folder.
+    """Return `count` patches of each class from `draw_patches`, drawn on first use and cached in the data folder.
 
-    Args:
-        seed: of the photos.
-        count: patches of each class.
-        each: at most, of a class from one photo.
-        side: 160, to which patches are resized, or 224, to which they are cut.
-        thin: as in `draw_patches`.
+    `side` is 160, to which patches are resized, or 224, to which they are cut.
     """
     made_by = f"{hash_sources(Path(__file__).parent)} {library_versions()}"
     key = hashlib.sha256(made_by.encode()).hexdigest()[:12]
     home = config.data_dir() / "cache" / f"patches-{key}-{seed}-{count}-{each}-{side}{'-thin' if thin else ''}"
     if not home.exists():
+        n, cells = 2 * count, side // MASK_BLOCK
+        numbers = progress(range(n), "photographing", n, unit="patch")
+        masks, facts = np.zeros((n, cells, cells), np.uint8), []
         with replacing_folder(home) as work:
-            _draw_store(work, seed, count, each, side, thin)
-    images = np.load(home / "images.npy", mmap_mode="r")
-    return Store(images, np.load(home / "masks.npy"), pd.read_csv(home / "facts.csv"))
-
-
-def _draw_store(folder: Path, seed: int, count: int, each: int, side: int, thin: bool) -> None:
-    n, cells = 2 * count, side // MASK_BLOCK
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (n, side, side, 3))
-    masks, facts = np.zeros((n, cells, cells), np.uint8), []
-    numbers = progress(range(n), "photographing", n, unit="patch")
-    for number, shot, patches in draw_patches(seed, count, each, thin):
-        for patch in patches:
-            i = next(numbers)
-            if side == 160:
-                images[i] = resize(patch.image, side)
-                fine = cv2.resize(patch.mask, (side, side), interpolation=cv2.INTER_AREA)
-            else:
-                images[i], fine = patch.image[:side, :side], patch.mask[:side, :side]
-            masks[i] = fine.reshape(cells, MASK_BLOCK, cells, MASK_BLOCK).max((1, 3))
-            facts.append({"photo": number, "label": patch.label} | shot.facts | patch.facts)
-    images.flush()
-    np.save(folder / "masks.npy", masks)
-    pd.DataFrame(facts).to_csv(folder / "facts.csv", index=False, lineterminator="\n")
+            images = np.lib.format.open_memmap(work / "images.npy", "w+", np.uint8, (n, side, side, 3))
+            for number, shot, patches in draw_patches(seed, count, each, thin):
+                for patch in patches:
+                    i, fine = next(numbers), patch.mask[:side, :side]
+                    images[i] = resize(patch.image, side) if side == 160 else patch.image[:side, :side]
+                    if side == 160:
+                        fine = cv2.resize(patch.mask, (side, side), interpolation=cv2.INTER_AREA)
+                    masks[i] = fine.reshape(cells, MASK_BLOCK, cells, MASK_BLOCK).max((1, 3))
+                    facts.append({"photo": number, "label": patch.label} | shot.facts | patch.facts)
+            images.flush()
+            del images  # Windows renames no folder with an open file
+            np.save(work / "masks.npy", masks)
+            pd.DataFrame(facts).to_csv(work / "facts.csv", index=False, lineterminator="\n")
+    images, masks = np.load(home / "images.npy", mmap_mode="r"), np.load(home / "masks.npy")
+    return Store(images, masks, pd.read_csv(home / "facts.csv"))

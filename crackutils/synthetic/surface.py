@@ -21,8 +21,7 @@ def add_surface(s: Scene, finish: str) -> None:
     angle = rng.uniform(0, math.pi)
     if finish == "brushed":
         for grain in (1.6, 4, 9):
-            deep = rng.uniform(0.04, 0.25) * grain**0.6
-            s.height += deep * s.noise(grain * z**0.5, rng.uniform(8, 30), angle)
+            s.height += rng.uniform(0.04, 0.25) * grain**0.6 * s.noise(grain * z**0.5, rng.uniform(8, 30), angle)
     elif finish == "boards":
         angle = float(rng.choice([0, math.pi / 2])) + rng.normal(0, 0.03)
         for grain in (2, 6):

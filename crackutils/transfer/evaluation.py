@@ -1,7 +1,5 @@
 """Scores of rankings on a target: AUROC with intervals over photos, gains, and AUROC by kind of crack."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -58,15 +56,14 @@ def find_extremes(labels: np.ndarray, scores: np.ndarray, most: int) -> dict[str
 def score_ranking(labels: np.ndarray, scores: np.ndarray, photo: np.ndarray) -> dict[str, Any]:
     """Score a ranking: labels 0 or 1, scores of any scale, the higher the more like a crack, and photos, each (n,).
 
-    Returns:
-        n, cracked; auroc and average_precision over all images; auroc_by_photo, the mean over the photos that hold
-        both classes; low and high, the 95 % interval of auroc from drawing whole photos with replacement. None stands
-        for what a single class, or for low and high a single photo, leaves undefined.
+    Returned are n, cracked; auroc and average_precision over all images; auroc_by_photo, the mean over the photos that
+    hold both classes; low and high, the 95 % interval of auroc from drawing whole photos with replacement. None stands
+    for what a single class, or for low and high a single photo, leaves undefined.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     each = [ranking_metrics(labels[photo == p], scores[photo == p])["auroc"] for p in np.unique(photo)]
     each = [value for value in each if value is not None]
-    low, high = _interval(_draws(labels, scores, photo))
+    low, high = _interval(bootstrap_auroc(labels, scores, photo))
     found = {"n": len(labels), "cracked": int(labels.sum())} | ranking_metrics(labels, scores)
     return found | {"auroc_by_photo": round(float(np.mean(each)), 6) if each else None, "low": low, "high": high}
 
@@ -77,12 +74,8 @@ def auroc_gain(labels: np.ndarray, scores: np.ndarray, before: np.ndarray, photo
     Both are scored on the same draws of photos. Arguments and None as for `score_ranking`.
     """
     new, old = (ranking_metrics(labels, s)["auroc"] for s in (scores, before))
-    low, high = _interval(_draws(labels, scores, photo) - _draws(labels, before, photo))
+    low, high = _interval(bootstrap_auroc(labels, scores, photo) - bootstrap_auroc(labels, before, photo))
     return {"gain": None if new is None else round(new - old, 6), "gain_low": low, "gain_high": high}
-
-
-def _draws(labels: np.ndarray, scores: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    return bootstrap_auroc(labels, scores, photo) if len(np.unique(photo)) > 1 else np.zeros(0)
 
 
 def _interval(drawn: np.ndarray) -> list[float | None]:
@@ -92,11 +85,11 @@ def _interval(drawn: np.ndarray) -> list[float | None]:
 def bootstrap_auroc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, draws: int = 1000) -> np.ndarray:
     """Return AUROCs of draws of whole groups with replacement, float64 (<= draws,): those that hold both classes.
 
-    Hand-written, because scikit-learn takes five times as long.
+    A single group gives none. Hand-written, because scikit-learn takes five times as long.
     """
     rng, rows = np.random.default_rng(0), [np.flatnonzero(groups == g) for g in np.unique(groups)]
     ranks, found = rankdata(scores, "dense"), []  # small whole numbers rank faster than floats
-    for _ in range(draws):
+    for _ in range(draws if len(rows) > 1 else 0):
         some = np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))])
         cracked = labels[some] == 1
         n1, n0 = int(cracked.sum()), int((~cracked).sum())
@@ -115,10 +108,9 @@ def auroc_text(row: dict[str, Any]) -> str:
 def auroc_by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray]) -> pd.DataFrame:
     """Return how well several kinds of cracks are ranked above images without a crack; `scores` (n,) by name.
 
-    Returns:
-        A row per name, measure and third: run, measure (width and contrast of the cracks; sharpness of all images),
-        third (0 the thinnest, faintest, most blurred), cracked, auroc. Cracks of a third are set against all images
-        without a crack; for sharpness against those of the same third. No rows where the images are of one class.
+    A row holds run, measure (width and contrast of the cracks; sharpness of all images), third (0 the thinnest,
+    faintest, most blurred), cracked, auroc. Cracks of a third are set against all images without a crack; for sharpness
+    against those of the same third. No rows where the images are of one class.
     """
     m, labels = measure_images(ds).iloc[rows], ds.index["label"].to_numpy()[rows]
     cracked, table = labels == 1, []

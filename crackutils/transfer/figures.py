@@ -1,7 +1,5 @@
 """Figures of notebook 08."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,8 +94,7 @@ def cell_maps(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: 
         shown = axes[1, k].imshow(p, cmap="viridis", vmin=0, vmax=1, alpha=0.6, extent=frame, interpolation="nearest")
         axes[0, k].set_title(titles[k], fontsize=9)
         for ax in axes[:, k]:
-            ax.set_xticks([])
-            ax.set_yticks([])
+            ax.set(xticks=[], yticks=[])
             ax.grid(False)
     figure.colorbar(shown, ax=axes[1], label="crack in the cell (probability)", shrink=0.8)
     figure.suptitle(title, fontsize=12)

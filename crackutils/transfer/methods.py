@@ -1,6 +1,4 @@
-"""The methods that may improve scores on a target, their comparison, and a report on held-out photos."""
-
-from __future__ import annotations
+"""Methods that may improve scores on a target, their comparison, the report on held-out photos, and the model card."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,28 +8,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jinja2 import Template
 from sklearn.linear_model import LogisticRegression
 
 from crackutils import config, models
 from crackutils.config import keras
 from crackutils.datasets import Dataset
-from crackutils.detector.data import SIDE
-from crackutils.detector.features import features_of_run
-from crackutils.detector.maps import cell_maps
-from crackutils.detector.network import build_detector
-from crackutils.detector.pooling import top_mean
-from crackutils.detector.runs import DETECTOR
-from crackutils.detector.variation import VARIATIONS, vary
+from crackutils.detector.data import SIDE, VARIATIONS, vary
+from crackutils.detector.network import build_detector, cell_maps
+from crackutils.detector.pooling import CELL, top_mean
+from crackutils.detector.runs import DETECTOR, features_of_run
 from crackutils.files import progress
 from crackutils.images import resize
 from crackutils.inference.features import features_engine, frozen_features
 from crackutils.linear import LinearHead, fit_linear_head
 from crackutils.metrics import ranking_metrics
-from crackutils.synthetic.scene import PATCH
+from crackutils.stages import Recipe
+from crackutils.synthetic.scene import MASK_BLOCK, PATCH
 from crackutils.synthetic.store import Store
-from crackutils.transfer.cache import cached_outputs
-from crackutils.transfer.corruptions import mix_textures
-from crackutils.transfer.evaluation import auroc_gain, minimum_errors, score_ranking
+from crackutils.transfer.evaluation import auroc_gain, auroc_text, minimum_errors, score_ranking
+from crackutils.transfer.robustness import cached_outputs, mix_textures
 from crackutils.transfer.targets import photo_of_image, tuning_images
 
 FINE_TUNED = ("fine-tuned on labels", "fine-tuned on labels and masks")  # networks that notebook 08 trains
@@ -126,7 +122,7 @@ class TransferStudy:
         return {FROZEN: fit_cell_head(self.patches, self.few // 2, self.weights, self.seed)} | self.fine_tuned
 
     def maps(self, ds: Dataset, rows: np.ndarray, name: str, size: int = DETECTOR.size) -> np.ndarray:
-        """Return the cells' logits by one of `networks`, float32 (n, size / 16, size / 16)."""
+        """Return the cells' logits by one of `networks`, float32 (n, side, side)."""
         key = (ds.sha256, rows.tobytes(), name, size)
         if key not in self._known:
             model = self.networks[name]
@@ -144,11 +140,11 @@ def fit_cell_head(patches: Store, count: int, weights: str, seed: int) -> Any:
     """
     model = build_detector(replace(DETECTOR, size=SIDE), weights, seed)
     net = keras.Model(model.input, model.get_layer("cells").input)
-    rng, grid, xs, ys = np.random.default_rng(seed), SIDE // 16, [], []
+    rng, shape, xs, ys = np.random.default_rng(seed), (SIDE // CELL, CELL // MASK_BLOCK), [], []
     chosen = np.sort(rng.permutation(len(patches.images))[:count])
     for begin in progress(range(0, len(chosen), 32), "cells with masks", unit="batch"):
         rows = chosen[begin : begin + 32]
-        most = patches.masks[rows].reshape(len(rows), grid, 4, grid, 4).max((2, 4)).ravel()
+        most = patches.masks[rows].reshape(len(rows), *shape, *shape).max((2, 4)).ravel()
         features = np.asarray(net.predict_on_batch(patches.images[rows].astype(np.float32))).reshape(len(most), -1)
         for part, share in ((np.flatnonzero(most > 100), 0.4), (np.flatnonzero(most < 20), 0.6)):
             take = rng.permutation(part)[: int(share * _CELLS * len(rows) / len(chosen))]
@@ -188,10 +184,11 @@ def list_methods(study: TransferStudy) -> list[Method]:
     ]
     for name in (FROZEN, *study.fine_tuned):
         methods.append(Method(name, partial(_network, name=name)))
-        methods.append(Method(f"{name}, {_PER_PHOTO}", partial(_network_per_photo, name=name), False))
+        methods.append(Method(f"{name}, {_PER_PHOTO}", partial(_network, name=name, per_photo=True), False))
     for name in list(study.fine_tuned)[-1:]:
         methods.append(Method(f"{name}, at 320 pixels", partial(_network, name=name, size=320)))
-    return [*methods, Method(SAVED, _saved)]
+    saved = Method(SAVED, lambda study, ds, rows: features_of_run(ds, rows, study.saved_run, study.engine).x[:, 0])
+    return [*methods, saved]
 
 
 def _linear(study: TransferStudy, ds: Dataset, rows: np.ndarray, extra: tuple = (), size: int = _SIZE) -> np.ndarray:
@@ -214,21 +211,14 @@ def _coral(study: TransferStudy, ds: Dataset, rows: np.ndarray) -> np.ndarray:
     return fit_linear_head(moved[: len(y)], y, moved[len(y) :], val_y, 1000).probabilities(x)
 
 
-def _network(study: TransferStudy, ds: Dataset, rows: np.ndarray, name: str, size: int = DETECTOR.size) -> np.ndarray:
-    return top_mean(study.maps(ds, rows, name, size), DETECTOR.cells)
-
-
-def _network_per_photo(study: TransferStudy, ds: Dataset, rows: np.ndarray, name: str) -> np.ndarray:
-    maps, photo = study.maps(ds, rows, name).copy(), photo_of_image(ds)[rows]
-    for p in np.unique(photo):
-        here = maps[photo == p]
-        middle = np.median(here)
-        maps[photo == p] = (here - middle) / (np.median(np.abs(here - middle)) + 1e-6)
+def _network(
+    study: TransferStudy, ds: Dataset, rows: np.ndarray, name: str, size: int = DETECTOR.size, per_photo: bool = False
+) -> np.ndarray:
+    maps, photo = study.maps(ds, rows, name, size).copy(), photo_of_image(ds)[rows]
+    for p in np.unique(photo) if per_photo else ():
+        off = maps[photo == p] - np.median(maps[photo == p])
+        maps[photo == p] = off / (np.median(np.abs(off)) + 1e-6)
     return top_mean(maps, DETECTOR.cells)
-
-
-def _saved(study: TransferStudy, ds: Dataset, rows: np.ndarray) -> np.ndarray:
-    return features_of_run(ds, rows, study.saved_run, study.engine).x[:, 0]
 
 
 def align_photos(x: np.ndarray, photo: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -259,11 +249,10 @@ def align_covariance(source: np.ndarray, target: np.ndarray, x: np.ndarray) -> n
 
 
 def compare_methods(study: TransferStudy) -> pd.DataFrame:
-    """Try all methods on the tuning photos of the target, and where that makes sense in-domain.
+    """Try all methods on the tuning photos of the target, if any, and where that makes sense in-domain.
 
-    Returns:
-        A row per method, none where there are no tuning photos: method; the values of `score_ranking`; home_auroc and
-        home_errors (share) on validation images of the source, at the threshold that is best there, or NaN.
+    A row holds method; the values of `score_ranking`; home_auroc and home_errors (share) on validation images of the
+    source, at the threshold that is best there, or NaN.
     """
     rows, val = np.flatnonzero(tuning_images(study.target)), study.rows("val")
     labels, photo = study.target.index["label"].to_numpy()[rows], photo_of_image(study.target)[rows]
@@ -296,3 +285,11 @@ def report_held_out(study: TransferStudy, chosen: str, p_crack: dict[str, np.nda
         gain = auroc_gain(labels, found, first, photo) if rows else dict.fromkeys(("gain", "gain_low", "gain_high"))
         rows.append({"method": name} | score_ranking(labels, found, photo) | gain)
     return rows, scores[SAVED]
+
+
+def write_card(metrics: dict[str, Any], recipe: Recipe) -> str:
+    """Return the model card, Markdown, of the network of notebook 08; `metrics` are those that `Run.finish` returns."""
+    text = Path(__file__).with_name("card.md.j2").read_text("utf-8")
+    thirds = {(r["measure"], r["third"]): r["auroc"] for r in metrics["by_measure"] if r["run"] == recipe.name}
+    template = Template(text, trim_blocks=True, keep_trailing_newline=True)
+    return template.render(metrics, recipe=recipe, saved=SAVED, auroc_text=auroc_text, thirds=thirds)

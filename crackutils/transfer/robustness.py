@@ -1,21 +1,87 @@
-"""Probabilities of trained models for any images, and their errors on corrupted ones."""
+"""Changes of images, cached outputs of networks for any images, and errors of trained models on corrupted ones."""
 
-from __future__ import annotations
-
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
+from crackutils import provenance
+from crackutils.config import CrackutilsError
 from crackutils.datasets import Dataset
+from crackutils.detector.data import jpeg, shrink
+from crackutils.files import progress, save_array
 from crackutils.images import resize
+from crackutils.inference.engines import Engine, run_stream
 from crackutils.metrics import score_predictions
 from crackutils.scoring import load_scorer
 from crackutils.synthetic.scene import PATCH
-from crackutils.transfer.cache import cached_outputs
-from crackutils.transfer.corruptions import CORRUPTIONS, corrupt
+
+CORRUPTIONS = {
+    "blur": (0.8, 1.5, 2.5, 4.0, 6.0),  # sigma, pixels
+    "noise": (6.0, 12.0, 20.0, 32.0, 50.0),  # standard deviation, grey levels
+    "darker": (0.5, 1.0, 1.5, 2.0, 2.5),  # values are divided by 2 to this power
+    "brighter": (0.2, 0.4, 0.6, 0.8, 1.0),  # values are multiplied by 2 to this power
+    "JPEG": (50, 30, 18, 10, 5),  # quality
+    "rotation": (10.0, 20.0, 30.0, 45.0, 60.0),  # degrees
+    "scale": (0.8, 0.65, 0.5, 0.35, 0.25),  # of the size; the rest is mirrored
+}
+
+
+def mix_textures(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return `other` with the fine structure of `image`, cracks included; both uint8 (side, side, 3) of one size."""
+    x = image.astype(np.float32) + 1
+    ratio = (x / cv2.GaussianBlur(x, (0, 0), len(image) / 12)).mean(2, keepdims=True)
+    return np.clip(other.astype(np.float32) * ratio, 0, 255).astype(np.uint8)
+
+
+def corrupt(image: np.ndarray, kind: str, strength: int, rng: np.random.Generator) -> np.ndarray:
+    """Return an image, uint8 (side, side, 3), with one of the `CORRUPTIONS` at a strength of 1 to 5; 0 changes nothing.
+
+    After Hendrycks and Dietterich (2019), Benchmarking neural network robustness to common corruptions.
+    """
+    if not strength:
+        return image
+    value = CORRUPTIONS[kind][strength - 1]
+    if kind == "JPEG":
+        return jpeg(image, value)
+    if kind == "scale":
+        return shrink(image, value)
+    if kind == "rotation":
+        side = len(image)
+        turn = cv2.getRotationMatrix2D((side / 2 - 0.5, side / 2 - 0.5), value, 1)
+        return cv2.warpAffine(image, turn, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    x = image.astype(np.float32)
+    if kind == "blur":
+        x = cv2.GaussianBlur(x, (0, 0), value)
+    elif kind == "noise":
+        x = x + rng.normal(0, value, x.shape)
+    else:
+        x = x * 2 ** (value if kind == "brighter" else -value)
+    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+
+
+def cached_outputs(
+    folder: Path, name: str, key: Any, engine: Engine, items: list[Any], read: Callable[[Any], np.ndarray]
+) -> np.ndarray:
+    """Return what an engine gives for images, float32 (n, outputs), from a file in `folder` where there is one.
+
+    The file is found by name, items, versions, the package's code and the `repr` of `key`. `read` returns the image of
+    an item, uint8 (size, size, 3). Raises CrackutilsError for an image that cannot be read.
+    """
+    text = repr((key, items, provenance.code_hash(), provenance.versions()))
+    file = folder / f"{name.replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npy"
+    if not file.is_file():
+        rows = []
+        for item, outputs, problem in progress(run_stream(engine, items, read), name, len(items)):
+            if outputs is None:
+                raise CrackutilsError(f"Image {item} {problem}.")
+            rows.append(outputs)
+        save_array(file, np.stack(rows))
+    return np.load(file)
 
 
 def measure_robustness(
@@ -23,9 +89,7 @@ def measure_robustness(
 ) -> pd.DataFrame:
     """Return the errors of trained models, run folders by name, on corrupted images; `seed` draws the noise.
 
-    Returns:
-        A row per run, corruption and strength (0 to 5): run, corruption, strength, n, errors, error_rate (threshold
-        0.5), auroc.
+    A row holds run, corruption, strength (0 to 5), n, errors, error_rate (threshold 0.5) and auroc.
     """
     labels = ds.index["label"].to_numpy()[rows]
     jobs = [("none", 0)] + [(kind, strength) for kind in CORRUPTIONS for strength in range(1, 6)]

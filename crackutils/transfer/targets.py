@@ -1,7 +1,5 @@
 """The images that models are tested on besides their own, and which of them may choose a method."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +23,22 @@ def load_target(name: str) -> datasets.Dataset:
     """
     if name in PROFILES:
         return datasets.load(profile(name))
-    folder = ROOT / Path(name).expanduser()
+    folder, names = ROOT / Path(name).expanduser(), ", ".join(PROFILES)
     if not folder.is_dir():
         raise CrackutilsError(
-            f"TARGET={name} is neither a profile ({', '.join(PROFILES)}) nor a folder. Name a folder with Negative/ and"
-            " Positive/."
+            f"TARGET={name} is no folder and none of {names}. Name a folder with Negative/ and Positive/."
         )
     if not all((folder / kind).is_dir() for kind in CLASSES):
-        raise CrackutilsError(
-            f"TARGET={name} holds no Negative/ and Positive/, so its images have no labels. To score them without"
-            f" labels run python -m crackutils score {name} --out scores.csv."
-        )
+        command = f"python -m crackutils score {name} --out scores.csv"
+        raise CrackutilsError(f"TARGET={name} holds no Negative/ and Positive/. To score without labels run {command}.")
     return datasets.open_folder(folder)
 
 
 def describe_target(target: datasets.Dataset, source: datasets.Dataset) -> str:
     """Return in words what the target is; CrackutilsError if it shares images with the source, where models train."""
     if shared := int(target.index["sha256"].isin(source.index["sha256"]).sum()):
-        raise CrackutilsError(
-            f"TARGET={target.profile.name}: {shared:,} of its images are among those of PROFILE={source.profile.name}."
-            " Name other images."
-        )
+        why = f"{shared:,} of its images are among those of PROFILE={source.profile.name}"
+        raise CrackutilsError(f"TARGET={target.profile.name}: {why}. Name other images.")
     text = f"Tested on {target.profile.title} ({len(target.index):,} images)."
     if target.profile.source == "walls":
         text += (
