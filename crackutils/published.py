@@ -1,7 +1,7 @@
 """The nine recipes of five published projects, in plain Keras, with what their authors reported on METU.
 
-One function per network, as its project wrote it but for the corrections in `PUBLISHED`. The last layer gives the
-probabilities of the two classes, or with one unit that of a crack.
+One function per network, as its project wrote it but for the corrections in `PUBLISHED`. Each is written out, because
+notebooks print it. The last layer gives the probabilities of the two classes, or with one unit that of a crack.
 """
 
 import tomllib
@@ -10,11 +10,32 @@ from typing import Any
 
 from crackutils import config, models
 from crackutils.config import keras
-from crackutils.stages import Recipe, Stage
+from crackutils.stages import Stage, recipe
+
+
+def _once(epochs: int, learning_rate: float) -> tuple[Stage, ...]:
+    return (Stage("fit", epochs, learning_rate, decay=False),)
+
+
+def _chernxi_stages(unfreeze: int) -> tuple[Stage, ...]:
+    return (
+        Stage("frozen", 1, 1e-4),
+        Stage("unfrozen", 1, 1e-5, unfreeze=unfreeze, optimizer="RMSprop"),
+        Stage("frozen again", 1, 1e-5, optimizer="RMSprop"),
+    )
+
+
+_TRANSFER: dict[str, Any] = {"family": "transfer", "backbone": "mobilenetv2", "units": 2}
+_CNN: dict[str, Any] = {"family": "cnn", "batch": 32, "units": 2}
 
 # ---------------------------------------------------------------- ChernXi
 
 
+# Keras 2 counted 229 layers and froze 120, up to the depthwise convolution of block 6; what follows are here 71
+@recipe(
+    "MobileNetV3Small at 120 px, dense layers of 128, 64, 32 and 16, in three stages",
+    **_TRANSFER | {"backbone": "mobilenetv3small"}, size=120, batch=16, stages=_chernxi_stages(unfreeze=71),
+)  # fmt: skip
 def chernxi_mobilenetv3small(seed: int, weights: str) -> Any:
     """MobileNetV3Small, which rescales by itself, and four dense layers."""
     base = models.build_backbone("mobilenetv3small", 120, weights)
@@ -30,6 +51,11 @@ def chernxi_mobilenetv3small(seed: int, weights: str) -> Any:
     return keras.Model(inputs, outputs, name="chernxi_mobilenetv3small")
 
 
+# 154 layers, 130 of them frozen
+@recipe(
+    "MobileNetV2 at 120 px, dense layers of 128 and 64, in three stages",
+    **_TRANSFER, size=120, batch=16, stages=_chernxi_stages(unfreeze=24),
+)  # fmt: skip
 def chernxi_mobilenetv2(seed: int, weights: str) -> Any:
     """MobileNetV2 and two dense layers."""
     base = models.build_backbone("mobilenetv2", 120, weights)
@@ -46,36 +72,48 @@ def chernxi_mobilenetv2(seed: int, weights: str) -> Any:
     return keras.Model(inputs, outputs, name="chernxi_mobilenetv2")
 
 
-def _chernxi_convolutions(x: Any) -> Any:
-    """Three convolutions without pooling, which both CNNs of the project share."""
+@recipe("Three convolutions without pooling at 120 px", **_CNN, size=120, stages=_once(14, 1e-3), patience=14)
+def chernxi_cnn_120(seed: int) -> Any:
+    """Three convolutions without pooling, on 120 pixels."""
+    inputs = keras.Input((120, 120, 3), name="rgb_0_255")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
     for filters in (32, 16, 8):
         x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Flatten()(x)
     for units in (32, 16):
         x = keras.layers.Dense(units, "relu")(x)
-    return keras.layers.Dense(2, "softmax", dtype="float32")(x)
-
-
-def chernxi_cnn_120(seed: int) -> Any:
-    """Three convolutions without pooling, on 120 pixels."""
-    inputs = keras.Input((120, 120, 3), name="rgb_0_255")
-    outputs = _chernxi_convolutions(keras.layers.Rescaling(1 / 255)(inputs))
+    outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
     return keras.Model(inputs, outputs, name="chernxi_cnn_120")
 
 
+@recipe(
+    "Three convolutions without pooling at 80 px, flips and rotations",
+    **_CNN, size=80, stages=_once(9, 1e-3), patience=9,
+)  # fmt: skip
 def chernxi_cnn_80(seed: int) -> Any:
     """The same on 80 pixels, with flips and rotations."""
     inputs = keras.Input((80, 80, 3), name="rgb_0_255")
     x = keras.layers.RandomFlip("horizontal_and_vertical", seed=seed)(inputs)
     x = keras.layers.RandomRotation(0.25, seed=seed + 1)(x)
-    outputs = _chernxi_convolutions(keras.layers.Rescaling(1 / 255)(x))
+    x = keras.layers.Rescaling(1 / 255)(x)
+    for filters in (32, 16, 8):
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Flatten()(x)
+    for units in (32, 16):
+        x = keras.layers.Dense(units, "relu")(x)
+    outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
     return keras.Model(inputs, outputs, name="chernxi_cnn_80")
 
 
 # ---------------------------------------------------------------- bitterfrown, M-ImranIsmael, and one without a name
 
 
+@recipe(
+    "MobileNetV2 at 160 px, frozen, in batches of 16",
+    **_TRANSFER, size=160, batch=16, stages=_once(10, 1e-4), patience=5,
+)  # fmt: skip
 def bitterfrown_mobilenetv2(seed: int, weights: str) -> Any:
     """A frozen MobileNetV2 and two units."""
     base = models.build_backbone("mobilenetv2", 160, weights)
@@ -88,11 +126,12 @@ def bitterfrown_mobilenetv2(seed: int, weights: str) -> Any:
     return keras.Model(inputs, outputs, name="bitterfrown_mobilenetv2")
 
 
-def _flipped_and_rotated(size: int, seed: int, weights: str, name: str) -> Any:
-    """A frozen MobileNetV2 behind flips and rotations, which the next two projects share but for the size."""
-    base = models.build_backbone("mobilenetv2", size, weights)
+@recipe("MobileNetV2 at 227 px, frozen, flips and rotations", **_TRANSFER, size=227, batch=32, stages=_once(3, 1e-4))
+def imranismael_mobilenetv2(seed: int, weights: str) -> Any:
+    """A frozen MobileNetV2 on METU's own 227 pixels, behind flips and rotations."""
+    base = models.build_backbone("mobilenetv2", 227, weights)
     base.trainable = False
-    inputs = keras.Input((size, size, 3), name="rgb_0_255")
+    inputs = keras.Input((227, 227, 3), name="rgb_0_255")
     x = keras.layers.RandomFlip("horizontal", seed=seed)(inputs)
     x = keras.layers.RandomRotation(0.2, seed=seed + 1)(x)
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
@@ -100,22 +139,35 @@ def _flipped_and_rotated(size: int, seed: int, weights: str, name: str) -> Any:
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dropout(0.3, seed=seed)(x)
     outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
-    return keras.Model(inputs, outputs, name=name)
+    return keras.Model(inputs, outputs, name="imranismael_mobilenetv2")
 
 
-def imranismael_mobilenetv2(seed: int, weights: str) -> Any:
-    """On METU's own 227 pixels."""
-    return _flipped_and_rotated(227, seed, weights, "imranismael_mobilenetv2")
-
-
+@recipe(
+    "MobileNetV2 at 160 px, frozen, flips and rotations",
+    **_TRANSFER, size=160, batch=32, stages=_once(5, 1e-4), patience=5,
+)  # fmt: skip
 def splitfolders_mobilenetv2(seed: int, weights: str) -> Any:
-    """On 160 pixels."""
-    return _flipped_and_rotated(160, seed, weights, "splitfolders_mobilenetv2")
+    """The same on 160 pixels."""
+    base = models.build_backbone("mobilenetv2", 160, weights)
+    base.trainable = False
+    inputs = keras.Input((160, 160, 3), name="rgb_0_255")
+    x = keras.layers.RandomFlip("horizontal", seed=seed)(inputs)
+    x = keras.layers.RandomRotation(0.2, seed=seed + 1)(x)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
+    x = base(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dropout(0.3, seed=seed)(x)
+    outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
+    return keras.Model(inputs, outputs, name="splitfolders_mobilenetv2")
 
 
 # ---------------------------------------------------------------- marzed7
 
 
+@recipe(
+    "MobileNetV2 at 160 px, frozen, one sigmoid unit",
+    **_TRANSFER | {"units": 1}, size=160, batch=10, stages=_once(3, 1e-4),
+)  # fmt: skip
 def marzed7_mobilenetv2(seed: int, weights: str) -> Any:
     """A frozen MobileNetV2, dropout and one sigmoid unit."""
     base = models.build_backbone("mobilenetv2", 160, weights)
@@ -129,6 +181,10 @@ def marzed7_mobilenetv2(seed: int, weights: str) -> Any:
     return keras.Model(inputs, outputs, name="marzed7_mobilenetv2")
 
 
+@recipe(
+    "Three conv-pool blocks and a dense layer of 256 on the flattened map, at 256 px",
+    **_CNN | {"units": 1}, size=256, stages=_once(3, 1e-3), patience=2,
+)  # fmt: skip
 def marzed7_cnn_256(seed: int) -> Any:
     """Three convolutions with pooling and a dense layer on the flattened map."""
     inputs = keras.Input((256, 256, 3), name="rgb_0_255")
@@ -147,69 +203,9 @@ def marzed7_cnn_256(seed: int) -> Any:
     return keras.Model(inputs, outputs, name="marzed7_cnn_256")
 
 
-# ---------------------------------------------------------------- how they are trained
-
-
-def _once(epochs: int, learning_rate: float) -> tuple[Stage, ...]:
-    return (Stage("fit", epochs, learning_rate, decay=False),)
-
-
-def _chernxi_stages(unfreeze: int) -> tuple[Stage, ...]:
-    return (
-        Stage("frozen", 1, 1e-4),
-        Stage("unfrozen", 1, 1e-5, unfreeze=unfreeze, optimizer="RMSprop"),
-        Stage("frozen again", 1, 1e-5, optimizer="RMSprop"),
-    )
-
-
-def _transfer(name: str, title: str, network: Any, size: int, batch: int, stages: Any, **more: Any) -> Recipe:
-    return Recipe(
-        name, title, "transfer", size, batch, stages, network, **{"backbone": "mobilenetv2", "units": 2} | more
-    )
-
-
-def _cnn(name: str, title: str, network: Any, size: int, stages: Any, units: int, patience: int) -> Recipe:
-    return Recipe(name, title, "cnn", size, 32, stages, network, units=units, patience=patience)
-
-
 RECIPES = (
-    _transfer(
-        "chernxi-mobilenetv3small", "MobileNetV3Small at 120 px, dense layers of 128, 64, 32 and 16, in three stages",
-        # Keras 2 counted 229 layers and froze 120, up to the depthwise convolution of block 6; what follows are here 71
-        chernxi_mobilenetv3small, 120, 16, _chernxi_stages(unfreeze=71), backbone="mobilenetv3small",
-    ),
-    _transfer(
-        "chernxi-mobilenetv2", "MobileNetV2 at 120 px, dense layers of 128 and 64, in three stages",
-        chernxi_mobilenetv2, 120, 16, _chernxi_stages(unfreeze=24),  # 154 layers, 130 of them frozen
-    ),
-    _transfer(
-        "bitterfrown-mobilenetv2", "MobileNetV2 at 160 px, frozen, in batches of 16",
-        bitterfrown_mobilenetv2, 160, 16, _once(10, 1e-4), patience=5,
-    ),
-    _transfer(
-        "imranismael-mobilenetv2", "MobileNetV2 at 227 px, frozen, flips and rotations",
-        imranismael_mobilenetv2, 227, 32, _once(3, 1e-4),
-    ),
-    _transfer(
-        "splitfolders-mobilenetv2", "MobileNetV2 at 160 px, frozen, flips and rotations",
-        splitfolders_mobilenetv2, 160, 32, _once(5, 1e-4), patience=5,
-    ),
-    _transfer(
-        "marzed7-mobilenetv2", "MobileNetV2 at 160 px, frozen, one sigmoid unit",
-        marzed7_mobilenetv2, 160, 10, _once(3, 1e-4), units=1,
-    ),
-    _cnn(
-        "chernxi-cnn-120", "Three convolutions without pooling at 120 px",
-        chernxi_cnn_120, 120, _once(14, 1e-3), units=2, patience=14,
-    ),
-    _cnn(
-        "chernxi-cnn-80", "Three convolutions without pooling at 80 px, flips and rotations",
-        chernxi_cnn_80, 80, _once(9, 1e-3), units=2, patience=9,
-    ),
-    _cnn(
-        "marzed7-cnn-256", "Three conv-pool blocks and a dense layer of 256 on the flattened map, at 256 px",
-        marzed7_cnn_256, 256, _once(3, 1e-3), units=1, patience=2,
-    ),
+    chernxi_mobilenetv3small, chernxi_mobilenetv2, bitterfrown_mobilenetv2, imranismael_mobilenetv2,
+    splitfolders_mobilenetv2, marzed7_mobilenetv2, chernxi_cnn_120, chernxi_cnn_80, marzed7_cnn_256,
 )  # fmt: skip
 
 # ---------------------------------------------------------------- what was reported

@@ -8,9 +8,14 @@ from typing import Any
 
 from crackutils import models, published
 from crackutils.config import CrackutilsError, Profile, choose, keras
-from crackutils.stages import Recipe, Stage
+from crackutils.stages import Recipe, Stage, recipe
 
 
+@recipe(
+    "MobileNetV2 at 160 px, frozen: a linear head on features computed once",
+    family="transfer", size=160, batch=32, backbone="mobilenetv2",
+    stages=(Stage("linear head", 1000, optimizer="L-BFGS", decay=False),),
+)  # fmt: skip
 def mobilenetv2_linear(seed: int, weights: str) -> Any:
     """A frozen MobileNetV2 and one sigmoid unit on the average of its last map."""
     base = models.build_backbone("mobilenetv2", 160, weights)
@@ -23,6 +28,11 @@ def mobilenetv2_linear(seed: int, weights: str) -> Any:
     return keras.Model(inputs, outputs, name="mobilenetv2_linear")
 
 
+@recipe(
+    "MobileNetV2 at 160 px: a linear head first, then the top 54 layers fine-tuned",
+    family="transfer", size=160, batch=32, backbone="mobilenetv2",
+    stages=(Stage("head", 1, 1e-3), Stage("fine-tune", 3, 1e-4, unfreeze=54)),  # chosen in tools/benchmarks/recipe.json
+)  # fmt: skip
 def mobilenetv2(seed: int, weights: str) -> Any:
     """MobileNetV2 with augmentation in front and dropout before its one sigmoid unit."""
     base = models.build_backbone("mobilenetv2", 160, weights)
@@ -38,6 +48,10 @@ def mobilenetv2(seed: int, weights: str) -> Any:
     return keras.Model(inputs, outputs, name="mobilenetv2")
 
 
+@recipe(
+    "Four conv-BatchNorm-pool blocks and global pooling at 112 px, from scratch",
+    family="cnn", size=112, batch=32, stages=(Stage("scratch", 8, 2e-3),), patience=4,
+)  # fmt: skip
 def simple_cnn(seed: int) -> Any:
     """Four blocks of convolution, BatchNorm and pooling, from scratch."""
     inputs = keras.Input((112, 112, 3), name="rgb_0_255")
@@ -45,9 +59,8 @@ def simple_cnn(seed: int) -> Any:
     x = keras.layers.Rescaling(1 / 255)(x)
     for filters in (16, 32, 64, 128):
         x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-        x = keras.layers.BatchNormalization(momentum=0.9)(
-            x
-        )  # about ten batches: short runs end with fitting statistics
+        # 0.9: an average over about ten batches, so that short runs end with fitting statistics
+        x = keras.layers.BatchNormalization(momentum=0.9)(x)
         x = keras.layers.ReLU()(x)
         x = keras.layers.MaxPooling2D()(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -56,42 +69,8 @@ def simple_cnn(seed: int) -> Any:
     return keras.Model(inputs, outputs, name="simple_cnn")
 
 
-OURS = (
-    Recipe(
-        name="mobilenetv2-linear",
-        title="MobileNetV2 at 160 px, frozen: a linear head on features computed once",
-        family="transfer",
-        size=160,
-        batch=32,
-        backbone="mobilenetv2",
-        network=mobilenetv2_linear,
-        stages=(Stage("linear head", 1000, optimizer="L-BFGS", decay=False),),
-    ),
-    Recipe(
-        name="mobilenetv2",
-        title="MobileNetV2 at 160 px: a linear head first, then the top 54 layers fine-tuned",
-        family="transfer",
-        size=160,
-        batch=32,
-        backbone="mobilenetv2",
-        network=mobilenetv2,
-        stages=(
-            Stage("head", 1, 1e-3),
-            Stage("fine-tune", 3, 1e-4, unfreeze=54),
-        ),  # chosen in tools/benchmarks/recipe.json
-    ),
-    Recipe(
-        name="simple-cnn",
-        title="Four conv-BatchNorm-pool blocks and global pooling at 112 px, from scratch",
-        family="cnn",
-        size=112,
-        batch=32,
-        network=simple_cnn,
-        stages=(Stage("scratch", 8, 2e-3),),
-        patience=4,
-    ),
-)
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*OURS, *published.RECIPES)}
+OURS = (mobilenetv2_linear, mobilenetv2, simple_cnn)
+RECIPES: dict[str, Recipe] = {found.name: found for found in (*OURS, *published.RECIPES)}
 
 
 def choose_recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: str = "") -> Recipe:

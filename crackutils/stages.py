@@ -65,3 +65,8 @@ class Recipe:
         known = {field.name for field in fields(cls)} - {"network", "stages"}
         stages = tuple(Stage(**stage) for stage in values["stages"])
         return cls(**{name: value for name, value in values.items() if name in known}, stages=stages)
+
+
+def recipe(title: str, **settings: Any) -> Callable[[Callable[..., Any]], Recipe]:
+    """Return a decorator that makes a `Recipe` of a function that builds a network; `settings` are its other fields."""
+    return lambda network: Recipe(network.__name__.replace("_", "-"), title, network=network, **settings)
