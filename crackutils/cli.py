@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from crackutils.config import DEFAULT_SEED, ENGINES, CrackutilsError, start
+from crackutils.config import ENGINES, CrackutilsError
 
 _PATH = click.Path(path_type=Path)  # whether it exists is checked later, with a remedy
 _path = functools.partial(click.option, type=_PATH)
@@ -18,39 +18,6 @@ _ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"On
 @click.group(context_settings={"max_content_width": 120})
 def cli() -> None:
     """Find cracks in pictures of concrete with trained models."""
-
-
-@cli.command()
-@_path("--from", "origin", metavar="PATH", help="RAR, ZIP or folder that you have; only read.")
-@click.option("--source", default="metu", metavar="NAME", help="Entry of data/sources.toml; metu if not given.")
-def data(origin: Path | None, source: str) -> None:
-    """Fetch the images of a source, or take your copy of them."""
-    from crackutils.sources.fetch import fetch
-
-    fetch(source, origin)
-
-
-@cli.command()
-def recipes() -> None:
-    """List the recipes with their source, parameters, published result and corrections."""
-    start("sample")
-    from crackutils.models import describe_model
-    from crackutils.published import CORRECTED_IN_ALL, PUBLISHED, published_result
-    from crackutils.recipes import RECIPES
-
-    row = "{:<26} {:<8} {:>10} {:>10} {:>4} {:>6}  {}".format
-    print(row("RECIPE", "run", "parameters", "trained", "px", "epochs", "published on METU"))
-    for name, recipe in RECIPES.items():
-        size, origin = describe_model(recipe.build(DEFAULT_SEED, "random")), PUBLISHED.get(name)
-        counts = (f"{size[key]:,}" for key in ("parameters", "trainable"))
-        epochs = "+".join(str(stage.epochs) for stage in recipe.stages)
-        result, source, notes = "ours", "", ()
-        if origin:
-            result, source, notes = published_result(origin), f"; {origin.source}", origin.corrections
-        print(row(name, "run-03" if recipe.family == "transfer" else "run-04", *counts, recipe.size, epochs, result))
-        print(*(f"{'':<26} {line}" for line in (recipe.title + source, *(f"- {n}" for n in notes))), sep="\n")
-    print("\nIn all of them " + ";\n  ".join(CORRECTED_IN_ALL) + ".")
-    print("Trained: with the backbone frozen, as training begins. make run-recipes runs all of them.")
 
 
 @cli.command()

@@ -48,6 +48,15 @@ def save_array(path: Path, array: Any) -> None:
         np.save(handle, array)
 
 
+def render_template(file: Path, values: dict[str, Any]) -> str:
+    """Return the text of a Jinja template with its values; one that ends in .html.j2 escapes them."""
+    from jinja2 import Environment, FileSystemLoader
+
+    escape, options = file.name.endswith(".html.j2"), {"trim_blocks": True, "keep_trailing_newline": True}
+    templates = Environment(loader=FileSystemLoader(file.parent), autoescape=escape, **options)
+    return templates.get_template(file.name).render(values)
+
+
 def progress(items: Iterable[Any], what: str, total: int | None = None, unit: str = "image") -> Iterator[Any]:
     """Iterate over `items` with a progress bar on standard output, sparse where that is no terminal."""
     from tqdm import tqdm

@@ -20,7 +20,7 @@ from crackutils import config, models, provenance
 from crackutils.batches import make_batches, predict
 from crackutils.config import CrackutilsError, keras
 from crackutils.datasets import Dataset
-from crackutils.files import write_atomically
+from crackutils.files import render_template, write_atomically
 from crackutils.metrics import score_predictions, wilson
 from crackutils.runs import Run, read_recipe
 from crackutils.stages import Recipe, Stage
@@ -286,22 +286,6 @@ def describe_stages(stages: list[dict[str, Any]]) -> str:
 
 def model_card(recipe: Recipe, run: Run, test: dict[str, Any], trained: Trained) -> str:
     """Return the model card: what the model is, how it was trained, how it did, where it should not be used."""
-    low, high = wilson(test["n"] - test["errors"], test["n"])
-    stages = "; ".join(
-        f"{s['name']} {s['epochs']} {'penalties' if 'C' in s else 'epochs'}{'' if s['kept'] else ' (dropped)'}"
-        for s in trained.stages
-    )
-    setting = run.settings
-    return f"""# {recipe.title}
-
-- Task: does a square concrete patch show a crack?
-- Input: RGB {recipe.size}x{recipe.size}, values 0-255. Output: probability of `{config.CLASSES[1]}`.
-- Recipe `{recipe.name}`, profile `{setting["profile"]}`, split `{setting["split"]}` (seed {setting["split_seed"]}),
-  training seed {setting["seed"]}, {trained.model.count_params():,} parameters.
-- Started from {trained.start["weights"]} weights; {stages}.
-- Test: {test["errors"]} errors in {test["n"]:,} images, accuracy {test["accuracy"]:.4f}
-  (95 % Wilson interval {low:.4f} to {high:.4f}).
-- Load: `crackutils.training.load("<this run's folder>")` builds the network and reads `model.weights.h5`.
-- Limits: trained on close, sharp patches with the crack in the middle. On other people's concrete, thin cracks, whole
-  photos or other cameras expect far more errors.
-"""
+    facts = {"recipe": recipe, "settings": run.settings, "test": test, "trained": trained}
+    facts |= {"wilson": wilson(test["n"] - test["errors"], test["n"]), "positive": config.CLASSES[1]}
+    return render_template(config.PACKAGE / "card.md.j2", facts)

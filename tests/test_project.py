@@ -176,7 +176,7 @@ def test_a_mistake_ends_in_one_line(call: str, says: str, tmp_path: Path, monkey
 def test_variables_of_make_arrive_unquoted_and_unknown_ones_are_refused(monkeypatch: Patch, capsys: Capture) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("crackutils.sources.fetch.fetch", Mock(side_effect=KeyboardInterrupt))
-        assert cli.main(["data"]) == 130 and "continues where it stopped" in capsys.readouterr().err
+        assert commands.main(["data"]) == 130 and "continues where it stopped" in capsys.readouterr().err
     quoted = 'it\'s a "folder" with $HOME; echo'
     cases = [("data", "FROM", quoted, f"FROM={quoted} does not exist")]
     cases += [("recipes", "RECIPE", "simple-cnn", "recipes takes no setting, but RECIPE=simple-cnn is given. Leave it")]
@@ -201,7 +201,7 @@ def test_every_make_target_calls_a_command_that_exists() -> None:
 def test_recipes_lists_each_with_its_source_sizes_result_and_corrections(monkeypatch: Patch, capsys: Capture) -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CRACKUTILS_THREADS"):
         monkeypatch.setenv(name, "2")  # the command sets them; here they are put back
-    assert cli.main(["recipes"]) == 0
+    assert commands.main(["recipes"]) == 0
     told = capsys.readouterr()
     blocks = dict(re.findall(r"^(\S+) +(run-0[34] .*\n(?: .*\n)+)", told.out, re.M))
     assert told.err == "" and list(blocks) == list(RECIPES)

@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import click
 
@@ -120,15 +119,33 @@ def run(words: tuple[str, ...]) -> None:
 
 @_command()
 def recipes(_: Settings) -> None:
-    """List the recipes, as `crackutils recipes` does."""
-    package.recipes.callback()
+    """List the recipes with their source, parameters, published result and corrections."""
+    config.start("sample")
+    from crackutils.models import describe_model
+    from crackutils.published import CORRECTED_IN_ALL, PUBLISHED, published_result
+    from crackutils.recipes import RECIPES
+
+    row = "{:<26} {:<8} {:>10} {:>10} {:>4} {:>6}  {}".format
+    print(row("RECIPE", "run", "parameters", "trained", "px", "epochs", "published on METU"))
+    for name, recipe in RECIPES.items():
+        size, origin = describe_model(recipe.build(config.DEFAULT_SEED, "random")), PUBLISHED.get(name)
+        counts = (f"{size[key]:,}" for key in ("parameters", "trainable"))
+        epochs = "+".join(str(stage.epochs) for stage in recipe.stages)
+        result, source, notes = "ours", "", ()
+        if origin:
+            result, source, notes = published_result(origin), f"; {origin.source}", origin.corrections
+        print(row(name, "run-03" if recipe.family == "transfer" else "run-04", *counts, recipe.size, epochs, result))
+        print(*(f"{'':<26} {line}" for line in (recipe.title + source, *(f"- {n}" for n in notes))), sep="\n")
+    print("\nIn all of them " + ";\n  ".join(CORRECTED_IN_ALL) + ".")
+    print("Trained: with the backbone frozen, as training begins. make run-recipes runs all of them.")
 
 
 @_command("FROM", "SOURCE")
 def data(values: Settings) -> None:
-    """Fetch the images, or take your copy of them, as `crackutils data` does."""
-    origin = Path(values["FROM"]) if "FROM" in values else None
-    package.data.callback(origin, values.get("SOURCE", "metu"))
+    """Fetch the images of a source, or take your copy of them: FROM=archive-or-folder."""
+    from crackutils.sources.fetch import fetch
+
+    fetch(values.get("SOURCE", "metu"), values.get("FROM"))
 
 
 @_command()

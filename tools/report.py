@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import FileSystemLoader
 
 from crackutils import config
-from crackutils.files import write_atomically
+from crackutils.files import render_template, write_atomically
 from tools.badges import COLAB_TAGS
 from tools.notebooks import executed_copies, notebook_title, read_notebook
 
@@ -45,9 +45,8 @@ def write_report(profile: config.Profile) -> Path:
     for page in home.glob("*.html"):
         if page.name not in {"index.html", *(entry["page"] for entry in entries)}:
             page.unlink()  # its notebook was renamed or removed
-    templates = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, keep_trailing_newline=True)
     index = home / "index.html"
-    write_atomically(index, templates.get_template("index.html.j2").render(profile=profile, entries=entries))
+    write_atomically(index, render_template(_TEMPLATES / "index.html.j2", {"profile": profile, "entries": entries}))
     return index
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from jinja2 import Template
 
 from crackutils import config, datasets, provenance, training
 from crackutils.adaptation import figures
@@ -19,7 +18,7 @@ from crackutils.adaptation.labels import photos_of_tiles, read_labels, refuse_ro
 from crackutils.config import CrackutilsError, display_path
 from crackutils.detector.head import fit_head
 from crackutils.detector.runs import features_of_run, find_detector_run
-from crackutils.files import replacing_folder, write_atomically
+from crackutils.files import render_template, replacing_folder, write_atomically
 
 
 def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert") -> pd.DataFrame:
@@ -64,9 +63,8 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
     content = {"schema": run["schema"], "notebook": run["notebook"], "settings": run["settings"] | {"adapted": facts}}
     content |= {"run": out.name, "learning_curve": curve.round(6).to_dict("records"), "verdict": verdict}
     with _writing(out), replacing_folder(out) as work:
-        card = Template(Path(__file__).with_name("card.md.j2").read_text("utf-8"), trim_blocks=True)
-        shown = {"recipe": recipe, "curve": curve.to_dict("records"), "verdict": verdict}
-        training.save(net, work, card.render(facts, **shown))
+        shown = facts | {"recipe": recipe, "curve": curve.to_dict("records"), "verdict": verdict}
+        training.save(net, work, render_template(Path(__file__).with_name("card.md.j2"), shown))
         _write(work, content, curve, round(time.perf_counter() - began, 2))
     if len(curve):
         print(curve.round(4).to_string(index=False))

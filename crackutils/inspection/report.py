@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
+from crackutils.files import render_template
 from crackutils.inspection.drawing import encode_jpeg
 from crackutils.inspection.photo import LISTED
 
@@ -39,8 +39,7 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         photo |= {"thumbnail": base64.b64encode(thumbnail).decode(), "overlay": base64.b64encode(overlay).decode()}
         photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
         photo["listed"] = found[photo["file"]]["cracks"][:LISTED]
-    # names of files are not ours, so they are escaped
-    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html.j2")
     facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum())}
     facts |= {"unit": unit, "made": time.strftime("%Y-%m-%d %H:%M")}
-    return page.render(photos=photos, unusable=bad.to_dict("records"), **facts)
+    page = Path(__file__).with_name("report.html.j2")
+    return render_template(page, facts | {"photos": photos, "unusable": bad.to_dict("records")})

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jinja2 import Template
 from sklearn.linear_model import LogisticRegression
 
 from crackutils import config, models
@@ -18,7 +17,7 @@ from crackutils.detector.data import SIDE, VARIATIONS, vary
 from crackutils.detector.network import build_detector, cell_maps
 from crackutils.detector.pooling import CELL, top_mean
 from crackutils.detector.runs import DETECTOR, features_of_run
-from crackutils.files import progress
+from crackutils.files import progress, render_template
 from crackutils.images import resize
 from crackutils.inference.features import features_engine, frozen_features
 from crackutils.linear import LinearHead, fit_linear_head
@@ -289,7 +288,6 @@ def report_held_out(study: TransferStudy, chosen: str, p_crack: dict[str, np.nda
 
 def write_card(metrics: dict[str, Any], recipe: Recipe) -> str:
     """Return the model card, Markdown, of the network of notebook 08; `metrics` are those that `Run.finish` returns."""
-    text = Path(__file__).with_name("card.md.j2").read_text("utf-8")
     thirds = {(r["measure"], r["third"]): r["auroc"] for r in metrics["by_measure"] if r["run"] == recipe.name}
-    template = Template(text, trim_blocks=True, keep_trailing_newline=True)
-    return template.render(metrics, recipe=recipe, saved=SAVED, auroc_text=auroc_text, thirds=thirds)
+    shown = metrics | {"recipe": recipe, "saved": SAVED, "auroc_text": auroc_text, "thirds": thirds}
+    return render_template(Path(__file__).with_name("card.md.j2"), shown)

@@ -27,7 +27,6 @@ from crackutils import config
 PROFILE = config.start("metu-half")
 
 import numpy as np
-from jinja2 import Template
 from PIL import Image, ImageDraw
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -37,7 +36,7 @@ from sklearn.preprocessing import StandardScaler
 
 from crackutils import datasets, models
 from crackutils.config import keras, tf
-from crackutils.files import write_atomically
+from crackutils.files import render_template, write_atomically
 from crackutils.images import read_image
 from crackutils.splits.make import make_split
 from crackutils.synthetic.patches import draw_patches
@@ -209,19 +208,20 @@ def card(result: dict[str, Any]) -> str:
         for name, found in result["usefulness"].items()
         for target, where in places.items()
     ]
-    return Template(Path(__file__).with_name("card.md.j2").read_text("utf-8"), keep_trailing_newline=True).render(
-        record=record,
-        course=course,
-        alpha=models.OWN.arguments["alpha"],
-        megabytes=models.OWN.file.stat().st_size / 1e6,
-        tested=result["usefulness"]["crackutils"]["metu_test"]["n"],
-        size=SIZE,
-        large=LARGE,
-        draws=DRAWS,
-        probes=table(["METU training images", *NAMES.values()], probes),
-        paired=table(["Ours minus", *by_size], paired),
-        useful=table(["Backbone", "Tested on", "Accuracy", "AUROC", "Average precision"], useful),
-    )
+    values = {
+        "record": record,
+        "course": course,
+        "alpha": models.OWN.arguments["alpha"],
+        "megabytes": models.OWN.file.stat().st_size / 1e6,
+        "tested": result["usefulness"]["crackutils"]["metu_test"]["n"],
+        "size": SIZE,
+        "large": LARGE,
+        "draws": DRAWS,
+        "probes": table(["METU training images", *NAMES.values()], probes),
+        "paired": table(["Ours minus", *by_size], paired),
+        "useful": table(["Backbone", "Tested on", "Accuracy", "AUROC", "Average precision"], useful),
+    }
+    return render_template(Path(__file__).with_name("card.md.j2"), values)
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
