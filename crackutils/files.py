@@ -26,6 +26,22 @@ def hash_sources(folder: Path) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
+def walk_files(folder: Path, skip: Path) -> Iterator[Path]:
+    """Yield the files below a folder, in a fixed order, but hidden ones and `skip`, which may be a file or a folder.
+
+    Links to folders are not followed. Raises CrackutilsError for a folder that cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise CrackutilsError(f"{error.filename} cannot be listed ({error.strerror}). Allow it, or leave it out.")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        paths = {name: os.path.abspath(os.path.join(place, name)) for name in (*folders, *files)}
+        shown = {name for name, path in paths.items() if name[0] != "." and path != os.path.abspath(skip)}
+        folders[:] = sorted(shown.intersection(folders))
+        yield from (Path(place, name) for name in sorted(shown.intersection(files)))
+
+
 @contextlib.contextmanager
 def _replacing_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import PIL
 
 from crackutils import models, training
 from crackutils.config import CrackutilsError, display_path
-from crackutils.files import lock_file, progress, sha256, write_atomically
+from crackutils.files import lock_file, progress, sha256, walk_files, write_atomically
 from crackutils.images import DECODING, read_image
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
 from crackutils.runs import find_best_run, read_recipe
@@ -34,7 +33,9 @@ def score(folder: str | Path, out: str | Path, model: str | Path | None = None, 
         raise CrackutilsError(f"{folder} is not a folder. Give one that holds images.")
     if out.is_dir():
         raise CrackutilsError(f"{out} is a folder. Give the name of a CSV file.")
-    if not (names := list(_walk(folder, out))):
+    # a pipe would block; a link that leads nowhere is listed, with its problem
+    found = (file for file in walk_files(folder, out) if file.is_file() or file.is_symlink())
+    if not (names := [file.relative_to(folder).as_posix() for file in found]):
         raise CrackutilsError(f"{folder} holds no files.")
     if model is None:
         model = find_best_run()
@@ -68,20 +69,6 @@ def load_scorer(folder: Path, engine: str) -> tuple[Engine, Recipe, str]:
     file = program_file(f"{recipe.name}-{recipe.size}-{hashlib.sha256(key.encode()).hexdigest()[:12]}")
     running = start_engine(engine, file, lambda: models.without_augmentation(training.load(folder)[0]))
     return running, recipe, f"{file.name} {running.facts} {DECODING} {PIL.__version__}"
-
-
-def _walk(folder: Path, out: Path) -> Iterator[str]:
-    """Yield the files below a folder, relative to it and with slashes, in an order that does not change."""
-
-    def refuse(error: OSError) -> None:
-        raise CrackutilsError(f"{error.filename} cannot be listed ({error.strerror}). Allow it, or leave it out.")
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(place, name) for name in sorted(files) if not name.startswith(".")):
-            # a pipe would block; a link that leads nowhere is listed, with its problem
-            if path.absolute() != out.absolute() and (path.is_file() or path.is_symlink()):
-                yield path.relative_to(folder).as_posix()
 
 
 def _score_files(running: Engine, size: int, folder: Path, names: list[str], part: Path) -> list[tuple[str, ...]]:

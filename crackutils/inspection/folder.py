@@ -12,7 +12,7 @@ import pandas as pd
 from crackutils import config
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import find_detector_run
-from crackutils.files import progress, write_atomically
+from crackutils.files import progress, walk_files, write_atomically
 from crackutils.images import FORMATS
 from crackutils.inspection.calibration import calibrate_threshold, describe_calibration, read_tile_labels
 from crackutils.inspection.measure import COLUMNS, LENGTHS
@@ -72,21 +72,15 @@ def inspect(
 
 def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
     """Return the files to inspect, except hidden ones and those in `out`, by their path in what holds all given."""
-
-    def refuse(error: OSError) -> None:
-        raise CrackutilsError(f"{error.filename} cannot be listed ({error.strerror}). Allow it, or leave it out.")
-
     files, homes, skipped = [], [], 0
     for path in (Path(os.path.abspath(photo)) for photo in photos):
         if not os.path.lexists(path):
             raise CrackutilsError(f"{path} does not exist. Give photos, or folders of photos.")
         homes.append(path if path.is_dir() else path.parent)
         files += [] if path.is_dir() else [path]
-        for place, folders, names in os.walk(path, onerror=refuse) if path.is_dir() else ():
-            folders[:] = sorted(n for n in folders if n[0] != "." and os.path.join(place, n) != os.path.abspath(out))
-            names = [Path(place, n) for n in sorted(names) if n[0] != "."]
-            pictures = [file for file in names if file.suffix.lower() in (*FORMATS, *UNREADABLE)]
-            files, skipped = files + pictures, skipped + len(names) - len(pictures)
+        below = list(walk_files(path, out)) if path.is_dir() else []
+        pictures = [file for file in below if file.suffix.lower() in (*FORMATS, *UNREADABLE)]
+        files, skipped = files + pictures, skipped + len(below) - len(pictures)
     if not files:
         raise CrackutilsError(f"There is no picture in {', '.join(map(str, photos))}. Give photos, or folders of them.")
     if skipped:
