@@ -248,6 +248,11 @@ def describe_model(model: Any) -> dict[str, int]:
     return {"parameters": model.count_params(), "trainable": trainable, "layers": count}
 
 
+def top_count(share: float, count: int) -> int:
+    """Return how many of the `count` cells of an image decide whether it shows a crack; `share` is `Recipe.cells`."""
+    return max(2, round(share * count))
+
+
 def layer_table(model: Any) -> str:
     """Return the table of layers that Keras prints, the backbone as one of them, as text without colours."""
     lines: list[str] = []

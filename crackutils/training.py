@@ -1,7 +1,6 @@
 """The stages of a training run with their checkpoints, and the model that it leaves."""
 
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -248,6 +247,8 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
     try:
         with zipfile.ZipFile(home / "model.keras") as parts:
             architecture = _portable(json.loads(parts.read("config.json")))
+        from crackutils import layers  # noqa: F401  Keras finds only layers that are registered
+
         with models.in_float32():
             model = keras.saving.deserialize_keras_object(architecture)
         model.load_weights(home / "model.weights.h5")
@@ -268,10 +269,7 @@ def _portable(value: Any) -> Any:
     dropped = ("build_config", "compile_config", "" if "keras_history" in value else "dtype")  # tensors need theirs
     if not value.get("renorm"):  # options that Keras 3.8 does not know, at their defaults
         dropped += ("quantization_config", "renorm", "renorm_clipping", "renorm_momentum")
-    value = {k: _portable(v) for k, v in value.items() if k not in dropped and not k.endswith("_initializer")}
-    if value.get("registered_name") == "crackutils>_TopMean":  # saved models name the module it was in
-        importlib.import_module("crackutils.detector.network")  # Keras finds only layers that are registered
-    return value
+    return {k: _portable(v) for k, v in value.items() if k not in dropped and not k.endswith("_initializer")}
 
 
 def describe_stages(stages: list[dict[str, Any]]) -> str:

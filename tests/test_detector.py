@@ -381,7 +381,7 @@ def test_a_run_of_the_flat_package_loads(tmp_path: Path, untrained: Callable[...
     model, file = untrained(tmp_path), tmp_path / "model" / "model.keras"
     with zipfile.ZipFile(file) as saved:
         architecture = saved.read("config.json").decode()
-    for new, old in (('"crackutils.detector.network"', '"crackutils.models"'), ('"TopMean"', '"_TopMean"')):
+    for new, old in (('"crackutils.layers"', '"crackutils.models"'), ('"TopMean"', '"_TopMean"')):
         assert new in architecture
         architecture = architecture.replace(new, old)
     with zipfile.ZipFile(file, "w") as saved:

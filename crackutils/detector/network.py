@@ -1,4 +1,4 @@
-"""The detector in Keras, and its outputs for images. Importing it starts TensorFlow, because it defines a layer."""
+"""The detector in Keras, and its outputs for images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,30 +8,9 @@ import numpy as np
 from crackutils import models
 from crackutils.config import keras
 from crackutils.datasets import Dataset
-from crackutils.detector.pooling import top_count
 from crackutils.files import progress
 from crackutils.images import resize
 from crackutils.stages import Recipe
-
-
-@keras.saving.register_keras_serializable("crackutils", name="_TopMean")  # the name in saved models
-class TopMean(keras.layers.Layer):
-    """The mean of the largest values of a map: (n, h, w, 1) to (n, 1); `share` of the h x w values, at least two."""
-
-    def __init__(self, share: float, **options: Any) -> None:
-        """Take the share, and what every layer takes."""
-        super().__init__(**options)
-        self.share = share
-
-    def call(self, x: Any) -> Any:
-        """Return the means."""
-        flat = keras.ops.reshape(x, (-1, x.shape[1] * x.shape[2]))
-        largest = keras.ops.top_k(flat, top_count(self.share, flat.shape[1]))[0]
-        return keras.ops.mean(largest, axis=-1, keepdims=True)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what a saved model holds."""
-        return super().get_config() | {"share": self.share}
 
 
 def build_detector(recipe: Recipe, weights: str, seed: int, load: bool = True) -> Any:
@@ -43,6 +22,8 @@ def build_detector(recipe: Recipe, weights: str, seed: int, load: bool = True) -
     `build_backbone`.
     """
     keras.utils.set_random_seed(seed)
+    from crackutils.layers import TopMean  # starts TensorFlow
+
     layers, inputs = keras.layers, keras.Input((recipe.size, recipe.size, 3), name="rgb_0_255")
     base = models.build_backbone(recipe.backbone, recipe.size, weights, load)
     fine, deep = (base.get_layer(f"block_{n}_expand_relu").output for n in (6, 13))  # strides of 8 and 16

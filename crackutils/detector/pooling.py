@@ -2,15 +2,12 @@
 
 import numpy as np
 
+from crackutils.models import top_count
+
 CELL = 16  # side of a cell, pixels: the network's map has one value for each square of 16x16
 
 
-def top_count(share: float, count: int) -> int:
-    """Return how many of the `count` cells of an image decide."""
-    return max(2, round(share * count))
-
-
 def top_mean(maps: np.ndarray, share: float) -> np.ndarray:
-    """Return the mean of the most crack-like cells of maps (n, h, w), as `network.TopMean` does: (n,)."""
+    """Return the mean of the most crack-like cells of maps (n, h, w), as `layers.TopMean` does: (n,)."""
     flat = np.sort(maps.reshape(len(maps), -1), 1)
     return flat[:, -top_count(share, flat.shape[1]) :].mean(1)

@@ -19,7 +19,6 @@ from crackutils.datasets import Dataset
 from crackutils.detector.data import CENTRED, CROP, GRID, SOMEWHERE, count_training, make_batch
 from crackutils.detector.head import fit_head
 from crackutils.detector.network import build_detector, predict_images
-from crackutils.detector.pooling import top_count
 from crackutils.files import save_array, write_atomically
 from crackutils.stages import Recipe
 from crackutils.synthetic.scene import PATCH
@@ -36,7 +35,7 @@ def cell_loss(share: float) -> Any:
     The second part is multiple-instance learning: an image is cracked where some of its cells are (Dietterich, Lathrop,
     Lozano-Perez 1997). The loss takes targets as `data` makes them and logits, both (n, 10, 10, 1), and returns (n,).
     """
-    top = top_count(share, GRID**2)
+    top = models.top_count(share, GRID**2)
 
     def loss(y: Any, z: Any) -> Any:
         y, z = (tf.reshape(part, (-1, GRID**2)) for part in (y, z))
