@@ -43,7 +43,7 @@ pretrain: setup ## train our own backbone again: half an hour on two cores, 2.5 
 tensorboard: setup ## open TensorBoard on the results of a profile
 	$(RUN) tensorboard
 
-bench: setup ## measure the speed of the series against a published recipe: three quarters of an hour
+bench: setup ## measure the speed of the series against a published recipe: more than three quarters of an hour
 	$(RUN) bench
 
 verify: setup ## compare the results of a profile with the reference

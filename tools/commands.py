@@ -209,7 +209,7 @@ def pretrain(_: Settings) -> None:
 
 @_command()
 def bench(_: Settings) -> int:
-    """Measure the speed of the series against a published recipe: three quarters of an hour."""
+    """Measure the speed of the series against a published recipe: more than three quarters of an hour."""
     return call([sys.executable, "-m", "tools.benchmarks.speed"])
 
 

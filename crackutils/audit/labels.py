@@ -80,11 +80,11 @@ def score_planted_labels(
 def estimate_unread(ds: Dataset) -> dict[str, float | int]:
     """Estimate how many Negative images show a crack that nobody has found, from those that were drawn at random.
 
-    People read them for `data/audit/*_reads.csv`: drawn (suspect: doubted by models; random: from Negative images that
-    nobody had read; control: from those that models believe), first and second (two readings that did not see the
-    label), verdict (as in `datasets.label_verdicts`). Returns read (images), random and cracks (among them), share with
-    low and high (its 95 % Wilson interval), unread (Negative images), and expected, expected_low and expected_high
-    cracks among those; empty where nobody has read.
+    A vision-language model read them for `data/audit/*_reads.csv`: drawn (suspect: doubted by models; random: from
+    Negative images not read before; control: from those that models believe), first and second (two readings that did
+    not see the label), verdict (as in `datasets.label_verdicts`). Returns read (images), random and cracks (among
+    them), share with low and high (its 95 % Wilson interval), unread (Negative images), and expected, expected_low and
+    expected_high cracks among those; empty where nothing was read.
     """
     file = config.AUDIT / f"{ds.profile.source}_reads.csv"
     table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["file", "drawn"])

@@ -24,7 +24,7 @@ OVERLAP_SCORE = 18.0  # of 2,000 Positive pairs of METU 500 numbers apart none i
 SURE_SCORE = 30.0  # for pictures of mosaics: one wrong link joins two photos, which a split need not mind
 SMALLEST_OVERLAP = 0.12  # of the area; METU cut its crops with a quarter or a third of overlap
 PER_PHOTO = 87  # METU's 40,000 crops come from 458 photos
-_LARGEST_PHOTO = 1 / 20  # of all images, half a bundle of `groups`; no split could hold larger photos
+_LARGEST_PHOTO = 1 / 20  # of all images, half a bundle of `splits.make`; no split could hold larger photos
 _NEIGHBOURS = 40  # in appearance; of the overlaps found in METU nine in ten are among the 20 nearest
 
 
