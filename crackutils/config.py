@@ -60,9 +60,7 @@ PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
         Profile("sample", "2,000 patches of photos made by code, no download", "sample", cells=(200, 500), **_OWN),
-        Profile(
-            "smoke", "the sample cut down for tests: numbers mean nothing", "smoke", max_epochs=1, cells=(2, 24), **_OWN
-        ),
+        Profile("smoke", "a tiny sample for tests: numbers mean nothing", "smoke", max_epochs=1, cells=(2, 24), **_OWN),
         Profile("walls", "tiles of walls with hairlines, made by code", "walls", split="photo-safe", **_OWN),
         Profile("metu-mini", _METU.format(1, 1000), "metu", 1000, (1, 1000), epochs=2, cells=(200, 1000)),
         Profile("metu-tenth", _METU.format(1, 2000), "metu", 2000, (1, 2000)),
@@ -81,7 +79,7 @@ def choose(kind: str, name: str, names: Iterable[str]) -> str:
         return name
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise CrackutilsError(f"{kind}={name} is unknown{hint}; choose one of: {', '.join(names)}.")
+    raise CrackutilsError(f"{kind}={name} is unknown{hint}. Choose one of: {', '.join(names)}.")
 
 
 def profile(name: str) -> Profile:

@@ -127,10 +127,9 @@ def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
     for name in config.CLASSES:
         if there.get(name, 0) < max(profile.per_class, 1):
             want = f"{profile.per_class:,} images" if profile.per_class else "at least one image"
-            raise config.CrackutilsError(
-                f"PROFILE={profile.name} needs {want} in {name}/, but {config.display_path(folder)} has"
-                f" {there.get(name, 0):,}. Choose a smaller PROFILE, or run {how} FROM=<the whole archive>."
-            )
+            has = f"but {config.display_path(folder)} has {there.get(name, 0):,}"
+            remedy = f"Choose a smaller PROFILE, or run {how} FROM=<the whole archive>."
+            raise config.CrackutilsError(f"PROFILE={profile.name} needs {want} in {name}/, {has}. {remedy}")
     if not keep.all():  # whole, the thumbnails stay on disk
         index, grey, colour = index[keep].reset_index(drop=True), grey[keep], colour[keep]
     ds = Dataset(profile, folder, index, left_out, grey, colour, labels)
@@ -140,9 +139,8 @@ def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
 def _correct_labels(ds: Dataset) -> Dataset:
     table = label_verdicts(ds)
     if not len(table):
-        raise config.CrackutilsError(
-            f"LABELS={ds.labels}: nobody looked at the labels of PROFILE={ds.profile.name}. Leave LABELS out."
-        )
+        why = f"LABELS={ds.labels}: the labels of PROFILE={ds.profile.name} were not checked"
+        raise config.CrackutilsError(f"{why}. Leave LABELS out.")
     sure = table[table["verdict"] != "ambiguous"]
     index = ds.index.assign(label=ds.given)
     index.loc[sure["row"], "label"] = (sure["verdict"] == "crack").astype(int).to_numpy()
@@ -174,10 +172,8 @@ def label_verdicts(ds: Dataset) -> pd.DataFrame:
     here = ds.index[["file", "sha256"]].reset_index(names="row")
     table = here.merge(pd.read_csv(file), on="file", suffixes=("", "_seen"))
     if len(other := table[table["sha256"] != table["sha256_seen"]]):
-        raise config.CrackutilsError(
-            f"{len(other)} images, {other['file'].iloc[0]} first, are not those that {config.display_path(file)} speaks"
-            " of. Fetch the published archive with make data."
-        )
+        why = f"{len(other)} images ({other['file'].iloc[0]} first) are not those of {config.display_path(file)}"
+        raise config.CrackutilsError(f"{why}. Fetch the published archive with make data.")
     return table[["row", "file", "label", "verdict", "reason"]]
 
 
@@ -203,9 +199,8 @@ def find_row(ds: Dataset, file: str) -> int:
     """Return the row of a file such as Positive/00100.jpg; CrackutilsError if it is not in the index."""
     rows = ds.index.index[ds.index["file"] == file]
     if len(rows) != 1:
-        raise config.CrackutilsError(
-            f"IMAGE={file} is not among the images of {ds.profile.name}. Write it like {ds.index['file'].iloc[0]}."
-        )
+        why = f"IMAGE={file} is not among the images of {ds.profile.name}"
+        raise config.CrackutilsError(f"{why}. Write it like {ds.index['file'].iloc[0]}.")
     return int(rows[0])
 
 
@@ -243,12 +238,8 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
             np.save(work / "colour.npy", colour)
             (work / stamp.name).write_text(json.dumps({"state": state.hexdigest()}), "utf-8")
     text = {"file": str, "sha256": str, "mode": str, "phash": str, "reason": str}
-    return (
-        pd.read_csv(home / "index.csv", dtype=text, keep_default_na=False),
-        pd.read_csv(home / "left_out.csv", dtype=text, keep_default_na=False),
-        np.load(home / "grey.npy", mmap_mode="r"),
-        np.load(home / "colour.npy", mmap_mode="r"),
-    )
+    tables = (pd.read_csv(home / f"{n}.csv", dtype=text, keep_default_na=False) for n in ("index", "left_out"))
+    return *tables, *(np.load(home / f"{name}.npy", mmap_mode="r") for name in ("grey", "colour"))
 
 
 def _describe_all(

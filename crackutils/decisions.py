@@ -14,14 +14,13 @@ from crackutils.slices import score_slices
 
 
 def fit_temperature(labels: np.ndarray, p_crack: np.ndarray) -> float:
-    """Return the temperature, 0.05 to 20, that lowers the loss most (Guo et al. 2017); above 1 the model was too sure.
+    """Return the temperature, 0.05 to 20, with the lowest loss on validation images; above 1 the model was too sure.
 
-    It is fitted on validation images.
+    After Guo et al. (2017), On calibration of modern neural networks.
     """
-    labels = np.asarray(labels, int)
 
     def loss(log_t: float) -> float:
-        return log_loss(labels, apply_temperature(p_crack, float(np.exp(log_t))))
+        return log_loss(np.asarray(labels, int), apply_temperature(p_crack, float(np.exp(log_t))))
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
@@ -61,9 +60,8 @@ def review_band(labels: np.ndarray, p_crack: np.ndarray, alpha: float) -> tuple[
 def calibration_metrics(val_y: np.ndarray, val_p: np.ndarray, test_y: np.ndarray, test_p: np.ndarray) -> dict[str, Any]:
     """Fit a temperature on validation images and score the test images' probabilities with it.
 
-    Returns:
-        temperature, and brier, ece and loss of the test images after it; all None where validation images without a
-        single error do not determine it.
+    Returns temperature, and brier, ece and loss of the test images after it; all None where validation images without a
+    single error do not determine it.
     """
     called = np.asarray(val_p) >= 0.5
     if (called == np.asarray(val_y)).all() or len(np.unique(val_y)) < 2:
@@ -78,24 +76,15 @@ def threshold_metrics(
 ) -> dict[str, Any]:
     """Choose a threshold and a review band on validation images, and score them on test images.
 
-    Returns:
-        recall_wanted; threshold; fn, fp, recall and false_alarms (share of the images without a crack) at it on the
-        test images; precision at the prevalence of the test images, 1 in 10, 1 in 100 and 1 in 1,000; and band: alpha
-        (0.001, or 0.01 where validation holds fewer than 999 of a class), low, high, share of the test images in it,
-        errors and error_rate inside, errors and error_rate outside. All None where validation or test images lack a
-        class.
+    Returns recall_wanted; threshold; fn, fp, recall and false_alarms (share of the images without a crack) at it on the
+    test images; precision at the prevalence of the test images, 1 in 10, 1 in 100 and 1 in 1,000; and band: alpha
+    (0.001, or 0.01 where validation holds fewer than 999 of a class), low, high, share of the test images in it, errors
+    and error_rate inside and outside. All None where validation or test images lack a class.
     """
     test_y, test_p = np.asarray(test_y, int), np.asarray(test_p, np.float64)
     if len(np.unique(val_y)) < 2 or len(np.unique(test_y)) < 2:
-        band = dict.fromkeys(
-            (
-                "alpha",
-                "low",
-                "high",
-                "share",
-                *(f"{k}_{p}" for p in ("inside", "outside") for k in ("errors", "error_rate")),
-            )
-        )
+        parts = (f"{value}_{part}" for part in ("inside", "outside") for value in ("errors", "error_rate"))
+        band = dict.fromkeys(("alpha", "low", "high", "share", *parts))
         precision = dict.fromkeys(("test", "0.1", "0.01", "0.001"))
         none = dict.fromkeys(("threshold", "fn", "fp", "recall", "false_alarms"))
         return {"recall_wanted": recall} | none | {"precision_at_prevalence": precision, "band": band}
@@ -116,14 +105,9 @@ def threshold_metrics(
     for name, prevalence in (("0.1", 0.1), ("0.01", 0.01), ("0.001", 0.001)):
         value = precision_at_prevalence(prevalence, found["recall"], alarms)
         precision[name] = None if value is None else round(value, 6)
-    return {
-        "recall_wanted": recall,
-        "threshold": threshold,
-        **{name: found[name] for name in ("fn", "fp", "recall")},
-        "false_alarms": round(alarms, 6),
-        "precision_at_prevalence": precision,
-        "band": band,
-    }
+    scores = {name: found[name] for name in ("fn", "fp", "recall")} | {"false_alarms": round(alarms, 6)}
+    chosen = {"recall_wanted": recall, "threshold": threshold}
+    return chosen | scores | {"precision_at_prevalence": precision, "band": band}
 
 
 def precision_at_prevalence(prevalence: float, recall: float, false_alarms: float) -> float | None:
@@ -135,9 +119,8 @@ def precision_at_prevalence(prevalence: float, recall: float, false_alarms: floa
 def decision_metrics(table: pd.DataFrame, ds: Dataset, manifest: pd.DataFrame) -> dict[str, Any]:
     """Return what the predictions of a run (`read_predictions`) tell beyond their scores.
 
-    Returns:
-        calibration (`calibration_metrics`), decision (`threshold_metrics`), intervals (of the test error rate: Wilson,
-        and drawing whole groups) and slices (of the test images, the weakest first).
+    They are calibration (`calibration_metrics`), decision (`threshold_metrics`), intervals (of the test error rate:
+    Wilson, and drawing whole groups) and slices (of the test images, the weakest first).
     """
     test = table[table["split"] == "test"]
     wrong = ((test["p_crack"] >= 0.5) != test["label"]).to_numpy()

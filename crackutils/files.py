@@ -82,6 +82,16 @@ def progress(items: Iterable[Any], what: str, total: int | None = None, unit: st
 
 
 @contextlib.contextmanager
+def explain_write_errors(out: Path, remedy: str) -> Iterator[None]:
+    """Turn an OSError of the block into a CrackutilsError that names `out`, the cause and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        why = ": ".join(str(part) for part in (error.strerror, error.filename) if part)
+        raise CrackutilsError(f"{out} cannot be written ({why}). {remedy}") from error
+
+
+@contextlib.contextmanager
 def lock_file(path: Path, busy: str) -> Iterator[None]:
     """Hold a lock for the block; `path` is an empty file that stands for it, is made, and may stay behind.
 

@@ -14,15 +14,9 @@ SMALLEST = 32  # shorter side below which an image is left out, pixels
 DECODING = "1"  # raise it when decoding or the thumbnails change: caches made before are then made again
 _TOO_MANY = f"has absurdly many pixels, more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million; cut it into parts"
 FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-_UPRIGHT = {  # what turns a picture upright, by EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# what turns a picture upright, by EXIF orientation from 2
+_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+_UPRIGHT = {orientation: Image.Transpose[turn] for orientation, turn in enumerate(_TURNS, 2)}
 
 
 class ImageError(config.CrackutilsError):
@@ -30,20 +24,12 @@ class ImageError(config.CrackutilsError):
 
 
 def read_image(file: str | Path | bytes, size: int | None = None) -> np.ndarray:
-    """Decode an image file to RGB as a person sees it.
+    """Decode an image file, a path or its bytes, to RGB as a person sees it: uint8 (height, width, 3), 0-255.
 
     EXIF rotation is applied, 16-bit grey is scaled (not clipped), transparent pixels lie on white, CMYK and palettes
-    are converted; the first frame of an animation counts.
-
-    Args:
-        file: a path, or the bytes of the file.
-        size: side in pixels to resize to (square, bilinear with antialiasing); None keeps the size.
-
-    Returns:
-        uint8 array (height, width, 3), values 0-255.
-
-    Raises:
-        ImageError: not an image, truncated, or of a kind that has no 8-bit meaning.
+    are converted; the first frame of an animation counts. `size` is the side in pixels to resize to (square, bilinear
+    with antialiasing), None keeps the size. Raises ImageError for what is no image, is truncated, or has no 8-bit
+    meaning.
     """
     return decode_image(file, size)[0]
 

@@ -13,46 +13,28 @@ EPS = 1e-7  # probabilities are kept this far from 0 and 1 in the loss, as Keras
 
 
 def score_predictions(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
-    """Score predictions; Positive (crack) is the class that precision and recall speak of.
+    """Score probabilities in [0, 1], (n,), with labels 0 or 1, int (n,); a crack is called at or above the threshold.
 
-    Args:
-        labels: int (n,), 0 or 1.
-        p_crack: (n,), probabilities in [0, 1].
-        threshold: a crack is called at or above it.
-
-    Returns:
-        n, tn, fp, fn, tp, errors; accuracy, precision, recall, f1, auroc, average_precision as fractions in [0, 1]
-        (None where a class is missing and they are undefined); loss, the mean cross-entropy in nats; brier, the mean
-        squared error of the probabilities (Brier 1950); ece, the mean distance between probabilities and shares of
-        cracks in the bins of `reliability`, weighted by their images (Naeini, Cooper, Hauskrecht 2015).
+    Returns n, tn, fp, fn, tp, errors; accuracy, precision, recall, f1, auroc, average_precision as fractions in [0, 1]
+    (of the class Positive; None where a class is missing and they are undefined); loss, the mean cross-entropy in nats;
+    brier, the mean squared error of the probabilities (Brier 1950); ece, the mean distance between probabilities and
+    shares of cracks in the bins of `reliability_table`, weighted by their images (Naeini, Cooper, Hauskrecht 2015).
     """
     labels, p = np.asarray(labels, int), np.asarray(p_crack, np.float64)
     tn, fp, fn, tp = (int(v) for v in confusion_matrix(labels, p >= threshold, labels=[0, 1]).ravel())
     bins = reliability_table(labels, p)
-    return {
-        "n": len(labels),
-        "tn": tn,
-        "fp": fp,
-        "fn": fn,
-        "tp": tp,
-        "errors": fp + fn,
-        "accuracy": fraction(tn + tp, len(labels)),
-        "precision": fraction(tp, tp + fp),
-        "recall": fraction(tp, tp + fn),
-        "f1": fraction(2 * tp, 2 * tp + fp + fn),
-        **ranking_metrics(labels, p),
-        "loss": round(log_loss(labels, p), 6),
-        "brier": round(float(np.square(p - labels).mean()), 6),
-        "ece": round(float(np.average((bins["p"] - bins["share"]).abs(), weights=bins["n"])), 6),
-    }
+    scores = {"n": len(labels), "tn": tn, "fp": fp, "fn": fn, "tp": tp, "errors": fp + fn}
+    scores |= {"accuracy": fraction(tn + tp, len(labels)), "precision": fraction(tp, tp + fp)}
+    scores |= {"recall": fraction(tp, tp + fn), "f1": fraction(2 * tp, 2 * tp + fp + fn)} | ranking_metrics(labels, p)
+    ece = np.average((bins["p"] - bins["share"]).abs(), weights=bins["n"])
+    others = {"loss": log_loss(labels, p), "brier": np.square(p - labels).mean(), "ece": ece}
+    return scores | {name: round(float(value), 6) for name, value in others.items()}
 
 
 def ranking_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
     """Return auroc and average_precision, fractions in [0, 1], None where a class is missing.
 
-    Args:
-        labels: int (n,), 0 or 1.
-        scores: (n,), the higher the more like a crack; of any scale.
+    Labels are int (n,), 0 or 1; scores, (n,), are of any scale, the higher the more like a crack.
     """
     labels = np.asarray(labels, int)
     if not 0 < labels.sum() < len(labels):
@@ -64,9 +46,8 @@ def ranking_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float |
 def reliability_table(labels: np.ndarray, p_crack: np.ndarray, bins: int = 15) -> pd.DataFrame:
     """Set probabilities against shares of cracks, in bins of equal width (DeGroot, Fienberg 1983).
 
-    Returns:
-        A row per bin that holds images: low and high, its bounds; n; p, the mean probability; share of cracks;
-        share_low and share_high, its Wilson interval.
+    A row per bin that holds images: low and high, its bounds; n; p, the mean probability; share of cracks; share_low
+    and share_high, its Wilson interval.
     """
     labels, p = np.asarray(labels, int), np.asarray(p_crack, np.float64)
     at = np.minimum((p * bins).astype(int), bins - 1)  # the last bin holds 1
@@ -112,8 +93,6 @@ def wilson(good: int, n: int, level: float = 0.95) -> tuple[float, float]:
 def classification_table(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
     """Return the classification report: precision, recall, f1 and support per class, as fractions."""
     called = (np.asarray(p_crack) >= threshold).astype(int)
-    table = classification_report(
-        labels, called, labels=[0, 1], target_names=CLASSES, output_dict=True, zero_division=0
-    )
-    frame = pd.DataFrame({name: table[name] for name in CLASSES}).T.rename(columns={"f1-score": "f1"})
-    return frame.astype({"support": int})
+    options = {"labels": [0, 1], "target_names": CLASSES, "output_dict": True, "zero_division": 0}
+    table = pd.DataFrame(classification_report(labels, called, **options))[list(CLASSES)]
+    return table.T.rename(columns={"f1-score": "f1"}).astype({"support": int})

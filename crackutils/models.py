@@ -26,60 +26,34 @@ class Backbone:
     arguments: dict[str, Any]  # further arguments of the application
 
 
+_V2 = ("mobilenet_v2_1.0_no_top.weights.h5", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5")
+_V3 = ("mobilenet_v3_small_1.0_no_top.weights.h5", "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5")
 BACKBONES: dict[str, Backbone] = {
-    "mobilenetv2": Backbone(
-        "MobileNetV2",
-        ("mobilenet_v2_1.0_no_top.weights.h5", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5"),
-        (1 / 127.5, -1.0),
-        {"alpha": 1.0},
-    ),
-    "mobilenetv3small": Backbone(
-        "MobileNetV3Small",
-        ("mobilenet_v3_small_1.0_no_top.weights.h5", "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5"),
-        None,
-        {"alpha": 1.0, "include_preprocessing": True},
-    ),
+    "mobilenetv2": Backbone("MobileNetV2", _V2, (1 / 127.5, -1.0), {"alpha": 1.0}),
+    "mobilenetv3small": Backbone("MobileNetV3Small", _V3, None, {"alpha": 1.0, "include_preprocessing": True}),
 }
 
 
-@dataclass(frozen=True)
-class Own:
-    """The backbone in this package: which architecture it is, what that is built with, and its float16 weights."""
-
-    backbone: str
-    arguments: dict[str, Any]
-    file: Path
+# the backbone in this package: which one it is, what it is built with, and its weights in float16
+OWN_BACKBONE, OWN_ARGUMENTS = "mobilenetv2", {"alpha": 0.35}
+OWN_FILE = config.PACKAGE / "backbone" / "mobilenetv2_035.npz"
 
 
-OWN = Own("mobilenetv2", {"alpha": 0.35}, config.PACKAGE / "backbone" / "mobilenetv2_035.npz")
-
-
-def write_own(base: Any, file: Path) -> None:
-    """Write a backbone's weights as float16 arrays, in the order of `base.weights`; equal weights give equal bytes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}")
-    with open(part, "wb") as handle:
-        np.savez(handle, *(np.asarray(w).astype(np.float16) for w in base.weights))
-    os.replace(part, file)
-
-
-def read_own(base: Any, file: Path = OWN.file) -> None:
-    """Load what `write_own` wrote into a backbone of the same architecture; CrackutilsError if it cannot be read."""
+def read_own(base: Any, file: Path = OWN_FILE) -> None:
+    """Load weights, as `tools.pretraining` wrote them, into a backbone; CrackutilsError if they cannot be read."""
     try:
         with np.load(file) as arrays:
             base.set_weights([arrays[f"arr_{i}"].astype(np.float32) for i in range(len(arrays.files))])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CrackutilsError(
-            f"{display_path(file)} is missing or damaged ({type(error).__name__}); install the package again, or"
-            " make it again with make pretrain."
-        ) from error
+        remedy = "Install the package again, or make it again with make pretrain."
+        why = f"{display_path(file)} is missing or damaged ({type(error).__name__})"
+        raise CrackutilsError(f"{why}. {remedy}") from error
 
 
 def find_weights(backbone: str, size: int) -> Path | None:
     """Return the file with ImageNet weights in `CRACKUTILS_WEIGHTS_DIR`, or None where that is not set.
 
-    Raises:
-        CrackutilsError: the variable names a folder that does not hold the weights.
+    Raises CrackutilsError if the variable names a folder that does not hold the weights.
     """
     folder = os.environ.get("CRACKUTILS_WEIGHTS_DIR")
     if not folder:
@@ -90,9 +64,8 @@ def find_weights(backbone: str, size: int) -> Path | None:
         for name in names:
             if (base / name).is_file():
                 return (base / name).resolve()
-    raise CrackutilsError(
-        f"CRACKUTILS_WEIGHTS_DIR={folder} holds no weights for {backbone}; it needs {' or '.join(names)}."
-    )
+    why = f"CRACKUTILS_WEIGHTS_DIR={folder} holds no weights for {backbone}"
+    raise CrackutilsError(f"{why}. It needs {' or '.join(names)}.")
 
 
 def _file_names(backbone: str, size: int) -> list[str]:
@@ -101,28 +74,21 @@ def _file_names(backbone: str, size: int) -> list[str]:
 
 
 def build_backbone(name: str, size: int, weights: str, load: bool = True) -> Any:
-    """Build a backbone of `BACKBONES` without top, for square inputs of `size` pixels.
+    """Build a backbone of `BACKBONES` without top, from (n, size, size, 3), scaled by its rescaling, to its last map.
 
     `weights` are "imagenet" (from `CRACKUTILS_WEIGHTS_DIR`, else Keras's cache or download), "crackutils" (our own, in
     this package: a narrower MobileNetV2) or "random". Without `load` the same network stays random, for weights that
-    are loaded afterwards.
-
-    Returns:
-        A keras.Model from (n, size, size, 3), scaled by `Backbone.rescaling`, to the last map of features.
-
-    Raises:
-        CrackutilsError: weights that are nowhere to be had; they are never replaced by random ones.
+    are loaded afterwards. Raises CrackutilsError for weights that are nowhere to be had; they are never replaced by
+    random ones.
     """
     choose("WEIGHTS", weights, WEIGHTS)
     own = weights == "crackutils"
-    if own and name != OWN.backbone:
-        raise CrackutilsError(
-            f"WEIGHTS=crackutils exist for {OWN.backbone} only, not for {name};"
-            f" choose a recipe with {OWN.backbone}, or WEIGHTS=imagenet or random."
-        )
+    if own and name != OWN_BACKBONE:
+        remedy = f"Choose a recipe with {OWN_BACKBONE}, or WEIGHTS=imagenet or random."
+        raise CrackutilsError(f"WEIGHTS=crackutils exist for {OWN_BACKBONE} only, not for {name}. {remedy}")
     build = getattr(keras.applications, BACKBONES[name].application)
     shape = {"include_top": False, "input_shape": (size, size, 3), "name": name}
-    shape |= OWN.arguments if own else BACKBONES[name].arguments
+    shape |= OWN_ARGUMENTS if own else BACKBONES[name].arguments
     if own or weights == "random" or not load:
         base = build(weights=None, **shape)
         if own and load:
@@ -133,28 +99,23 @@ def build_backbone(name: str, size: int, weights: str, load: bool = True) -> Any
         return build(weights=str(file) if file else "imagenet", **shape)
     except Exception as error:  # Keras raises bare Exception when a download fails
         where = f"could not be read from {file}" if file else "could not be downloaded"
-        one_of = ", ".join(_file_names(name, size))
-        raise CrackutilsError(
-            f"The ImageNet weights of {name} {where} ({type(error).__name__}); put one of {one_of} in a folder"
-            " and set CRACKUTILS_WEIGHTS_DIR to it, or choose WEIGHTS=random."
-        ) from error
+        remedy = f"Put one of {', '.join(_file_names(name, size))} in a folder and set CRACKUTILS_WEIGHTS_DIR to it"
+        why = f"The ImageNet weights of {name} {where} ({type(error).__name__})"
+        raise CrackutilsError(f"{why}. {remedy}, or choose WEIGHTS=random.") from error
 
 
 def weights_file(name: str, size: int, weights: str) -> Path | None:
     """Return the file that `build_backbone` reads; None for random weights, and before a download."""
     if not name or weights == "random":
         return None
-    return OWN.file if weights == "crackutils" else find_weights(name, size) or _keras_cache_file(name, size)
+    return OWN_FILE if weights == "crackutils" else find_weights(name, size) or _keras_cache_file(name, size)
 
 
 def weights_facts(name: str, size: int, weights: str) -> dict[str, str]:
     """Return what a backbone starts from, for `metrics.json`: weights, file (its name) and sha256, empty for random."""
     file = weights_file(name, size, weights)
-    return {
-        "weights": weights if name else "random",
-        "file": file.name if file else "",
-        "sha256": sha256(file) if file else "",
-    }
+    facts = {"weights": weights if name else "random", "file": file.name if file else ""}
+    return facts | {"sha256": sha256(file) if file else ""}
 
 
 def _keras_cache_file(backbone: str, size: int) -> Path | None:

@@ -18,10 +18,7 @@ PALETTE = sns.color_palette("colorblind")  # made to be told apart by colour-bli
 COLOURS = {config.CLASSES[0]: PALETTE[0], config.CLASSES[1]: PALETTE[1]}
 WRONG = PALETTE[3]
 
-
 sns.set_theme(style="whitegrid", palette="colorblind")
-
-
 plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True, "axes.titlesize": 11})
 
 
@@ -85,11 +82,8 @@ def photos(images: Sequence[np.ndarray], masks: Sequence[np.ndarray], cuts: Sequ
         axes[1, k].imshow(masks[k], cmap="gray", vmin=0, vmax=255)
         axes[1, k].set_title(f"its crack mask: {(masks[k] > 127).mean():.2%} of the pixels", fontsize=9)
         for row in cuts[k].itertuples():
-            colour = COLOURS[config.CLASSES[row.label]]
-            style = "-" if row.label else "--"
-            axes[0, k].add_patch(
-                plt.Rectangle((row.x, row.y), row.side, row.side, fill=False, ec=colour, ls=style, lw=1.5)
-            )
+            style = {"ec": COLOURS[config.CLASSES[row.label]], "ls": "-" if row.label else "--", "lw": 1.5}
+            axes[0, k].add_patch(plt.Rectangle((row.x, row.y), row.side, row.side, fill=False, **style))
     for ax in axes.ravel():
         ax.axis("off")
     figure.suptitle("Photos, with frames where patches were cut: solid with a crack, dashed without", fontsize=12)
@@ -120,18 +114,14 @@ def curves(history: pd.DataFrame) -> Figure:
     The history of a linear head alone has no epochs: there they are shown by the strength of the penalty.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
-    if "C" in history and history["C"].notna().all():
-        for ax, column, text in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy (fraction)"), strict=True):
-            ax.plot(history["C"], history[column], "o-", color=PALETTE[0], label="train")
-            ax.plot(history["C"], history[f"val_{column}"], "s--", color=PALETTE[1], label="val")
-            ax.set(xlabel="C, one over the strength of the L2 penalty", ylabel=text, xscale="log")
-        axes[0].set_yscale("log")
-        axes[0].legend()
-        return figure
-    x = np.arange(1, len(history) + 1)
+    linear = "C" in history and history["C"].notna().all()
+    x = history["C"] if linear else np.arange(1, len(history) + 1)
     for ax, column, text in zip(axes, ("loss", "accuracy"), ("loss (nats)", "accuracy (fraction)"), strict=True):
-        ax.plot(x, history[column], "o-", color=PALETTE[0], label="train (augmented)")
+        ax.plot(x, history[column], "o-", color=PALETTE[0], label="train" if linear else "train (augmented)")
         ax.plot(x, history[f"val_{column}"], "s--", color=PALETTE[1], label="val")
+        if linear:
+            ax.set(xlabel="C, one over the strength of the L2 penalty", ylabel=text, xscale="log")
+            continue
         begins = np.flatnonzero(history["stage"].to_numpy()[1:] != history["stage"].to_numpy()[:-1]) + 1
         for start, name in zip([0, *begins], pd.unique(history["stage"]), strict=True):
             if start:
@@ -166,9 +156,7 @@ def _confusion(ax: Any, scores: dict[str, Any], names: Sequence[str]) -> None:
     # by hand: scikit-learn's ConfusionMatrixDisplay shows counts or shares, not both
     counts = np.array([[scores["tn"], scores["fp"]], [scores["fn"], scores["tp"]]])
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    text = np.array(
-        [[f"{c:,}\n{s:.2%}" for c, s in zip(*rows, strict=True)] for rows in zip(counts, share, strict=True)]
-    )
+    text = np.array([f"{c:,}\n{s:.2%}" for c, s in zip(counts.flat, share.flat, strict=True)]).reshape(2, 2)
     ticks = {"xticklabels": names, "yticklabels": names, "cbar_kws": {"label": "share of the true class"}}
     sns.heatmap(share, annot=text, fmt="", cmap="Blues", vmin=0, vmax=1, ax=ax, **ticks)
     ax.set(xlabel="predicted", ylabel="true")
@@ -195,9 +183,8 @@ def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
     """Show the receiver operating characteristic and precision against recall, with the area under each."""
     scores = ranking_metrics(labels, p_crack)
     if scores["auroc"] is None:
-        raise config.CrackutilsError(
-            "The test images are all of one class, so there is no ROC curve; add images of the other."
-        )
+        why = "The test images are all of one class, so there is no ROC curve"
+        raise config.CrackutilsError(f"{why}. Add images of the other.")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.6))
     RocCurveDisplay.from_predictions(labels, p_crack, plot_chance_level=True, ax=left)
     PrecisionRecallDisplay.from_predictions(labels, p_crack, plot_chance_level=True, ax=right)
@@ -210,17 +197,8 @@ def probabilities(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.
     """Show the distribution of the predicted probabilities by class, counts on a logarithmic scale."""
     table = pd.DataFrame({"p": p_crack, "class": np.array(config.CLASSES)[labels]})
     figure, ax = plt.subplots(figsize=(7, 3.2))
-    sns.histplot(
-        table,
-        x="p",
-        hue="class",
-        hue_order=config.CLASSES,
-        palette=COLOURS,
-        bins=40,
-        binrange=(0, 1),
-        element="step",
-        ax=ax,
-    )
+    bins = {"bins": 40, "binrange": (0, 1), "element": "step"}
+    sns.histplot(table, x="p", hue="class", hue_order=config.CLASSES, palette=COLOURS, ax=ax, **bins)
     ax.axvline(threshold, color="0.3", linestyle="--")
     ax.get_legend().set_title("")
     ax.set(yscale="log", ylim=(0.7, None), xlabel="predicted probability of a crack", ylabel="number of images (log)")

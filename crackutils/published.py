@@ -28,8 +28,6 @@ def _chernxi_stages(unfreeze: int) -> tuple[Stage, ...]:
 _TRANSFER: dict[str, Any] = {"family": "transfer", "backbone": "mobilenetv2", "units": 2}
 _CNN: dict[str, Any] = {"family": "cnn", "batch": 32, "units": 2}
 
-# ---------------------------------------------------------------- ChernXi
-
 
 # Keras 2 counted 229 layers and froze 120, up to the depthwise convolution of block 6; what follows are here 71
 @recipe(
@@ -92,7 +90,7 @@ def chernxi_cnn_120(seed: int) -> Any:
     **_CNN, size=80, stages=_once(9, 1e-3), patience=9,
 )  # fmt: skip
 def chernxi_cnn_80(seed: int) -> Any:
-    """The same on 80 pixels, with flips and rotations."""
+    """Three convolutions without pooling, on 80 pixels, behind flips and rotations."""
     inputs = keras.Input((80, 80, 3), name="rgb_0_255")
     x = keras.layers.RandomFlip("horizontal_and_vertical", seed=seed)(inputs)
     x = keras.layers.RandomRotation(0.25, seed=seed + 1)(x)
@@ -105,9 +103,6 @@ def chernxi_cnn_80(seed: int) -> Any:
         x = keras.layers.Dense(units, "relu")(x)
     outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
     return keras.Model(inputs, outputs, name="chernxi_cnn_80")
-
-
-# ---------------------------------------------------------------- bitterfrown, M-ImranIsmael, and one without a name
 
 
 @recipe(
@@ -147,7 +142,7 @@ def imranismael_mobilenetv2(seed: int, weights: str) -> Any:
     **_TRANSFER, size=160, batch=32, stages=_once(5, 1e-4), patience=5,
 )  # fmt: skip
 def splitfolders_mobilenetv2(seed: int, weights: str) -> Any:
-    """The same on 160 pixels."""
+    """A frozen MobileNetV2 on 160 pixels, behind flips and rotations."""
     base = models.build_backbone("mobilenetv2", 160, weights)
     base.trainable = False
     inputs = keras.Input((160, 160, 3), name="rgb_0_255")
@@ -159,9 +154,6 @@ def splitfolders_mobilenetv2(seed: int, weights: str) -> Any:
     x = keras.layers.Dropout(0.3, seed=seed)(x)
     outputs = keras.layers.Dense(2, "softmax", dtype="float32")(x)
     return keras.Model(inputs, outputs, name="splitfolders_mobilenetv2")
-
-
-# ---------------------------------------------------------------- marzed7
 
 
 @recipe(
@@ -208,8 +200,6 @@ RECIPES = (
     splitfolders_mobilenetv2, marzed7_mobilenetv2, chernxi_cnn_120, chernxi_cnn_80, marzed7_cnn_256,
 )  # fmt: skip
 
-# ---------------------------------------------------------------- what was reported
-
 
 @dataclass(frozen=True)
 class Published:
@@ -235,7 +225,5 @@ def published_result(published: Published) -> str:
     """Return the published result in a few words, and who says so."""
     if published.accuracy is None:
         return "no result that can be read"
-    return (
-        f"{published.errors:,} errors in {published.test_images:,} (accuracy {published.accuracy:.4f};"
-        f" {published.measured})"
-    )
+    result = f"{published.errors:,} errors in {published.test_images:,}"
+    return f"{result} (accuracy {published.accuracy:.4f}; {published.measured})"

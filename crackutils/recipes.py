@@ -76,23 +76,17 @@ RECIPES: dict[str, Recipe] = {found.name: found for found in (*OURS, *published.
 def choose_recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: str = "") -> Recipe:
     """Return a recipe of a family by name, with the epochs that a profile allows.
 
-    `epochs` is a further bound on those of each stage, 0 for none; empty `weights` are the profile's.
-
-    Raises:
-        CrackutilsError: unknown name, with the names that exist; negative epochs; weights that its backbone has not.
+    `epochs` is a further bound on those of each stage, 0 for none; empty `weights` are the profile's. Raises
+    CrackutilsError for an unknown name, with the names that exist, negative epochs, or weights that do not exist.
     """
     found = RECIPES[choose("RECIPE", name, [r.name for r in RECIPES.values() if r.family == family])]
     if epochs < 0:
         raise CrackutilsError(f"EPOCHS={epochs} must be 0 (no bound) or more.")
-    own = models.OWN.backbone
+    own = models.OWN_BACKBONE
     if found.backbone not in ("", own) and (weights or profile.weights) == "crackutils":
-        raise CrackutilsError(
-            f"RECIPE={name} needs WEIGHTS=imagenet or random here: WEIGHTS=crackutils, which PROFILE={profile.name}"
-            f" takes, exist for {own} only."
-            if not weights
-            else f"RECIPE={name} cannot start from WEIGHTS=crackutils, which exist for {own} only; choose"
-            " imagenet or random."
-        )
+        usual = "" if weights else f", which PROFILE={profile.name} takes,"
+        why = f"WEIGHTS=crackutils{usual} exist for {own} only, not for RECIPE={name}"
+        raise CrackutilsError(f"{why}. Choose WEIGHTS=imagenet or random.")
     if found.linear and (weights or profile.weights) == "random":
         raise CrackutilsError(f"RECIPE={name} needs a backbone that has learnt something, not WEIGHTS=random.")
     bound = min(e for e in (epochs, profile.max_epochs, 10**6) if e)
@@ -109,9 +103,6 @@ def describe_recipe(name: str) -> str:
     found, source = RECIPES[name], published.PUBLISHED.get(name)
     if source is None:
         return f"`{name}`: {found.title}. A recipe of this project."
-    corrected = "".join(f"\n- {line}" for line in source.corrections)
-    return (
-        f"`{name}`: {found.title}. Source: {source.source}. Published: {published.published_result(source)};"
-        f" {source.caveat}.\n\nCorrected here:\n{corrected}\n\nand, as in all recipes,"
-        f" {'; '.join(published.CORRECTED_IN_ALL)}."
-    )
+    text = f"`{name}`: {found.title}. Source: {source.source}. Published: {published.published_result(source)};"
+    text += f" {source.caveat}.\n\nCorrected here:\n" + "".join(f"\n- {line}" for line in source.corrections)
+    return f"{text}\n\nand, as in all recipes, {'; '.join(published.CORRECTED_IN_ALL)}."

@@ -68,16 +68,10 @@ class Run:
         self, ds: Dataset, manifest: pd.DataFrame, found: dict[str, Any], timings: dict[str, float]
     ) -> dict[str, Any]:
         """Write `metrics.json` (nothing in it changes between equal runs) and `run.json`, and return the former."""
-        split = manifest.groupby("split").agg(
-            images=("label", "size"), positive=("label", "sum"), groups=("group", _groups)
-        )
-        data = {
-            "source": ds.profile.source,
-            "sha256": ds.sha256,
-            "images": len(ds.index),
-            "positive": int(ds.index["label"].sum()),
-            "left_out": len(ds.left_out),
-        }
+        counts = {"images": ("label", "size"), "positive": ("label", "sum"), "groups": ("group", _groups)}
+        split = manifest.groupby("split").agg(**counts)
+        data = {"source": ds.profile.source, "sha256": ds.sha256, "images": len(ds.index)}
+        data |= {"positive": int(ds.index["label"].sum()), "left_out": len(ds.left_out)}
         data |= {part: {name: int(n) for name, n in row.items()} for part, row in split.T.to_dict().items()}
         content = self._head() | {"data": data} | _plain(found)
         spent = {k: round(v, 2) for k, v in timings.items()} | {"notebook_seconds": round(time.time() - self.began, 2)}
@@ -123,9 +117,8 @@ def open_run(
 
     `notebook` is the stem of its file name; notebooks that train nothing have no recipe. The other arguments are the
     notebook's parameters, empty ones taken from the profile; `target` names other images to test on than the usual.
-
-    Raises:
-        CrackutilsError: unknown split, weights, engine, precision or labels; an engine for a recipe without features.
+    Raises CrackutilsError for an unknown split, weights, engine, precision or labels, and for an engine with a recipe
+    that computes no features.
     """
     choose("SPLIT", split or profile.split, config.SPLITS)
     choose("WEIGHTS", weights or profile.weights, config.WEIGHTS)
@@ -139,9 +132,8 @@ def open_run(
         if recipe.linear:
             chosen["engine"], usual["engine"] = engine or config.ENGINES[0], config.ENGINES[0]
         elif engine not in ("", config.ENGINES[0]):
-            raise CrackutilsError(
-                f"ENGINE={engine} means nothing to RECIPE={recipe.name}, which computes no features; leave it out."
-            )
+            why = f"ENGINE={engine} means nothing to RECIPE={recipe.name}, which computes no features"
+            raise CrackutilsError(f"{why}. Leave it out.")
     for name, value, values in (("precision", precision, config.PRECISIONS), ("labels", labels, config.LABELS)):
         if choose(name.upper(), value, values) != values[0]:
             chosen[name], usual[name] = value, values[0]
@@ -202,15 +194,13 @@ def read_recipe(folder: Path) -> tuple[Recipe, str]:
         settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
         fields, weights = settings["recipe"], settings["weights"]
     except (OSError, KeyError, ValueError) as error:
-        raise CrackutilsError(
-            f"{folder} holds no finished training run; give a folder with metrics.json and model/."
-        ) from error
+        remedy = "Give a folder with metrics.json and model/."
+        raise CrackutilsError(f"{folder} holds no finished training run. {remedy}") from error
     try:
         return Recipe.from_dict(fields), weights
     except (TypeError, KeyError) as error:
-        raise CrackutilsError(
-            f"{folder} was made by another version of crackutils; run its notebook again with FORCE=1."
-        ) from error
+        remedy = "Run its notebook again with FORCE=1."
+        raise CrackutilsError(f"{folder} was made by another version of crackutils. {remedy}") from error
 
 
 def find_best_run() -> Path:
@@ -225,10 +215,8 @@ def find_best_run() -> Path:
             runs = [run for run in runs if (run["folder"] / "model" / "model.weights.h5").is_file()]
             if runs:
                 return min(runs, key=lambda run: (run["val"]["loss"], run["run"]))["folder"]
-    raise CrackutilsError(
-        f"No finished run on METU is in {config.display_path(config.results_dir())}; run make run-03"
-        " PROFILE=metu-half first, or give a run's folder as --model."
-    )
+    remedy = "Run make run-03 PROFILE=metu-half first, or give a run's folder as --model."
+    raise CrackutilsError(f"No finished run on METU is in {config.display_path(config.results_dir())}. {remedy}")
 
 
 def collect_runs(profile: str, trained: bool = True, base: Path | None = None) -> list[dict[str, Any]]:
@@ -241,8 +229,6 @@ def collect_runs(profile: str, trained: bool = True, base: Path | None = None) -
     found = [read_run(file.parent) for file in files if file.with_name("run.json").is_file()]
     found = [run for run in found if "test" in run or not trained]
     if not found:
-        raise CrackutilsError(
-            f"PROFILE={profile} has no finished training run in {config.display_path(base)}; run notebooks 03 and"
-            " 04 first."
-        )
+        why = f"PROFILE={profile} has no finished training run in {config.display_path(base)}"
+        raise CrackutilsError(f"{why}. Run notebooks 03 and 04 first.")
     return found

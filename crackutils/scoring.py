@@ -11,7 +11,7 @@ import PIL
 
 from crackutils import models, training
 from crackutils.config import CrackutilsError, display_path
-from crackutils.files import lock_file, progress, sha256, walk_files, write_atomically
+from crackutils.files import explain_write_errors, lock_file, progress, sha256, walk_files, write_atomically
 from crackutils.images import DECODING, read_image
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
 from crackutils.runs import find_best_run, read_recipe
@@ -112,8 +112,8 @@ def _state(file: Path) -> str:
 @contextlib.contextmanager
 def _writing(out: Path) -> Iterator[None]:
     """Keep other processes from writing `out`, and explain where it cannot be written."""
-    lock = out.with_name(f".{out.name}.lock")
-    try:
+    lock, remedy = out.with_name(f".{out.name}.lock"), "Close it where it is open, or give another file"
+    with explain_write_errors(out, f"{remedy}; scored rows are kept."):
         out.parent.mkdir(parents=True, exist_ok=True)
         with lock_file(lock, f"Another process is writing {out}. Wait for it, or give another file."):
             try:
@@ -121,9 +121,6 @@ def _writing(out: Path) -> Iterator[None]:
             finally:
                 with contextlib.suppress(PermissionError):  # on Windows the lock removes its file by itself
                     lock.unlink(missing_ok=True)
-    except OSError as error:
-        remedy = "Close it where it is open, or give another file; scored rows are kept."
-        raise CrackutilsError(f"{out} cannot be written ({error}). {remedy}") from error
 
 
 def _line(row: tuple[str, ...]) -> bytes:

@@ -45,13 +45,7 @@ class Training:
     """
 
     def __init__(
-        self,
-        model: Any,
-        recipe: Recipe,
-        ds: Dataset,
-        manifest: pd.DataFrame,
-        run: Run,
-        features: dict[str, Any] | None = None,
+        self, model: Any, recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, run: Run, features: dict | None = None
     ) -> None:
         """Prepare the stages of a recipe.
 
@@ -137,16 +131,11 @@ class Training:
         if "C" not in history:
             names = ("loss", "accuracy", "val_loss", "val_accuracy")
             rate = [round(learning_rate(stage, epoch), 9) for epoch in range(1, len(rows) + 1)]
-            rows = [
-                {name: round(float(row[name]), 6) for name in names} | {"learning_rate": left}
-                for row, left in zip(rows, rate, strict=True)
-            ]
-        self._record = {
-            "history": [{"stage": stage.name, "epoch": epoch} | row for epoch, row in enumerate(rows, 1)],
-            "best_epoch": best + 1,
-            "best_val_loss": rows[best]["val_loss"],
-            "seconds": seconds,
-        } | ({"C": rows[best]["C"]} if "C" in history else {})
+            rows = [{name: round(float(row[name]), 6) for name in names} for row in rows]
+            rows = [row | {"learning_rate": left} for row, left in zip(rows, rate, strict=True)]
+        epochs = [{"stage": stage.name, "epoch": epoch} | row for epoch, row in enumerate(rows, 1)]
+        self._record = {"history": epochs, "best_epoch": best + 1, "best_val_loss": rows[best]["val_loss"]}
+        self._record |= {"seconds": seconds} | ({"C": rows[best]["C"]} if "C" in history else {})
 
     def _accept(self, stage: Stage, weights: Path) -> None:
         record = self._record
@@ -174,17 +163,14 @@ class Training:
 def _layers(model: Any) -> list[Any]:
     """Return kind and settings of each layer but their names, which count on from models built before."""
     named = ("name", "layers", "input_layers", "output_layers")  # of a backbone: its weights are hashed besides
-    return [
-        [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k not in named}]
-        for layer in model.layers
-    ]
+    settings = ({k: v for k, v in layer.get_config().items() if k not in named} for layer in model.layers)
+    return [[type(layer).__name__, own] for layer, own in zip(model.layers, settings, strict=True)]
 
 
 def split_rows(manifest: pd.DataFrame, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Return the rows of train, val and test, int arrays.
 
-    Raises:
-        CrackutilsError: a part without images, or training images of one class only.
+    Raises CrackutilsError for a part without images, or training images of one class only.
     """
     rows = {part: np.flatnonzero(manifest["split"] == part) for part in ("train", "val", "test")}
     if empty := [part for part, some in rows.items() if not len(some)]:
@@ -253,10 +239,8 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
             model = keras.saving.deserialize_keras_object(architecture)
         model.load_weights(home / "model.weights.h5")
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise CrackutilsError(
-            f"{home} holds no usable model.keras and model.weights.h5 ({str(error).strip().splitlines()[0][:200]})."
-            " Run its notebook again with FORCE=1."
-        ) from error
+        why = f"no usable model.keras and model.weights.h5 ({str(error).strip().splitlines()[0][:200]})"
+        raise CrackutilsError(f"{home} holds {why}. Run its notebook again with FORCE=1.") from error
     return model, recipe
 
 

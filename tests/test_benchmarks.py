@@ -34,4 +34,4 @@ def test_validation_losses_are_paired_by_image_and_read_no_test_image() -> None:
 
 def test_the_model_card_follows_from_what_was_measured() -> None:
     found = json.loads(sample.OUT.read_text("utf-8"))["final"]
-    assert models.OWN.file.with_name("README.md").read_text("utf-8") == sample.card(found)
+    assert models.OWN_FILE.with_name("README.md").read_text("utf-8") == sample.card(found)

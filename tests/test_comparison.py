@@ -77,7 +77,6 @@ def test_decisions_in_numbers_and_in_a_table(monkeypatch: pytest.MonkeyPatch) ->
     for low, high in (found["intervals"]["wilson"], found["intervals"]["groups"]):
         assert low <= 3 / TEST <= high
     assert {row["slice"] for row in found["slices"]} == {"dark", "thin"}
-    assert [row["accuracy"] for row in found["slices"]] == sorted(row["accuracy"] for row in found["slices"])
     test = fake_predictions(3).query("split == 'test'")
     dark = test["file"].isin(DS.index["file"][::3]).to_numpy()
     errors = ((test["p_crack"] >= 0.5) != test["label"])[dark]
@@ -146,12 +145,7 @@ def test_recipes_are_compared_over_the_splits_that_all_have_run_with() -> None:
     assert (pair["only_it_wrong"], pair["only_this_wrong"]) == (1, 10)
     assert pair["p_value"] == pytest.approx(0.0117, abs=1e-4)
     assert pair["verdict"] == "mobilenetv2 makes fewer errors"
-
-
-def test_one_split_is_not_several() -> None:
-    for recipe in ("mobilenetv2", "simple-cnn"):
-        fake_run(recipe)
-    assert all(compare_splits(select_standard(runs(), DS), split).empty for split in ("copy-safe", "random"))
+    assert compare_splits(select_standard(runs(), DS), "random").empty  # one split is not several
 
 
 def test_training_seeds_spread_errors() -> None:

@@ -30,10 +30,6 @@ def raw(data_dir: Path, tree: Callable[..., Path]) -> Path:
     return tree(data_dir / "raw" / "own", 3)
 
 
-def leftovers(data_dir: Path) -> list[str]:
-    return sorted(p.name for p in data_dir.rglob("*") if p.name.startswith(".") or p.suffix == ".part")
-
-
 def test_index_describes_each_image(raw: Path) -> None:
     exif, number = Image.Exif(), "9" * 30  # too long a number is none
     exif[0x0112] = 6
@@ -104,19 +100,17 @@ def test_index_is_remade_only_when_a_file_changes(data_dir: Path, raw: Path) -> 
     assert list(fewer.index["number"]) == [1, 2, 1, 2, 3]
     (raw / "Positive" / "00003.jpg").rename(raw / "Positive" / "00004.jpg")
     assert datasets.load(OWN).sha256 != fewer.sha256  # a name is part of it
-    assert leftovers(data_dir) == []
 
 
 @pytest.mark.usefixtures("raw")
-def test_pixels_are_what_read_gives_in_index_order(data_dir: Path) -> None:
+def test_pixels_are_what_read_gives_in_index_order() -> None:
     ds = datasets.load(OWN)
     pixels = ds.pixels(24)
     np.testing.assert_array_equal(pixels, [ds.read(row, 24) for row in range(6)])
-    (file,) = ds.cache.glob("pixels-24*")
+    (file,) = ds.cache.iterdir()
     made = file.stat().st_mtime_ns
     np.testing.assert_array_equal(ds.pixels(24), pixels)
     assert file.stat().st_mtime_ns == made
-    assert leftovers(data_dir) == []
 
 
 @pytest.mark.usefixtures("raw")
@@ -252,14 +246,9 @@ def test_a_class_without_images(raw: Path) -> None:
         datasets.open_folder(raw)
 
 
-def test_unknown_profile_suggests_the_nearest() -> None:
-    with pytest.raises(
-        CrackutilsError, match=r"^PROFILE=metu-haf is unknown \(did you mean metu-half\?\); choose one of:"
-    ):
-        config.profile("metu-haf")
-    with pytest.raises(CrackutilsError) as caught:
+def test_an_unknown_profile_gets_the_names_of_all() -> None:
+    with pytest.raises(CrackutilsError, match=r"^PROFILE=xyzzy is unknown\. Choose one of:") as caught:
         config.profile("xyzzy")
-    assert "did you mean" not in str(caught.value)
     assert all(name in str(caught.value) for name in config.PROFILES)
 
 

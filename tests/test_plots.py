@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from crackutils import config, plots
-from crackutils.adaptation import figures as adaptation
+from crackutils.adaptation.curve import plot_learning_curve
 from crackutils.audit import leakage as audit
 from crackutils.comparison import figures as comparison
 from crackutils.inspection import figures as inspection
@@ -85,7 +85,7 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "comparison.prevalence": (lambda: comparison.prevalence({"a": (0.99, 0.01), "b": (0.9, 0.0)}), 1),
     "comparison.slices": (lambda: comparison.slices(SLICED), 1),
     "audit.plot_leakage": (lambda: audit.plot_leakage(LEAKED), 1),
-    "adaptation.learning_curve": (lambda: adaptation.learning_curve(LEARNT), 2),
+    "adaptation.plot_learning_curve": (lambda: plot_learning_curve(LEARNT), 2),
     "transfer.domains": (lambda: transfer.domains({"home": MEASURED, "elsewhere": MEASURED + 0.1}), 3),
     "transfer.methods": (lambda: transfer.methods(METHODS, 0.85), 1),
     "transfer.by_measure": (lambda: transfer.by_measure(THIRDS), 3),

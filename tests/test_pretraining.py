@@ -20,7 +20,7 @@ from crackutils.splits.make import make_split
 from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.scene import FINISHES, VERSION
 from crackutils.synthetic.store import load_store
-from tools.pretraining import SIZE, JoinedRates, Phase, Schedule, Store, crops, network, pretrain, store
+from tools.pretraining import SIZE, JoinedRates, Phase, Schedule, Store, crops, network, pretrain, store, write_own
 
 CELLS = SIZE // 4  # a side of the masks
 N = 24
@@ -149,7 +149,7 @@ def test_a_backbone_that_was_written_reads_back_and_else_is_named(tmp_path: Path
     base, other = narrow(1), narrow(2)
     files = [tmp_path / "new" / "a.npz", tmp_path / "b.npz"]
     for file in files:
-        models.write_own(base, file)
+        write_own(base, file)
     assert files[0].read_bytes() == files[1].read_bytes() and [p.name for p in files[0].parent.iterdir()] == ["a.npz"]
     x = np.random.default_rng(0).uniform(-1, 1, (4, 96, 96, 3)).astype(np.float32)
     exact, before = (np.asarray(net(x, training=False)) for net in (base, other))
@@ -158,7 +158,7 @@ def test_a_backbone_that_was_written_reads_back_and_else_is_named(tmp_path: Path
     assert error < 2e-2 * np.linalg.norm(exact) < 0.1 * np.linalg.norm(before - exact)  # which is large enough to see
     for a, b in zip(base.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(b, a.astype(np.float16).astype(np.float32))
-    models.write_own(narrow(2), files[1])
+    write_own(narrow(2), files[1])
     assert files[0].read_bytes() != files[1].read_bytes()
     wider = models.build_backbone("mobilenetv2", 96, "random")
     for net, file, says in (
@@ -237,8 +237,8 @@ def errors_of_a_head(base: Any, images: np.ndarray, labels: np.ndarray, train: n
 
 def test_the_packaged_backbone_is_small_separates_cracks_and_has_a_record(smoke: datasets.Dataset) -> None:
     base = models.build_backbone("mobilenetv2", 160, "crackutils")
-    assert models.OWN.file.stat().st_size < 1_500_000 and base.count_params() < 500_000
-    with np.load(models.OWN.file) as arrays:
+    assert models.OWN_FILE.stat().st_size < 1_500_000 and base.count_params() < 500_000
+    with np.load(models.OWN_FILE) as arrays:
         found = [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
     for array, w, loaded in zip(found, base.weights, base.get_weights(), strict=True):
         assert array.dtype == np.float16 and np.isfinite(array).all()
@@ -247,13 +247,13 @@ def test_the_packaged_backbone_is_small_separates_cracks_and_has_a_record(smoke:
     images, labels = smoke.pixels(160).astype(np.float32), smoke.index["label"].to_numpy()
     known = smoke.cuts["photo"].to_numpy() % 2 == 0  # the head has not seen the other photos
     assert errors_of_a_head(base, images, labels, known) < 0.15
-    record = json.loads(models.OWN.file.with_suffix(".json").read_text("utf-8"))
+    record = json.loads(models.OWN_FILE.with_suffix(".json").read_text("utf-8"))
     schedule = record["schedule"]
     assert 1 <= record["generator"] <= VERSION and record["patches"] == 2 * schedule["patches"] >= 10_000
     assert len(record["epochs"]) == sum(phase["epochs"] for phase in schedule["phases"])
     used = {entry["seed"] for entry in datasets.sources().values() if "seed" in entry}
     assert schedule["seed"] not in used  # else it would have seen the photos that it is tested on
-    card = models.OWN.file.with_name("README.md").read_text("utf-8")
+    card = models.OWN_FILE.with_name("README.md").read_text("utf-8")
     assert "MIT" in card and f"{record['patches']:,} patches" in card
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import re
 from typing import Any
@@ -31,18 +32,8 @@ def built(name: str) -> Any:
 
 def as_words(layer: Any) -> str:
     """Return the class of a layer and what decides its output."""
-    names = (
-        "filters",
-        "units",
-        "kernel_size",
-        "pool_size",
-        "strides",
-        "padding",
-        "activation",
-        "rate",
-        "mode",
-        "factor",
-    )
+    names = ("filters", "units", "kernel_size", "pool_size", "strides", "padding", "activation")
+    names += ("rate", "mode", "factor")  # of dropout, flips and rotations
     own = layer.get_config()
     return " ".join([type(layer).__name__, *(str(own[name]).replace(" ", "") for name in names if name in own)])
 
@@ -123,10 +114,12 @@ def test_every_recipe_rescales_exactly_once(name: str, monkeypatch: pytest.Monke
     np.testing.assert_allclose(inside, [[-1 if base else 0] * 3, [1] * 3], atol=1e-6)
 
 
-def test_two_units_are_the_probabilities_of_the_classes() -> None:
-    found = built("chernxi-cnn-80").predict_on_batch(np.random.default_rng(0).uniform(0, 255, (5, 80, 80, 3)))
-    assert found.shape == (5, 2) and found.dtype == np.float32
-    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_source_that_notebooks_print_is_the_whole_network(name: str) -> None:
+    source, names = inspect.getsource(RECIPES[name].network), {"keras": keras, "models": models, "Any": Any}
+    exec(source[source.index("def ") :], names)  # a helper of the module would be a NameError
+    printed = names[name.replace("-", "_")](1, *["random"] * bool(RECIPES[name].backbone))
+    assert list(map(as_words, printed.layers)) == list(map(as_words, built(name).layers))
 
 
 @pytest.mark.parametrize(
@@ -135,11 +128,7 @@ def test_two_units_are_the_probabilities_of_the_classes() -> None:
 )
 def test_a_notebook_shows_the_network_that_the_recipe_builds(notebook: str, name: str, shown: str) -> None:
     cells = nbformat.read(config.NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
-    source = {
-        word: [c.source for c in cells if c.cell_type == "code" and word in c.source] for word in (shown, ".fit(")
-    }
-    (network,), (training,) = source.values()
-    assert f"keras.layers.{shown}" in network and "model.compile(" in training and "model.fit(" in training
+    (network,) = (c.source for c in cells if c.cell_type == "code" and shown in c.source)
     names = {"SEED": 5, "weights": "random", "keras": keras, "models": models}
     exec(network, names)
     pair = [names["model"], RECIPES[name].build(5, "random")]
@@ -185,15 +174,7 @@ def test_what_is_told_of_a_recipe() -> None:
 def test_a_recipe_comes_back_from_json(name: str) -> None:
     fields = json.loads(json.dumps(NAMED[name].as_dict()))
     assert Recipe.from_dict(fields) == dataclasses.replace(NAMED[name], network=None)
-    assert Recipe.from_dict(fields).as_dict() == NAMED[name].as_dict()
-    older = {
-        "body": [["ReLU", {}]],
-        "head": [],
-        "augment": [],
-        "label_smoothing": 0.0,
-        "averaging": 0.0,
-        "flips": False,
-    }
+    older = {"body": [["ReLU", {}]], "label_smoothing": 0.0, "flips": False}
     assert Recipe.from_dict(fields | older) == Recipe.from_dict(fields)
     del fields["stages"][0]["epochs"]
     with pytest.raises(TypeError):
@@ -237,7 +218,12 @@ SMALL = "chernxi-mobilenetv3small"
         ("simple-cnn", "metu", {}, "RECIPE=simple-cnn is unknown"),  # of another family
         ("mobilenetv2", "metu", {"epochs": -1}, "EPOCHS=-1 must be 0 (no bound) or more"),
         (SMALL, "sample", {}, "WEIGHTS=crackutils, which PROFILE=sample takes, exist for mobilenetv2 only"),
-        (SMALL, "metu", {"weights": "crackutils"}, "cannot start from WEIGHTS=crackutils"),
+        (
+            SMALL,
+            "metu",
+            {"weights": "crackutils"},
+            "WEIGHTS=crackutils exist for mobilenetv2 only, not for RECIPE=chernxi",
+        ),
         ("mobilenetv2-linear", "metu", {"weights": "random"}, "needs a backbone that has learnt something"),
     ],
 )

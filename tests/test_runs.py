@@ -145,7 +145,7 @@ def test_an_unfinished_run_has_settings_and_no_old_weights(monkeypatch: pytest.M
 
 
 def test_runs_are_collected_in_order() -> None:
-    with pytest.raises(config.CrackutilsError, match="run notebooks 03 and 04 first"):
+    with pytest.raises(config.CrackutilsError, match="Run notebooks 03 and 04 first"):
         collect_runs(PROFILE.name)
     fake_run()
     fake_run("mobilenetv2", split="random")
@@ -156,65 +156,41 @@ def test_runs_are_collected_in_order() -> None:
     assert [run["run"] for run in collect_runs(PROFILE.name)] == names[1:]
 
 
-def test_a_run_with_usual_settings_is_named_by_its_recipe() -> None:
-    recipe, sample = RECIPES["mobilenetv2"], config.profile("sample")
-    usual = {"split": "copy-safe", "split_seed": 1337, "seed": 1337, "weights": "imagenet", "epochs": 0}
-    for options in ({}, usual):
-        run = open_run("03_transfer_learning", PROFILE, recipe=recipe, **options)
-        assert (run.name, run.settings["weights"]) == ("mobilenetv2", "imagenet")
-        assert run.folder == config.results_dir() / "metu-half" / "03_transfer_learning" / "mobilenetv2"
-    assert open_run("01_eda", PROFILE).name == "default"
-    run = open_run("03_transfer_learning", sample, recipe=recipe)
-    assert (run.name, run.settings["weights"]) == ("mobilenetv2", "crackutils")  # our own weights are usual there
-    run = open_run("03_transfer_learning", sample, recipe=recipe, weights="imagenet")
-    assert run.name == "mobilenetv2--weights-imagenet"
-
-
 UNUSUAL = {"split": "random", "split_seed": 2, "seed": 3, "weights": "random", "epochs": 4}
-
-
-@pytest.mark.parametrize("name", UNUSUAL)
-def test_each_unusual_setting_shows_in_the_name(name: str) -> None:
-    run = open_run("n", PROFILE, recipe=RECIPES["mobilenetv2"], **{name: UNUSUAL[name]})
-    assert run.name == f"mobilenetv2--{name.replace('_', '-')}-{UNUSUAL[name]}"
-    assert run.settings[name] == UNUSUAL[name]
-
-
-def test_no_two_settings_share_a_folder() -> None:
-    folders = []
-    for recipe, profile in itertools.product(RECIPES.values(), ("sample", "metu-half")):
-        usual = config.profile(profile).weights if recipe.backbone else "random"
-        other = UNUSUAL | {"weights": next(w for w in config.WEIGHTS if w != usual)}
-        for names in itertools.chain(*(itertools.combinations(other, size) for size in range(len(other) + 1))):
-            chosen = {k: other[k] for k in names}
-            folders.append(open_run("n", config.profile(profile), recipe=recipe, **chosen).folder)
-    # numbers of one setting are not taken for those of another
-    for chosen in ({"seed": 2}, {"split_seed": 3}, {"seed": 1, "split_seed": 1}, {"seed": 11}, {"epochs": 11}):
-        folders.append(open_run("n", PROFILE, recipe=RECIPES["simple-cnn"], **chosen).folder)
-    assert len(folders) == len(RECIPES) * 2 * 32 + 5
-    assert len({str(f).lower() for f in folders}) == len(folders)  # on macOS and Windows case does not count
+USUAL = {"split": "copy-safe", "split_seed": 1337, "seed": 1337, "weights": "imagenet", "epochs": 0}
 
 
 @pytest.mark.parametrize(
-    ("recipe", "options", "name"),
+    ("recipe", "options", "shown"),
     [
-        ("mobilenetv2-linear", {"engine": "litert"}, "mobilenetv2-linear"),
-        ("mobilenetv2-linear", {"engine": "openvino"}, "mobilenetv2-linear--engine-openvino"),
-        ("simple-cnn", {"engine": "litert", "precision": "float32", "labels": "given"}, "simple-cnn"),
-        ("simple-cnn", {"precision": "bfloat16"}, "simple-cnn--precision-bfloat16"),
-        ("simple-cnn", {"labels": "corrected"}, "simple-cnn--labels-corrected"),
-        ("simple-cnn", {"image": "Positive/00001.jpg"}, "simple-cnn--image-Positive-00001.jpg"),
-        ("simple-cnn", {"target": "sdnet"}, "simple-cnn--target-sdnet"),
-        ("simple-cnn", {"target": "my site/walls"}, r"simple-cnn--target-my-site-walls-[0-9a-f]{8}"),
+        *(("mobilenetv2", options, "") for options in ({}, USUAL)),
+        *(("mobilenetv2", {k: v}, f"--{k.replace('_', '-')}-{v}") for k, v in UNUSUAL.items()),
+        ("mobilenetv2", UNUSUAL, "--split-random--split-seed-2--seed-3--weights-random--epochs-4"),
+        ("mobilenetv2-linear", {"engine": "litert"}, ""),
+        ("mobilenetv2-linear", {"engine": "openvino"}, "--engine-openvino"),
+        ("simple-cnn", {"engine": "litert", "precision": "float32", "labels": "given"}, ""),
+        ("simple-cnn", {"precision": "bfloat16"}, "--precision-bfloat16"),
+        ("simple-cnn", {"labels": "corrected"}, "--labels-corrected"),
+        ("simple-cnn", {"image": "Positive/00001.jpg"}, "--image-Positive-00001.jpg"),
+        ("simple-cnn", {"target": "sdnet"}, "--target-sdnet"),
+        ("simple-cnn", {"target": "my site/walls"}, "--target-my-site-walls-[0-9a-f]{8}"),
     ],
 )
-def test_settings_of_some_recipes_or_notebooks_show_where_they_are_not_usual(
-    recipe: str, options: dict[str, str], name: str
-) -> None:
+def test_a_run_is_named_by_its_recipe_and_by_what_is_not_usual(recipe: str, options: Any, shown: str) -> None:
     run = open_run("n", PROFILE, recipe=RECIPES[recipe], **options)
-    assert re.fullmatch(name, run.name)
+    assert re.fullmatch(recipe + shown, run.name)
+    assert run.folder == config.results_dir() / "metu-half" / "n" / run.name
+    usual = USUAL | ({} if RECIPES[recipe].backbone else {"weights": "random"})
+    assert {k: run.settings[k] for k in USUAL} == usual | {k: v for k, v in options.items() if k in USUAL}
     assert run.settings.get("engine") == (options.get("engine") if "linear" in recipe else None)
-    assert ("precision" in run.settings, "labels" in run.settings) == ("bfloat16" in name, "corrected" in name)
+    assert ("precision" in run.settings, "labels" in run.settings) == ("bfloat16" in shown, "corrected" in shown)
+
+
+def test_our_own_weights_are_usual_where_the_profile_takes_them() -> None:
+    for weights, name in (("", "mobilenetv2"), ("imagenet", "mobilenetv2--weights-imagenet")):
+        run = open_run("n", config.profile("sample"), recipe=RECIPES["mobilenetv2"], weights=weights)
+        assert (run.name, run.settings["weights"]) == (name, weights or "crackutils")
+    assert open_run("01_eda", PROFILE).name == "default"
 
 
 @pytest.mark.parametrize(

@@ -307,12 +307,18 @@ def test_the_store_holds_images_and_masks_together_and_is_made_once(
     assert len(list((data_dir / "cache").iterdir())) == 1
 
 
-def test_stores_of_other_settings_or_generators_are_others(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stores_of_other_settings_or_generators_are_others_and_none_is_half(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shot = board()
     patches = [Patch(cut(shot.image, 0, 0), cut(shot.mask, 0, 0), k, 0, 0, {}) for k in (0, 1)]
+    draw, usual = Mock(side_effect=KeyboardInterrupt), (1, 2, 3, 160)
+    monkeypatch.setattr("crackutils.synthetic.store.draw_patches", draw)
+    with pytest.raises(KeyboardInterrupt):
+        load_store(*usual)
+    assert list((data_dir / "cache").iterdir()) == []
     draw = Mock(side_effect=lambda seed, count, each, thin: ((number, shot, patches) for number in range(count)))
     monkeypatch.setattr("crackutils.synthetic.store.draw_patches", draw)
-    usual = (1, 2, 3, 160)
     others = [usual, (2, 2, 3, 160), (1, 4, 3, 160), (1, 2, 4, 160), (1, 2, 3, 224), (1, 2, 3, 160, True)]
     for args in others * 2:
         assert len(load_store(*args).images) == 2 * args[1]
@@ -325,22 +331,6 @@ def test_stores_of_other_settings_or_generators_are_others(data_dir: Path, monke
     assert draw.call_count == len(others) + 3
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_store_that_was_cut_short_is_made_anew(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(*args: object) -> Drawn:
-        yield from itertools.islice(draw_patches(*args), 2)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("crackutils.synthetic.store.draw_patches", dies)
-        with pytest.raises(KeyboardInterrupt):
-            load_store(4, 6, 2, 224)
-    assert list((data_dir / "cache").iterdir()) == []
-    s = load_store(4, 6, 2, 224)
-    assert (s.images.reshape(12, -1).std(1) > 1).all()
-    assert len(s.facts) == 12
-
-
 def test_drawn_files_are_named_saved_and_ordered_like_metu(folder: Path, table: pd.DataFrame) -> None:
     expected = [f"{name}/{number:05d}.jpg" for name in config.CLASSES for number in range(1, COUNT + 1)]
     assert list(table["file"]) == expected
@@ -348,10 +338,9 @@ def test_drawn_files_are_named_saved_and_ordered_like_metu(folder: Path, table: 
     negative, positive = (list(table.loc[table["label"] == label, "photo"]) for label in (0, 1))
     assert positive == sorted(positive)
     assert sum(a != b for a, b in itertools.pairwise(negative)) > 0.7 * len(negative)
-    for _, rows in table.groupby("label"):
-        assert COUNT // 50 <= rows["sha"].duplicated().sum() <= 0.1 * COUNT
-        assert rows.groupby("sha")[["photo", "x", "y"]].nunique().to_numpy().max() == 1
-    assert not set(table.loc[table["label"] == 0, "sha"]) & set(table.loc[table["label"] == 1, "sha"])
+    copies = table.groupby("label")["sha"].apply(lambda sha: sha.duplicated().sum())
+    assert copies.between(COUNT // 50, 0.1 * COUNT).all()  # the planted ones, and a few cuts that coincide
+    assert table.groupby("sha")[["label", "photo", "x", "y"]].nunique().to_numpy().max() == 1
 
 
 def test_table_and_labels_are_true_on_the_files_as_saved(folder: Path, table: pd.DataFrame) -> None:
@@ -442,28 +431,6 @@ def test_tiles_of_a_wall_that_is_known(tmp_path: Path, monkeypatch: pytest.Monke
     label = table["file"].str.startswith(config.CLASSES[1])
     assert (set(table.loc[label, "width"]), set(table.loc[label, "step"])) == ({3}, {90, 5})
     assert table.loc[~label, ["width", "step", "contrast"]].isna().all(axis=None)
-
-
-def test_tiles_of_photos_are_cut_like_those_of_sdnet_and_labelled_truly(tmp_path: Path) -> None:
-    home = tmp_path / "one"
-    for folder in (home, tmp_path / "two"):
-        write_tiles(folder, 2, SEED)
-    assert contents(tmp_path / "two") == contents(home)
-    table = pd.read_csv(home / "patches.csv")
-    assert {"photo", "x", "y", "width", "step", "contrast", "finish", "blur"} <= set(table)
-    assert set(contents(home)) == {*table["file"], "patches.csv"}
-    files = table.set_index(["photo", "x", "y"])["file"].to_dict()
-    shots = [make_photo(SEED, n, 1536, 1024, (1.0, 0.0, 0.0)) for n in (0, 1)]
-    for n, y, x in itertools.product((0, 1), range(0, 1024, 256), range(0, 1536, 256)):
-        shot, file = shots[n], files.get((n, x, y))
-        tile, mask = cut(shot.image, x, y, 256), cut(shot.mask, x, y, 256)
-        cracked = (mask > 0).sum() >= 30 and crack_contrast(tile, mask)[0] >= 3
-        possible = ["Negative"] if not mask.any() else ["Positive", None] if cracked else [None]
-        assert (file and file[:8]) in possible
-        if file:
-            assert file[9:] == f"{n:03d}-{y // 256 * 6 + x // 256 + 1}.jpg"
-            assert np.abs(read_image(home / file).astype(int) - tile).mean() < 6
-    assert set(table["file"].str[:8]) == set(config.CLASSES) and table["width"].max() < 4
 
 
 def seen(s: Scene) -> np.ndarray:

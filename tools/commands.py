@@ -203,8 +203,8 @@ def pretrain(_: Settings) -> None:
     from crackutils import models
     from tools.pretraining import Schedule, pretrain
 
-    pretrain(Schedule(), models.OWN.file)
-    print(f"{config.display_path(models.OWN.file)} is written. Measure it with {_NAME}.benchmarks.sample --final.")
+    pretrain(Schedule(), models.OWN_FILE)
+    print(f"{config.display_path(models.OWN_FILE)} is written. Measure it with {_NAME}.benchmarks.sample --final.")
 
 
 @_command()

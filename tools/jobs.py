@@ -161,7 +161,7 @@ def _plan_recipes(defaults: dict[str, dict[str, Any]], overrides: dict[str, str]
         return {name: value for name, value in overrides.items() if name in defaults[number]}
 
     weights = overrides.get("WEIGHTS") or config.profile(overrides.get("PROFILE", DEFAULT_PROFILE)).weights
-    own = models.OWN.backbone
+    own = models.OWN_BACKBONE
     jobs = []
     for recipe in RECIPES.values():
         if weights == "crackutils" and recipe.backbone not in ("", own):

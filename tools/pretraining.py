@@ -126,7 +126,7 @@ def _blocks(m: np.ndarray, k: int) -> np.ndarray:
 def network() -> tuple[Any, Any]:
     """Return the network with all its outputs, for images of any size, and the backbone inside."""
     base = keras.applications.MobileNetV2(
-        weights=None, include_top=False, input_shape=(None, None, 3), **models.OWN.arguments
+        weights=None, include_top=False, input_shape=(None, None, 3), **models.OWN_ARGUMENTS
     )
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -226,11 +226,20 @@ def pretrain(schedule: Schedule, out: Path) -> dict[str, Any]:
         write_atomically(home / "done.json", json.dumps(done))
         (home / f"epoch-{epoch - 1}.weights.h5").unlink(missing_ok=True)
         print(f"epoch {epoch} of {len(epochs)}: {time.perf_counter() - began:.0f} s", flush=True)
-    models.write_own(base, out)
+    write_own(base, out)
     record = {"generator": VERSION, "schedule": asdict(schedule), "patches": n, "epochs": done}
     write_atomically(out.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     (home / "done.json").unlink(missing_ok=True)
     return record
+
+
+def write_own(base: Any, file: Path) -> None:
+    """Write a backbone's weights as float16 arrays, in the order of `base.weights`; equal weights give equal bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}")
+    with open(part, "wb") as handle:
+        np.savez(handle, *(np.asarray(w).astype(np.float16) for w in base.weights))
+    os.replace(part, file)
 
 
 def _fingerprint(schedule: Schedule) -> str:

@@ -1,9 +1,8 @@
 """The command `adapt`: from site labels to a run folder with the adapted detector and its learning curve."""
 
-import contextlib
 import json
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ import numpy as np
 import pandas as pd
 
 from crackutils import config, datasets, provenance, training
-from crackutils.adaptation import figures
-from crackutils.adaptation.curve import describe_gain, try_learning_curve
+from crackutils.adaptation.curve import describe_gain, plot_learning_curve, try_learning_curve
 from crackutils.adaptation.labels import photos_of_tiles, read_labels, refuse_rows
 from crackutils.config import CrackutilsError, display_path
 from crackutils.detector.head import fit_head
 from crackutils.detector.runs import features_of_run, find_detector_run
-from crackutils.files import render_template, replacing_folder, write_atomically
+from crackutils.files import explain_write_errors, render_template, replacing_folder, write_atomically
 
 
 def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert") -> pd.DataFrame:
@@ -46,7 +44,8 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
         raise CrackutilsError(f"{model} was adapted already. Give the run that it is from, {adapted['model']}.")
     ds, y = _read_tiles(labels, table), table["label"].to_numpy()
     photos, source = photos_of_tiles(table)
-    with _writing(out):  # now rather than after the work
+    writing = partial(explain_write_errors, out, "Give another folder.")
+    with writing():  # now rather than after the work
         out.parent.mkdir(parents=True, exist_ok=True)
     found = features_of_run(ds, np.arange(len(table)), model, engine)
     curve, why = try_learning_curve(found.x, y, photos)
@@ -62,7 +61,7 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
     verdict = why or describe_gain(curve)
     content = {"schema": run["schema"], "notebook": run["notebook"], "settings": run["settings"] | {"adapted": facts}}
     content |= {"run": out.name, "learning_curve": curve.round(6).to_dict("records"), "verdict": verdict}
-    with _writing(out), replacing_folder(out) as work:
+    with writing(), replacing_folder(out) as work:
         shown = facts | {"recipe": recipe, "curve": curve.to_dict("records"), "verdict": verdict}
         training.save(net, work, render_template(Path(__file__).with_name("card.md.j2"), shown))
         _write(work, content, curve, round(time.perf_counter() - began, 2))
@@ -70,14 +69,6 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
         print(curve.round(4).to_string(index=False))
     print(f"{verdict}\nthe adapted model is in {display_path(out)}")
     return curve
-
-
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CrackutilsError(f"{out} cannot be written ({error.strerror}). Give another folder.") from error
 
 
 def _read_tiles(labels: Path, table: pd.DataFrame) -> datasets.Dataset:
@@ -97,7 +88,7 @@ def _write(folder: Path, content: dict[str, Any], curve: pd.DataFrame, seconds: 
     if len(curve):
         write_atomically(folder / "learning_curve.csv", curve.to_csv(index=False, lineterminator="\n"))
         (folder / "figures").mkdir()
-        figure, file = figures.learning_curve(curve), folder / "figures" / "learning_curve.png"
+        figure, file = plot_learning_curve(curve), folder / "figures" / "learning_curve.png"
         figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
         plt.close(figure)
     facts = {"versions": provenance.versions(), "machine": provenance.machine(), "timings": {"seconds": seconds}}

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from crackutils import config
+from crackutils import config, plots
 from crackutils.detector.head import fit_head
 from crackutils.files import progress
 
@@ -40,8 +42,8 @@ def learning_curve(
     room = min(len(order) for order, _ in halves)
     fitting = [n for n in sorted(set(ns)) if n <= room]
     if not fitting:
-        why = f"half of the photos hold as few as {room} labelled tiles, and it begins at {min(ns)}; label more"
-        raise config.CrackutilsError(f"There is no learning curve: {why}.")
+        why = f"half of the photos hold as few as {room} labelled tiles, and it begins at {min(ns)}"
+        raise config.CrackutilsError(f"There is no learning curve: {why}. Label more.")
     found = np.zeros((draws, 1 + len(fitting), len(SCORES)))
     for draw in progress(range(draws), "learning curve", unit="draw"):
         order, test = halves[draw]
@@ -72,12 +74,10 @@ def _draw_halves(labels: np.ndarray, photos: np.ndarray, draws: int, seed: int) 
     for label, name in enumerate(config.CLASSES):
         if (count := len(np.unique(photos[labels == label]))) < 2:
             why = f"{name} tiles come from {count} photo{'s' * (count != 1)}, and both halves of the photos need some"
-            raise config.CrackutilsError(f"There is no learning curve: {why}; label tiles of further photos.")
+            raise config.CrackutilsError(f"There is no learning curve: {why}. Label tiles of further photos.")
     if photos.max() < 3:
-        why = f"the tiles come from {photos.max() + 1} photos, and half of them must be two, or nothing could choose"
-        raise config.CrackutilsError(
-            f"There is no learning curve: {why} the penalty; label tiles of at least 4 photos."
-        )
+        why = f"the tiles come from {photos.max() + 1} photos, too few to choose the penalty on half of them"
+        raise config.CrackutilsError(f"There is no learning curve: {why}. Label tiles of at least 4 photos.")
     halves = []
     for draw in range(draws):
         rng, half = np.random.default_rng([seed, draw]), np.zeros(len(labels), bool)
@@ -113,3 +113,23 @@ def describe_gain(curve: pd.DataFrame) -> str:
         f"On these tiles labelling was worth it from {row['n']:.0f} labels on{', the fewest tried' * (not len(never))}:"
         f" AUROC {row['auroc']:.3f} against {before['auroc']:.3f} unadapted, a gain of {gain}."
     )
+
+
+def plot_learning_curve(table: pd.DataFrame) -> Figure:
+    """Show scores and gains by number of labelled tiles, with the middle 95 % of the draws."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.7))
+    rows, at = table[table["n"] > 0], np.arange((table["n"] > 0).sum())
+    names = {"auroc": "AUROC", "average_precision": "average precision"}
+    for k, (score, name) in enumerate(names.items()):
+        axes[0].axhline(table[score].iloc[0], color=plots.PALETTE[k], linestyle=":", label=f"{name}, unadapted")
+        axes[0].plot(at, rows[score], "os"[k] + "-", color=plots.PALETTE[k], linewidth=2, label=f"{name}, adapted")
+        gain = rows[f"{score}_gain"]
+        bars = [gain - rows[f"{score}_gain_low"], rows[f"{score}_gain_high"] - gain]
+        look = {"fmt": "os"[k], "color": plots.PALETTE[k], "capsize": 3}
+        axes[1].errorbar(at + 0.14 * (k - 0.5), gain, np.maximum(bars, 0), **look)
+    axes[1].axhline(0, color="0.3", linestyle="--")
+    for ax, label in zip(axes, ("mean over the draws", "difference from unadapted"), strict=True):
+        ax.set_xticks(at, [f"{n:,}" for n in rows["n"]])
+        ax.set(xlabel="labelled tiles", ylabel=label, xlim=(-0.5, len(rows) - 0.5))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure

@@ -52,9 +52,8 @@ def read_labels(file: str | Path) -> pd.DataFrame:
     if total < 10:
         raise CrackutilsError(f"{file} holds {total} labels. Give at least 10, better some hundred.")
     if table["label"].nunique() < 2:
-        raise CrackutilsError(
-            f"{file} labels all {total} tiles {CLASSES[table['label'][0]]}. Give tiles of both classes."
-        )
+        remedy = "Give tiles of both classes."
+        raise CrackutilsError(f"{file} labels all {total} tiles {CLASSES[table['label'][0]]}. {remedy}")
     return table
 
 

@@ -57,16 +57,14 @@ def measure_leakage(
             for name, (a, b) in ends.items():
                 partners = np.concatenate([a[train[b]], b[train[a]]])
                 in_training[partners] |= kind[partners] == name
-            for head, called in _predict_by_heads(x, y, train, part == "val", seed).items():
+            for head, called in _fit_heads(x, y, train, part == "val", seed).items():
                 images = pd.DataFrame({"part": part, "near": kind, "in_training": in_training, "wrong": called != y})
                 counts = images.groupby(["part", "near", "in_training"])["wrong"].agg(n="size", errors="sum")
                 rows.append(counts.reset_index().assign(method=method, seed=seed, head=head))
     return pd.concat(rows, ignore_index=True)
 
 
-def _predict_by_heads(
-    x: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray, seed: int
-) -> dict[str, np.ndarray]:
+def _fit_heads(x: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Return the label, (n,), that each head gives each image."""
     linear = fit_linear_head(x[train], y[train], x[val], y[val], 1000, STRENGTHS[:4])
     z = StandardScaler().fit(x[train]).transform(x)

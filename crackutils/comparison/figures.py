@@ -60,9 +60,8 @@ def p_values(table: pd.DataFrame) -> Figure:
     for row in table.itertuples():
         told = row.p_holm < 0.05
         x, y = sorted((names.index(row.a), names.index(row.b)))
-        ax.add_patch(
-            plt.Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=PALETTE[0] if told else "0.95", edgecolor="white")
-        )
+        colours = {"facecolor": PALETTE[0] if told else "0.95", "edgecolor": "white"}
+        ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, **colours))
         text = f"{row.p_holm:.2f}" if row.p_holm >= 0.01 else f"{row.p_holm:.0e}".replace("e-0", "e-")
         ax.text(
             x, y, text, ha="center", va="center", fontsize=8,
@@ -95,13 +94,11 @@ def reliability(runs: dict[str, pd.DataFrame]) -> Figure:
     for ax, (title, table) in zip(axes[0], runs.items(), strict=True):
         ax.plot([0, 1], [0, 1], ":", color="0.5", label="perfect")
         bars = [table["share"] - table["share_low"], table["share_high"] - table["share"]]
-        ax.errorbar(
-            table["p"], table["share"], np.maximum(bars, 0), fmt="o", color=PALETTE[0], capsize=3, label="test images"
-        )
+        look = {"fmt": "o", "color": PALETTE[0], "capsize": 3, "label": "test images"}
+        ax.errorbar(table["p"], table["share"], np.maximum(bars, 0), **look)
         for row in table.itertuples():
-            ax.annotate(
-                f"{row.n:,}", (row.p, row.share), (5, -11), textcoords="offset points", fontsize=7, color="0.35"
-            )
+            look = {"textcoords": "offset points", "fontsize": 7, "color": "0.35"}
+            ax.annotate(f"{row.n:,}", (row.p, row.share), (5, -11), **look)
         ax.set(xlim=(-0.04, 1.09), ylim=(-0.06, 1.06), xlabel="predicted probability of a crack", title=title)
         ax.set_ylabel("share of images with a crack")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

@@ -18,13 +18,11 @@ def compare_splits(runs: list[dict[str, Any]], split: str) -> pd.DataFrame:
 
     The recipe with the lowest mean validation loss is compared with each other one by the exact McNemar test on the
     test images of all these splits together. An image that is tested in two splits counts twice, and the models of two
-    splits share training images, so the p-values are too small and the intervals too narrow.
-
-    Returns:
-        A row per recipe: recipe, splits, val_loss, errors (a list, a number per split seed), mean_errors, n, accuracy,
-        low, high; and, but for the recipe that the others are compared with, against (its name), only_it_wrong,
-        only_this_wrong, p_value, p_holm (corrected for the number of recipes), verdict. Empty where fewer than two
-        splits are common to all recipes that ran with more than one.
+    splits share training images, so the p-values are too small and the intervals too narrow. A row per recipe: recipe,
+    splits, val_loss, errors (a list, a number per split seed), mean_errors, n, accuracy, low, high; and, but for the
+    recipe that the others are compared with, against (its name), only_it_wrong, only_this_wrong, p_value, p_holm
+    (corrected for the number of recipes), verdict. Empty where fewer than two splits are common to all recipes that ran
+    with more than one.
     """
     seeds: dict[str, dict[int, dict[str, Any]]] = {}
     for run in runs:
@@ -43,9 +41,8 @@ def compare_splits(runs: list[dict[str, Any]], split: str) -> pd.DataFrame:
         )
         row = {"recipe": name, "splits": len(common)}
         row["val_loss"] = round(float(np.mean([run["val"]["loss"] for run in chosen])), 6)
-        row |= {"errors": errors, "mean_errors": round(float(np.mean(errors)), 6)} | accuracy_with_interval(
-            sum(errors), n
-        )
+        row |= {"errors": errors, "mean_errors": round(float(np.mean(errors)), 6)}
+        row |= accuracy_with_interval(sum(errors), n)
         rows.append(row | dict.fromkeys(("against", "only_it_wrong", "only_this_wrong", *TESTS)))
     first = min(rows, key=lambda row: (row["val_loss"], row["recipe"]))["recipe"]
     for row in rows:
@@ -87,20 +84,15 @@ def _with_verdicts(tests: list[dict[str, Any]]) -> None:
 def mcnemar(labels: np.ndarray, p_a: np.ndarray, p_b: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
     """Compare two models on the same images with the exact McNemar test (McNemar 1947).
 
-    Returns:
-        only_a_wrong, only_b_wrong, both_wrong, and p_value of "both err equally often".
+    Returns only_a_wrong, only_b_wrong, both_wrong, and p_value of "both err equally often".
     """
     labels = np.asarray(labels)
     wrong_a = (np.asarray(p_a) >= threshold) != labels
     wrong_b = (np.asarray(p_b) >= threshold) != labels
     a, b = int((wrong_a & ~wrong_b).sum()), int((wrong_b & ~wrong_a).sum())
     p = binomtest(a, a + b).pvalue if a + b else 1.0
-    return {
-        "only_a_wrong": a,
-        "only_b_wrong": b,
-        "both_wrong": int((wrong_a & wrong_b).sum()),
-        "p_value": float(f"{p:.3g}"),
-    }
+    both = int((wrong_a & wrong_b).sum())
+    return {"only_a_wrong": a, "only_b_wrong": b, "both_wrong": both, "p_value": float(f"{p:.3g}")}
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

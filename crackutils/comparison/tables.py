@@ -21,10 +21,8 @@ def select_comparable(runs: list[dict[str, Any]], ds: Dataset, split: str, split
         images, labels = run["data"]["sha256"], settings.get("labels", config.LABELS[0])
         chosen += [run] if (images, settings["split"], settings["split_seed"], labels) == wanted else []
     if not chosen:
-        raise config.CrackutilsError(
-            f"No finished run used SPLIT={split} SPLIT_SEED={split_seed} LABELS={ds.labels}; run notebooks 03 and 04"
-            " with it."
-        )
+        why = f"No finished run used SPLIT={split} SPLIT_SEED={split_seed} LABELS={ds.labels}"
+        raise config.CrackutilsError(f"{why}. Run notebooks 03 and 04 with it.")
     return chosen
 
 
@@ -58,10 +56,9 @@ def summarize_runs(runs: list[dict[str, Any]]) -> pd.DataFrame:
 def decision_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a row per run: calibration, threshold and review band.
 
-    Returns:
-        brier, ece; temperature and ece_after (NaN where validation does not determine them); threshold, missed and
-        false_alarms (of the test images) at it, precision_1_in_100 (where one image in a hundred is cracked); band_low,
-        band_high, band_share, and error_inside and error_outside of the band.
+    Its columns are brier, ece; temperature and ece_after (NaN where validation does not determine them); threshold,
+    missed and false_alarms (of the test images) at it, precision_1_in_100 (where one image in a hundred is cracked);
+    band_low, band_high, band_share, and error_inside and error_outside of the band.
     """
     rows = []
     for run in runs:
@@ -93,11 +90,8 @@ def split_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
     for run in runs:
         test, settings = run["test"], run["settings"]
         row = {"recipe": settings["recipe"]["name"]} | {k: settings[k] for k in ("split", "split_seed")}
-        rows.append(
-            row
-            | {"val_loss": run["val"]["loss"], "errors": test["errors"]}
-            | accuracy_with_interval(test["errors"], test["n"])
-        )
+        row |= {"val_loss": run["val"]["loss"], "errors": test["errors"]}
+        rows.append(row | accuracy_with_interval(test["errors"], test["n"]))
     columns = ["recipe", "split", "split_seed", "val_loss", "errors", "n", "accuracy", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -105,9 +99,8 @@ def split_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
 def compare_seeds(runs: list[dict[str, Any]], ds: Dataset, split: str, split_seed: int) -> pd.DataFrame:
     """Return how far the errors of one recipe on one split spread with the seed of the training alone.
 
-    Returns:
-        A row per recipe with several training seeds: recipe, seeds, errors (a list, a number per seed), mean_errors,
-        deviation (of the errors, n - 1 in the denominator), n (test images).
+    A row per recipe with several training seeds: recipe, seeds, errors (a list, a number per seed), mean_errors,
+    deviation (of the errors, n - 1 in the denominator), n (test images).
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
     wanted = {"split": split, "split_seed": split_seed}
@@ -138,10 +131,7 @@ def shared_mistakes(runs: list[dict[str, Any]]) -> pd.DataFrame:
         table = read_predictions(run["folder"]).query("split == 'test'")
         rows.append(table.assign(run=run["run"], bad=(table["p_crack"] >= 0.5) != table["label"]))
     table = pd.concat(rows)
-    grouped = table.groupby("file")
-    found = pd.DataFrame(
-        {"label": grouped["label"].first(), "p_crack": grouped["p_crack"].mean(), "wrong": grouped["bad"].sum()}
-    )
+    found = table.groupby("file").agg(label=("label", "first"), p_crack=("p_crack", "mean"), wrong=("bad", "sum"))
     by = table[table["bad"]].groupby("file")["run"].agg(", ".join)
     found = found[found["wrong"] > 0].assign(by=by).reset_index()
     return found.sort_values(["wrong", "file"], ascending=[False, True], ignore_index=True)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from crackutils import config
-from crackutils.detector.pooling import CELL
+from crackutils.detector.network import CELL
 from crackutils.synthetic.scene import MASK_BLOCK
 from crackutils.synthetic.store import Store, load_store
 

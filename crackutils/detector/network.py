@@ -12,6 +12,8 @@ from crackutils.files import progress
 from crackutils.images import resize
 from crackutils.stages import Recipe
 
+CELL = 16  # side of a cell, pixels: the network's map has one value for each square of 16x16
+
 
 def build_detector(recipe: Recipe, weights: str, seed: int, load: bool = True) -> Any:
     """Build the network; its layer `cells` gives a logit for each cell of 16x16 pixels, (n, size / 16, size / 16, 1).
@@ -54,3 +56,9 @@ def cell_maps(model: Any, ds: Dataset, rows: np.ndarray, size: int) -> np.ndarra
     """Return the cells' logits, float32 (n, size / 16, size / 16), of some images; `size` is the model's input."""
     net = keras.Model(model.input, model.get_layer("cells").output)
     return predict_images(net, f"cells at {size} px", lambda row: ds.read(row, size), rows)[..., 0]
+
+
+def top_mean(maps: np.ndarray, share: float) -> np.ndarray:
+    """Return the mean of the most crack-like cells of maps (n, h, w), as `layers.TopMean` does: (n,)."""
+    flat = np.sort(maps.reshape(len(maps), -1), 1)
+    return flat[:, -models.top_count(share, flat.shape[1]) :].mean(1)

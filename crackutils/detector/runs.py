@@ -35,16 +35,16 @@ def find_detector_run() -> Path:
             if finished and "--" not in folder.name.removeprefix(DETECTOR.name).removeprefix("--target-"):
                 return folder
     why = f"No finished run of notebook 08 is in {display_path(results_dir())}"
-    raise CrackutilsError(f"{why}; run make run-08 PROFILE=metu-half first, or give a run's folder as --model.")
+    raise CrackutilsError(f"{why}. Run make run-08 PROFILE=metu-half first, or give a run's folder as --model.")
 
 
 def read_detector_run(folder: Path) -> tuple[Recipe, str, Path]:
     """Return recipe, start of the backbone and weights file of a run of `DETECTOR`; CrackutilsError for any other."""
     (recipe, start), file = read_recipe(folder), folder / "model" / "model.weights.h5"
     if not recipe.cells:
-        raise CrackutilsError(f"{folder} holds a {recipe.name}, which has no cells; give a run of notebook 08.")
+        raise CrackutilsError(f"{folder} holds a {recipe.name}, which has no cells. Give a run of notebook 08.")
     if not file.is_file():
-        raise CrackutilsError(f"{file.parent} holds no model.weights.h5; run the notebook again with FORCE=1.")
+        raise CrackutilsError(f"{file.parent} holds no model.weights.h5. Run the notebook again with FORCE=1.")
     return recipe, start, file
 
 

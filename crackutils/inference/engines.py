@@ -70,10 +70,8 @@ def start_engine(name: str, file: Path, build: Callable[[], Any]) -> Engine:
     try:
         version = metadata.version(package)
     except metadata.PackageNotFoundError as error:
-        raise CrackutilsError(
-            f"ENGINE={name} needs the package {package}, which is not installed."
-            f" Run {sys.executable} -m pip install {package}, or choose litert or tensorflow."
-        ) from error
+        remedy = f"Run {sys.executable} -m pip install {package}, or choose litert or tensorflow."
+        raise CrackutilsError(f"ENGINE={name} needs the package {package}, which is not installed. {remedy}") from error
 
     def prepare() -> Callable[[], Run]:
         if name == "tensorflow":

@@ -48,7 +48,7 @@ def features_engine(name: str, size: int, weights: str, engine: str) -> tuple[En
     made_from = models.weights_facts(name, size, weights)
     if not made_from["file"]:
         raise CrackutilsError(f"The weights of {name} are not where Keras keeps them. Set CRACKUTILS_WEIGHTS_DIR.")
-    arguments = (models.OWN if weights == "crackutils" else models.BACKBONES[name]).arguments
+    arguments = models.OWN_ARGUMENTS if weights == "crackutils" else models.BACKBONES[name].arguments
     made_from |= {"scaling": models.BACKBONES[name].rescaling, "arguments": arguments, "keras": keras.__version__}
     made_from |= {"tensorflow": tf.__version__, "gpu": bool(tf.config.list_physical_devices("GPU"))}
 

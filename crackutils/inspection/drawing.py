@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from crackutils.detector.pooling import CELL
+from crackutils.detector.network import CELL
 from crackutils.inspection.mask import dilate, likely_cells
 
 FRAME, LINE = (0, 114, 178), (230, 159, 0)  # RGB; blue and orange that colour-blind readers can tell apart

@@ -12,7 +12,7 @@ import pandas as pd
 from crackutils import config
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import find_detector_run
-from crackutils.files import progress, walk_files, write_atomically
+from crackutils.files import explain_write_errors, progress, walk_files, write_atomically
 from crackutils.images import FORMATS
 from crackutils.inspection.calibration import calibrate_threshold, describe_calibration, read_tile_labels
 from crackutils.inspection.measure import COLUMNS, LENGTHS
@@ -54,7 +54,8 @@ def inspect(
         model = find_detector_run()
         print(f"model: {config.display_path(model)}")
     net, unit, chosen, found = load_detector(Path(model), engine), "mm" if mm_per_pixel else "px", "", {}
-    try:
+    remedy = "Make room, or close what is open, and run the same command again; it continues."
+    with explain_write_errors(out, remedy):
         if known is not None:
             threshold, chosen = _choose_threshold(files, out, net, known)
         threshold = threshold or 0.5
@@ -64,9 +65,6 @@ def inspect(
         facts = {"model": config.display_path(Path(model)), "threshold": f"{threshold:.3g}", "chosen": chosen}
         page = render_report(table, found, out / "photos", unit, mm_per_pixel=mm_per_pixel, **facts)
         write_atomically(out / "report.html", page)
-    except OSError as error:
-        remedy = "Make room, or close what is open, and run the same command again; it continues."
-        raise CrackutilsError(f"{out} cannot be written ({error.strerror}: {error.filename}). {remedy}") from error
     return table
 
 
@@ -100,7 +98,7 @@ def _printable(name: str) -> str:
 def _claim_folder(out: Path, photos: list[Path]) -> None:
     """Mark `out` as an inspection of these photos; refuse a folder that holds something else."""
     mark, asked = out / ".inspection", sorted(_printable(os.path.abspath(photo)) for photo in photos)
-    try:
+    with explain_write_errors(out, "Give another folder."):
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not mark.is_file())):
             raise CrackutilsError(f"{out} exists and is no earlier inspection. Give a folder that does not exist.")
         tiles = out / "tiles.csv"  # as any spreadsheet may have saved it
@@ -109,8 +107,6 @@ def _claim_folder(out: Path, photos: list[Path]) -> None:
         if mark.is_file() and (before := mark.read_text("utf-8").splitlines()) != asked:
             raise CrackutilsError(f"{out} is an inspection of {', '.join(before)}. Give another folder for these.")
         write_atomically(mark, "\n".join(asked))
-    except OSError as error:
-        raise CrackutilsError(f"{out} cannot be written ({error.strerror}). Give another folder.") from error
 
 
 def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: pd.DataFrame) -> tuple[float, str]:

@@ -9,7 +9,7 @@ from skimage.filters import apply_hysteresis_threshold
 from skimage.graph import MCP_Geometric
 from skimage.morphology import skeletonize
 
-from crackutils.detector.pooling import CELL
+from crackutils.detector.network import CELL
 from crackutils.inspection.tiling import sigmoid
 
 BLOCK, RIM = 1024, 80  # side of the blocks that a photo is worked on in, and of what they see around them, pixels

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from skimage.morphology import skeletonize
 
-from crackutils.detector.pooling import CELL
+from crackutils.detector.network import CELL
 from crackutils.inspection.mask import BLOCK, GAP, RIM, cell_pixels, dilate, likely_cells
 from crackutils.inspection.tiling import sigmoid
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from crackutils import config, training
 from crackutils.config import keras
-from crackutils.detector.pooling import CELL, top_mean
+from crackutils.detector.network import CELL, top_mean
 from crackutils.detector.runs import read_detector_run
 from crackutils.files import sha256
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine

@@ -27,15 +27,10 @@ def compare_with_truth(shot: Photo, mask: np.ndarray, cracks: pd.DataFrame) -> d
         inside = ((middles >= 0) & (middles < truth.shape[::-1])).all(1)
         true_length += float(np.hypot(*steps[inside].T).sum())
     share = lambda part, of: float((part & of).sum() / of.sum()) if of.any() else None  # noqa: E731
-    return {
-        "style": shot.facts["style"],
-        "iou": float((mask & truth).sum() / max(1, (mask | truth).sum())),
-        "true_found": share(dilate(mask, 9), truth),
-        "found_true": share(dilate(truth, 9), mask),
-        "length_true": true_length,
-        "length": length,
-        "length_error": (length - true_length) / true_length if true_length else None,
-    }
+    iou = float((mask & truth).sum() / max(1, (mask | truth).sum()))
+    found = {"style": shot.facts["style"], "iou": iou, "true_found": share(dilate(mask, 9), truth)}
+    found |= {"found_true": share(dilate(truth, 9), mask), "length_true": true_length, "length": length}
+    return found | {"length_error": (length - true_length) / true_length if true_length else None}
 
 
 def compare_at_threshold(shots: Sequence[Photo], logits: Sequence[np.ndarray], threshold: float) -> dict[str, float]:

@@ -42,10 +42,8 @@ def download(source: str, entry: dict[str, Any]) -> Path:
             return file
         except _Refused as error:
             complaints.append(f"{file.name}: {error}")
-    raise config.CrackutilsError(
-        f"{source} could not be downloaded ({'; '.join(complaints)}). Try again, or download {entry['file']} with a"
-        f" browser from {entry['page']} and run: make data FROM=<that file>."
-    )
+    remedy = f"download {entry['file']} with a browser from {entry['page']} and run: make data FROM=<that file>."
+    raise config.CrackutilsError(f"{source} could not be downloaded ({'; '.join(complaints)}). Try again, or {remedy}")
 
 
 def _check(file: Path, sha256: str, complaint: str) -> None:

@@ -50,9 +50,8 @@ def unpack(origin: Path, work: Path, entry: dict[str, Any]) -> None:
     elif rarfile.is_rarfile(origin):
         _unrar(origin, work, entry)
     else:
-        raise CrackutilsError(
-            f"{origin} is neither a whole ZIP nor a RAR nor a folder. It may be cut short: download or copy it again."
-        )
+        remedy = "It may be cut short: download or copy it again."
+        raise CrackutilsError(f"{origin} is neither a whole ZIP nor a RAR nor a folder. {remedy}")
 
 
 def find_class_folders(work: Path, origin: Path) -> Path:
@@ -60,10 +59,8 @@ def find_class_folders(work: Path, origin: Path) -> Path:
     found = [p.parent for p in sorted(work.rglob(CLASSES[0])) if p.is_dir() and (p.parent / CLASSES[1]).is_dir()]
     found = [p for p in found if "__MACOSX" not in p.relative_to(work).parts]  # macOS adds a shadow of every folder
     if len(found) != 1:
-        raise CrackutilsError(
-            f"{origin} holds {'several folders' if found else 'no folder'} with {CLASSES[0]}/ and {CLASSES[1]}/ in it."
-            " It must hold exactly one."
-        )
+        what = f"{'several folders' if found else 'no folder'} with {CLASSES[0]}/ and {CLASSES[1]}/ in it"
+        raise CrackutilsError(f"{origin} holds {what}. It must hold exactly one.")
     return found[0]
 
 
@@ -111,10 +108,8 @@ def _unrar(archive: Path, work: Path, source: dict[str, Any]) -> None:
             complaints.append(f"{program}: {error}")
     if complaints:
         raise CrackutilsError(f"{archive} could not be unpacked ({'; '.join(complaints)}). Download or copy it again.")
-    raise CrackutilsError(
-        f"No program here unpacks {archive.name}. Install unrar, bsdtar (Debian: libarchive-tools), unar or 7-Zip, or"
-        " unpack it elsewhere and give the folder as FROM=."
-    )
+    remedy = "Install unrar, bsdtar (Debian: libarchive-tools), unar or 7-Zip, or unpack it elsewhere"
+    raise CrackutilsError(f"No program here unpacks {archive.name}. {remedy} and give the folder as FROM=.")
 
 
 def _print_files(program: str, archive: Path, work: Path, entries: list[rarfile.RarInfo]) -> None:

@@ -14,8 +14,7 @@ from crackutils import config, models
 from crackutils.config import keras
 from crackutils.datasets import Dataset
 from crackutils.detector.data import SIDE, VARIATIONS, vary
-from crackutils.detector.network import build_detector, cell_maps
-from crackutils.detector.pooling import CELL, top_mean
+from crackutils.detector.network import CELL, build_detector, cell_maps, top_mean
 from crackutils.detector.runs import DETECTOR, features_of_run
 from crackutils.files import progress, render_template
 from crackutils.images import resize
@@ -63,7 +62,7 @@ class TransferStudy:
 
     def features(self, ds: Dataset, rows: np.ndarray, size: int = _SIZE) -> np.ndarray:
         """Return frozen features of some images, float32 (n, dimensions)."""
-        return frozen_features(ds, rows, models.OWN.backbone, size, self.weights, self.engine).x
+        return frozen_features(ds, rows, models.OWN_BACKBONE, size, self.weights, self.engine).x
 
     def part(self, name: str, size: int = _SIZE) -> tuple[np.ndarray, np.ndarray]:
         """Return frozen features and labels of the rows of one part of the split."""
@@ -72,7 +71,7 @@ class TransferStudy:
 
     def _features_of(self, name: str, made_of: str, items: list[Any], read: Callable[[Any], np.ndarray]) -> np.ndarray:
         """Return frozen features of images that are in no data set, as `cached_outputs` does."""
-        engine, _ = features_engine(models.OWN.backbone, _SIZE, self.weights, self.engine)
+        engine, _ = features_engine(models.OWN_BACKBONE, _SIZE, self.weights, self.engine)
         key = (made_of, self.weights, self.engine, self.seed)
         return cached_outputs(self.folder, name, key, engine, items, lambda item: resize(read(item), _SIZE))
 

@@ -25,9 +25,8 @@ def load_target(name: str) -> datasets.Dataset:
         return datasets.load(profile(name))
     folder, names = ROOT / Path(name).expanduser(), ", ".join(PROFILES)
     if not folder.is_dir():
-        raise CrackutilsError(
-            f"TARGET={name} is no folder and none of {names}. Name a folder with Negative/ and Positive/."
-        )
+        remedy = "Name a folder with Negative/ and Positive/."
+        raise CrackutilsError(f"TARGET={name} is no folder and none of {names}. {remedy}")
     if not all((folder / kind).is_dir() for kind in CLASSES):
         command = f"python -m crackutils score {name} --out scores.csv"
         raise CrackutilsError(f"TARGET={name} holds no Negative/ and Positive/. To score without labels run {command}.")
@@ -43,9 +42,9 @@ def describe_target(target: datasets.Dataset, source: datasets.Dataset) -> str:
     if target.profile.source == "walls":
         text += (
             " The same generator draws the synthetic photos that the network learns from: these numbers show that the"
-            " notebook works, not how well a model transfers. For that run make data SOURCE=sdnet FROM=..., or give"
-            " TARGET=folder."
         )
+        text += " notebook works, not how well a model transfers. For that run make data SOURCE=sdnet FROM=..., or give"
+        text += " TARGET=folder."
     return text
 
 

@@ -188,7 +188,7 @@ def interval(right: np.ndarray) -> dict[str, float]:
 
 def card(result: dict[str, Any]) -> str:
     """Return the model card of our backbone, all numbers from this run and from the record of the pretraining."""
-    record = json.loads(models.OWN.file.with_suffix(".json").read_text("utf-8"))
+    record = json.loads(models.OWN_FILE.with_suffix(".json").read_text("utf-8"))
     course = ", then ".join(
         f"{p['epochs']} epoch{'s' * (p['epochs'] > 1)} at {p['crop']} px (AdamW, {p['learning_rate']})"
         for p in record["schedule"]["phases"]
@@ -211,8 +211,8 @@ def card(result: dict[str, Any]) -> str:
     values = {
         "record": record,
         "course": course,
-        "alpha": models.OWN.arguments["alpha"],
-        "megabytes": models.OWN.file.stat().st_size / 1e6,
+        "alpha": models.OWN_ARGUMENTS["alpha"],
+        "megabytes": models.OWN_FILE.stat().st_size / 1e6,
         "tested": result["usefulness"]["crackutils"]["metu_test"]["n"],
         "size": SIZE,
         "large": LARGE,
@@ -347,7 +347,7 @@ def main() -> None:
     result |= {"usefulness": usefulness((made, made_y, made_g), targets)} | compare_backbones(metu, label, rows)
     if args.final:
         write_atomically(OUT, json.dumps(history | {"final": result}, indent=1) + "\n")
-        write_atomically(models.OWN.file.with_name("README.md"), card(result))
+        write_atomically(models.OWN_FILE.with_name("README.md"), card(result))
 
 
 if __name__ == "__main__":
