@@ -314,6 +314,8 @@ def test_parameters_and_profiles_make_copies_and_staleness_concerns_those_that_n
     run(["02"], {}, force=True)
     assert executed == ["02_second", "03_third", "02_second"]  # force concerns the named notebook alone
     executed.clear()
+    run(["all"], {})
+    assert executed == []  # the second does not read what the third wrote after it
     (config.results_dir() / "sample" / "01_first" / "default" / "metrics.json").write_text("other")
     run(["all"], {})
     assert executed == ["02_second"]  # which needs the first; the third needs nothing

@@ -192,9 +192,7 @@ def hash_inputs(job: Job, profile: config.Profile, images: str) -> str:
     weights = os.environ.get("CRACKUTILS_WEIGHTS_DIR")
     for file in sorted(Path(weights).glob("*")) if weights else ():
         add(f"weights {file.name}", str(file.stat().st_size))
-    if job.needs:
-        home = config.results_dir() / profile.name
-        for file in sorted(home.glob("*/*/metrics.json")):
-            if file.parts[-3] != job.notebook.stem:
-                add(file.relative_to(home).as_posix(), file.read_bytes())
+    home = config.results_dir() / profile.name
+    for file in sorted(file for number in job.needs for file in home.glob(f"{number}_*/*/metrics.json")):
+        add(file.relative_to(home).as_posix(), file.read_bytes())
     return state.hexdigest()
