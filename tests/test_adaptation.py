@@ -16,17 +16,14 @@ import pytest
 from PIL import Image
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from crackutils import config, datasets, training
-from crackutils.adaptation import curve as curves
-from crackutils.adaptation import figures
 from crackutils.adaptation.adapt import adapt
-from crackutils.adaptation.curve import describe_gain, learning_curve
+from crackutils.adaptation.curve import SCORES, describe_gain, learning_curve, plot_learning_curve
 from crackutils.adaptation.labels import photos_of_tiles, read_labels
 from crackutils.cli import main
 from crackutils.config import CrackutilsError, keras
-from crackutils.detector import head
 from crackutils.detector.head import PENALTIES, fit_head
 from crackutils.detector.network import build_detector
 from crackutils.detector.runs import DETECTOR, features_of_run, find_detector_run
@@ -51,25 +48,21 @@ def site(tiles: int = 400, photos: int = 40) -> tuple[np.ndarray, np.ndarray, np
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, untrained: Callable[..., Any]) -> Path:
-    folder = tmp_path_factory.mktemp("run") / TINY.name
-    untrained(folder)
+    untrained(folder := tmp_path_factory.mktemp("run") / TINY.name)
     return folder
 
 
 @pytest.fixture
 def tiles(tmp_path: Path) -> Path:
     """48 tiles of 24 photos, every second one with a dark line, and a CSV file of their labels."""
-    folder, rows = tmp_path / "my site", []
+    folder, text = tmp_path / "my site", "file,label,photo\n"
     (folder / "tiles").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(48):
-        image = rng.integers(120, 200, (48, 48, 3), np.uint8)
-        if i % 2:
-            image[:, 20:25] //= 5
-        name = f"tiles/{7000 + i // 2}-{i}.png"
-        Image.fromarray(image).save(folder / name)
-        rows.append(f"{name},{i % 2},photo {i // 2}")
-    (folder / "labels.csv").write_text("file,label,photo\n" + "\n".join(rows) + "\n", "utf-8")
+    images = np.random.default_rng(0).integers(120, 200, (48, 48, 48, 3), np.uint8)
+    images[1::2, :, 20:25] //= 5
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / (name := f"tiles/{7000 + i // 2}-{i}.png"))
+        text += f"{name},{i % 2},photo {i // 2}\n"
+    (folder / "labels.csv").write_text(text, "utf-8")
     return folder / "labels.csv"
 
 
@@ -80,9 +73,7 @@ def labelled(tiles: Path) -> tuple[datasets.Dataset, pd.DataFrame]:
 
 def edited(file: Path, *changes: tuple[str, str]) -> Path:
     for old, new in changes:
-        text = file.read_text("utf-8")
-        assert old in text
-        file.write_text(text.replace(old, new), "utf-8")
+        file.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
     return file
 
 
@@ -90,7 +81,7 @@ def test_the_penalty_pulls_to_the_unadapted_head(monkeypatch: Patch) -> None:
     x, y, groups = site()
     weights, bias, penalty = fit_head(x, y, groups)
     assert np.isfinite(penalty) and np.argmax(np.abs(weights[1:] * x[:, 1:].std(0))) == 6
-    monkeypatch.setattr(head, "PENALTIES", (float("inf"),))
+    monkeypatch.setattr("crackutils.detector.head.PENALTIES", (float("inf"),))
     strict, offset, penalty = fit_head(x, y, groups)
     assert penalty == float("inf") and not strict[1:].any() and strict[0] > 0
     z = x @ strict + offset
@@ -104,8 +95,8 @@ def test_the_head_is_the_minimum_of_its_loss(tiles: int, monkeypatch: Patch) -> 
     x = rng.normal(size=(tiles, 101))
     x = (x - x.mean(0)) / x.std(0)
     y = (x[:, 0] + x[:, 3] + rng.normal(size=tiles) > 0).astype(int)
-    monkeypatch.setattr(head, "PENALTIES", (30.0,))
-    monkeypatch.setattr(head, "_WEAK", 0.0)
+    monkeypatch.setattr("crackutils.detector.head.PENALTIES", (30.0,))
+    monkeypatch.setattr("crackutils.detector.head._WEAK", 0.0)
     weights, bias, _ = fit_head(x, y, np.arange(tiles))
     big = np.concatenate([x[:, :1] * 1e4, x[:, 1:]], 1)  # where a column is large its weight costs nothing
     theirs = LogisticRegression(C=1 / 30, tol=1e-10, max_iter=10_000, solver="newton-cholesky").fit(big, y)
@@ -128,21 +119,17 @@ def test_a_few_labels_do_not_invert_the_ranking_and_cross_validation_keeps_photo
 
 def test_other_tiles_may_choose_the_penalty_instead(monkeypatch: Patch) -> None:
     x, y, _ = site(800)
-    held = x[400:], y[400:]
-
-    def loss() -> tuple[float, float]:
-        weights, bias, penalty = fit_head(x[:400], y[:400], held=held)
-        z = held[0] @ weights + bias
-        return penalty, np.logaddexp(0, np.where(held[1] == 1, -z, z)).mean()
-
-    (penalty, least), losses = loss(), {}
-    for one in PENALTIES:
-        monkeypatch.setattr(head, "PENALTIES", (one,))
-        losses[one] = loss()[1]
-    assert penalty == min(losses, key=losses.get) != float("inf") and least == pytest.approx(losses[penalty], rel=1e-3)
+    found = []
+    for some in (PENALTIES, *((one,) for one in PENALTIES)):
+        monkeypatch.setattr("crackutils.detector.head.PENALTIES", some)
+        weights, bias, penalty = fit_head(x[:400], y[:400], held=(x[400:], y[400:]))
+        z = x[400:] @ weights + bias
+        found.append((np.logaddexp(0, np.where(y[400:] == 1, -z, z)).mean(), penalty))
+    (least, penalty), *alone = found
+    assert (pytest.approx(least, rel=1e-3), penalty) == min(alone) and penalty != float("inf")
 
 
-def test_the_curve_rises_with_what_the_features_hold() -> None:
+def test_the_curve_rises_with_what_the_features_hold_and_its_figure_shows_it() -> None:
     x, y, groups = site()
     curve = learning_curve(x, y, groups, draws=8)
     assert curve["n"].tolist() == [0, 20, 50, 100]  # half of 400 tiles hold no 500
@@ -153,6 +140,10 @@ def test_the_curve_rises_with_what_the_features_hold() -> None:
         assert curve[[f"{score}_gain_low", f"{score}_gain", f"{score}_gain_high"]].diff(axis=1).min(None) >= 0
     assert "worth it from" in describe_gain(curve)
     pd.testing.assert_frame_equal(curve, learning_curve(x, y, groups, draws=8), check_exact=True)
+    left, right = plot_learning_curve(curve).axes
+    np.testing.assert_array_equal(left.lines[1].get_ydata(), curve["auroc"].iloc[1:])
+    assert [tick.get_text() for tick in right.get_xticklabels()] == ["20", "50", "100"]
+    assert len(left.figure.legends[0].get_texts()) == 4
     noise = np.random.default_rng(5).normal(size=x.shape)
     noise[:, 0] = x[:, 0]
     assert "was not worth it: with 50 labels" in describe_gain(learning_curve(noise, y, groups, ns=(20, 50), draws=8))
@@ -163,45 +154,32 @@ def test_photos_are_never_in_both_halves(monkeypatch: Patch) -> None:
     photos = rng.integers(0, 9, 200)
     y = ((photos % 3 > 0) & (rng.random(200) < 0.3)).astype(int)
     x = np.stack([photos, np.arange(200)], 1).astype(float)
-    fitted, tested, expected = [], [], []
-
-    def fit(part: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Any:
-        fitted.append((part[:, 0], labels))
-        np.testing.assert_array_equal(np.unique(groups), np.unique(part[:, 0]))
-        return np.array([1.0, 0.0]), 0.0, 1.0
-
-    def auroc(labels: np.ndarray, z: np.ndarray) -> float:
-        tested.append(z)
-        expected.append((roc_auc_score(labels, z), average_precision_score(labels, z)))
-        return expected[-1][0]
-
-    monkeypatch.setattr(curves, "fit_head", fit)
-    monkeypatch.setattr(curves, "SCORES", {"auroc": auroc, "average_precision": average_precision_score})
+    fit, auroc = Mock(return_value=(np.array([1.0, 0.0]), 0.0, 1.0)), Mock(side_effect=roc_auc_score)
+    monkeypatch.setattr("crackutils.adaptation.curve.fit_head", fit)
+    monkeypatch.setattr("crackutils.adaptation.curve.SCORES", SCORES | {"auroc": auroc})
     curve = learning_curve(x, y, photos, ns=(20, 40), draws=6)
-    assert len(fitted) == 12 and len(tested) == 18
-    for k, (train, labels) in enumerate(fitted):
-        assert not set(train) & set(tested[k // 2 * 3]) and len(train) == (20, 40)[k % 2]
+    tested = [args for args, _ in auroc.call_args_list]  # labels, and photos as logits
+    assert fit.call_count == 12 and len(tested) == 18 and len({tuple(np.unique(z)) for _, z in tested}) > 1
+    for k, ((train, labels, groups, _), _) in enumerate(fit.call_args_list):
+        assert not set(train[:, 0]) & set(tested[k // 2 * 3][1]) and len(train) == (20, 40)[k % 2]
+        assert set(zip(train[:, 0], groups, strict=True)) == set(zip(groups, groups, strict=True))
         assert 0 < labels.sum() < len(labels) / 2  # stratified
-    assert len({tuple(np.unique(z)) for z in tested}) > 1
     # the first row is the network as it was, on the same halves
-    np.testing.assert_allclose(curve[["auroc", "average_precision"]].iloc[0], np.mean(expected[::3], 0))
+    expected = np.mean([[score(*args) for score in SCORES.values()] for args in tested[::3]], 0)
+    np.testing.assert_allclose(curve[list(SCORES)].iloc[0], expected)
     assert not curve.filter(like="_gain").iloc[0].any()
 
 
-@pytest.mark.parametrize(
-    ("photos", "ns", "message"),
-    [
-        ([0] * 20, (5,), "Negative tiles come from 1 photo, and both halves"),
-        ([0] * 10 + list(range(10)), (5,), "Negative tiles come from 1 photo"),
-        (list(range(10)) + [3] * 10, (5,), "Positive tiles come from 1 photo"),
-        ([0, 1, 2, 0, 1] * 4, (5,), "from 3 photos.* at least 4 photos"),
-        (list(range(20)), (50, 20), "hold as few as 10 labelled tiles, and it begins at 20"),
-    ],
-)
-def test_where_there_is_no_curve_the_reason_is_given(photos: list[int], ns: tuple[int, ...], message: str) -> None:
+def test_where_there_is_no_curve_the_reason_is_given() -> None:
     x, y = np.random.default_rng(0).normal(size=(20, 3)), np.repeat([0, 1], 10)
-    with pytest.raises(CrackutilsError, match=f"There is no learning curve: .*{message}"):
-        learning_curve(x, y, np.array(photos), ns)
+    for photos, why in (
+        ([0] * 10 + list(range(10)), "Negative tiles come from 1 photo, and both halves"),
+        (list(range(10)) + [3] * 10, "Positive tiles come from 1 photo"),
+        ([0, 1, 2, 0, 1] * 4, "from 3 photos.* at least 4 photos"),
+        (list(range(20)), "hold as few as 10 labelled tiles, and it begins at 20"),
+    ):
+        with pytest.raises(CrackutilsError, match=f"There is no learning curve: .*{why}"):
+            learning_curve(x, y, np.array(photos), (50, 20))
     assert len(learning_curve(x, y, np.arange(20) % 4, (5,), draws=2)) == 2  # four photos are enough
 
 
@@ -216,15 +194,6 @@ def test_a_gain_counts_where_further_labels_keep_it() -> None:
         assert message in describe_gain(curve.assign(auroc_gain_low=[0, *lows], auroc_gain_high=[0, 0.3, 0.3, 0.3]))
 
 
-def test_the_figure_shows_both_scores_and_their_intervals() -> None:
-    curve = learning_curve(*site(200, 20), ns=(20, 50), draws=3)
-    left, right = figures.learning_curve(curve).axes
-    np.testing.assert_array_equal(left.lines[1].get_ydata(), curve["auroc"].iloc[1:])
-    assert [tick.get_text() for tick in right.get_xticklabels()] == ["20", "50"]
-    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in (left, right))
-    assert len(left.figure.legends[0].get_texts()) == 4
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -237,28 +206,25 @@ def test_the_figure_shows_both_scores_and_their_intervals() -> None:
         (("/7001-", "/none-"), r"in 2 of 48 rows the file does not exist \(first: tiles/none-2\.png\)\. Paths"),
         ((TWO, "tiles/../" + ONE), r"in 1 of 48 rows the file stood in a row before \(first: tiles/\.\./tiles/7000-0"),
         (("photo 0", " "), r"in 2 of 48 rows the photo is missing \(first: tiles/7000-0\.png\)\. Fill it in"),
-    ],
-)
-def test_a_csv_that_cannot_be_used_is_refused(change: tuple[str, str], message: str, tiles: Path) -> None:
-    with pytest.raises(CrackutilsError, match=rf"labels\.csv:? {message}") as raised:
-        adapt(edited(tiles, change), tiles.parent / "out", tiles.parent)
-    assert "\n" not in str(raised.value) and not (tiles.parent / "out").exists()
-
-
-def test_other_files_are_refused_and_words_spaces_and_absolute_paths_understood(tiles: Path) -> None:
-    for content, message in (
         (b"", "has not one column file and label"),
         (b"file,label\n", "holds 0 labels. Give at least 10"),
         (b"file,label\ntiles/7000-0.png,0\ntiles/7000-1.png,1\n", "holds 2 labels. Give at least 10"),
         (b"file,label\n\xff\xfe,1\n", "is no CSV file in UTF-8"),
         (b'file,label\n"a,1\n', "is no CSV file in UTF-8"),
         (None, "cannot be read"),
-    ):
-        other = tiles.with_name("none.csv" if content is None else "other.csv")
-        if content is not None:
-            other.write_bytes(content)
-        with pytest.raises(CrackutilsError, match=message):
-            read_labels(other)
+    ],
+)
+def test_a_csv_that_cannot_be_used_is_refused(change: Any, message: str, tiles: Path) -> None:
+    if isinstance(change, tuple):
+        edited(tiles, change)
+    else:
+        tiles.write_bytes(change) if change is not None else tiles.unlink()
+    with pytest.raises(CrackutilsError, match=rf"labels\.csv:? {message}") as raised:
+        adapt(tiles, tiles.parent / "out", tiles.parent)
+    assert "\n" not in str(raised.value) and not (tiles.parent / "out").exists()
+
+
+def test_words_spaces_and_absolute_paths_are_understood(tiles: Path) -> None:
     absolute = str(tiles.parent / "tiles" / "7000-0.png")
     names = ("file,label,photo", "\ufeffFile,label, photo")
     table = read_labels(edited(tiles, (ONE, f'"{absolute}", negative ,a'), (",1,", ",Positive,"), names))
@@ -295,20 +261,16 @@ def test_features_of_a_run_are_those_that_its_last_layer_sees(tiles: Path, base:
     kernel, bias = model.get_layer("p_crack").get_weights()
     np.testing.assert_allclose(x[:, 1:], features[:, 1:], atol=1e-3)
     np.testing.assert_allclose(x[:, 0], features @ kernel[:, 0] + bias[0], atol=1e-3)
-    np.testing.assert_allclose(expit(x[:, 0]), model.predict_on_batch(images)[:, 0], atol=1e-5)
     features_of_run(ds, np.arange(8), base)
     assert computed == list(range(8))
-    code = f"""
-import sys
-from pathlib import Path
+    code = f"""import sys, pathlib
 from crackutils import datasets
 from crackutils.adaptation.adapt import features_of_run, read_labels, try_learning_curve
-table = read_labels({str(tiles)!r})
-ds = datasets.from_files(Path({str(tiles.parent)!r}), table["file"].tolist(), table["label"].tolist())
-x = features_of_run(ds, table.index.to_numpy(), Path({str(base)!r})).x
+table, folder = read_labels({str(tiles)!r}), pathlib.Path({str(tiles.parent)!r})
+ds = datasets.from_files(folder, table["file"].tolist(), table["label"].tolist())
+x = features_of_run(ds, table.index.to_numpy(), pathlib.Path({str(base)!r})).x
 assert len(try_learning_curve(x, table["label"].to_numpy(), table["photo"].to_numpy(), draws=1)[0])
-assert "tensorflow" not in sys.modules
-"""
+assert "tensorflow" not in sys.modules"""
     subprocess.run([sys.executable, "-c", code], cwd=config.ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -324,7 +286,7 @@ def test_other_weights_have_other_features(tiles: Path, base: Path, tmp_path: Pa
     assert computed == [0, 1, 0, 1] and first[0, 0] != second[0, 0]
     np.testing.assert_allclose(first[:, 1:], second[:, 1:], atol=1e-5)  # the backbone is the same
     edited(other / "metrics.json", ('"cells": 0.06', '"cells": 0'))
-    with pytest.raises(CrackutilsError, match=r"has no cells; give a run of notebook 08"):
+    with pytest.raises(CrackutilsError, match=r"has no cells\. Give a run of notebook 08"):
         features_of_run(ds, np.arange(2), other)
 
 
@@ -357,9 +319,6 @@ def test_the_command(tiles: Path, base: Path, tmp_path: Path, computed: list[int
     weights, bias, _ = fit_head(x, y, table["photo"].to_numpy())
     expected = expit(x @ weights + bias)
     assert ((expected >= 0.5) == y).mean() > 0.9
-    model, recipe = training.load(out)
-    images = np.stack([ds.read(row, recipe.size) for row in range(48)]).astype(np.float32)
-    np.testing.assert_allclose(model.predict_on_batch(images)[:, 0], expected, atol=1e-4)
     assert main(["score", str(tiles.parent / "tiles"), "--out", str(tmp_path / "p.csv"), "--model", str(out)]) == 0
     scored = pd.read_csv(tmp_path / "p.csv").set_index("file")["p_crack"]
     np.testing.assert_allclose(scored[[Path(file).name for file in table["file"]]], expected, atol=1e-4)
@@ -367,14 +326,13 @@ def test_the_command(tiles: Path, base: Path, tmp_path: Path, computed: list[int
     del computed[:]
     command = ["adapt", "--labels", str(tiles), "--model", str(base), "--out"]
     assert main([*command, str(tmp_path / "again")]) == 0 and computed == []
-    again = json.loads((tmp_path / "again" / "metrics.json").read_text("utf-8"))
-    assert again["learning_curve"] == metrics["learning_curve"]
     capsys.readouterr()
     assert main([*command, str(out)]) == 2
     assert "adapted exists already. Give a folder that does not" in capsys.readouterr().err
     assert written == {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert main([*command[:3], "--model", str(out), "--out", str(tmp_path / "third")]) == 2
     assert "was adapted already. Give the run that it is from" in capsys.readouterr().err
+    assert main(command[:3]) == 2 and "--out" in capsys.readouterr().err
 
 
 def test_few_tiles(tiles: Path, base: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
@@ -396,7 +354,7 @@ def test_few_tiles(tiles: Path, base: Path, tmp_path: Path, monkeypatch: Patch, 
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_the_run_to_adapt(tiles: Path, tmp_path: Path) -> None:
+def test_the_run_to_adapt() -> None:
     def write(profile: str, name: str, *files: str) -> Path:
         folder = config.results_dir() / profile / "08_cross_dataset" / name
         (folder / "model").mkdir(parents=True)
@@ -404,7 +362,7 @@ def test_the_run_to_adapt(tiles: Path, tmp_path: Path) -> None:
             (folder / file).write_text("{}")
         return folder
 
-    with pytest.raises(CrackutilsError, match=r"No finished run of notebook 08 .* run make run-08 PROFILE=metu-half"):
+    with pytest.raises(CrackutilsError, match=r"No finished run of notebook 08 .*\. Run make run-08 PROFILE=metu-half"):
         find_detector_run()
     write("sample", TINY.name, "run.json")
     tenth = write("metu-tenth", TINY.name, "run.json")
@@ -412,13 +370,3 @@ def test_the_run_to_adapt(tiles: Path, tmp_path: Path) -> None:
     assert find_detector_run() == tenth
     other = write("metu-half", f"{TINY.name}--target-walls", "run.json")
     assert find_detector_run() == other  # where it was tested does not change the network
-    with pytest.raises(CrackutilsError, match="holds no finished training run"):
-        adapt(tiles, tmp_path / "out", tmp_path)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("more", "message"), [([], "--out"), (["--out", "y"], "no.csv cannot be read")])
-def test_a_mistake_on_the_command_line(more: list[str], message: str, capsys: Capture) -> None:
-    assert main(["adapt", "--labels", "no.csv", *more]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
