@@ -227,6 +227,9 @@ def test_decision_keeps_the_recall_on_validation_and_tells_what_test_makes_of_it
     band = found["band"]
     assert band["low"] < band["high"] and 0 < band["share"] < 1
     assert band["error_rate_outside"] < 0.02 < band["error_rate_inside"]
+    new, truth = p[2000:] / 2, y[2000:] == 1  # now the band lies below 0.5
+    band = threshold_metrics(y[:2000], p[:2000] / 2, y[2000:], new)["band"]
+    assert band["errors_outside"] == (truth & (new < band["low"])).sum() + (~truth & (new > band["high"])).sum() > 0
 
 
 def test_test_images_choose_neither_temperature_nor_threshold_nor_band() -> None:
