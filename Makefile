@@ -13,7 +13,7 @@ PYTHON ?= $(if $(wildcard .venv/crackutils-stamp),$(VENV_PYTHON),python3)
 RUN := @$(VENV_PYTHON) -m tools --make
 
 .DEFAULT_GOAL := help
-.PHONY: help setup recipes lab data verify reference tables report pretrain bench tensorboard test lint badges lock clean
+.PHONY: help setup recipes lab data verify reference tables report pretrain bench tensorboard test test-all lint badges lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -55,8 +55,11 @@ reference: setup ## make the results of a profile the reference
 tables: setup ## write the result tables of README.md from the reference
 	$(RUN) docs
 
-test: setup ## lint, then run the tests
+test: setup ## lint, then run the tests but the slow ones
 	$(RUN) test
+
+test-all: setup ## lint, then run all tests
+	$(RUN) test-all
 
 lint: setup ## check style, format and which module imports which
 	$(RUN) lint

@@ -1,3 +1,3 @@
 """Helpers of the notebook series on concrete cracks; importing this package loads nothing heavy."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

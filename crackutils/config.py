@@ -38,6 +38,17 @@ class CrackutilsError(Exception):
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What notebooks 07 to 09 spend on measuring; more gives narrower intervals."""
+
+    splits: int = 10  # of each method, on which 07 measures leakage
+    few: int = 3000  # training images that the methods of 08 work with; the detector's last layer takes twice as many
+    corrupted: int = 160  # test images that 08 corrupts
+    draws: int = 50  # of the learning curve in 08
+    photos: int = 16  # synthetic ones that 09 inspects
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a run works on and may spend."""
 
@@ -51,16 +62,19 @@ class Profile:
     epochs: int = 1  # factor on the epochs of a recipe's stages: a small set needs more of them for as many steps
     max_epochs: int = 0  # upper bound on the epochs of each training stage; 0 for none
     cells: tuple[int, int] = (1000, 5000)  # of the detector: training steps, and patches of each class with masks
+    budget: Budget = Budget()
     threads: int = 2  # of TensorFlow and BLAS; fixed, because results depend on them
 
 
 _OWN = {"weights": "crackutils"}
+_SAMPLE = {"max_epochs": 4, "cells": (60, 160), "budget": Budget(4, 400, 32, 20, 6)}
+_SMOKE = {"max_epochs": 1, "cells": (2, 24), "budget": Budget(2, 60, 8, 3, 4)}
 _METU = "METU, files {:05d}-{:05d} of each class"
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
-        Profile("sample", "2,000 patches of photos made by code, no download", "sample", cells=(200, 500), **_OWN),
-        Profile("smoke", "a tiny sample for tests: numbers mean nothing", "smoke", max_epochs=1, cells=(2, 24), **_OWN),
+        Profile("sample", "2,000 patches of photos made by code, no download", "sample", **_OWN, **_SAMPLE),
+        Profile("smoke", "the sample cut down for tests: numbers mean nothing", "smoke", **_OWN, **_SMOKE),
         Profile("walls", "tiles of walls with hairlines, made by code", "walls", split="photo-safe", **_OWN),
         Profile("metu-mini", _METU.format(1, 1000), "metu", 1000, (1, 1000), epochs=2, cells=(200, 1000)),
         Profile("metu-tenth", _METU.format(1, 2000), "metu", 2000, (1, 2000)),
@@ -112,10 +126,9 @@ def start(name: str) -> Profile:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CRACKUTILS_THREADS"):
         os.environ[variable] = str(chosen.threads)
     if "numpy" in sys.modules:
-        with contextlib.suppress(ImportError):
-            from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits
 
-            threadpool_limits(chosen.threads)
+        threadpool_limits(chosen.threads)
     return chosen
 
 

@@ -43,10 +43,8 @@ def decode_image(file: str | Path | bytes, size: int | None = None) -> tuple[np.
     except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
         bomb = isinstance(error, Image.DecompressionBombError)
         raise ImageError(_TOO_MANY if bomb else "is not an image") from error
-    except FileNotFoundError as error:
-        raise ImageError("does not exist") from error
-    except PermissionError as error:
-        raise ImageError("may not be read") from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise ImageError("may not be read" if isinstance(error, PermissionError) else "does not exist") from error
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise whatever their parsing runs into

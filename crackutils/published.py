@@ -18,11 +18,8 @@ def _once(epochs: int, learning_rate: float) -> tuple[Stage, ...]:
 
 
 def _chernxi_stages(unfreeze: int) -> tuple[Stage, ...]:
-    return (
-        Stage("frozen", 1, 1e-4),
-        Stage("unfrozen", 1, 1e-5, unfreeze=unfreeze, optimizer="RMSprop"),
-        Stage("frozen again", 1, 1e-5, optimizer="RMSprop"),
-    )
+    first, last = Stage("frozen", 1, 1e-4), Stage("frozen again", 1, 1e-5, optimizer="RMSprop")
+    return first, Stage("unfrozen", 1, 1e-5, unfreeze=unfreeze, optimizer="RMSprop"), last
 
 
 _TRANSFER: dict[str, Any] = {"family": "transfer", "backbone": "mobilenetv2", "units": 2}

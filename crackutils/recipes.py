@@ -8,13 +8,13 @@ from typing import Any
 
 from crackutils import models, published
 from crackutils.config import CrackutilsError, Profile, choose, keras
-from crackutils.stages import Recipe, Stage, recipe
+from crackutils.stages import SOLVERS, Recipe, Stage, recipe
 
 
 @recipe(
     "MobileNetV2 at 160 px, frozen: a linear head on features computed once",
     family="transfer", size=160, batch=32, backbone="mobilenetv2",
-    stages=(Stage("linear head", 1000, optimizer="L-BFGS", decay=False),),
+    stages=(Stage("linear head", 1000, optimizer="Newton-CG", decay=False),),
 )  # fmt: skip
 def mobilenetv2_linear(seed: int, weights: str) -> Any:
     """A frozen MobileNetV2 and one sigmoid unit on the average of its last map."""
@@ -91,8 +91,8 @@ def choose_recipe(name: str, family: str, profile: Profile, epochs: int = 0, wei
         raise CrackutilsError(f"RECIPE={name} needs a backbone that has learnt something, not WEIGHTS=random.")
     bound = min(e for e in (epochs, profile.max_epochs, 10**6) if e)
     stages = tuple(
-        # L-BFGS has no epochs, and a head that has not converged is none
-        s if s.optimizer == "L-BFGS" else replace(s, epochs=min(s.epochs * profile.epochs, bound))
+        # a linear head has no epochs, and one that has not converged is none
+        s if s.optimizer in SOLVERS else replace(s, epochs=min(s.epochs * profile.epochs, bound))
         for s in found.stages
     )
     return replace(found, stages=stages)

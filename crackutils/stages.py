@@ -8,16 +8,18 @@ from typing import Any
 
 from crackutils.config import keras
 
+SOLVERS = ("Newton-CG", "L-BFGS")  # of a linear head on features of the frozen backbone; the second in older runs
+
 
 @dataclass(frozen=True)
 class Stage:
     """One call of fit."""
 
     name: str  # shown in tables and curves
-    epochs: int  # upper bound, early stopping may end the stage sooner; with L-BFGS a bound on iterations
-    learning_rate: float = 0.0  # of the optimizer, at the first step; L-BFGS finds its own
+    epochs: int  # upper bound, early stopping may end the stage sooner; of `SOLVERS` on iterations
+    learning_rate: float = 0.0  # of the optimizer, at the first step; `SOLVERS` find their own
     unfreeze: int = 0  # number of backbone layers, counted from the output, that are trained; BatchNorm stays frozen
-    optimizer: str = "Adam"  # or "RMSprop", or "L-BFGS": a linear head on features of the frozen backbone
+    optimizer: str = "Adam"  # or "RMSprop", or one of `SOLVERS`
     decay: bool = True  # whether the learning rate falls to zero along a half cosine over `epochs`, or stays as it is
 
 
@@ -40,7 +42,7 @@ class Recipe:
     @property
     def linear(self) -> bool:
         """Whether it is a linear head on features that are computed once."""
-        return self.stages[0].optimizer == "L-BFGS"
+        return self.stages[0].optimizer in SOLVERS
 
     def build(self, seed: int, weights: str = "random") -> Any:
         """Build the model from float32 (n, size, size, 3) RGB 0-255 to float32 (n, units), probabilities.

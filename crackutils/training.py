@@ -20,9 +20,10 @@ from crackutils.batches import make_batches, predict
 from crackutils.config import CrackutilsError, keras
 from crackutils.datasets import Dataset
 from crackutils.files import render_template, write_atomically
+from crackutils.linear import choose_penalty
 from crackutils.metrics import score_predictions, wilson
 from crackutils.runs import Run, read_recipe
-from crackutils.stages import Recipe, Stage
+from crackutils.stages import SOLVERS, Recipe, Stage
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Training:
                 print(f"stage {stage.name}: finished before, taken from its checkpoint")
                 self.model.load_weights(weights)
             else:
-                what = "iterations" if stage.optimizer == "L-BFGS" else "epochs"
+                what = "iterations" if stage.optimizer in SOLVERS else "epochs"
                 print(f"stage {stage.name}: up to {stage.epochs:,} {what}, {len(self.rows['train']):,} images each")
                 file.unlink(missing_ok=True)  # of other settings: a kill must not leave it beside the new weights
                 keras.utils.set_random_seed(self._seed + number)  # TensorFlow's shuffling depends on it
@@ -126,7 +127,7 @@ class Training:
         It has a list per column, as Keras's `History.history` or `LinearHead.tried.to_dict("list")`; `seconds` were
         spent on the stage before, for features.
         """
-        best = int(np.argmin(history["val_loss"]))
+        best = choose_penalty(history["val_loss"]) if "C" in history else int(np.argmin(history["val_loss"]))
         rows = [dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)]
         if "C" not in history:
             names = ("loss", "accuracy", "val_loss", "val_accuracy")

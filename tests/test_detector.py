@@ -120,20 +120,19 @@ def test_variations_reach_the_images() -> None:
         assert one != pytest.approx(two, abs=0.5)
 
 
-def greys() -> tuple[np.ndarray, np.ndarray]:
-    """Return 40 images that are as bright as their number, and labels."""
-    level = np.arange(40, dtype=np.uint8)[:, None, None, None]
-    return np.broadcast_to(level, (40, 64, 64, 3)).copy(), np.arange(40) % 3 % 2
+def greys() -> tuple[Callable[[int], np.ndarray], np.ndarray]:
+    """Return what reads 40 images that are as bright as their number, and labels."""
+    return lambda row: np.full((64, 64, 3), row, np.uint8), np.arange(40) % 3 % 2
 
 
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("masked", [round(data.MASKED * 4), 0])
 def test_part_of_a_batch_has_masks_and_the_rest_is_of_the_rows_that_were_asked_for(masked: int) -> None:
-    (images, labels), rows, patches = greys(), np.arange(5, 35), painted()
+    (read, labels), rows, patches = greys(), np.arange(5, 35), painted()
     used, marked = set(), 0
     patches.images[data.count_training(patches) :] = 0  # photos that are not for training
     for seed in range(20):
-        x, y = make_batch(4, images, labels, rows, patches if masked else None, (1, seed), True)
+        x, y = make_batch(4, read, labels, rows, patches if masked else None, (1, seed), True)
         assert (x.shape, y.shape, x.dtype, y.dtype) == ((4, CROP, CROP, 3), (4, GRID, GRID, 1), np.float32, np.float32)
         marked += (y[:masked] == 1).sum()  # patches with masks come first
         assert (x[:masked].max((1, 2, 3)) > 150).all() and not (y[:masked] == SOMEWHERE).any()

@@ -1,4 +1,4 @@
-"""The series is run twice, by the runner and by nbval, from empty folders: both must come to the same.
+"""The series is run by the runner and, in the slow tests, once more by nbval, from empty folders, and compared.
 
 The first run makes executed copies. nbval then computes every cell of these copies anew, in new kernels, with other
 (empty) folders for images and results, and compares every output but those tagged as progress or timing. What both
@@ -23,9 +23,8 @@ from PIL import Image
 
 from crackutils import config
 from crackutils.runs import SCHEMA, read_predictions, read_run, score_parts
+from crackutils.stages import SOLVERS
 from tools.reference import TIMED
-
-pytestmark = pytest.mark.slow
 
 SANITIZER = Path(__file__).with_name("nbval.cfg")
 NOTEBOOKS = sorted(path.stem for path in config.NOTEBOOKS.glob("*.ipynb"))
@@ -126,7 +125,7 @@ def test_training_leaves_scores_predictions_history_and_model(notebook: str, nam
         assert counts == (found["data"][part]["images"], found["data"][part]["positive"])
     assert set(found["test"]) - set(found["before"]) == {"brier", "ece"}
     assert found["before"]["loss"] != found["test"]["loss"]  # something was trained
-    linear = found["settings"]["recipe"]["stages"][0]["optimizer"] == "L-BFGS"
+    linear = found["settings"]["recipe"]["stages"][0]["optimizer"] in SOLVERS
     measured = ["loss", "accuracy", "val_loss", "val_accuracy"]
     columns = ["C", "iterations", *measured] if linear else [*measured, "learning_rate"]
     assert list(epochs) == ["stage", "epoch", *columns]
@@ -153,6 +152,7 @@ def test_comparison_repeats_the_runs_own_numbers(first: Path) -> None:
         assert row["low"] < row["accuracy"] < row["high"] or row["accuracy"] in (row["low"], row["high"])
 
 
+@pytest.mark.slow
 def test_outputs_come_again_when_everything_is_computed_anew(
     validated: tuple[Path, subprocess.CompletedProcess[str]], first: Path
 ) -> None:
@@ -178,6 +178,7 @@ def content(file: Path) -> Any:
     return arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_files_come_again_byte_for_byte_and_figures_pixel_for_pixel(run: str, first: Path, validated: Any) -> None:
     one, other = (home / "results" / "smoke" / run for home in (first, validated[0]))
@@ -208,6 +209,7 @@ def other_digit(text: str) -> str:
     return text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
 
 
+@pytest.mark.slow
 def test_one_other_digit_is_noticed(first: Path, tmp_path: Path) -> None:
     """Of two copies, cut after the comparison's table, one has another digit: nbval fails there only."""
     nb = nbformat.read(first / "results" / "smoke" / "notebooks" / "05_comparison.ipynb", as_version=4)

@@ -189,6 +189,7 @@ def test_every_weight_of_the_backbone_learns() -> None:
     assert all(g is not None for g in tape.gradient(total, [v.value for v in model.trainable_variables]))
 
 
+@pytest.mark.slow
 def test_a_pretraining_continues_after_a_kill_with_the_same_bytes(
     tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:

@@ -190,7 +190,7 @@ def test_variables_of_make_arrive_unquoted_and_unknown_ones_are_refused(monkeypa
 
 def test_every_make_target_calls_a_command_that_exists() -> None:
     makefile = (config.ROOT / "Makefile").read_text("utf-8")
-    called = re.findall(r"^\t(?:\$\(RUN\)|@\$\(PYTHON\) -m tools(?: --make)?) (\w+)", makefile, re.M)
+    called = re.findall(r"^\t(?:\$\(RUN\)|@\$\(PYTHON\) -m tools(?: --make)?) ([\w-]+)", makefile, re.M)
     assert len(called) == len(re.findall(r"^[a-z%-]+:.*##", makefile, re.M)) - 1  # but for help
     assert set(called) == set(commands.cli.commands)
     workflow = (config.ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")

@@ -219,7 +219,7 @@ def test_a_recipe_counts_by_its_epochs_too(monkeypatch: Patch) -> None:
     assert estimates("03") == [90] and estimates("03", PROFILE="metu-mini") == [10 + 160]  # twice the epochs
     assert estimates("03", EPOCHS="1") == [10 + 40] and estimates("03", count=50, EPOCHS="1") == [10 + 20]
     assert estimates("03", RECIPE=V3, PROFILE="metu") == [310]
-    assert estimates("04", RECIPE="chernxi-cnn-120", EPOCHS="7") == [710]
+    assert estimates("04", RECIPE="chernxi-cnn-120", EPOCHS="7", PROFILE="metu") == [710]
     known = {"mobilenetv2": 90, V3: 310, "chernxi-cnn-120": 1410}
     assert estimates("recipes", PROFILE="metu") == [known.get(name, 1810 / 3) for name in [*RECIPES, None]]
 

@@ -230,7 +230,7 @@ def test_a_split_that_cannot_be_trained_on_is_refused(task: Any, tmp_path: Path)
 
 
 def test_a_linear_head_is_fitted_to_features(task: Any, tmp_path: Path, capsys: Any) -> None:
-    stages = (Stage("linear head", 1000, optimizer="L-BFGS", decay=False),)
+    stages = (Stage("linear head", 1000, optimizer="Newton-CG", decay=False),)
     recipe = dataclasses.replace(THREE, stages=stages, units=1, network=lambda seed, weights: transfer(seed, "", 1))
     model = recipe.build(SEED)
     pooled = keras.Model(model.input, model.get_layer("pooled").output)

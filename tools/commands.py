@@ -84,7 +84,7 @@ def _command(*known: str) -> Callable[[Callable[..., int | None]], click.Command
             return function(_read_settings(words, known), **options)
 
         words = click.argument("words", nargs=-1, metavar=" ".join(f"[{name}=...]" for name in known))
-        return cli.command(function.__name__.strip("_"))(words(read_and_call))
+        return cli.command(function.__name__.strip("_").replace("_", "-"))(words(read_and_call))
 
     return register
 
@@ -236,12 +236,20 @@ def lint(_: Settings) -> int:
     return max([call(program) for program in programs])
 
 
+# files are whole jobs: session fixtures, as the smoke images, are made once in each of the two processes
+_PYTEST = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
 @_command()
 def test(_: Settings) -> int:
-    """Lint, then run the tests."""
-    # files are whole jobs: session fixtures, as the smoke images, are made once in each of the two processes
-    pytest = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-    return lint.callback(()) or call(pytest)
+    """Lint, then run the tests but the slow ones."""
+    return lint.callback(()) or call([*_PYTEST, "-m", "not slow"])
+
+
+@_command()
+def test_all(_: Settings) -> int:
+    """Lint, then run all tests: also a second run of the series, compared byte for byte, kills, and pretraining."""
+    return lint.callback(()) or call(_PYTEST)
 
 
 @_command()

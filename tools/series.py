@@ -90,7 +90,9 @@ def _reference_seconds(job: Job, profile: config.Profile, count: int) -> float |
             found.append((metrics, json.loads(file.read_text("utf-8"))["timings"]["notebook_seconds"]))
     if not found:
         return None
-    metrics, seconds = max(found, key=lambda run: run[0]["data"]["images"])  # start-up weighs least there
+    # the profile itself, else the largest: start-up weighs least there
+    own = [run for run in found if run[0]["settings"].get("profile") == profile.name]
+    metrics, seconds = max(own or found, key=lambda run: run[0]["data"]["images"])
     seconds *= count / metrics["data"]["images"]
     recipe = metrics["settings"].get("recipe")
     if "RECIPE" in job.defaults and recipe:

@@ -33,7 +33,7 @@ def out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int = co
         away, here = fold != k, fold == k
         if len(np.unique(y[away])) < 2:
             raise config.CrackutilsError("The images outside one fold are all of one class. Use a larger PROFILE.")
-        models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300)) for c in (1e-3, 0.1)]
+        models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, solver="newton-cg")) for c in (1e-3, 0.1)]
         models.append(KNeighborsClassifier(min(10, int(away.sum())), metric="cosine"))
         for name, model in zip(found, models, strict=True):
             found.loc[here, name] = model.fit(x[away], y[away]).predict_proba(x[here])[:, 1]

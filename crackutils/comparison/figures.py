@@ -10,10 +10,10 @@ from crackutils.decisions import precision_at_prevalence
 from crackutils.metrics import wilson
 from crackutils.plots import PALETTE, image_grid
 
-_KINDS = {  # colour, marker and place within the row
-    "copy-safe": (PALETTE[0], "o", -0.28),
-    "random": (PALETTE[1], "D", 0.0),
-    "published": (PALETTE[7], "s", 0.28),
+_KINDS = {  # colour, marker, place within the row, and text
+    "copy-safe": (PALETTE[0], "o", -0.28, "here, copy-safe split"),
+    "random": (PALETTE[1], "D", 0.0, "here, random split"),
+    "published": (PALETTE[7], "s", 0.28, "published"),
 }
 
 
@@ -27,7 +27,7 @@ def error_rates(table: pd.DataFrame) -> Figure:
     floor = 0.1 / table["n"].min()
     for row in table.itertuples():
         low, high = (1 - v for v in wilson(row.n - row.errors, row.n)[::-1])
-        colour, marker, offset = _KINDS[row.kind]
+        colour, marker, offset, _ = _KINDS[row.kind]
         y = names.index(row.name) + offset
         ax.plot([max(low, floor), high], [y, y], color=colour, linewidth=2)
         # no error at all has no place on a log scale: an arrow points to it
@@ -39,10 +39,9 @@ def error_rates(table: pd.DataFrame) -> Figure:
     ax.hlines(np.arange(1, len(names)) - 0.5, 0, 1, "0.9", linewidth=0.8, transform=ax.get_yaxis_transform())
     ax.margins(x=0.18)
     ax.set(xscale="log", xlabel="share of test images that are wrong (log scale), with 95 % Wilson interval")
-    told = {"copy-safe": "here, copy-safe split", "random": "here, random split", "published": "published"}
-    for kind, text in told.items():
+    for kind, (colour, marker, _, text) in _KINDS.items():
         if (table["kind"] == kind).any():
-            ax.plot([], [], _KINDS[kind][1], color=_KINDS[kind][0], label=text)
+            ax.plot([], [], marker, color=colour, label=text)
     ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
     return figure
 
@@ -63,10 +62,8 @@ def p_values(table: pd.DataFrame) -> Figure:
         colours = {"facecolor": PALETTE[0] if told else "0.95", "edgecolor": "white"}
         ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, **colours))
         text = f"{row.p_holm:.2f}" if row.p_holm >= 0.01 else f"{row.p_holm:.0e}".replace("e-0", "e-")
-        ax.text(
-            x, y, text, ha="center", va="center", fontsize=8,
-            color="white" if told else "0.3", weight="bold" if told else "normal",
-        )  # fmt: skip
+        style = {"color": "white", "weight": "bold"} if told else {"color": "0.3", "weight": "normal"}
+        ax.text(x, y, text, ha="center", va="center", fontsize=8, **style)
     ax.set_xticks(range(len(names) - 1), names[:-1], rotation=40, ha="right")
     ax.set_yticks(range(1, len(names)), names[1:])
     ax.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5), xlabel="one model", ylabel="another")
@@ -155,9 +152,7 @@ def slices(table: pd.DataFrame) -> Figure:
     order = rate.mean().sort_values(ascending=False).index
     text = [[f"{w:.0f}/{m:.0f}" for w, m in zip(wrong.loc[r, order], n.loc[r, order], strict=True)] for r in rate.index]
     figure, ax = plt.subplots(figsize=(1.15 * len(order) + 3.2, 0.42 * len(rate) + 1.6))
-    sns.heatmap(
-        rate[order], annot=np.array(text), fmt="", cmap="Blues", vmin=0, ax=ax, annot_kws={"fontsize": 8},
-        cbar_kws={"label": "share that is wrong"},
-    )  # fmt: skip
+    texts = {"annot": np.array(text), "annot_kws": {"fontsize": 8}, "cbar_kws": {"label": "share that is wrong"}}
+    sns.heatmap(rate[order], fmt="", cmap="Blues", vmin=0, ax=ax, **texts)
     ax.set(xlabel="slice of the test images, the weakest first (wrong / all)", ylabel="")
     return figure

@@ -1,6 +1,6 @@
 """Training examples of the detector: crops of patches with masks and of labelled images, varied as by other cameras."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -77,18 +77,18 @@ def _crop(image: np.ndarray, box: Any, targets: np.ndarray, rng: np.random.Gener
 
 
 def make_batch(
-    n: int, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, patches: Store | None, seed: Any, centred: bool
+    n: int, read: Callable, labels: np.ndarray, rows: np.ndarray, patches: Store | None, seed: Any, centred: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a training batch, float32 (n, 160, 160, 3) 0-255, and the targets of its cells, float32 (n, 10, 10, 1).
 
-    The same seed gives the same batch. `MASKED` of it are patches, where there are some; the rest are `rows` of
-    `images`, uint8 (all, side, side, 3) as `Dataset.pixels` gives them, with `labels`, int (all,).
+    The same seed gives the same batch. `MASKED` of it are patches, where there are some; the rest are some of `rows`,
+    of which `read` returns the image, uint8 (side, side, 3), and `labels`, int (all,), holds the label.
     """
     rng = np.random.default_rng(seed)
     count = round(MASKED * n) if patches is not None else 0
     chosen = rng.integers(0, count_training(patches), count) if count else ()
     pairs = [masked_example(patches.images[i], patches.masks[i], rng) for i in chosen]
-    pairs += [labelled_example(images[i], int(labels[i]), centred, rng) for i in rng.choice(rows, n - count)]
+    pairs += [labelled_example(read(i), int(labels[i]), centred, rng) for i in rng.choice(rows, n - count)]
     x, targets = (np.stack(part).astype(np.float32) for part in zip(*pairs, strict=True))
     return x, targets[..., None]
 

@@ -7,13 +7,14 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from crackutils import models, provenance, training
+from crackutils import models, provenance
 from crackutils.config import keras, tf
 from crackutils.datasets import Dataset
 from crackutils.detector.data import CENTRED, CROP, GRID, SOMEWHERE, count_training, make_batch
@@ -23,10 +24,10 @@ from crackutils.files import save_array, write_atomically
 from crackutils.stages import Recipe
 from crackutils.synthetic.scene import PATCH
 from crackutils.synthetic.store import Store
+from crackutils.training import Trained, split_rows
 
 CHUNK = 100  # steps between two checkpoints
 _WARM_UP = 50  # steps
-_MOST = 6000  # training images that the last layer is fitted to, at most
 
 
 def cell_loss(share: float) -> Any:
@@ -59,7 +60,7 @@ def train_detector(
     seed: int,
     weights: str,
     steps: int,
-) -> training.Trained:
+) -> Trained:
     """Train all layers but BatchNorm on the train part of a split and on patches with masks, with warm-up and decay.
 
     Every 100 steps are saved in `folder`; after a kill the same call goes on from them and ends with the same bytes.
@@ -68,7 +69,7 @@ def train_detector(
     initial weights. Raises CrackutilsError for a part of the split without images, and for one class only in training.
     """
     labels = ds.index["label"].to_numpy()
-    rows, images = training.split_rows(manifest, labels)["train"], ds.pixels(PATCH)
+    rows = split_rows(manifest, labels)["train"]
     model = build_detector(replace(recipe, size=CROP), weights, seed)
     start = models.weights_facts(recipe.backbone, CROP, weights)
     # everything that the bytes of a checkpoint depend on
@@ -79,8 +80,8 @@ def train_detector(
 
     def batches(first: int, last: int) -> Any:
         shapes = [tf.TensorSpec((None, side, side, n), tf.float32) for side, n in ((CROP, 3), (GRID, 1))]
-        fixed, centred = (recipe.batch, images, labels, rows, patches), ds.profile.source in CENTRED
-        made = (make_batch(*fixed, (seed, step), centred) for step in range(first, last))
+        fixed = recipe.batch, partial(ds.read, size=PATCH), labels, rows, patches
+        made = (make_batch(*fixed, (seed, step), ds.profile.source in CENTRED) for step in range(first, last))
         return tf.data.Dataset.from_generator(lambda: made, output_signature=tuple(shapes)).prefetch(4)
 
     trunk, top, warm = models.backbone_of(model), recipe.stages[0].learning_rate, min(_WARM_UP, steps // 2)
@@ -95,17 +96,11 @@ def train_detector(
     whole.set_weights(model.get_weights())
     name, history = recipe.stages[0].name, chunks[["step", "loss"]]
     stages = [{"name": name, "steps": steps, "loss": history["loss"].iloc[-1], "kept": True}]
-    return training.Trained(whole, start, history, stages, {name: chunks["seconds"].sum()})
+    return Trained(whole, start, history, stages, {name: chunks["seconds"].sum()})
 
 
 def fit_last_layer(
-    trained: training.Trained,
-    recipe: Recipe,
-    ds: Dataset,
-    manifest: pd.DataFrame,
-    patches: Store,
-    folder: Path,
-    seed: int,
+    trained: Trained, recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, patches: Store, folder: Path, seed: int
 ) -> dict[str, Any]:
     """Fit the last layer of a trained network to training images and to patches with masks.
 
@@ -116,10 +111,10 @@ def fit_last_layer(
     """
     net = keras.Model(trained.model.input, trained.model.get_layer("features").output)
     weights = b"".join(w.tobytes() for w in net.get_weights())
-    rng, first = np.random.default_rng(seed), count_training(patches)
-    masked = {"train": np.arange(first)[: _MOST // 2], "val": np.arange(first, len(patches.images))[: _MOST // 8]}
+    rng, first, limit = np.random.default_rng(seed), count_training(patches), 2 * ds.profile.budget.few
+    masked = {"train": np.arange(first)[: limit // 2], "val": np.arange(first, len(patches.images))[: limit // 8]}
     x, y = {}, {}
-    for part, most in (("train", _MOST), ("val", _MOST // 4)):
+    for part, most in (("train", limit), ("val", limit // 4)):
         rows = np.sort(rng.permutation(np.flatnonzero(manifest["split"] == part))[:most])
         key = hashlib.sha256(weights + rows.tobytes() + ds.sha256.encode()).hexdigest()
         file = folder / f"last-{part}-{key[:12]}.npy"

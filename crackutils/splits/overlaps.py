@@ -119,9 +119,10 @@ def _register(crops: np.ndarray, pairs: np.ndarray) -> pd.DataFrame:
 
     whole = spectrum(np.ones((side, side), np.float32))
     n = np.maximum(correlate(whole, whole).round(), 1)  # pixels that the crops share at each shift
-    a, b = crops[pairs[:, 0]], crops[pairs[:, 1]]
-    r = correlate(spectrum(b), spectrum(a))  # means are near 0 after the high-pass filter
-    energy_a, energy_b = correlate(whole, spectrum(a * a)), correlate(spectrum(b * b), whole)
+    firsts, at = np.unique(pairs[:, 0], return_inverse=True)  # few: pairs come in order of a
+    a, b = crops[firsts], crops[pairs[:, 1]]
+    r = correlate(spectrum(b), spectrum(a)[at])  # means are near 0 after the high-pass filter
+    energy_a, energy_b = correlate(whole, spectrum(a * a))[at], correlate(spectrum(b * b), whole)
     r /= np.sqrt(np.maximum(energy_a, n / 2) * np.maximum(energy_b, n / 2))
     score = np.arctanh(np.clip(r, -0.999, 0.999)) * np.sqrt(n)
     score[:, n < SMALLEST_OVERLAP * side * side] = -1

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
+from sklearn.metrics import roc_curve
 
 from crackutils.config import CrackutilsError
 from crackutils.datasets import Dataset
@@ -130,8 +131,6 @@ def auroc_by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray
 
 def minimum_errors(labels: np.ndarray, scores: np.ndarray) -> int:
     """Return the number of wrong images at their own best threshold; arguments as for `score_ranking`."""
-    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
-    labels = np.asarray(labels, int)[order]
-    ends = np.append(np.diff(np.asarray(scores)[order]) != 0, True)  # a threshold lies between unequal scores only
-    missed, alarms = labels.sum() - np.cumsum(labels), np.cumsum(1 - labels)
-    return int(min(labels.sum(), (missed + alarms)[ends].min()))
+    alarms, hits, _ = roc_curve(labels, scores, drop_intermediate=False)  # shares, from no alarm at all on
+    cracks = np.sum(labels)
+    return round(float(np.min((1 - hits) * cracks + alarms * (len(labels) - cracks))))
