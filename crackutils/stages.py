@@ -16,7 +16,7 @@ class Stage:
     """One call of fit."""
 
     name: str  # shown in tables and curves
-    epochs: int  # upper bound, early stopping may end the stage sooner; of `SOLVERS` on iterations
+    epochs: int  # upper bound, for one of `SOLVERS` of iterations; early stopping may end the stage sooner
     learning_rate: float = 0.0  # of the optimizer, at the first step; `SOLVERS` find their own
     unfreeze: int = 0  # number of backbone layers, counted from the output, that are trained; BatchNorm stays frozen
     optimizer: str = "Adam"  # or "RMSprop", or one of `SOLVERS`

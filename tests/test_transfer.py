@@ -117,8 +117,9 @@ def test_runs_are_scored_on_the_target_beside_their_in_domain_errors() -> None:
 
 
 def test_extremes_and_fewest_errors_of_a_ranking() -> None:
-    # all called cracked is best in the third; no threshold lies between the equal scores of the last
-    for labels, scores, errors in (("0011", "1234", 0), ("0101", "1234", 1), ("110", "123", 1), ("0101", "5555", 2)):
+    # all called cracked is best in the third; no threshold lies between the equal scores of the fourth
+    cases = [("0011", "1234", 0), ("0101", "1234", 1), ("110", "123", 1), ("0101", "5555", 2)]
+    for labels, scores, errors in (*cases, ("111", "123", 0), ("00", "12", 0)):  # of one class, none need be wrong
         assert evaluation.minimum_errors(*(np.array(list(text), int) for text in (labels, scores))) == errors
     labels, scores = np.array([1, 0, 1, 0, 1]), np.array([0.2, 0.7, 0.9, 0.1, 0.5])
     found = {kind: rows.tolist() for kind, rows in evaluation.find_extremes(labels, scores, 2).items()}
