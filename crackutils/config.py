@@ -23,7 +23,7 @@ REFERENCE = ROOT / "reference"
 AUDIT = ROOT / "data" / "audit"  # verdicts on labels, from pictures that were opened; docs/audit.md tells how
 LOCK = ROOT / "requirements.lock"
 CLASSES = ("Negative", "Positive")  # label 0: no crack, label 1: crack, everywhere
-DEFAULT_SEED = 1337
+DEFAULT_PROFILE, DEFAULT_SEED = "sample", 1337
 WEIGHTS = ("imagenet", "crackutils", "random")  # what a backbone may start from
 ENGINES = ("litert", "tensorflow", "openvino", "openvino-bf16")  # what may run a frozen network; the first is usual
 LABELS = ("given", "corrected")  # as published, or with the verdicts of data/audit/
@@ -39,7 +39,7 @@ class CrackutilsError(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """What notebooks 07 to 09 spend on measuring; more gives narrower intervals."""
+    """What notebooks 07 to 09 spend on measuring."""
 
     splits: int = 10  # of each method, on which 07 measures leakage
     few: int = 3000  # training images that the methods of 08 work with; the detector's last layer takes twice as many
@@ -67,14 +67,14 @@ class Profile:
 
 
 _OWN = {"weights": "crackutils"}
-_SAMPLE = {"max_epochs": 4, "cells": (60, 160), "budget": Budget(4, 400, 32, 20, 6)}
-_SMOKE = {"max_epochs": 1, "cells": (2, 24), "budget": Budget(2, 60, 8, 3, 4)}
+_SAMPLE = {"max_epochs": 4, "cells": (60, 160), "budget": Budget(splits=4, few=400, corrupted=32, draws=20, photos=6)}
+_SMOKE = {"max_epochs": 1, "cells": (2, 24), "budget": Budget(splits=2, few=60, corrupted=8, draws=3, photos=4)}
 _METU = "METU, files {:05d}-{:05d} of each class"
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
         Profile("sample", "2,000 patches of photos made by code, no download", "sample", **_OWN, **_SAMPLE),
-        Profile("smoke", "the sample cut down for tests: numbers mean nothing", "smoke", **_OWN, **_SMOKE),
+        Profile("smoke", "a tiny sample for tests: numbers mean nothing", "smoke", **_OWN, **_SMOKE),
         Profile("walls", "tiles of walls with hairlines, made by code", "walls", split="photo-safe", **_OWN),
         Profile("metu-mini", _METU.format(1, 1000), "metu", 1000, (1, 1000), epochs=2, cells=(200, 1000)),
         Profile("metu-tenth", _METU.format(1, 2000), "metu", 2000, (1, 2000)),

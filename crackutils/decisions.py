@@ -37,7 +37,7 @@ def threshold_for_recall(labels: np.ndarray, p_crack: np.ndarray, recall: float 
     """
     cracks = np.sort(np.asarray(p_crack)[np.asarray(labels) == 1])
     if not len(cracks):
-        raise CrackutilsError("A threshold for a recall needs images with cracks; there are none.")
+        raise CrackutilsError("A threshold for a recall needs images with cracks, and there are none. Add some.")
     return float(cracks[int((1 - recall) * len(cracks) + 1e-9)])
 
 
@@ -101,10 +101,9 @@ def threshold_metrics(
         bad = wrong if name == "inside" else (test_p > high) != test_y
         band[f"errors_{name}"] = int(bad[part].sum())
         band[f"error_rate_{name}"] = fraction(int(bad[part].sum()), int(part.sum()))
-    precision = {"test": found["precision"]}
-    for name, prevalence in (("0.1", 0.1), ("0.01", 0.01), ("0.001", 0.001)):
-        value = precision_at_prevalence(prevalence, found["recall"], alarms)
-        precision[name] = None if value is None else round(value, 6)
+    rare = {name: precision_at_prevalence(float(name), found["recall"], alarms) for name in ("0.1", "0.01", "0.001")}
+    rare = {name: None if value is None else round(value, 6) for name, value in rare.items()}
+    precision = {"test": found["precision"]} | rare
     scores = {name: found[name] for name in ("fn", "fp", "recall")} | {"false_alarms": round(alarms, 6)}
     chosen = {"recall_wanted": recall, "threshold": threshold}
     return chosen | scores | {"precision_at_prevalence": precision, "band": band}

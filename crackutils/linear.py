@@ -24,7 +24,6 @@ class LinearHead:
     weights: np.ndarray  # float32 (dimensions,)
     bias: float
     tried: pd.DataFrame = field(default_factory=pd.DataFrame)  # a row per penalty, with C and scores
-    best: int = 0  # row of `tried` whose head this is
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Return the crack probabilities, float32 (n,), of features (n, dimensions)."""
@@ -41,7 +40,7 @@ def fit_linear_head(
     begins where the stricter one ended. Raises CrackutilsError where all training images are of one class.
     """
     if len(np.unique(y)) < 2:
-        raise CrackutilsError("The training images are all of one class; a classifier needs both.")
+        raise CrackutilsError("The training images are all of one class. Add images of the other.")
     mean, scale = x.mean(0, dtype=np.float64), _deviation(x)
     # one image in which a feature fires that is silent in all others must not outweigh them
     scale = np.maximum(scale, 0.01 * np.median(scale))
@@ -62,7 +61,7 @@ def fit_linear_head(
             row |= {f"{name}loss": scores["loss"], f"{name}accuracy": scores["accuracy"]}
         rows.append(row)
     best = choose_penalty([row["val_loss"] for row in rows])
-    return LinearHead(heads[best].weights, heads[best].bias, pd.DataFrame(rows), best)
+    return LinearHead(heads[best].weights, heads[best].bias, pd.DataFrame(rows))
 
 
 def choose_penalty(val_loss: Sequence[float]) -> int:

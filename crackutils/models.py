@@ -60,10 +60,9 @@ def find_weights(backbone: str, size: int) -> Path | None:
         return None
     names = _file_names(backbone, size)
     # notebooks run in their own folder, so a relative path is also tried from the project's
-    for base in (Path(folder).expanduser(), config.ROOT / folder):
-        for name in names:
-            if (base / name).is_file():
-                return (base / name).resolve()
+    files = (base / name for base in (Path(folder).expanduser(), config.ROOT / folder) for name in names)
+    if found := next(filter(Path.is_file, files), None):
+        return found.resolve()
     why = f"CRACKUTILS_WEIGHTS_DIR={folder} holds no weights for {backbone}"
     raise CrackutilsError(f"{why}. It needs {' or '.join(names)}.")
 

@@ -88,7 +88,7 @@ def choose_recipe(name: str, family: str, profile: Profile, epochs: int = 0, wei
         why = f"WEIGHTS=crackutils{usual} exist for {own} only, not for RECIPE={name}"
         raise CrackutilsError(f"{why}. Choose WEIGHTS=imagenet or random.")
     if found.linear and (weights or profile.weights) == "random":
-        raise CrackutilsError(f"RECIPE={name} needs a backbone that has learnt something, not WEIGHTS=random.")
+        raise CrackutilsError(f"RECIPE={name} needs a backbone that has learnt something. Leave WEIGHTS=random out.")
     bound = min(e for e in (epochs, profile.max_epochs, 10**6) if e)
     stages = tuple(
         # a linear head has no epochs, and one that has not converged is none

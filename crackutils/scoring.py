@@ -36,7 +36,7 @@ def score(folder: str | Path, out: str | Path, model: str | Path | None = None, 
     # a pipe would block; a link that leads nowhere is listed, with its problem
     found = (file for file in walk_files(folder, out) if file.is_file() or file.is_symlink())
     if not (names := [file.relative_to(folder).as_posix() for file in found]):
-        raise CrackutilsError(f"{folder} holds no files.")
+        raise CrackutilsError(f"{folder} holds no files. Give a folder that holds images.")
     if model is None:
         model = find_best_run()
         print(f"model: {display_path(model)}")

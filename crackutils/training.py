@@ -32,7 +32,7 @@ class Trained:
 
     model: Any  # the keras.Model with the best weights
     start: dict[str, str]  # what its weights started from, as `models.weights_facts` returns it
-    history: pd.DataFrame  # a row per epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate
+    history: pd.DataFrame  # a row per epoch, or per penalty of a linear head: stage, epoch, and what `keep` takes
     stages: list[dict[str, Any]]  # of each name, epochs, best_epoch, best_val_loss, kept (val loss fell)
     seconds: dict[str, float] = field(default_factory=dict)  # wall time per stage, of the run that trained it
 
@@ -175,9 +175,9 @@ def split_rows(manifest: pd.DataFrame, labels: np.ndarray) -> dict[str, np.ndarr
     """
     rows = {part: np.flatnonzero(manifest["split"] == part) for part in ("train", "val", "test")}
     if empty := [part for part, some in rows.items() if not len(some)]:
-        raise CrackutilsError(f"The split leaves no image for {' and '.join(empty)}: {len(labels)} images are too few.")
+        raise CrackutilsError(f"{len(labels)} images leave none for {' and '.join(empty)}. Use more images.")
     if len(np.unique(labels[rows["train"]])) < 2:
-        raise CrackutilsError("The training images are all of one class; a classifier needs both.")
+        raise CrackutilsError("The training images are all of one class. Add images of the other.")
     return rows
 
 

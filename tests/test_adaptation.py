@@ -73,7 +73,9 @@ def labelled(tiles: Path) -> tuple[datasets.Dataset, pd.DataFrame]:
 
 def edited(file: Path, *changes: tuple[str, str]) -> Path:
     for old, new in changes:
-        file.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
+        text = file.read_text("utf-8")
+        assert old in text
+        file.write_text(text.replace(old, new), "utf-8")
     return file
 
 

@@ -186,6 +186,8 @@ def test_each_crack_is_measured() -> None:
     assert first["x"] <= 100 and first["x"] + first["width"] >= 700
     assert first["y"] <= 150 <= first["y"] + first["height"]
     assert (cracks["p_crack"] > 0.5).all()
+    (alone := np.full_like(logits_of(image), -9))[3, 3] = 5
+    assert measure(image, alone).empty  # no dark line there
 
 
 @pytest.mark.parametrize("width", [2, 3, 4, 6, 8, 12, 16, 20, 24, 30, 40])

@@ -9,18 +9,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from crackutils import config
+from crackutils import config, decisions
 from crackutils.comparison.significance import holm, mcnemar
-from crackutils.decisions import (
-    apply_temperature,
-    calibration_metrics,
-    chosen_metrics,
-    fit_temperature,
-    precision_at_prevalence,
-    review_band,
-    threshold_for_recall,
-    threshold_metrics,
-)
 from crackutils.metrics import classification_table, group_interval, reliability_table, score_predictions, wilson
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1])
@@ -162,63 +152,63 @@ def draws(n: int, t: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("t", [0.5, 1.0, 3.0])
 def test_temperature_is_found_and_mends_the_calibration(t: float) -> None:
     labels, p = draws(20_000, t, 1)
-    found = fit_temperature(labels, p)
+    found = decisions.fit_temperature(labels, p)
     assert found == pytest.approx(t, rel=0.05)
-    better = apply_temperature(p, found)
+    better = decisions.apply_temperature(p, found)
     assert score_predictions(labels, better)["loss"] <= score_predictions(labels, p)["loss"]
     assert score_predictions(labels, better)["ece"] < 0.01
     assert (np.diff(better[np.argsort(p)]) >= 0).all()
 
 
 def test_certain_probabilities_can_be_tempered() -> None:
-    found = apply_temperature(np.array([0.0, 0.5, 1.0]), 2.0)
+    found = decisions.apply_temperature(np.array([0.0, 0.5, 1.0]), 2.0)
     assert found[1] == 0.5 and 0 < found[0] < 0.001 and 0.999 < found[2] < 1
 
 
 def test_a_threshold_misses_as_many_cracks_as_allowed_and_no_more() -> None:
     labels, p = np.repeat([0, 1], [100, 2000]), np.random.default_rng(2).random(2100)
-    threshold = threshold_for_recall(labels, p, 0.999)
+    threshold = decisions.threshold_for_recall(labels, p, 0.999)
     assert score_predictions(labels, p, threshold)["fn"] == 2
     assert score_predictions(labels, p, np.nextafter(threshold, 1))["fn"] == 3
-    assert threshold_for_recall(LABELS, P, 0.999) == np.float32(0.4)  # four cracks: none may be missed
-    assert threshold_for_recall(LABELS, P, 0.75) == 0.5
+    assert decisions.threshold_for_recall(LABELS, P, 0.999) == np.float32(0.4)  # four cracks: none may be missed
+    assert decisions.threshold_for_recall(LABELS, P, 0.75) == 0.5
     with pytest.raises(config.CrackutilsError, match="there are none"):
-        threshold_for_recall(np.zeros(3, int), np.zeros(3))
+        decisions.threshold_for_recall(np.zeros(3, int), np.zeros(3))
 
 
 def test_the_band_keeps_its_promise_on_new_images() -> None:
     wrong = []
     for seed in range(40):
         labels, p = draws(1000, 1.0, seed)
-        low, high = review_band(labels[:500], p[:500], 0.05)
+        low, high = decisions.review_band(labels[:500], p[:500], 0.05)
         assert low <= high
         truth, new = labels[500:], p[500:]
         wrong.append(((new[truth == 1] < low).mean(), (new[truth == 0] > high).mean()))
     assert (np.mean(wrong, axis=0) < 0.055).all()
     assert (np.mean(wrong, axis=0) > 0.035).all()  # and is not wider than it must be
-    assert review_band(LABELS, P, 0.05) == (0, 1)  # of few images it holds everything
+    assert decisions.review_band(LABELS, P, 0.05) == (0, 1)  # of few images it holds everything
 
 
 def test_precision_where_cracks_are_rare() -> None:
-    assert precision_at_prevalence(0.01, 0.99, 0.01) == pytest.approx(0.5)
-    assert precision_at_prevalence(0.5, 0.99, 0.01) == pytest.approx(0.99)
-    assert precision_at_prevalence(0.01, 0.0, 0.0) is None
+    assert decisions.precision_at_prevalence(0.01, 0.99, 0.01) == pytest.approx(0.5)
+    assert decisions.precision_at_prevalence(0.5, 0.99, 0.01) == pytest.approx(0.99)
+    assert decisions.precision_at_prevalence(0.01, 0.0, 0.0) is None
 
 
 def test_decision_without_a_class_is_none_and_does_not_fail() -> None:
     y, p = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.2, 0.8])
-    for found in (threshold_metrics(y, p, y[::2], p[::2]), threshold_metrics(y[::2], p[::2], y, p)):
+    for found in (decisions.threshold_metrics(y, p, y[::2], p[::2]), decisions.threshold_metrics(y[::2], p[::2], y, p)):
         assert found["threshold"] is None and set(found["band"].values()) == {None}
-        assert set(found) == set(threshold_metrics(y, p, y, p))
-        assert set(found["band"]) == set(threshold_metrics(y, p, y, p)["band"])
-    assert calibration_metrics(y[::2], p[::2], y, p) == dict.fromkeys(("temperature", "brier", "ece", "loss"))
+        assert set(found) == set(decisions.threshold_metrics(y, p, y, p))
+        assert set(found["band"]) == set(decisions.threshold_metrics(y, p, y, p)["band"])
+    assert decisions.calibration_metrics(y[::2], p[::2], y, p) == dict.fromkeys(("temperature", "brier", "ece", "loss"))
 
 
 def test_decision_keeps_the_recall_on_validation_and_tells_what_test_makes_of_it() -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 4000)
     p = 1 / (1 + np.exp(-rng.normal(4 * (y - 0.5), 1.5)))
-    found = threshold_metrics(y[:2000], p[:2000], y[2000:], p[2000:], recall=0.99)
+    found = decisions.threshold_metrics(y[:2000], p[:2000], y[2000:], p[2000:], recall=0.99)
     cracks = p[:2000][y[:2000] == 1]
     assert (cracks < found["threshold"]).sum() <= 0.01 * len(cracks)
     assert found["fn"] == ((p[2000:] < found["threshold"]) & (y[2000:] == 1)).sum()
@@ -228,19 +218,19 @@ def test_decision_keeps_the_recall_on_validation_and_tells_what_test_makes_of_it
     assert band["low"] < band["high"] and 0 < band["share"] < 1
     assert band["error_rate_outside"] < 0.02 < band["error_rate_inside"]
     new, truth = p[2000:] / 2, y[2000:] == 1  # now the band lies below 0.5
-    band = threshold_metrics(y[:2000], p[:2000] / 2, y[2000:], new)["band"]
+    band = decisions.threshold_metrics(y[:2000], p[:2000] / 2, y[2000:], new)["band"]
     assert band["errors_outside"] == (truth & (new < band["low"])).sum() + (~truth & (new > band["high"])).sum() > 0
 
 
 def test_test_images_choose_neither_temperature_nor_threshold_nor_band() -> None:
     y, p = draws(3000, 2.5, 1)
     table = pd.DataFrame({"split": ["val"] * 1000 + ["test"] * 2000, "label": y, "p_crack": p})
-    found = chosen_metrics(table)
+    found = decisions.chosen_metrics(table)
     assert found["calibration"]["temperature"] == pytest.approx(2.5, rel=0.1)
     assert found["calibration"]["ece"] < score_predictions(y[1000:], p[1000:])["ece"]
-    assert found["decision"]["threshold"] == threshold_for_recall(y[:1000], p[:1000])
+    assert found["decision"]["threshold"] == decisions.threshold_for_recall(y[:1000], p[:1000])
     table.loc[1000:, "label"] = 1 - table.loc[1000:, "label"]
-    other = chosen_metrics(table)
+    other = decisions.chosen_metrics(table)
     assert other["calibration"]["temperature"] == found["calibration"]["temperature"]
     assert other["calibration"]["ece"] > 0.5  # but test images measure
     chosen = [[d["threshold"], d["band"]["low"], d["band"]["high"]] for d in (other["decision"], found["decision"])]

@@ -143,9 +143,8 @@ def test_training_leaves_scores_predictions_history_and_model(notebook: str, nam
 
 def test_comparison_repeats_the_runs_own_numbers(first: Path) -> None:
     base = first / "results" / "smoke"
-    for row, (notebook, name) in zip(
-        read_run(base / "05_comparison" / "default")["runs"], TRAINED.items(), strict=True
-    ):
+    rows = read_run(base / "05_comparison" / "default")["runs"]
+    for row, (notebook, name) in zip(rows, TRAINED.items(), strict=True):
         test = read_run(base / notebook / name)["test"]
         assert row["run"] == name
         assert all(row[key] == test[key] for key in ("n", "errors", "accuracy", "auroc"))

@@ -16,7 +16,6 @@ import pytest
 from crackutils import config
 from crackutils.recipes import RECIPES
 from tools.badges import project_table, write_badges
-from tools.jobs import DEFAULT_PROFILE
 from tools.notebooks import find_notebooks, read_parameters, tagged_cells
 
 NOTEBOOKS = sorted(config.NOTEBOOKS.glob("*.ipynb"))
@@ -74,7 +73,7 @@ def test_begins_with_badge_question_setup_parameters_and_threads(path: Path, nb:
 def test_parameters_are_literals_and_explained(path: Path, nb: nbformat.NotebookNode) -> None:
     values = read_parameters(path)  # refuses everything but NAME = literal
     lines = tagged_cells(nb, "parameters")[0].source.splitlines()
-    assert next(iter(values.items())) == ("PROFILE", DEFAULT_PROFILE)
+    assert next(iter(values.items())) == ("PROFILE", config.DEFAULT_PROFILE)
     assert [line.split(" = ")[0] for line in lines] == list(values)
     for name, line in zip(values, lines, strict=True):
         explained = "  # " in line or f"`{name}`" in nb.cells[1].source or name.endswith("SEED")

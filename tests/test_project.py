@@ -99,7 +99,7 @@ PLANTED = {  # upward imports, and what the lint says of them
     "crackutils/audit/labels.py": ("crackutils import cli", "crackutils.audit.labels -> crackutils.cli"),
     "crackutils/batches.py": ("tools import notebooks", "crackutils.batches -> tools.notebooks"),
     "crackutils/inspection/mask.py": ("crackutils.inspection import folder", ".mask -> .folder"),
-    "tools/notebooks.py": ("tools import jobs", ".notebooks -> .jobs"),
+    "tools/notebooks.py": ("tools import plan_series", ".plan_series -> .notebooks"),
 }
 
 

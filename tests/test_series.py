@@ -20,10 +20,10 @@ from crackutils import config
 from crackutils.provenance import code_hash
 from crackutils.recipes import RECIPES
 from crackutils.stages import Stage
-from tools.jobs import plan
 from tools.notebooks import read_parameters
+from tools.plan_series import plan
 from tools.report import write_report
-from tools.series import estimate_seconds, format_seconds, run
+from tools.run_series import estimate_seconds, format_seconds, run
 
 Patch, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
 ROOT = config.ROOT
@@ -53,7 +53,7 @@ def write(name: str, *sources: str, needs: tuple[str, ...] = (), parameters: str
 def home(tmp_path: Path, monkeypatch: Patch) -> Path:
     for name in ("NOTEBOOKS", "LOCK", "REFERENCE"):
         monkeypatch.setattr(config, name, tmp_path / name.lower())
-    monkeypatch.setattr("tools.series.code_hash", lambda: "code")
+    monkeypatch.setattr("tools.run_series.code_hash", lambda: "code")
     use_images(monkeypatch)
     monkeypatch.delenv("CRACKUTILS_WEIGHTS_DIR", raising=False)
     config.NOTEBOOKS.mkdir()
@@ -67,10 +67,10 @@ def home(tmp_path: Path, monkeypatch: Patch) -> Path:
 def use_images(patch: Patch, sha256: str = "images", target: str = "target") -> None:
     """Let every profile, and every target, have images of this hash, but only after they were prepared."""
     ready = {}
-    patch.setattr("tools.series.prepare", lambda profile: ready.update({profile.name: range(100)}))
+    patch.setattr("tools.run_series.prepare", lambda profile: ready.update({profile.name: range(100)}))
     load = lambda name, known: SimpleNamespace(sha256=f"{known} of {name}", index=ready[name])  # noqa: E731
     patch.setattr("crackutils.datasets.load", lambda profile: load(profile.name, sha256))
-    patch.setattr("tools.series.load_target", lambda name: load(name, target))
+    patch.setattr("tools.run_series.load_target", lambda name: load(name, target))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def executed(monkeypatch: Patch) -> list[str]:
         nbformat.write(nb, out)
         return nb, [folder]
 
-    monkeypatch.setattr("tools.series.execute_notebook", execute)
+    monkeypatch.setattr("tools.run_series.execute_notebook", execute)
     return names
 
 
@@ -230,7 +230,7 @@ def test_the_time_left_follows_this_machine(executed: list[str], monkeypatch: Pa
     def left() -> list[tuple[str, str]]:
         return re.findall(r"^(\[.+?\]).*: running.*?(?:, about (.*) left in all)?$", capsys.readouterr().out, re.M)
 
-    monkeypatch.setattr("tools.series.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("tools.run_series.time", SimpleNamespace(monotonic=lambda: next(clock)))
     for name in ("01_first/default", "02_second/default", "03_third/mobilenetv2"):
         refer("metu-half", name, 100, 100)
     run(["all"], {})
@@ -288,7 +288,7 @@ def test_runs_again_only_after(change: str, home: Path, executed: list[str], mon
 def test_a_change_in_any_room_makes_a_notebook_stale(home: Path, executed: list[str], monkeypatch: Patch) -> None:
     shutil.copytree(config.PACKAGE, home / "package", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(config, "PACKAGE", home / "package")
-    monkeypatch.setattr("tools.series.code_hash", code_hash)
+    monkeypatch.setattr("tools.run_series.code_hash", code_hash)
     run(["01"], {})
     folders = {file.parent for file in (home / "package").rglob("*.py")}
     kinds = [list((home / "package").rglob(f"*.{kind}")) for kind in ("j2", "npz", "toml")]

@@ -188,9 +188,7 @@ COMPLAINTS[""] = r"^No program here unpacks bad\.rar\. Install unrar, bsdtar .*F
 @pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
 @pytest.mark.parametrize(("script", "complaint"), COMPLAINTS.items())
 @pytest.mark.usefixtures("earlier")
-def test_a_program_that_fails_or_is_missing_is_named(
-    script: str, complaint: str, tmp_path: Path, programs: Path
-) -> None:
+def test_a_program_that_fails_or_lacks_is_named(script: str, complaint: str, tmp_path: Path, programs: Path) -> None:
     bad = rar(tmp_path / "bad.rar", {"Negative/1.jpg": b"one", "Positive/2.jpg": b"two"})
     if script:
         write_program(programs / "7z", script)
@@ -280,7 +278,7 @@ def test_from_that_is_no_archive_or_does_not_fit(tmp_path: Path, tree: Tree, mon
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     mine = tree(tmp_path / "bad", 1)
     for bad in (zipped(tmp_path / "bad.zip", mine), rar_of(tmp_path / "bad.rar", mine)):
-        refused(bad, r"^bad\.\w+ unpacks to .* GB, but the disk has 0\.0 GB free\.$")
+        refused(bad, r"^bad\.\w+ holds .* GB, but the disk has 0\.0 GB free\. Make room\.$")
 
 
 def test_unknown_and_addressless_sources() -> None:

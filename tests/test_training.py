@@ -222,7 +222,7 @@ def test_predictions_are_of_the_rows_asked_for_in_their_order(whole: Any, task: 
 
 
 def test_a_split_that_cannot_be_trained_on_is_refused(task: Any, tmp_path: Path) -> None:
-    few = ["train"] * 40 + ["test"] * 8, r"no image for val: 48 images are too few\.$"
+    few = ["train"] * 40 + ["test"] * 8, r"^48 images leave none for val\. Use more"
     for split, said in (few, (["train"] * 24 + ["val", "test"] * 12, "all of one class")):
         with pytest.raises(config.CrackutilsError, match=said):
             begin((task[0], task[1].assign(split=split)), tmp_path / "run")
@@ -403,9 +403,10 @@ def replace(file: Path, old: str, new: str) -> None:
 
 
 UNUSABLE, OLD = r"holds no usable model.*FORCE=1", r"was made by another version of crackutils\. Run .* with FORCE=1"
+NONE = r"holds no finished training run\. Give a folder with metrics\.json and model/"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "nothing": (shutil.rmtree, "Give a folder with metrics.json and model/"),
-    "no training": (lambda run: (run / "metrics.json").write_text('{"settings": {}}'), "Give a folder with metrics"),
+    "nothing": (shutil.rmtree, NONE),
+    "no training": (lambda run: (run / "metrics.json").write_text('{"settings": {}}'), NONE),
     "no weights": (lambda run: (run / "model" / "model.weights.h5").unlink(), UNUSABLE),
     "other weights": (lambda run: CNN.build(1).save_weights(run / "model" / "model.weights.h5"), UNUSABLE),
     "half of the weights": (lambda run: os.truncate(run / "model" / "model.weights.h5", 3000), UNUSABLE),

@@ -11,7 +11,7 @@ import nbformat
 
 from crackutils import config
 from crackutils.files import write_atomically
-from tools.notebooks import find_notebooks, notebook_title, read_notebook, tagged_cells
+from tools.notebooks import find_notebooks, notebook_title, read_notebook, replace_marked, tagged_cells
 
 
 def project_table() -> dict[str, Any]:
@@ -37,7 +37,6 @@ if importlib.util.find_spec("crackutils") is None:
         subprocess.run([*pip, "split-folders", "rarfile", "ai-edge-litert"], check=True)
         subprocess.run([*pip, "cleanlab", "cleanvision", "imagehash"], check=True)
     sys.path.insert(0, root)"""
-_BEGIN, _END = "<!-- notebooks:begin -->", "<!-- notebooks:end -->"
 
 
 def badge(notebook: Path) -> str:
@@ -82,11 +81,7 @@ def write_badges(check: bool = False) -> list[str]:
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     readme = config.ROOT / "README.md"
     text = readme.read_text("utf-8") if readme.is_file() else ""
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise config.CrackutilsError(f"README.md must hold the lines {_BEGIN} and {_END} once each. Put them back.")
-    table = "\n".join([_BEGIN, *rows, _END])
-    wanted = text[: text.index(_BEGIN)] + table + text[text.index(_END) + len(_END) :]
-    if wanted != text:
+    if (wanted := replace_marked(text, "notebooks", "\n".join(rows))) != text:
         new[readme] = wanted
     if not check:
         for path, content in new.items():

@@ -90,7 +90,7 @@ def _command(*known: str) -> Callable[[Callable[..., int | None]], click.Command
 
 
 def _profile(values: Settings) -> config.Profile:
-    return config.profile(values.get("PROFILE", "sample"))
+    return config.profile(values.get("PROFILE", config.DEFAULT_PROFILE))
 
 
 @_command()
@@ -112,7 +112,7 @@ def run(words: tuple[str, ...]) -> None:
     force = values.pop("FORCE", "0")
     if force not in ("0", "1"):
         raise config.CrackutilsError(f"FORCE={force} must be 1 or 0.")
-    from tools.series import run
+    from tools.run_series import run
 
     run(which, values, force == "1")
 

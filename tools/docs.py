@@ -10,9 +10,9 @@ from crackutils.files import write_atomically
 from crackutils.published import PUBLISHED
 from crackutils.recipes import RECIPES
 from crackutils.runs import collect_runs
+from tools.notebooks import replace_marked
 
 PROFILE = "metu-half"  # whose reference README shows
-_BEGIN, _END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def results_table() -> str:
@@ -59,9 +59,7 @@ def write_results(check: bool = False) -> bool:
     """
     readme = config.ROOT / "README.md"
     text = readme.read_text("utf-8")
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise config.CrackutilsError(f"README.md must hold the lines {_BEGIN} and {_END} once each; put them back.")
-    wanted = text[: text.index(_BEGIN)] + f"{_BEGIN}\n{results_table()}\n" + text[text.index(_END) :]
+    wanted = replace_marked(text, "results", results_table())
     if wanted != text and not check:
         write_atomically(readme, wanted)
     return wanted == text

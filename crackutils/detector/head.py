@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from crackutils.config import DEFAULT_SEED, CrackutilsError
+from crackutils.linear import choose_penalty
 
 PENALTIES = (float("inf"), 3e4, 3e3, 3e2, 3e1)  # of the features' weights, in nats; infinite: they stay zero
 _LEAST = 0.05  # lower bound of the slope of the network's own logits, so that a few tiles cannot invert the ranking
@@ -22,8 +23,8 @@ def fit_head(
     """Fit logits a x own + b + w . f, with a penalty that pulls to the unadapted head: a = 1, w = 0.
 
     a is at least 0.05, and the features are standardised. Cross-validation over whole groups chooses the penalty on w
-    among `PENALTIES`, by the mean cross-entropy; the stricter one wins a tie. With a single group nothing can choose,
-    and w stays zero. By hand, because scikit-learn pulls all weights to zero and knows no bound.
+    among `PENALTIES`, by the mean cross-entropy (`choose_penalty`). With a single group nothing can choose, and w
+    stays zero. By hand, because scikit-learn pulls all weights to zero and knows no bound.
 
     `x`, (n, 1 + features), holds the network's own logits, then the features; `y`, int (n,), is 0 or 1; `groups`, (n,),
     are photos; `seed` draws the folds. With `held`, x and y of other tiles, these choose the penalty. Returned are
@@ -32,7 +33,7 @@ def fit_head(
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, int)
     if len(np.unique(y)) < 2:
-        raise CrackutilsError("The labelled tiles are all of one class; an adapted head needs both.")
+        raise CrackutilsError("The labelled tiles are all of one class. Label some of the other.")
     own, mean, deviation = x[:, 0], x[:, 1:].mean(0), x[:, 1:].std(0)
     center, spread = own.mean(), own.std() or 1.0
     # a feature that is nearly silent in a few tiles may be loud in the next
@@ -54,7 +55,7 @@ def fit_head(
         v = _fit(tiles, before, penalty, v, 1e-6)
         heads.append(unstandardise(v))
         losses.append(_cross_entropy(held[1], held[0] @ heads[-1][0] + heads[-1][1]).mean())
-    best = int(np.argmin(losses))
+    best = choose_penalty(losses)
     return *heads[best], PENALTIES[best]
 
 
@@ -87,7 +88,7 @@ def _cross_validate(tiles: Sequence[np.ndarray], before: np.ndarray, groups: np.
         for k, penalty in enumerate(PENALTIES):
             v = _fit([part[train] for part in tiles], before, penalty, v, 1e-5)
             losses[k] += _cross_entropy(y[test], v[0] * own[test] + v[1] + features[test] @ v[2:]).sum()
-    return PENALTIES[int(np.argmin(losses))]
+    return PENALTIES[choose_penalty(losses)]
 
 
 def _fit(

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def train_detector(
     """
     labels = ds.index["label"].to_numpy()
     rows = split_rows(manifest, labels)["train"]
+    read = lru_cache(512)(partial(ds.read, size=PATCH))  # large pictures take long; 512 at this size take 80 MB
     model = build_detector(replace(recipe, size=CROP), weights, seed)
     start = models.weights_facts(recipe.backbone, CROP, weights)
     # everything that the bytes of a checkpoint depend on
@@ -80,7 +81,7 @@ def train_detector(
 
     def batches(first: int, last: int) -> Any:
         shapes = [tf.TensorSpec((None, side, side, n), tf.float32) for side, n in ((CROP, 3), (GRID, 1))]
-        fixed = recipe.batch, partial(ds.read, size=PATCH), labels, rows, patches
+        fixed = recipe.batch, read, labels, rows, patches
         made = (make_batch(*fixed, (seed, step), ds.profile.source in CENTRED) for step in range(first, last))
         return tf.data.Dataset.from_generator(lambda: made, output_signature=tuple(shapes)).prefetch(4)
 

@@ -74,7 +74,7 @@ def _check(archive: Path, work: Path, entries: list[Any], is_link: Callable[[Any
             raise CrackutilsError(f"{archive.name} is refused: its entry {e.filename!r} {what}. Nothing was unpacked.")
     size, free = sum(e.file_size for e in entries) / 1e9, shutil.disk_usage(work).free / 1e9
     if size > free:
-        raise CrackutilsError(f"{archive.name} unpacks to {size:.1f} GB, but the disk has {free:.1f} GB free.")
+        raise CrackutilsError(f"{archive.name} holds {size:.1f} GB, but the disk has {free:.1f} GB free. Make room.")
 
 
 def _unzip(archive: Path, work: Path) -> None:

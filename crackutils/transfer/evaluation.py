@@ -131,7 +131,7 @@ def auroc_by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray
 
 def minimum_errors(labels: np.ndarray, scores: np.ndarray) -> int:
     """Return the number of wrong images at their own best threshold; arguments as for `score_ranking`."""
+    if not 0 < (cracks := np.sum(labels)) < len(labels):
+        return 0
     alarms, hits, _ = roc_curve(labels, scores, drop_intermediate=False)  # shares, from no alarm at all on
-    cracks = np.sum(labels)
-    errors = np.nan_to_num((1 - hits) * cracks) + np.nan_to_num(alarms * (len(labels) - cracks))  # NaN for no images
-    return round(float(errors.min()))
+    return round(float(np.min((1 - hits) * cracks + alarms * (len(labels) - cracks))))

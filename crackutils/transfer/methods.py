@@ -49,7 +49,7 @@ class TransferStudy:
     engine: str  # one of `config.ENGINES`
     folder: Path  # for features that are found again after a kill
     saved_run: Path  # run folder of the network that scores as `SAVED`
-    few: int = 3000  # training images, and a quarter as many validation images, that methods work with
+    few: int  # training images, and a quarter as many validation images, that methods work with
     seed: int = config.DEFAULT_SEED  # of all draws
     fine_tuned: dict[str, Any] = field(default_factory=dict)  # detectors by name
     _known: dict[Any, Any] = field(default_factory=dict)  # heads and maps
@@ -150,7 +150,7 @@ def fit_cell_head(patches: Store, count: int, weights: str, seed: int) -> Any:
             ys.append(most[take] > 100)
     x, y = np.concatenate(xs), np.concatenate(ys)
     mean, scale = x.mean(0), x.std(0) + 1e-3
-    fitted = LogisticRegression(C=0.01, max_iter=300).fit((x - mean) / scale, y)
+    fitted = LogisticRegression(C=0.01, solver="newton-cg").fit((x - mean) / scale, y)
     kernel = (fitted.coef_[0] / scale).astype(np.float32)
     model = build_detector(DETECTOR, weights, seed)
     bias = np.float32([fitted.intercept_[0] - mean @ kernel])

@@ -97,8 +97,8 @@ def measure_robustness(
 
     def corrupted(item: tuple[str, int, int]) -> np.ndarray:
         kind, strength, row = item
-        image = ds.read(row, PATCH)  # strengths are in pixels of a patch
-        return corrupt(image, kind, strength, np.random.default_rng((seed, row, strength)))
+        rng = np.random.default_rng((seed, row, strength))
+        return corrupt(ds.read(row, PATCH), kind, strength, rng)  # strengths are in pixels of a patch
 
     table = []
     for name, run in runs.items():
@@ -112,8 +112,7 @@ def measure_robustness(
 
 def score_images(ds: Dataset, rows: np.ndarray, run: Path, engine: str, cache: Path) -> np.ndarray:
     """Return the crack probabilities, float32 (n,), that the model of a run folder gives to images."""
-    items = [int(row) for row in rows]
-    return _probabilities(run, engine, f"{run.name}, scoring", ds.sha256, items, ds.read, cache)
+    return _probabilities(run, engine, f"{run.name}, scoring", ds.sha256, rows.tolist(), ds.read, cache)
 
 
 def _probabilities(

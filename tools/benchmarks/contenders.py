@@ -210,7 +210,7 @@ def notebooks() -> None:
     watch = Watch(BEGAN)
     from crackutils import datasets
     from crackutils.sources.fetch import prepare
-    from tools.series import run
+    from tools.run_series import run
 
     watch.look("start")
     sample = config.profile("sample")

@@ -14,7 +14,6 @@ from crackutils import config, models
 from crackutils.recipes import RECIPES, choose_recipe
 from tools.notebooks import find_notebooks, read_notebook, read_parameters
 
-DEFAULT_PROFILE = "sample"
 _SHARED = ("PROFILE", "SPLIT", "SPLIT_SEED", "SEED", "WEIGHTS")  # what a notebook that is merely needed gets as well
 
 
@@ -105,7 +104,7 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     names = [n.zfill(2) if n.isdigit() else n for n in which]
     chosen = sorted({config.choose("notebook", name, [*notebooks, "all", "recipes"]) for name in names})
     chosen = list(notebooks) if "all" in chosen else chosen
-    profile = config.profile(overrides.get("PROFILE", DEFAULT_PROFILE))
+    profile = config.profile(overrides.get("PROFILE", config.DEFAULT_PROFILE))
     overrides = overrides | {"PROFILE": profile.name}
     _refuse_unknown(overrides, {name for number in chosen for name in defaults[number]} | {"PROFILE"})
     if "RECIPE" in overrides and len(chosen) > 1:
@@ -160,7 +159,7 @@ def _plan_recipes(defaults: dict[str, dict[str, Any]], overrides: dict[str, str]
     def taken(number: str) -> dict[str, str]:
         return {name: value for name, value in overrides.items() if name in defaults[number]}
 
-    weights = overrides.get("WEIGHTS") or config.profile(overrides.get("PROFILE", DEFAULT_PROFILE)).weights
+    weights = overrides.get("WEIGHTS") or config.profile(overrides.get("PROFILE", config.DEFAULT_PROFILE)).weights
     own = models.OWN_BACKBONE
     jobs = []
     for recipe in RECIPES.values():

@@ -18,10 +18,10 @@ from crackutils.provenance import code_hash
 from crackutils.recipes import choose_recipe
 from crackutils.sources.fetch import prepare
 from crackutils.transfer.targets import default_target, load_target
-from tools.execution import describe_failure, execute_notebook
-from tools.jobs import DEFAULT_PROFILE, Job, plan
 from tools.notebooks import copies_folder, executed_copies, read_notebook
+from tools.plan_series import Job, plan
 from tools.report import write_report
+from tools.run_notebook import describe_failure, execute_notebook
 
 _START_UP = 10.0  # seconds before the first cell of a notebook
 
@@ -35,7 +35,7 @@ def run(which: list[str], overrides: dict[str, str], force: bool = False) -> Non
         CrackutilsError: what `plan` refuses, missing images, or a notebook that failed.
     """
     jobs = plan(which, overrides, force)
-    profile = config.profile(overrides.get("PROFILE", DEFAULT_PROFILE))
+    profile = config.profile(overrides.get("PROFILE", config.DEFAULT_PROFILE))
     prepare(profile)
     ds = datasets.load(profile)
     failure = None
