@@ -13,7 +13,7 @@ PYTHON ?= $(if $(wildcard .venv/crackutils-stamp),$(VENV_PYTHON),python3)
 RUN := @$(VENV_PYTHON) -m tools --make
 
 .DEFAULT_GOAL := help
-.PHONY: help setup recipes lab data verify reference tables report pretrain bench tensorboard test test-all lint badges lock clean
+.PHONY: help setup recipes lab data verify reference spread tables report pretrain bench tensorboard test test-all lint badges lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ verify: setup ## compare the results of a profile with the reference
 
 reference: setup ## make the results of a profile the reference
 	$(RUN) reference
+
+spread: setup ## measure how far the reference moves on other types of CPU and with other seeds: most of an hour
+	$(RUN) spread
 
 tables: setup ## write the result tables of README.md from the reference
 	$(RUN) docs

@@ -13,6 +13,9 @@ from typing import Any
 from crackutils import __version__, config
 from crackutils.files import hash_sources, sha256
 
+CPU_SWITCHES = ("ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES")
+CPU_SWITCHES += ("OPENCV_CPU_DISABLE",)
+
 
 def code_hash() -> str:
     """Return a hash of the package's source in all its folders, of the backbone in it and of the corrected labels."""
@@ -43,7 +46,9 @@ def machine() -> dict[str, Any]:
     if info.exists():
         line = next((x for x in info.read_text().splitlines() if x.startswith(("flags", "Features"))), "")
         flags = set(line.partition(":")[2].split())
-    cpu = " ".join([platform.machine(), *(f for f in wanted if f in flags)])
+    # switches with which a user forbids libraries some of these
+    switches = (f"{name}={os.environ[name]}" for name in CPU_SWITCHES if os.environ.get(name))
+    cpu = " ".join([platform.machine(), *(f for f in wanted if f in flags), *switches])
     tf = sys.modules.get("tensorflow")  # without TensorFlow nothing has run on a GPU
     gpu = bool(tf and tf.config.list_physical_devices("GPU"))
     return {"cpu": cpu, "gpu": gpu, "cores": os.cpu_count(), "system": platform.system()}

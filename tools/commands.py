@@ -188,6 +188,14 @@ def reference(values: Settings) -> None:
     make_reference(_profile(values).name)
 
 
+@_command("PROFILE", "NOTEBOOKS")
+def spread(values: Settings) -> None:
+    """Measure how far numbers of the reference move on other types of CPU, and with other seeds."""
+    from tools.spread import measure_spread
+
+    measure_spread(_profile(values).name, values.get("NOTEBOOKS", "all").split(","))
+
+
 @_command()
 def docs(_: Settings) -> None:
     """Write the result tables of README.md from the reference."""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pandas as pd
 from PIL import Image
 
 from crackutils import config, datasets
-from crackutils.comparison.significance import TESTS
 from crackutils.decisions import chosen_metrics
 from crackutils.files import sha256, write_atomically
 from crackutils.runs import collect_runs, read_predictions, score_parts
@@ -48,7 +46,8 @@ def make_reference(profile: str) -> None:
     """
     runs = [run for run in collect_runs(profile, trained=False) if _STANDARD.fullmatch(run["run"])]
     target = config.REFERENCE / profile
-    shutil.rmtree(target, ignore_errors=True)
+    for old in target.glob("*/"):  # spread.json stays
+        shutil.rmtree(old)
     for run in runs:
         home = target / run["notebook"] / run["run"]
         home.mkdir(parents=True)
@@ -70,8 +69,8 @@ def verify(profile: str) -> int:
     """Compare results with `reference/<profile>/`, print a table, and return 0 if all is well, else 1.
 
     With the CPU type, the versions and the weights file that made the reference everything must be equal. With others
-    low digits move, so there scores may differ a little (see `is_close`), and fingerprints are not compared. Everywhere
-    the metrics must follow from the run's own predictions.csv.
+    low digits move, so there numbers may differ as far as `tools.spread` saw them move, and fingerprints are not
+    compared. Everywhere the metrics must follow from the run's own predictions.csv.
 
     Raises:
         CrackutilsError: there is no reference for this profile.
@@ -101,17 +100,21 @@ def _compare_run(reference: Path, here: Path) -> list[Row]:
         return [(run, "runs compared", *map(", ".join, compared), "not compared: other runs")]
     other = _other_circumstances(reference, here)
     if other:  # photos are sorted by length, and two of nearly one length may change places
-        want, have = map(_photos_by_name, (want, have))
-    found = _differences(want, have)
+        want, have = map(photos_by_name, (want, have))
+    found = differences(want, have)
     if other:
         synthetic = "seed" in datasets.sources()[want["data"]["source"]]
-        found = [d for d in found if not is_close(*d, want["data"]["test"]["images"], synthetic)]
-    rows: list[Row] = [(run, path, str(w)[:40], str(h)[:40], "DIFFERENT") for path, w, h in found]
+        moved = read_spread(want["settings"]["profile"], want["notebook"])
+        found = [d for d in found if not is_close(moved, *d, synthetic)]
+    # another version of the package may be meant to give other numbers
+    made_by, mine = (_facts(folder)["versions"].get("crackutils") for folder in (reference, here))
+    verdict = "DIFFERENT" if made_by == mine else f"the reference is of version {made_by}"
+    rows: list[Row] = [(run, path, str(w)[:40], str(h)[:40], verdict) for path, w, h in found]
     rows = rows or [(run, "metrics.json", "", "", f"close ({other})" if other else "equal")]
     if (here / "predictions.csv").exists():
         table = read_predictions(here)
         follows = score_parts(table) | chosen_metrics(table)
-        own = _differences({k: have.get(k) for k in follows}, follows)
+        own = differences({k: have.get(k) for k in follows}, follows)
         rows += [(run, f"{path} from predictions.csv", w, h, "DIFFERENT") for path, w, h in own]
     return rows if other else rows + _compare_fingerprints(run, reference, here)
 
@@ -137,7 +140,8 @@ def _fingerprints(folder: Path) -> dict[str, str]:
     return found
 
 
-def _photos_by_name(metrics: dict[str, Any]) -> dict[str, Any]:
+def photos_by_name(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return metrics with the photos of notebook 09, which come by length, in the order of their names."""
     photos = metrics.get("photos")
     return metrics | {"photos": sorted(photos, key=lambda row: row["file"])} if isinstance(photos, list) else metrics
 
@@ -150,18 +154,23 @@ def _runs_compared(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def _differences(want: Any, have: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+def differences(want: Any, have: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Return path, reference and value here of each value that differs; None stands for a missing one."""
     if isinstance(want, dict) and isinstance(have, dict):
         keys = list(want) + [k for k in have if k not in want]
-        return [d for k in keys for d in _differences(want.get(k), have.get(k), f"{path}.{k}" if path else str(k))]
+        return [d for k in keys for d in differences(want.get(k), have.get(k), f"{path}.{k}" if path else str(k))]
     if isinstance(want, list) and isinstance(have, list) and len(want) == len(have):
-        return [d for i, (w, h) in enumerate(zip(want, have, strict=True)) for d in _differences(w, h, f"{path}[{i}]")]
+        return [d for i, (w, h) in enumerate(zip(want, have, strict=True)) for d in differences(w, h, f"{path}[{i}]")]
     return [] if want == have else [(path, want, have)]
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text("utf-8"))
 
 
 def _other_circumstances(reference: Path, here: Path) -> str:
     """Name what keeps two runs from being equal to the bit: hardware, versions, weights; empty if nothing does."""
-    a, b = (json.loads((folder / "run.json").read_text("utf-8")) for folder in (reference, here))
+    a, b = map(_facts, (reference, here))
     starts = (json.loads((folder / "metrics.json").read_text("utf-8")).get("model", {}) for folder in (reference, here))
     found = []
     if (a["machine"]["cpu"], a["machine"].get("gpu")) != (b["machine"]["cpu"], b["machine"].get("gpu")):
@@ -176,93 +185,62 @@ def _other_circumstances(reference: Path, here: Path) -> str:
 
 # ---------------------------------------------------------------- what other circumstances may change
 
+TIMES = 3  # what was measured on a few types of CPU, others may exceed so many times
+_ASKED = ("schema", "notebook", "run", "settings", "data", "model")  # parts that say what was asked for
+_FIXED = r"(data|target)\.sha256|.*\.(n|images|positive|cracked|labels|groups)"  # by downloaded images alone
 
-@dataclass(frozen=True)
-class _Rule:
-    """How far the numbers of a part of metrics.json may move.
 
-    Attributes:
-        share: a float may move so far, or by `of_share` of the reference where that is more.
-        of_share: see `share`.
-        count: a whole number may move so far, or by `of_count` of the reference where that is more.
-        of_count: see `count`.
-        of_class: images of one class that a recall or precision may move by, where that is more.
-        free: names of values that may be anything, a regular expression.
-        fixed: names of values that may not move where the images were downloaded, a regular expression.
+def spread_key(path: str) -> str:
+    """Return the kind of number that a path in metrics.json leads to: its part and its name, without indices."""
+    parts = re.sub(r"\[\d+\]", "", path).split(".")
+    return ".".join(dict.fromkeys([parts[0], parts[-1]]))
+
+
+def read_spread(profile: str, notebook: str) -> dict[str, dict[str, float] | None]:
+    """Return how far the numbers of a notebook move, as `tools.spread` measured it.
+
+    By `spread_key`, and for kinds that did not move, by name: the most that any of that name moved. None stands for
+    what may be anything. Where the notebook was not measured on this profile, what was measured on one with images of
+    the same source counts, else on the sample.
     """
-
-    share: float
-    of_share: float
-    count: float
-    of_count: float
-    of_class: int = 0
-    free: str = ""
-    fixed: str = ""
-
-
-# one validation image may move the first three; an untrained model sits near 0.5, where a low digit moves many images
-_ANYTHING = "calibration|decision|judgements|before"
-_MEASURED = "share_with_copy|copies|split_report|test_images_with_copy_in_train|check|darkness_left"
-_RANKED = "chosen|method|best_run|low|high|gain_low|gain_high"
-_RULES = {  # by part of metrics.json, a regular expression
-    # notebook 06: tiny models
-    "seen_in_training|two_passes|chosen_and_reported|rescaled|one_unit|decayed_to_zero|trainable|batchnorm"
-    "|copies_across|axes": _Rule(0.05, 0, 5, 0.05),
-    # notebook 07: ranks and ratios of a handful
-    "planted_copies|overlaps|overlaps_found|mosaics|photos|relatives_in_training|planted_labels|ranks_of_wrong_labels"
-    "|with_corrections|quality|leakage|leakage_by_relative|protocols": _Rule(
-        *(0.005, 0.1, 5, 0.1), free="ranks.*|flattery|low|high|near|in_training"
-    ),
-    # notebook 08: rankings of images unlike those trained on
-    "elsewhere|methods|chosen|report|by_measure|adaptation|robustness|stages|last|thresholds|methods_tried_with": _Rule(
-        *(0.1, 0, 6, 0.1), free=f"{_RANKED}|penalty", fixed="n|cracked|labels"
-    ),
-    "home": _Rule(0.01, 0, 6, 0.1, of_class=3, free=_RANKED, fixed="n|cracked|labels"),
-    "target": _Rule(0.1, 0, 6, 0.1, fixed=".*"),
-    # notebook 09: a handful of photos
-    r"made|attention|tiles|photos\[\]": _Rule(0.1, 0.2, 1, 0.2, free="file"),
-}
-_SCORES = "val|test|training|runs|by_split|over_splits|over_seeds|mcnemar|wrong_by_several|intervals|slices"
-_SCORES += "|best_by_validation"
-_CHOSEN = "|".join(TESTS) + "|temperature|threshold|low|high|slice|kept|best_epoch|C|against|best_by_validation"
+    source = config.profile(profile).source
+    same = [p.name for p in config.PROFILES.values() if p.source == source and p.name != profile]
+    for name in (profile, *same, config.DEFAULT_PROFILE):
+        file = config.REFERENCE / name / "spread.json"
+        measured = json.loads(file.read_text("utf-8"))["moved"] if file.is_file() else {}
+        if notebook in measured:
+            break
+    found: dict[str, dict[str, float] | None] = {}
+    for key, most in ((key, most) for kinds in measured.values() for key, most in kinds.items()):
+        name = f".{key.rpartition('.')[2]}"
+        before = found.setdefault(name, {"cpus": 0, "seeds": 0})
+        found[name] = None if None in (before, most) else {k: max(before[k], most[k]) for k in before}
+    return found | measured.get(notebook, {})
 
 
-def is_close(path: str, want: Any, have: Any, images: int, synthetic: bool) -> bool:
+def is_close(moved: dict[str, dict[str, float] | None], path: str, want: Any, have: Any, synthetic: bool) -> bool:
     """Return whether a value of metrics.json may differ because CPU, versions or weights file do.
 
-    Scores may differ by three images or half a percent, counts by twice that, losses by 0.05 nats; other parts as the
-    rules above say.
-
     Args:
+        moved: how far numbers of this notebook move, from `read_spread`.
         path: of the value, such as `test.accuracy`.
         want: the value of the reference.
         have: the value here.
-        images: number of test images.
-        synthetic: whether the images were made by code, so that their hash may differ too, and what is measured on
-            them without a model.
+        synthetic: whether the images were made by code, so that they may differ too.
     """
-    part, last = re.split(r"[.\[]", path)[0], path.rsplit(".", 1)[-1]
-    part += "[]" if path.startswith("photos[") else ""  # notebook 09 has rows of that name, notebook 07 values
-    if last == "sha256" and part in ("data", "target"):
-        return synthetic and None not in (want, have)
-    if re.fullmatch(_ANYTHING, part) or path.startswith(("model.start.", "features.")):
+    if path.startswith(("model.start.", "features.")):
         return True
-    rule = next((rule for parts, rule in _RULES.items() if re.fullmatch(parts, part)), None)
-    if synthetic and re.fullmatch(_MEASURED, part):  # by notebook 01 on images, without a model
-        rule = _Rule(0.02, 0, 5, 0.05)
-    elif re.fullmatch(_SCORES, part):
-        share = max(0.005, 3 / images)
-        rule = _Rule(share, 0, 2 * share * images, 0, free=_CHOSEN)
-        if last.endswith("loss"):
-            rule = _Rule(0.05, 0, 0.05, 0)
-    if rule is None:
+    key = spread_key(path)
+    if key not in moved and key.split(".")[0] not in _ASKED:
+        key = f".{key.rpartition('.')[2]}"
+    if key not in moved or (not synthetic and re.fullmatch(_FIXED, path)):
         return False
-    if re.fullmatch(rule.free, last):
+    if (most := moved[key]) is None:
         return True
-    numbers = isinstance(want, int | float) and isinstance(have, int | float)
-    if not numbers or (not synthetic and re.fullmatch(rule.fixed, last)):
-        return False
-    if isinstance(want, float):
-        of_class = rule.of_class * 2 / images if last in ("recall", "precision", "f1") else 0
-        return abs(want - have) <= max(rule.share, rule.of_share * abs(want), of_class)
-    return abs(want - have) <= max(rule.count, rule.of_count * abs(want))
+    within = max(TIMES * most["cpus"], most["seeds"]) * 1.001  # four digits are stored
+    return is_number(want) and is_number(have) and abs(want - have) <= within
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of metrics.json is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
