@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from crackutils.config import ENGINES, CrackutilsError
+from crackutils.config import DEFAULT_PROFILE, ENGINES, CrackutilsError, start
 
 _PATH = click.Path(path_type=Path)  # whether it exists is checked later, with a remedy
 _path = functools.partial(click.option, type=_PATH)
@@ -18,6 +18,7 @@ _ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"On
 @click.group(context_settings={"max_content_width": 120})
 def cli() -> None:
     """Find cracks in pictures of concrete with trained models."""
+    start(DEFAULT_PROFILE)  # its thread counts
 
 
 @cli.command()

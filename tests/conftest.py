@@ -16,6 +16,8 @@ from crackutils import config, datasets
 from crackutils.inference.engines import run_stream
 from crackutils.sources.fetch import prepare
 
+config.start("smoke")  # thread counts
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of whole notebooks first: they take longest, and one worker takes all of them."""

@@ -261,7 +261,8 @@ def test_grad_cam_points_to_what_speaks_for_a_crack(units: int) -> None:
     model.layers[-1].set_weights([weights, np.zeros(units, np.float32)])
     x = np.full((2, 32, 32, 3), 210, np.float32)
     x[0, 8:12, 20:24] = 20
-    cam = grad_cam(model, x)
+    p, cam = grad_cam(model, x)
+    np.testing.assert_allclose(p, model.predict_on_batch(x)[:, -1], atol=1e-6)
     assert cam.shape == (2, 8, 8)
     assert np.unravel_index(cam[0].argmax(), (8, 8)) == (2, 5) and cam[0].max() == 1
     assert (cam >= 0).all() and not cam[1].any()  # all bright: nothing speaks for a crack

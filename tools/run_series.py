@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -61,8 +62,8 @@ def run(which: list[str], overrides: dict[str, str], force: bool = False) -> Non
 def estimate_seconds(jobs: list[Job], profile: config.Profile, images: str, count: int) -> list[float]:
     """Return about how many seconds each job will take, 0 for those that are up to date.
 
-    From its own last run; else from the reference run of its recipe, by the number of images and epochs; else the mean
-    of the others, or 0 where nothing is known.
+    From its own last run; else from the reference run of its recipe, by the number of images, epochs, steps or photos;
+    else the mean of the others, or 0 where nothing is known.
 
     Args:
         jobs: from `plan`.
@@ -90,10 +91,15 @@ def _reference_seconds(job: Job, profile: config.Profile, count: int) -> float |
             found.append((metrics, json.loads(file.read_text("utf-8"))["timings"]["notebook_seconds"]))
     if not found:
         return None
-    # the profile itself, else the largest: start-up weighs least there
+    # the profile itself, else the one with about as many images
     own = [run for run in found if run[0]["settings"].get("profile") == profile.name]
-    metrics, seconds = max(own or found, key=lambda run: run[0]["data"]["images"])
-    seconds *= count / metrics["data"]["images"]
+    metrics, seconds = min(own or found, key=lambda run: abs(math.log(max(count, 1) / run[0]["data"]["images"])))
+    if "made" in metrics:  # photos, and training steps, take the time of 09 and 08
+        seconds *= profile.budget.photos / len(metrics["made"])
+    elif "steps" in metrics.get("stages", [{}])[0]:
+        seconds *= profile.cells[0] / metrics["stages"][0]["steps"]
+    else:
+        seconds *= count / metrics["data"]["images"]
     recipe = metrics["settings"].get("recipe")
     if "RECIPE" in job.defaults and recipe:
         here = choose_recipe(name, recipe["family"], profile, job.values.get("EPOCHS", 0), "imagenet")

@@ -7,7 +7,6 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.model_selection import StratifiedGroupKFold
-from threadpoolctl import threadpool_limits
 
 from crackutils.config import DEFAULT_SEED, CrackutilsError
 from crackutils.linear import choose_penalty
@@ -47,9 +46,8 @@ def fit_head(
         return weights, float(v[1] - weights @ np.append(center, mean))
 
     if held is None:
-        with threadpool_limits(1):  # for matrices this small, threads cost more than they bring
-            penalty = _cross_validate(tiles, before, np.unique(groups, return_inverse=True)[1], seed)
-            return *unstandardise(_fit(tiles, before, penalty)), penalty
+        penalty = _cross_validate(tiles, before, np.unique(groups, return_inverse=True)[1], seed)
+        return *unstandardise(_fit(tiles, before, penalty)), penalty
     losses, heads, v = [], [], None
     for penalty in PENALTIES:
         v = _fit(tiles, before, penalty, v, 1e-6)

@@ -25,18 +25,16 @@ class Look:
 def attend(folder: Path, images: Sequence[np.ndarray]) -> Look:
     """Return where the model of a run looks in images, uint8 (h, w, 3)."""
     model, recipe = training.load(folder)
-    x = np.stack([resize(image, recipe.size) for image in images]).astype(np.float32)
-    batches = np.split(x, range(16, len(x), 16))
-    p = [np.asarray(model.predict_on_batch(some))[:, -1] for some in batches]
-    return Look(np.concatenate(p), np.concatenate([grad_cam(model, some) for some in batches]))
+    return Look(*grad_cam(model, np.stack([resize(image, recipe.size) for image in images]).astype(np.float32)))
 
 
-def grad_cam(model: Any, images: np.ndarray) -> np.ndarray:
-    """Return where a model's last feature map speaks for a crack (Grad-CAM: Selvaraju et al. 2017).
+def grad_cam(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities of a crack, float32 (n,), and where a model's last feature map speaks for one.
 
-    For images (n, size, size, 3), RGB 0-255, it is float32 (n, h, w) of the map's own size, 0 to 1 at the strongest
-    place, or all 0 where nothing speaks for a crack. The gradient is that of the logit, as that of a probability
-    vanishes where the model is sure. By hand: the well-kept libraries for it are for PyTorch.
+    For images (n, size, size, 3), RGB 0-255, the latter (Grad-CAM: Selvaraju et al. 2017) is float32 (n, h, w) of the
+    map's own size, 0 to 1 at the strongest place, or all 0 where nothing speaks for a crack. The gradient is that of
+    the logit, as that of a probability vanishes where the model is sure. By hand: the well-kept libraries for it are
+    for PyTorch.
     """
     # what the last layer that sees a map is given: a backbone's own output is that of another graph
     takes = [x.input for x in model.layers[1:] if not isinstance(x.input, list)]
@@ -45,15 +43,17 @@ def grad_cam(model: Any, images: np.ndarray) -> np.ndarray:
     kernel, bias = last.kernel, last.bias
     if kernel.shape[-1] == 2:  # of two classes
         kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
-    net = keras.Model(model.input, [feature_map, last.input])
-    with tf.GradientTape() as tape:
-        x = tf.convert_to_tensor(images, tf.float32)
-        tape.watch(x)
-        maps, pooled = net(x, training=False)
-        logits = tf.matmul(pooled, kernel) + bias
-    weights = tf.reduce_mean(tape.gradient(logits, maps), (1, 2), keepdims=True)
-    cam = np.maximum(np.asarray(tf.reduce_sum(weights * maps, -1)), 0)
-    return cam / np.maximum(cam.max((1, 2), keepdims=True), 1e-12)
+    first, rest, p, heat = keras.Model(model.input, feature_map), keras.Model(feature_map, last.input), [], []
+    for start in range(0, len(images), 16):
+        maps = tf.convert_to_tensor(first.predict_on_batch(images[start : start + 16]))
+        with tf.GradientTape() as tape:  # from the maps on: the layers before them would take gigabytes
+            tape.watch(maps)
+            logits = tf.matmul(rest(maps, training=False), kernel) + bias
+        weights = tf.reduce_mean(tape.gradient(logits, maps), (1, 2), keepdims=True)
+        cam = np.maximum(np.asarray(tf.reduce_sum(weights * maps, -1)), 0)
+        heat.append(cam / np.maximum(cam.max((1, 2), keepdims=True), 1e-12))
+        p.append(np.asarray(tf.sigmoid(logits))[:, 0])
+    return np.concatenate(p), np.concatenate(heat)
 
 
 def attention_on_cracks(look: Look, patches: Sequence[Patch]) -> dict[str, float]:

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance
 from scipy import fft
-from threadpoolctl import threadpool_limits
 
 from crackutils.datasets import Dataset
 from crackutils.images import GREY, thumbnails
@@ -112,8 +111,7 @@ def _search_pairs(asked: np.ndarray, among: np.ndarray, what: str) -> pd.DataFra
         similarity = _standardize(windows.reshape(-1, half * half)) @ basis @ queries
         return similarity.reshape(len(images), -1, len(asked)).max(1)
 
-    with threadpool_limits(1, "blas"):  # two threads of ours keep both cores busy; batches of 8 stay in the cache
-        best = np.concatenate(map_batches(score, small_b, 8, what)).T
+    best = np.concatenate(map_batches(score, small_b, 8, what)).T  # batches of 8 stay in the processor's cache
     k = min(5, len(among))
     pairs = np.column_stack([np.repeat(np.arange(len(asked)), k), np.argpartition(-best, k - 1)[:, :k].ravel()])
     peak = map_batches(lambda batch: _phase_peaks(asked[batch[:, 0]], among[batch[:, 1]]), pairs, 256, what)

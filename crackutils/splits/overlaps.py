@@ -50,7 +50,7 @@ def search_overlaps(ds: Dataset) -> pd.DataFrame:
         neighbours += [np.column_stack([rows[step:], rows[:-step]]) for step in range(1, 6)]
     pairs = candidate_pairs(appearance(ds), _NEIGHBOURS, neighbours)
     crops = even_maps(ds.grey)
-    tables = map_batches(lambda batch: _register(crops, batch), pairs, 128, "registering crops that may overlap")
+    tables = map_batches(lambda batch: _register(crops, batch), pairs, 64, "registering crops that may overlap")
     table = pd.concat(tables).sort_values(["a", "b"])
     return table[table["score"] > OVERLAP_SCORE].round(4).reset_index(drop=True)
 
@@ -109,25 +109,39 @@ def estimate_photos(ds: Dataset, per_photo: int = PER_PHOTO) -> np.ndarray:
 
 
 def _register(crops: np.ndarray, pairs: np.ndarray) -> pd.DataFrame:
-    """Return the shift of each pair with the best score, in the columns of `find_overlaps`."""
+    """Return the best shift of each pair that reaches `OVERLAP_SCORE`, in the columns of `find_overlaps`."""
     # by hand: scikit-image's masked phase_cross_correlation takes one pair at a time and weighs no areas
     side = crops.shape[1]
     spectrum = partial(fft.rfft2, s=(2 * side, 2 * side))
-
-    def correlate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return fft.irfft2(np.conj(x) * y, (2 * side, 2 * side))
-
-    whole = spectrum(np.ones((side, side), np.float32))
-    n = np.maximum(correlate(whole, whole).round(), 1)  # pixels that the crops share at each shift
+    # pixels that the crops share at each shift
+    n = np.maximum(_overlap_sums(np.ones((1, side, side), np.float32), 1), 1)
+    least = np.where(n < SMALLEST_OVERLAP * side * side, np.float32(np.inf), np.tanh(OVERLAP_SCORE / np.sqrt(n)))
     firsts, at = np.unique(pairs[:, 0], return_inverse=True)  # few: pairs come in order of a
     a, b = crops[firsts], crops[pairs[:, 1]]
-    r = correlate(spectrum(b), spectrum(a)[at])  # means are near 0 after the high-pass filter
-    energy_a, energy_b = correlate(whole, spectrum(a * a))[at], correlate(spectrum(b * b), whole)
-    r /= np.sqrt(np.maximum(energy_a, n / 2) * np.maximum(energy_b, n / 2))
-    score = np.arctanh(np.clip(r, -0.999, 0.999)) * np.sqrt(n)
-    score[:, n < SMALLEST_OVERLAP * side * side] = -1
-    r, score = r.reshape(len(pairs), n.size), score.reshape(len(pairs), n.size)
-    best, rows = score.argmax(1), np.arange(len(pairs))
-    dy, dx = ((k + side) % (2 * side) - side for k in np.divmod(best, 2 * side))
-    table = pd.DataFrame({"a": pairs[:, 0], "b": pairs[:, 1], "dy": dy / side, "dx": dx / side})
-    return table.assign(area=n.ravel()[best] / side**2, ncc=r[rows, best], score=score[rows, best])
+    product = np.conj(spectrum(b))
+    product *= spectrum(a)[at]
+    r = fft.irfft2(product, (2 * side, 2 * side))
+    # means are near 0 after the high-pass filter
+    r *= (1 / np.sqrt(np.maximum(_overlap_sums(a * a, 1), n / 2)))[at]
+    r /= np.sqrt(np.maximum(_overlap_sums(b * b, -1), n / 2))
+    pair, y, x = np.unravel_index(np.flatnonzero(r > least), r.shape)
+    ncc, shared = r[pair, y, x], n[0, y, x]
+    dy, dx = ((k + side) % (2 * side) - side for k in (y, x))
+    table = pd.DataFrame({"a": pairs[pair, 0], "b": pairs[pair, 1], "dy": dy / side, "dx": dx / side})
+    score = np.arctanh(np.clip(ncc, -0.999, 0.999)) * np.sqrt(shared)
+    table = table.assign(area=shared / side**2, ncc=ncc, score=score)
+    return table.loc[table.groupby(["a", "b"])["score"].idxmax()]
+
+
+def _overlap_sums(x: np.ndarray, sign: int) -> np.ndarray:
+    """Return the sum of each x, (n, side, side), over what it shares with a crop at each shift: (n, 2 side, 2 side).
+
+    Shifts run from 0 up to side - 1, then from -side to -1, as in a spectrum. A shift is where the other crop lies in
+    x (`sign` 1), or x in the other (-1).
+    """
+    first = (slice(None, -1), slice(None, 0, -1))[sign < 0]  # sums up to where the shared part begins, or ends
+    sums = np.pad(x.cumsum(1, dtype=np.float64).cumsum(2), ((0, 0), (1, 0), (1, 0))).astype(np.float32)
+    parts = [sums[:, -1:] - sums[:, first], sums[:, first]]
+    sums = np.concatenate(parts[::sign], 1)
+    parts = [sums[..., -1:] - sums[..., first], sums[..., first]]
+    return np.concatenate(parts[::sign], 2)

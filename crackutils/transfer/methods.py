@@ -138,19 +138,23 @@ def fit_cell_head(patches: Store, count: int, weights: str, seed: int) -> Any:
     """
     model = build_detector(replace(DETECTOR, size=SIDE), weights, seed)
     net = keras.Model(model.input, model.get_layer("cells").input)
-    rng, shape, xs, ys = np.random.default_rng(seed), (SIDE // CELL, CELL // MASK_BLOCK), [], []
+    rng, shape, ys, n = np.random.default_rng(seed), (SIDE // CELL, CELL // MASK_BLOCK), [], 0
     chosen = np.sort(rng.permutation(len(patches.images))[:count])
-    for begin in progress(range(0, len(chosen), 32), "cells with masks", unit="batch"):
-        rows = chosen[begin : begin + 32]
+    x = np.empty((_CELLS, net.output_shape[-1]), np.float32)  # filled and changed in place, as it is large
+    for begin in progress(range(0, len(chosen), 8), "cells with masks", unit="batch"):
+        rows = chosen[begin : begin + 8]
         most = patches.masks[rows].reshape(len(rows), *shape, *shape).max((2, 4)).ravel()
         features = np.asarray(net.predict_on_batch(patches.images[rows].astype(np.float32))).reshape(len(most), -1)
         for part, share in ((np.flatnonzero(most > 100), 0.4), (np.flatnonzero(most < 20), 0.6)):
             take = rng.permutation(part)[: int(share * _CELLS * len(rows) / len(chosen))]
-            xs.append(features[take])
+            x[n : n + len(take)] = features[take]
             ys.append(most[take] > 100)
-    x, y = np.concatenate(xs), np.concatenate(ys)
+            n += len(take)
+    x = x[:n]
     mean, scale = x.mean(0), x.std(0) + 1e-3
-    fitted = LogisticRegression(C=0.01, solver="newton-cg").fit((x - mean) / scale, y)
+    x -= mean
+    x /= scale
+    fitted = LogisticRegression(C=0.01, solver="newton-cg").fit(x, np.concatenate(ys))
     kernel = (fitted.coef_[0] / scale).astype(np.float32)
     model = build_detector(DETECTOR, weights, seed)
     bias = np.float32([fitted.intercept_[0] - mean @ kernel])
@@ -169,9 +173,9 @@ class Method(NamedTuple):
 def list_methods(study: TransferStudy) -> list[Method]:
     """Return all methods, on frozen features first; nothing is computed before they score."""
     kinds = (*VARIATIONS, "texture")
-    methods = [Method("frozen features, linear head", _linear)]
-    methods += [Method(f"+ {kind} varied in training", partial(_linear, extra=(kind,))) for kind in kinds]
-    methods += [
+    methods = [
+        Method("frozen features, linear head", _linear),
+        *(Method(f"+ {kind} varied in training", partial(_linear, extra=(kind,))) for kind in kinds),
         Method("+ sample photos with thin cracks", partial(_linear, extra=("drawn",))),
         Method("+ all of these", partial(_linear, extra=(*kinds, "drawn"))),
         Method("finer resolution (256 pixels)", partial(_linear, size=256)),
