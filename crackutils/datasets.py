@@ -137,8 +137,7 @@ def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
 
 
 def _correct_labels(ds: Dataset) -> Dataset:
-    table = label_verdicts(ds)
-    if not len(table):
+    if not len(table := label_verdicts(ds)):
         why = f"LABELS={ds.labels}: the labels of PROFILE={ds.profile.name} were not checked"
         raise config.CrackutilsError(f"{why}. Leave LABELS out.")
     sure = table[table["verdict"] != "ambiguous"]
@@ -154,9 +153,8 @@ def open_folder(folder: Path) -> Dataset:
     """
     source = f"folder-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
     index, left_out, grey, colour = read_index(source, folder)
-    for label, name in enumerate(config.CLASSES):
-        if not (index["label"] == label).any():
-            raise config.CrackutilsError(f"{folder / name} holds no usable image. It needs at least one.")
+    if missing := [name for label, name in enumerate(config.CLASSES) if not (index["label"] == label).any()]:
+        raise config.CrackutilsError(f"{folder / missing[0]} holds no usable image. It needs at least one.")
     return Dataset(config.Profile(folder.name, str(folder), source), folder, index, left_out, grey, colour)
 
 
@@ -166,8 +164,7 @@ def label_verdicts(ds: Dataset) -> pd.DataFrame:
     A row per such image holds row (of the index), file, label (the given one), verdict (crack, no crack or ambiguous)
     and reason. Raises CrackutilsError if an image of that name has other bytes than the one that was opened.
     """
-    file = config.AUDIT / f"{ds.profile.source}_labels.csv"
-    if not file.is_file():
+    if not (file := config.AUDIT / f"{ds.profile.source}_labels.csv").is_file():
         return pd.DataFrame({name: [] for name in ("row", "file", "label", "verdict", "reason")})
     here = ds.index[["file", "sha256"]].reset_index(names="row")
     table = here.merge(pd.read_csv(file), on="file", suffixes=("", "_seen"))
@@ -225,8 +222,7 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
     for file in files:
         s = (folder / file).stat()
         state.update(f"{file}\t{s.st_size}\t{s.st_mtime_ns}\n".encode())
-    home = config.data_dir() / "index" / source
-    stamp = home / "state.json"
+    stamp = (home := config.data_dir() / "index" / source) / "state.json"
     if not stamp.is_file() or json.loads(stamp.read_text("utf-8")).get("state") != state.hexdigest():
         labels = [config.CLASSES.index(file.split("/")[0]) for file in files]
         watch = partial(progress, what="indexing", total=len(files))
@@ -265,8 +261,7 @@ def _describe(path: Path) -> tuple[tuple[Any, ...], np.ndarray, np.ndarray] | st
     """Return the last columns of a file's row in the index and its thumbnails, or why it is left out."""
     if not path.is_file():
         return "is not a file"
-    data = path.read_bytes()
-    if not data:
+    if not (data := path.read_bytes()):
         return "has zero bytes"
     if path.suffix.lower() not in images.FORMATS:
         return f"is not named like an image ({path.suffix or 'no ending'})"

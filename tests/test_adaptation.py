@@ -226,13 +226,6 @@ def test_a_csv_that_cannot_be_used_is_refused(change: Any, message: str, tiles: 
     assert "\n" not in str(raised.value) and not (tiles.parent / "out").exists()
 
 
-def test_words_spaces_and_absolute_paths_are_understood(tiles: Path) -> None:
-    absolute = str(tiles.parent / "tiles" / "7000-0.png")
-    names = ("file,label,photo", "\ufeffFile,label, photo")
-    table = read_labels(edited(tiles, (ONE, f'"{absolute}", negative ,a'), (",1,", ",Positive,"), names))
-    assert table["label"].tolist() == [0, 1] * 24 and table.iloc[0].tolist() == [absolute, 0, "a"]
-
-
 def test_pictures_that_cannot_be_used_are_refused(tiles: Path, base: Path, tmp_path: Path) -> None:
     first, second = (tiles.parent / "tiles" / name for name in ("7000-0.png", "7000-1.png"))
     damaged = r"in 1 of 48 rows the image cannot be used \(first: tiles/7000-0\.png is t"
@@ -244,7 +237,7 @@ def test_pictures_that_cannot_be_used_are_refused(tiles: Path, base: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_photos_are_known_by_the_column_or_by_names(tiles: Path, capsys: Capture) -> None:
+def test_photos_words_spaces_and_absolute_paths_are_understood(tiles: Path, capsys: Capture) -> None:
     table = read_labels(tiles)
     for given, expected in ((table, "column"), (table.drop(columns="photo"), "names")):
         photos, source = photos_of_tiles(given)
@@ -253,9 +246,12 @@ def test_photos_are_known_by_the_column_or_by_names(tiles: Path, capsys: Capture
     table["file"] = table["file"].replace("tiles/7000-0.png", "tiles/wall-0.png")
     single, source = photos_of_tiles(table.drop(columns="photo"))
     assert (source, len(set(single))) == ("nothing", 48) and "intervals below are too narrow" in capsys.readouterr().out
+    absolute, names = str(tiles.parent / "tiles" / "7000-0.png"), ("file,label,photo", "\ufeffFile,label, photo")
+    table = read_labels(edited(tiles, (ONE, f'"{absolute}", negative ,a'), (",1,", ",Positive,"), names))
+    assert table["label"].tolist() == [0, 1] * 24 and table.iloc[0].tolist() == [absolute, 0, "a"]
 
 
-def test_features_of_a_run_are_those_that_its_last_layer_sees(tiles: Path, base: Path, computed: list[int]) -> None:
+def test_features_are_what_the_last_layer_sees(tiles: Path, base: Path, tmp_path: Path, computed: list[int]) -> None:
     (ds, _), (model, _) = labelled(tiles), training.load(base)
     x = features_of_run(ds, np.arange(6), base).x
     images = np.stack([ds.read(row, 64) for row in range(6)]).astype(np.float32)
@@ -265,6 +261,18 @@ def test_features_of_a_run_are_those_that_its_last_layer_sees(tiles: Path, base:
     np.testing.assert_allclose(x[:, 0], features @ kernel[:, 0] + bias[0], atol=1e-3)
     features_of_run(ds, np.arange(8), base)
     assert computed == list(range(8))
+    # other weights have other features
+    (other := tmp_path / "other").mkdir()
+    (other / "metrics.json").write_bytes((base / "metrics.json").read_bytes())
+    with pytest.raises(CrackutilsError, match=r"holds no model\.weights\.h5"):
+        features_of_run(ds, np.arange(2), other)
+    training.save(build_detector(TINY, "crackutils", 6), other, "")
+    second = features_of_run(ds, np.arange(2), other).x
+    assert computed == [*range(8), 0, 1] and x[0, 0] != second[0, 0]
+    np.testing.assert_allclose(x[:2, 1:], second[:, 1:], atol=1e-5)  # the backbone is the same
+    edited(other / "metrics.json", ('"cells": 0.06', '"cells": 0'))
+    with pytest.raises(CrackutilsError, match=r"has no cells\. Give a run of notebook 08"):
+        features_of_run(ds, np.arange(2), other)
     code = f"""import sys, pathlib
 from crackutils import datasets
 from crackutils.adaptation.adapt import features_of_run, read_labels, try_learning_curve
@@ -274,22 +282,6 @@ x = features_of_run(ds, table.index.to_numpy(), pathlib.Path({str(base)!r})).x
 assert len(try_learning_curve(x, table["label"].to_numpy(), table["photo"].to_numpy(), draws=1)[0])
 assert "tensorflow" not in sys.modules"""
     subprocess.run([sys.executable, "-c", code], cwd=config.ROOT, check=True, stdout=subprocess.DEVNULL)
-
-
-def test_other_weights_have_other_features(tiles: Path, base: Path, tmp_path: Path, computed: list[int]) -> None:
-    ds, _ = labelled(tiles)
-    first, other = features_of_run(ds, np.arange(2), base).x, tmp_path / "other"
-    other.mkdir()
-    (other / "metrics.json").write_bytes((base / "metrics.json").read_bytes())
-    with pytest.raises(CrackutilsError, match=r"holds no model\.weights\.h5"):
-        features_of_run(ds, np.arange(2), other)
-    training.save(build_detector(TINY, "crackutils", 6), other, "")
-    second = features_of_run(ds, np.arange(2), other).x
-    assert computed == [0, 1, 0, 1] and first[0, 0] != second[0, 0]
-    np.testing.assert_allclose(first[:, 1:], second[:, 1:], atol=1e-5)  # the backbone is the same
-    edited(other / "metrics.json", ('"cells": 0.06', '"cells": 0'))
-    with pytest.raises(CrackutilsError, match=r"has no cells\. Give a run of notebook 08"):
-        features_of_run(ds, np.arange(2), other)
 
 
 def test_the_command(tiles: Path, base: Path, tmp_path: Path, computed: list[int], capsys: Capture) -> None:

@@ -38,8 +38,7 @@ def painted(seed: int = 0) -> Store:
         for _ in range(2):
             at, begin, end = rng.integers(0, 54), rng.integers(0, 20), rng.integers(36, 56)
             (mask if rng.random() < 0.5 else mask.T)[at : at + 2, begin:end] = 255
-    fine = masks.repeat(4, 1).repeat(4, 2)
-    images = np.repeat(np.where(fine > 0, DARK, BRIGHT).astype(np.uint8)[..., None], 3, 3)
+    images = np.repeat(np.where(masks.repeat(4, 1).repeat(4, 2) > 0, DARK, BRIGHT).astype(np.uint8)[..., None], 3, 3)
     return Store(images, masks, pd.DataFrame({"photo": np.arange(12) // 2, "label": masks.any((1, 2)).astype(int)}))
 
 
@@ -78,8 +77,7 @@ def test_a_patch_and_its_mask_are_cropped_and_rotated_together(plain: Mock) -> N
     assert data.VARIATIONS[0] == "scale"
 
 
-@pytest.mark.usefixtures("plain")
-def test_patches_are_cropped_larger_and_smaller_from_everywhere_in_all_orientations() -> None:
+def test_patches_are_cropped_larger_and_smaller_from_everywhere_in_all_orientations(plain: Mock) -> None:
     rng, mask = np.random.default_rng(1), np.zeros((56, 56), np.uint8)
     found = np.array([crop_of(masked_example(ramp(SIDE), mask, rng)[0]) for _ in range(300)])
     assert 108 <= found[:, 0].min() < 120  # 160 / 1.4
@@ -280,8 +278,7 @@ def test_a_killed_training_goes_on(when: str, task: Any, tmp_path: Path, monkeyp
     assert "going on after step 4 of 4" in capsys.readouterr().out and weights_of(rest.model) == weights_of(whole.model)
 
 
-@pytest.mark.usefixtures("tiny")
-def test_it_trains_without_patches(task: Any, tmp_path: Path, monkeypatch: Patch) -> None:
+def test_it_trains_without_patches(task: Any, tiny: None, tmp_path: Path, monkeypatch: Patch) -> None:
     ds, manifest, _ = task
     monkeypatch.setattr("crackutils.detector.training.make_batch", made := Mock(side_effect=make_batch))
     trained = train((ds, manifest, None), tmp_path / "run", steps=2)
@@ -326,7 +323,6 @@ def test_the_last_layer_is_fitted_and_found_again(task: Any, tmp_path: Path, mon
     trained, last = training.Trained(model, {}, pd.DataFrame(), []), model.get_layer("p_crack")
     rows = np.flatnonzero(manifest["split"] == "train")
     y, x = ds.index["label"].to_numpy()[rows], np.stack([ds.read(row, 64) for row in rows]).astype(np.float32)
-
     loss = lambda: float(keras.losses.BinaryCrossentropy()(y[:, None], model.predict_on_batch(x)))  # noqa: E731
     before = loss()
     facts = fit_last_layer(trained, RECIPE, ds, manifest, patches, tmp_path, 7)

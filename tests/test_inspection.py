@@ -70,8 +70,7 @@ def wall(height: int = 700, width: int = 900, lines: Any = LONG, thick: int = 4,
     image = np.full((height, width, 3), GREY, np.uint8)
     for begin, end in lines:
         cv2.line(image, begin, end, (DARK,) * 3, thick)
-    noise = np.random.default_rng(seed).normal(0, 3, (height, width, 1))
-    return np.clip(image + noise, 0, 255).astype(np.uint8)
+    return np.clip(image + np.random.default_rng(seed).normal(0, 3, (height, width, 1)), 0, 255).astype(np.uint8)
 
 
 def save(image: np.ndarray, file: Path) -> None:
@@ -131,9 +130,8 @@ def test_dark_lines_are_found_to_the_pixel_and_only_near_cells(monkeypatch: Any)
     image = wall(lines=(((10, 20), (880, 690)), ((600, 0), (500, 699))))
     logits = logits_of(image)
     whole = crack_mask(image, logits, 0.5)
-    monkeypatch.setattr("crackutils.inspection.mask.BLOCK", 256)
-    parts = crack_mask(image, logits, 0.5)  # in blocks that leave no seam
-    assert whole.sum() > 5000 and (whole ^ parts).sum() < 0.02 * whole.sum()
+    monkeypatch.setattr("crackutils.inspection.mask.BLOCK", 256)  # blocks leave no seam
+    assert whole.sum() > 5000 and (whole ^ crack_mask(image, logits, 0.5)).sum() < 0.02 * whole.sum()
 
 
 @pytest.mark.parametrize("kind", [0, 37, "ring"])
@@ -153,8 +151,7 @@ def test_a_faint_part_is_followed_through_crack_like_cells(kind: Any) -> None:
     logits[y // 16, x // 16] = 4
     cracks, mask = measure(image, logits), crack_mask(image, logits, 0.5)
     assert len(cracks) == 1 and cracks["length"][0] == pytest.approx(length, rel=0.07 if kind == "ring" else 0.06)
-    near = cv2.dilate(drawn, np.ones((11, 11), np.uint8)) > 0
-    assert (mask & near).sum() > 0.98 * mask.sum()
+    assert mask[cv2.dilate(drawn, np.ones((11, 11), np.uint8)) > 0].sum() > 0.98 * mask.sum()  # near the line
     if kind == "ring":
         image[drawn == 1] = DARK  # the faint part does not count for the width
         assert cracks["width_mean"][0] == pytest.approx(measure(image, logits)["width_mean"][0], rel=0.05)
@@ -184,8 +181,7 @@ def test_each_crack_is_measured() -> None:
     np.testing.assert_allclose(cracks["length"], [600, 283], rtol=0.05)
     first = cracks.iloc[0]
     assert first["x"] <= 100 and first["x"] + first["width"] >= 700
-    assert first["y"] <= 150 <= first["y"] + first["height"]
-    assert (cracks["p_crack"] > 0.5).all()
+    assert first["y"] <= 150 <= first["y"] + first["height"] and (cracks["p_crack"] > 0.5).all()
     (alone := np.full_like(logits_of(image), -9))[3, 3] = 5
     assert measure(image, alone).empty  # no dark line there
 
@@ -367,8 +363,7 @@ def test_a_photo_that_goes_or_cannot_be_opened_stops_nothing(tmp_path: Path, fak
 def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake, capsys: Any) -> None:
     mine, bare, labels = (tmp_path / name for name in ("mine", "bare", "labels.csv"))
     for value in ("threshold=1.5", "threshold=0.0", "mm_per_pixel=-1.0", "mm_per_pixel=nan"):
-        option = f"--{value.replace('_', '-')}"
-        assert main(["inspect", str(folder), "--out", str(mine), "--model", "x", option]) == 2
+        assert main(["inspect", str(folder), "--out", str(mine), "--model", "x", f"--{value.replace('_', '-')}"]) == 2
         assert f"{value} is out of range" in capsys.readouterr().err and not mine.exists()
     mine.mkdir()
     bare.mkdir()
@@ -443,8 +438,7 @@ def test_labelled_tiles_choose_the_threshold(tmp_path: Path, fake: Fake, capsys:
     # labels in the place of tiles.csv are spared, also as a spreadsheet saves them
     for content in (labels.read_bytes(), b"file;row;col;p_crack;crack\r\nstra\xdfe.jpg;0;0;0,5;1\r\n"):
         (out / "tiles.csv").write_bytes(content)
-        assert main(command) == 2
-        assert "has labels of yours, which would be lost" in capsys.readouterr().err
+        assert main(command) == 2 and "has labels of yours, which would be lost" in capsys.readouterr().err
         assert (out / "tiles.csv").read_bytes() == content
 
 

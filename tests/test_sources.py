@@ -125,21 +125,12 @@ def earlier(data_dir: Path, tmp_path: Path, tree: Tree) -> Iterator[None]:
     assert {p.name for p in tmp_path.iterdir()} <= {"data", "earlier", "bad", "bad.zip", "bad.rar", "bin"}
 
 
-@pytest.fixture
-def rar_folder() -> Path:
-    """Folder with RAR files made by the original program."""
-    if not (folder := os.environ.get("CRACKUTILS_TEST_RAR")):
-        pytest.skip("CRACKUTILS_TEST_RAR names no folder with rar4-subdirs.rar and rar5-evil-symlink-traversal.rar")
-    return Path(folder)
-
-
 def test_fetch_from_a_folder_leaves_it_as_it_was(data_dir: Path, tmp_path: Path, mine: Path, tree: Tree) -> None:
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     before = contents(tmp_path / "mine")
     target = fetch("own", tmp_path / "mine")
     assert target == data_dir / "raw" / "own"
-    assert contents(tmp_path / "mine") == before
-    assert contents(target) == contents(mine)
+    assert contents(tmp_path / "mine") == before and contents(target) == contents(mine)
     assert all(file.stat().st_nlink == 1 for file in target.rglob("*.jpg"))  # copies: the user's stay as they are
     fetch("own", tree(tmp_path / "b", 2))
     assert contents(target) == contents(tmp_path / "b")  # takes the place of what was there
@@ -156,14 +147,11 @@ def test_fetch_from_a_zip(tmp_path: Path, mine: Path, inside: str, how: int) -> 
     sha = sha256(archive)
     target = fetch("own", archive)
     assert contents(target) == contents(mine)
-    assert sorted(p.name for p in target.iterdir()) == ["Negative", "Positive"]
-    assert sha256(archive) == sha
+    assert sorted(p.name for p in target.iterdir()) == ["Negative", "Positive"] and sha256(archive) == sha
 
 
 @pytest.mark.parametrize("tool", UNPACKERS)
-def test_each_unpacker_does(
-    tool: str, tmp_path: Path, mine: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_unpacker_does(tool: str, tmp_path: Path, mine: Path, request: Any, capsys: Any) -> None:
     if not (program := find_unpacker(tool)):
         pytest.skip(f"{tool} is not installed here")
     (request.getfixturevalue("programs") / tool).symlink_to(program)
@@ -195,13 +183,6 @@ def test_a_program_that_fails_or_lacks_is_named(script: str, complaint: str, tmp
     refused(bad, complaint)
 
 
-@pytest.mark.usefixtures("earlier")
-def test_a_rar_that_was_cut_short(tmp_path: Path, tree: Tree) -> None:
-    bad = rar_of(tmp_path / "bad.rar", tree(tmp_path / "bad", 2))
-    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
-    refused(bad, r"bad\.rar .*\. (Download or copy it again|Install unrar.*)\.$")
-
-
 LINK = "is refused: its entry 'a.jpg' is a link. Nothing was unpacked."
 RECORDS = {bytes([5, kind, 0, 2]) + b"up": LINK for kind in range(1, 6)}  # links of RAR 5's five kinds
 RECORDS[b"\1\0\0\x0f" + bytes(32)] = "is encrypted. Unpack it yourself and give the folder as FROM=."
@@ -214,20 +195,20 @@ def test_links_and_encrypted_entries_of_a_rar_are_refused(record: bytes, complai
     refused(bad, rf"bad\.rar.* {re.escape(complaint)}")
 
 
-@pytest.mark.usefixtures("earlier")
-def test_rars_of_the_original_program_are_read(rar_folder: Path, tmp_path: Path) -> None:
-    refused(rar_folder / "rar5-evil-symlink-traversal.rar", r"\.rar is refused: its entry 'up' is a link")
-    assert not (rar_folder / "pwned.txt").exists()
+def test_rars_of_the_original_program_are_read(earlier: None, tmp_path: Path) -> None:
+    if not (folder := os.environ.get("CRACKUTILS_TEST_RAR")):
+        pytest.skip("CRACKUTILS_TEST_RAR names no folder with rar4-subdirs.rar and rar5-evil-symlink-traversal.rar")
+    refused(Path(folder) / "rar5-evil-symlink-traversal.rar", r"\.rar is refused: its entry 'up' is a link")
+    assert not Path(folder, "pwned.txt").exists()
     if not any(map(find_unpacker, UNPACKERS)):
         pytest.skip(f"no program that unpacks RAR here ({', '.join(UNPACKERS)})")
-    origin = rar_folder / "rar4-subdirs.rar"
+    origin = Path(folder) / "rar4-subdirs.rar"
     for file in (origin, wrapped(tmp_path / "bad.zip", origin, "deep/rar4-subdirs.rar")):
         refused(file, rf"{file.name} holds no folder with Negative/ and Positive/ in it")
 
 
-@pytest.mark.usefixtures("earlier")
 @pytest.mark.parametrize("damage", ["cut", "stored", "deflated", "stream"])
-def test_damaged_zip(damage: str, tmp_path: Path, tree: Tree) -> None:
+def test_damaged_zip(damage: str, earlier: None, tmp_path: Path, tree: Tree) -> None:
     how = zipfile.ZIP_STORED if damage in ("cut", "stored") else zipfile.ZIP_DEFLATED
     bad = zipped(tmp_path / "bad.zip", tree(tmp_path / "bad", 4), how=how)
     data = bytearray(bad.read_bytes())
@@ -247,9 +228,8 @@ def test_damaged_zip(damage: str, tmp_path: Path, tree: Tree) -> None:
 OUTSIDE = ["../x.jpg", "Negative/../../../x.jpg", "/tmp/x.jpg", "C:\\x.jpg", "C:/x.jpg", "..\\x.jpg", "\\\\a\\b\\x.jpg"]
 
 
-@pytest.mark.usefixtures("earlier")
 @pytest.mark.parametrize("name", [*OUTSIDE, "Negative/link.jpg"])
-def test_unsafe_zip_entries_are_refused(name: str, tmp_path: Path, tree: Tree) -> None:
+def test_unsafe_zip_entries_are_refused(name: str, earlier: None, tmp_path: Path, tree: Tree) -> None:
     bad, entry, what = zipped(tmp_path / "bad.zip", tree(tmp_path / "bad", 1)), zipfile.ZipInfo(name), "leads outside"
     if "link" in name:
         what, entry.create_system, entry.external_attr = "is a link", 3, (stat.S_IFLNK | 0o777) << 16
@@ -258,9 +238,8 @@ def test_unsafe_zip_entries_are_refused(name: str, tmp_path: Path, tree: Tree) -
     refused(bad, rf"^bad\.zip is refused: its entry '.*' {what}.*\. Nothing was unpacked")
 
 
-@pytest.mark.usefixtures("earlier")
 @pytest.mark.parametrize("some", ["no folder", "several folders"])
-def test_class_folders_must_be_there_once(some: str, tmp_path: Path, tree: Tree) -> None:
+def test_class_folders_must_be_there_once(some: str, earlier: None, tmp_path: Path, tree: Tree) -> None:
     bad = tree(tmp_path / "bad" / "a", 1).parent
     if some == "no folder":
         shutil.rmtree(bad / "a" / "Positive")
@@ -270,13 +249,15 @@ def test_class_folders_must_be_there_once(some: str, tmp_path: Path, tree: Tree)
         refused(origin, rf"holds {some} with Negative/ and Positive/ in it\. It must hold exactly")
 
 
-@pytest.mark.usefixtures("earlier")
-def test_from_that_is_no_archive_or_does_not_fit(tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_that_is_not_whole_or_does_not_fit(earlier: None, tmp_path: Path, tree: Tree, monkeypatch: Any) -> None:
     refused(tmp_path / "none.zip", r"none\.zip does not exist\. Give a RAR, a ZIP or a folder\.$")
     (tmp_path / "bad.rar").write_text("nothing of the kind")
     refused(tmp_path / "bad.rar", r"bad\.rar is neither a whole ZIP nor a RAR nor a folder")
+    mine = tree(tmp_path / "bad", 2)
+    cut = rar_of(tmp_path / "bad.rar", mine).read_bytes()
+    (tmp_path / "bad.rar").write_bytes(cut[: len(cut) // 2])
+    refused(tmp_path / "bad.rar", r"bad\.rar .*\. (Download or copy it again|Install unrar.*)\.$")
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
-    mine = tree(tmp_path / "bad", 1)
     for bad in (zipped(tmp_path / "bad.zip", mine), rar_of(tmp_path / "bad.rar", mine)):
         refused(bad, r"^bad\.\w+ holds .* GB, but the disk has 0\.0 GB free\. Make room\.$")
 
@@ -288,18 +269,15 @@ def test_unknown_and_addressless_sources() -> None:
         fetch("own")
 
 
-def test_what_a_kill_leaves_is_repaired_by_the_same_call(data_dir: Path, tmp_path: Path, mine: Path) -> None:
+def test_what_a_kill_leaves_the_same_call_repairs(data_dir: Path, tmp_path: Path, mine: Path, tree: Tree) -> None:
     target = fetch("own", mine)
     before = contents(target)
     target.rename(target.with_name(".own.old"))  # a kill between the two renamings
-    half = data_dir / "raw" / ".own.part" / "Negative" / "00009.jpg"
-    half.parent.mkdir(parents=True)
-    half.write_bytes(b"cut sh")
+    part = tree(data_dir / "raw" / ".own.part", 4)  # one more of each class
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no folder")
     assert contents(target) == before
-    half.parent.mkdir(parents=True)  # a kill in the middle of unpacking
-    half.write_bytes(b"cut sh")
+    tree(part, 4)  # a kill in the middle of unpacking
     assert contents(fetch("own", mine)) == before
 
 
@@ -373,11 +351,10 @@ def publish(monkeypatch: pytest.MonkeyPatch, server: Server) -> Publish:
 def test_download(tmp_path: Path, server: Server, publish: Publish) -> None:
     publish(rar="/a")
     assert contents(fetch("metu")) == contents(tmp_path / "published")
-    assert server.asked_from() == [None]
     agent = server.asked[0]["User-Agent"]
     assert agent.startswith("Mozilla/5.0") and "python" not in agent.lower()
     fetch("metu")  # fewer images than the whole set has, so it is unpacked again, from the cached file
-    assert len(server.asked) == 1
+    assert server.asked_from() == [None]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -385,45 +362,37 @@ def test_download_goes_on_or_starts_again(ranges: bool, data_dir: Path, server: 
     server.ranges = ranges
     (data_dir / "downloads").mkdir(parents=True)
     (data_dir / "downloads" / "a.rar.part").write_bytes(server.body[:1000] if ranges else b"x" * 1000)
-    assert download("metu", publish(rar="/a")).read_bytes() == server.body
-    assert server.asked_from() == ["bytes=1000-"]
+    assert download("metu", publish(rar="/a")).read_bytes() == server.body and server.asked_from() == ["bytes=1000-"]
     assert [p.name for p in (data_dir / "downloads").iterdir()] == ["a.rar"]
 
 
 @pytest.mark.parametrize("curl", [True, False])
-def test_curl_or_the_next_call_goes_on_where_the_connection_broke(
-    curl: bool, data_dir: Path, server: Server, publish: Publish, request: pytest.FixtureRequest
-) -> None:
+def test_curl_or_the_next_call_goes_on(curl: bool, data_dir: Path, server: Server, publish: Any, request: Any) -> None:
     publish(rar="/a")
-    server.break_after = (3 << 19,)
+    server.break_after = (3 << 19,)  # there the connection breaks
     if not curl:
         request.getfixturevalue("programs")
         refused(None, r"a\.rar: .*make data FROM=")
         assert (data_dir / "downloads" / "a.rar.part").read_bytes() == server.body[: 1 << 20]  # whole chunks
     elif not shutil.which("curl"):
         pytest.skip("curl is not installed here")
-    assert len(contents(fetch("metu"))) == 4
-    assert server.asked_from() == [None, f"bytes={1 << 20}-"]
+    assert len(contents(fetch("metu"))) == 4 and server.asked_from() == [None, f"bytes={1 << 20}-"]
     assert len({headers["User-Agent"] for headers in server.asked}) == 1
 
 
-@pytest.mark.usefixtures("programs")
-def test_a_file_with_a_wrong_hash_is_removed(data_dir: Path, server: Server, publish: Publish) -> None:
+def test_a_file_with_a_wrong_hash_is_removed(data_dir: Path, programs: Path, server: Server, publish: Publish) -> None:
     publish(rar="/a")
     server.body = server.body[:-1] + b"!"
     refused(None, r"a\.rar: wrong SHA-256, so it was removed\)\. .*make data FROM=")
     assert list((data_dir / "downloads").iterdir()) == []
     (data_dir / "downloads" / "a.rar").write_bytes(server.body)
     refused(None, r"the cached file had a wrong SHA-256, so it was removed")
-    assert list((data_dir / "downloads").iterdir()) == []
-    assert not (data_dir / "raw" / "metu").exists()
+    assert list((data_dir / "downloads").iterdir()) == [] and not (data_dir / "raw" / "metu").exists()
 
 
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("right", [True, False])
-def test_the_rar_inside_a_downloaded_zip_is_checked(
-    right: bool, data_dir: Path, tmp_path: Path, server: Server, publish: Publish
-) -> None:
+def test_a_rar_in_a_downloaded_zip(right: bool, data_dir: Path, tmp_path: Path, server: Server, publish: Any) -> None:
     entry = publish(b"the RAR", rar="/missing", zip="/b")
     (tmp_path / "b.rar").write_bytes(b"the RAR" if right else b"another")
     server.body = wrapped(tmp_path / "b.zip", tmp_path / "b.rar", "data/Published.rar").read_bytes()
@@ -440,9 +409,7 @@ def test_the_rar_inside_a_downloaded_zip_is_checked(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
-def test_unreachable_addresses_name_the_page_and_curl_may_not_wait_for_ever(
-    tmp_path: Path, programs: Path, server: Server, publish: Publish
-) -> None:
+def test_addresses_that_fail_name_the_page(tmp_path: Path, programs: Path, server: Server, publish: Publish) -> None:
     write_program(programs / "curl", f'echo "$@" > "{tmp_path}/asked"\nexit 7')
     with Server() as closed:
         pass
@@ -451,7 +418,7 @@ def test_unreachable_addresses_name_the_page_and_curl_may_not_wait_for_ever(
         publish(rar="/missing")
         refused(None, rf"^metu could not .* \(a\.rar: {why}\)\..*https://example\.org/data-set .*make data FROM=.*$")
         assert not datasets.raw_folder("metu").exists()
-    asked = (tmp_path / "asked").read_text()
+    asked = (tmp_path / "asked").read_text()  # curl may not wait for ever
     assert all(o in asked for o in ("--fail", "-C -", "--connect-timeout", "--speed-limit", "--speed-time"))
 
 
@@ -459,9 +426,7 @@ CHANGES = {"smoke": ("seed", "patches", "each", "numpy", "cv2", "code"), "walls"
 
 
 @pytest.mark.parametrize(("source", "changed"), [(source, c) for source in CHANGES for c in CHANGES[source]])
-def test_synthetic_images_are_drawn_once_and_again_by_another_generator(
-    source: str, changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_synthetic_images_are_drawn_once_and_again(source: str, changed: str, tmp_path: Path, monkeypatch: Any) -> None:
     drawn, entry = [], datasets.sources()[source]
     names = ("photos", "seed") if source == "walls" else ("patches", "seed", "each")
     writer = "write_tiles" if source == "walls" else "write_patches"

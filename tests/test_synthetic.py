@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock, call
 
 import cv2
@@ -32,7 +33,6 @@ TINY = (300, 260)
 SEED = 11
 COUNT = 100  # patches of each class in the drawn folder
 MIDDLE = slice(PATCH // 2 - 95, PATCH // 2 + 96)  # of a patch: where a crack makes it Positive
-Drawn = Iterator[tuple[int, Photo, list[Patch]]]
 
 
 def same(a: Photo, b: Photo) -> bool:
@@ -95,13 +95,9 @@ def test_seed_and_number_alone_decide_a_photo(small: list[Photo], request: pytes
         cv2.setNumThreads(threads)
         assert same(small[5], make_photo(SEED, 5, *SMALL))
     assert np.random.get_state()[1].tobytes() == before  # noqa: NPY002
-
-
-def test_other_numbers_and_other_seeds_give_other_photos() -> None:
     keys = [(1, 2), (2, 1), (1, 3), (3, 0), (0, 3), (1, 12), (11, 2)]
     for a, b in itertools.combinations([make_photo(*key, *TINY) for key in keys], 2):
-        assert (a.image != b.image).mean() > 0.5 and a.facts != b.facts
-        assert not np.array_equal(a.mask, b.mask)
+        assert (a.image != b.image).mean() > 0.5 and a.facts != b.facts and not np.array_equal(a.mask, b.mask)
 
 
 @pytest.mark.parametrize("size", [SMALL, TINY, (256, 256), (257, 391), (1600, 1200), ()])
@@ -110,12 +106,10 @@ def test_shapes_and_types_of_a_photo(size: tuple[int, ...]) -> None:
     width, height = size or (scene.WIDTH, scene.HEIGHT)
     assert (shot.image.shape, shot.mask.shape) == ((height, width, 3), (height, width))
     assert shot.image.dtype == shot.mask.dtype == np.uint8
-    assert shot.image.std() > 2
-    assert 0 < (shot.mask > 127).mean() < 0.5
+    assert shot.image.std() > 2 and 0 < (shot.mask > 127).mean() < 0.5
     assert shot.lines and shot.image.flags.c_contiguous
     for line in shot.lines:
-        assert (line.dtype, line.shape[1]) == (np.float32, 3)
-        assert np.isfinite(line).all() and (line[:, 2] >= 0).all()
+        assert (line.dtype, line.shape[1]) == (np.float32, 3) and np.isfinite(line).all() and (line[:, 2] >= 0).all()
         assert (line[:, :2] > -21).all() and (line[:, :2] < (width + 21, height + 21)).all()
 
 
@@ -164,8 +158,7 @@ def test_photos_vary_and_cracks_are_dark(small: list[Photo]) -> None:
     assert objects <= set(OBJECTS) and len(objects) >= len(OBJECTS) - 2
     length = [2 * sum(len(inside(line, shot.mask)[0]) for line in shot.lines) for shot in shots]
     widths = [shot.mask.sum() / 255 / n for shot, n in zip(shots, length, strict=True)]
-    assert min(widths) < 2 and max(widths) > 10
-    assert np.ptp([shot.image.mean() for shot in shots]) > 60
+    assert min(widths) < 2 and max(widths) > 10 and np.ptp([shot.image.mean() for shot in shots]) > 60
 
 
 def striped(surface: float, crack: float) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +200,7 @@ def cuts(shot: Photo, each: int = 20, *visible: tuple[float, float]) -> tuple[li
     return [p for p in found if not p.label], [p for p in found if p.label]
 
 
-def test_patches_of_a_crack_that_is_known() -> None:
+def test_patches_of_a_crack_and_of_distractors_that_are_known() -> None:
     shot = board()
     negative, positive = cuts(shot)
     assert (len(negative), len(positive)) == (20, 20)
@@ -219,6 +212,9 @@ def test_patches_of_a_crack_that_is_known() -> None:
     assert len({(p.x, p.y) for p in negative}) == 20
     shot.mask[:] = 1
     assert cuts(shot)[0] == []  # a photo full of crack
+    for points, least, most in ((0, 0, 9), (1, 18, 32)):  # half lie on distractors, and those that happen to be there
+        negative = cuts(board(points=points), each=40)[0]
+        assert least <= sum(0 <= 500 - p.x < PATCH and 0 <= 500 - p.y < PATCH for p in negative) <= most
 
 
 @pytest.mark.parametrize(
@@ -231,19 +227,11 @@ def test_patches_of_a_crack_that_is_known() -> None:
 def test_a_crack_counts_where_enough_of_it_is_seen_in_the_middle(crack: dict, visible: tuple, count: int) -> None:
     """A patch with too little crack is neither Positive nor Negative."""
     negative, positive = cuts(board(**crack), 20, *visible)
-    assert len(negative) == 20 and not any(p.mask.any() for p in negative)
-    assert len(positive) == count
+    assert len(negative) == 20 and not any(p.mask.any() for p in negative) and len(positive) == count
     assert all((p.mask[MIDDLE, MIDDLE].max(0) > 0).sum() >= 70 for p in positive)
 
 
-def test_half_of_the_negatives_lie_on_distractors() -> None:
-    for points, least, most in ((0, 0, 9), (1, 18, 32)):  # half of them, and those that happen to be there
-        negative = cuts(board(points=points), each=40)[0]
-        assert least <= sum(0 <= 500 - p.x < PATCH and 0 <= 500 - p.y < PATCH for p in negative) <= most
-
-
-@pytest.mark.usefixtures("quick")
-def test_as_many_patches_as_asked_whatever_the_cores(monkeypatch: pytest.MonkeyPatch, small: list[Photo]) -> None:
+def test_as_many_patches_as_asked_whatever_the_cores(quick: None, monkeypatch: Any, small: list[Photo]) -> None:
     def run(count: int, each: int, cores: int) -> list[tuple[int, int, int, int, bytes]]:
         monkeypatch.setattr("os.cpu_count", lambda: cores)
         out = []
@@ -262,9 +250,7 @@ def test_as_many_patches_as_asked_whatever_the_cores(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("thin", "expected"), [({}, (USUAL, VISIBLE)), ({"thin": True}, (THIN, FAINT))])
-def test_thin_takes_more_hairlines_and_fainter_cracks(
-    thin: dict[str, bool], expected: tuple[tuple[float, ...], ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thin_takes_more_hairlines_and_fainter_cracks(thin: dict, expected: tuple, monkeypatch: Any) -> None:
     make, cutter = Mock(return_value=board()), Mock(side_effect=cut_patches)
     monkeypatch.setattr("crackutils.synthetic.patches.make_photo", make)
     monkeypatch.setattr("crackutils.synthetic.patches.cut_patches", cutter)
@@ -276,9 +262,7 @@ def test_thin_takes_more_hairlines_and_fainter_cracks(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("side", "thin"), [(160, False), (224, True)])
-def test_the_store_holds_images_and_masks_together_and_is_made_once(
-    side: int, thin: bool, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_holds_images_with_masks_made_once(side: int, thin: bool, data_dir: Path, monkeypatch: Any) -> None:
     s = load_store(SEED, 9, 3, side, thin)
     assert (s.images.shape, s.masks.shape) == ((18, side, side, 3), (18, side // 4, side // 4))
     assert s.images.dtype == s.masks.dtype == np.uint8
@@ -307,9 +291,7 @@ def test_the_store_holds_images_and_masks_together_and_is_made_once(
     assert len(list((data_dir / "cache").iterdir())) == 1
 
 
-def test_stores_of_other_settings_or_generators_are_others_and_none_is_half(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stores_of_other_settings_or_generators_are_others_and_none_is_half(data_dir: Path, monkeypatch: Any) -> None:
     shot = board()
     patches = [Patch(cut(shot.image, 0, 0), cut(shot.mask, 0, 0), k, 0, 0, {}) for k in (0, 1)]
     draw, usual = Mock(side_effect=KeyboardInterrupt), (1, 2, 3, 160)
@@ -331,16 +313,20 @@ def test_stores_of_other_settings_or_generators_are_others_and_none_is_half(
     assert draw.call_count == len(others) + 3
 
 
-def test_drawn_files_are_named_saved_and_ordered_like_metu(folder: Path, table: pd.DataFrame) -> None:
+def test_drawn_files_are_like_metu_and_the_seed_decides(folder: Path, table: pd.DataFrame, tmp_path: Path) -> None:
     expected = [f"{name}/{number:05d}.jpg" for name in config.CLASSES for number in range(1, COUNT + 1)]
-    assert list(table["file"]) == expected
-    assert sorted(contents(folder)) == [*expected, "patches.csv"]
+    assert list(table["file"]) == expected and sorted(contents(folder)) == [*expected, "patches.csv"]
     negative, positive = (list(table.loc[table["label"] == label, "photo"]) for label in (0, 1))
-    assert positive == sorted(positive)
-    assert sum(a != b for a, b in itertools.pairwise(negative)) > 0.7 * len(negative)
+    assert positive == sorted(positive) and sum(a != b for a, b in itertools.pairwise(negative)) > 0.7 * len(negative)
     copies = table.groupby("label")["sha"].apply(lambda sha: sha.duplicated().sum())
     assert copies.between(COUNT // 50, 0.1 * COUNT).all()  # the planted ones, and a few cuts that coincide
     assert table.groupby("sha")[["label", "photo", "x", "y"]].nunique().to_numpy().max() == 1
+    # the seed decides all bytes
+    write_patches(tmp_path / "two", COUNT, SEED)
+    assert contents(tmp_path / "two") == contents(folder)
+    write_patches(tmp_path / "other", 8, SEED + 1)
+    other = set(contents(tmp_path / "other").values())
+    assert len(other) > 12 and not other & set(contents(folder).values())
 
 
 def test_table_and_labels_are_true_on_the_files_as_saved(folder: Path, table: pd.DataFrame) -> None:
@@ -350,8 +336,7 @@ def test_table_and_labels_are_true_on_the_files_as_saved(folder: Path, table: pd
         piece, mask = cut(shot.image, row.x, row.y), cut(shot.mask, row.x, row.y)
         file, pixels = io.BytesIO(), read_image(folder / row.file)
         Image.fromarray(piece).save(file, "JPEG", quality=75)
-        assert (folder / row.file).read_bytes() == file.getvalue()
-        assert np.abs(pixels.astype(int) - piece).mean() < 6
+        assert (folder / row.file).read_bytes() == file.getvalue() and np.abs(pixels.astype(int) - piece).mean() < 6
         facts = (row.finish, row.style, row.objects.split(), row.blur)
         assert facts == tuple(shot.facts[name] for name in ("finish", "style", "objects", "blur"))
         if row.label:
@@ -362,8 +347,7 @@ def test_table_and_labels_are_true_on_the_files_as_saved(folder: Path, table: pd
                 step, clear = crack_contrast(pixels, where)
                 assert step > 7 and clear > 0.9, row.file  # JPEG takes a little
             step, clear = crack_contrast(piece, mask)
-            assert (float(row.step), float(row.contrast)) == (round(step, 1), round(clear, 2))
-            assert float(row.width) > 0
+            assert (float(row.step), float(row.contrast)) == (round(step, 1), round(clear, 2)) and float(row.width) > 0
         else:
             assert not mask.any() and row.width == "", row.file
             points = np.array(shot.points).reshape(-1, 2) - (row.x, row.y)
@@ -375,7 +359,7 @@ def test_table_and_labels_are_true_on_the_files_as_saved(folder: Path, table: pd
 def test_one_in_fifty_is_a_copy(count: int, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, shot = np.random.default_rng(0), make_photo(SEED, 0, *TINY)
 
-    def draw(seed: int, wanted: int, each: int) -> Drawn:
+    def draw(seed: int, wanted: int, each: int) -> Iterator[tuple[int, Photo, list[Patch]]]:
         for number in range(wanted):
             images = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
             yield number, shot, [Patch(images[k], shot.mask, k, number, 7, {}) for k in (0, 1)]
@@ -388,14 +372,6 @@ def test_one_in_fifty_is_a_copy(count: int, copies: int, tmp_path: Path, monkeyp
         assert (len(part), part["sha"].duplicated().sum()) == (count, copies)
         assert part.groupby("sha")[["photo", "x"]].nunique().to_numpy().max() == 1
         assert part["photo"].nunique() == count - copies
-
-
-def test_the_seed_decides_all_bytes(folder: Path, tmp_path: Path) -> None:
-    write_patches(tmp_path / "two", COUNT, SEED)
-    assert contents(tmp_path / "two") == contents(folder)
-    write_patches(tmp_path / "other", 8, SEED + 1)
-    other = set(contents(tmp_path / "other").values())
-    assert len(other) > 12 and not other & set(contents(folder).values())
 
 
 def wall() -> Photo:

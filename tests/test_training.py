@@ -68,7 +68,6 @@ import os, pathlib, pickle, sys
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 from crackutils import config
-config.start("smoke")
 sys.path.insert(0, "tests")
 from test_training import THREE, keras, train
 save = keras.Model.save_weights
@@ -161,7 +160,7 @@ def whole(task: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[training
         return train(task, folder, THREE), folder, used
 
 
-def test_a_training_leaves_history_checkpoints_and_logs(whole: Any, task: Any) -> None:
+def test_a_training_leaves_history_checkpoints_and_logs_and_trains_what_it_unfreezes(whole: Any, task: Any) -> None:
     trained, folder, used = whole
     names = [stage.name for stage in STAGES]
     assert trained.history["stage"].tolist() == [stage.name for stage in STAGES for _ in range(stage.epochs)]
@@ -177,19 +176,14 @@ def test_a_training_leaves_history_checkpoints_and_logs(whole: Any, task: Any) -
     assert [p.name for p in logs] == [f"{k}-{name}" for k, name in enumerate(names, 1)]
     assert all(any(log.rglob("events*")) for log in logs)
     # the scores of its epochs are those of the second of two units
-    kept = [stage for stage in trained.stages if stage["kept"]][-1]
-    best = trained.history.query(f"stage == '{kept['name']}'").iloc[kept["best_epoch"] - 1]
+    best = trained.history.query(f"stage == '{names[-1]}'").iloc[trained.stages[-1]["best_epoch"] - 1]
     assert val_scores(trained.model, task) == pytest.approx((best["val_loss"], best["val_accuracy"]), abs=1e-5)
-
-
-def test_stages_train_the_head_and_what_they_unfreeze_and_no_batchnorm(whole: Any) -> None:
-    trained, checkpoints = whole[0], whole[1] / "checkpoints"
-    files = [*checkpoints.glob("start-*.weights.h5"), *sorted(checkpoints.glob("stage-*.weights.h5"))]
-    states, layers = [from_file(file) for file in files], [w.path.split("/")[0] for w in trained.model.weights]
+    # stages train the head and what they unfreeze, and no batch normalization
+    *stages, start = sorted(folder.glob("checkpoints/*.weights.h5"))
+    states, layers = [from_file(f) for f in (start, *stages)], [w.path.split("/")[0] for w in trained.model.weights]
     changed = [{x for x, a, b in zip(layers, *states[k : k + 2], strict=True) if a != b} for k in range(3)]
     head = trained.model.layers[-1].name
-    assert [stage["kept"] for stage in trained.stages] == [True] * 3
-    assert changed == [{head}, {head, "conv_3"}, {head}]
+    assert [stage["kept"] for stage in trained.stages] == [True] * 3 and changed == [{head}, {head, "conv_3"}, {head}]
     assert states[3] == weights_of(trained.model)
     moving = [w for w in trained.model.weights if "moving_mean" in w.path]
     assert len(moving) == 3 and all(np.array(w).any() for w in moving)  # the random backbone was settled
@@ -345,8 +339,7 @@ def test_test_images_choose_nothing(whole: Any, task: Any, tmp_path: Path) -> No
     np.save(file, pixels)
     np.testing.assert_array_equal(changed.pixels(32), pixels)
     trained = train((changed, manifest), tmp_path / "run", THREE)
-    assert weights_of(trained.model) == weights_of(whole[0].model)
-    assert trained.history.equals(whole[0].history)
+    assert weights_of(trained.model) == weights_of(whole[0].model) and trained.history.equals(whole[0].history)
 
 
 @pytest.fixture

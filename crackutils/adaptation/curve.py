@@ -40,13 +40,11 @@ def learning_curve(
     x, labels, photos = np.asarray(x), np.asarray(labels, int), np.unique(photos, return_inverse=True)[1]
     halves = _draw_halves(labels, photos, draws, seed)
     room = min(len(order) for order, _ in halves)
-    fitting = [n for n in sorted(set(ns)) if n <= room]
-    if not fitting:
+    if not (fitting := [n for n in sorted(set(ns)) if n <= room]):
         why = f"half of the photos hold as few as {room} labelled tiles, and it begins at {min(ns)}"
         raise config.CrackutilsError(f"There is no learning curve: {why}. Label more.")
     found = np.zeros((draws, 1 + len(fitting), len(SCORES)))
-    for draw in progress(range(draws), "learning curve", unit="draw"):
-        order, test = halves[draw]
+    for draw, (order, test) in enumerate(progress(halves, "learning curve", unit="draw")):
         found[draw, 0] = [score(labels[test], x[test, 0]) for score in SCORES.values()]
         for k, n in enumerate(fitting, 1):
             rows = _stratified(order, labels, n)
@@ -98,35 +96,30 @@ def _stratified(order: np.ndarray, labels: np.ndarray, n: int) -> np.ndarray:
 
 def describe_gain(curve: pd.DataFrame) -> str:
     """Return in a sentence from how many labels on the interval of the AUROC's gain stays above 0."""
-    before, rows = curve.iloc[0], curve.iloc[1:]
+    before, rows = curve["auroc"].iloc[0], curve.iloc[1:]
     never = np.flatnonzero(rows["auroc_gain_low"] <= 0)
     after = rows.iloc[never[-1] + 1 :] if len(never) else rows  # from here on all of them
     row = after.iloc[0] if len(after) else rows.iloc[-1]
-    low, high = row["auroc_gain_low"], row["auroc_gain_high"]
-    gain = f"{row['auroc_gain']:+.3f} (95 % of the draws {low:+.3f} to {high:+.3f})"
+    gain = f"{row['auroc_gain']:+.3f} (95 % of the draws {row['auroc_gain_low']:+.3f} to {row['auroc_gain_high']:+.3f})"
     if not len(after):
-        return (
-            f"On these tiles labelling was not worth it: with {row['n']:.0f} labels the AUROC differs from the"
-            f" unadapted {before['auroc']:.3f} by {gain}, which is not surely above 0; prefer the unadapted model."
-        )
-    return (
-        f"On these tiles labelling was worth it from {row['n']:.0f} labels on{', the fewest tried' * (not len(never))}:"
-        f" AUROC {row['auroc']:.3f} against {before['auroc']:.3f} unadapted, a gain of {gain}."
-    )
+        differs = f"the AUROC differs from the unadapted {before:.3f} by {gain}, which is not surely above 0"
+        what = f"not worth it: with {row['n']:.0f} labels {differs}; prefer the unadapted model"
+    else:
+        since = f"worth it from {row['n']:.0f} labels on{', the fewest tried' * (not len(never))}"
+        what = f"{since}: AUROC {row['auroc']:.3f} against {before:.3f} unadapted, a gain of {gain}"
+    return f"On these tiles labelling was {what}."
 
 
 def plot_learning_curve(table: pd.DataFrame) -> Figure:
     """Show scores and gains by number of labelled tiles, with the middle 95 % of the draws."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.7))
     rows, at = table[table["n"] > 0], np.arange((table["n"] > 0).sum())
-    names = {"auroc": "AUROC", "average_precision": "average precision"}
-    for k, (score, name) in enumerate(names.items()):
+    for k, (score, name) in enumerate({"auroc": "AUROC", "average_precision": "average precision"}.items()):
         axes[0].axhline(table[score].iloc[0], color=plots.PALETTE[k], linestyle=":", label=f"{name}, unadapted")
         axes[0].plot(at, rows[score], "os"[k] + "-", color=plots.PALETTE[k], linewidth=2, label=f"{name}, adapted")
         gain = rows[f"{score}_gain"]
-        bars = [gain - rows[f"{score}_gain_low"], rows[f"{score}_gain_high"] - gain]
-        look = {"fmt": "os"[k], "color": plots.PALETTE[k], "capsize": 3}
-        axes[1].errorbar(at + 0.14 * (k - 0.5), gain, np.maximum(bars, 0), **look)
+        bars = np.maximum([gain - rows[f"{score}_gain_low"], rows[f"{score}_gain_high"] - gain], 0)
+        axes[1].errorbar(at + 0.14 * (k - 0.5), gain, bars, fmt="os"[k], color=plots.PALETTE[k], capsize=3)
     axes[1].axhline(0, color="0.3", linestyle="--")
     for ax, label in zip(axes, ("mean over the draws", "difference from unadapted"), strict=True):
         ax.set_xticks(at, [f"{n:,}" for n in rows["n"]])

@@ -51,11 +51,9 @@ def inspect(
     files = _find_photos(photos, out)
     _claim_folder(out, photos)
     if model is None:
-        model = find_detector_run()
-        print(f"model: {config.display_path(model)}")
+        print(f"model: {config.display_path(model := find_detector_run())}")
     net, unit, chosen, found = load_detector(Path(model), engine), "mm" if mm_per_pixel else "px", "", {}
-    remedy = "Make room, or close what is open, and run the same command again; it continues."
-    with explain_write_errors(out, remedy):
+    with explain_write_errors(out, "Make room, or close what is open, and run the same command again; it continues."):
         if known is not None:
             threshold, chosen = _choose_threshold(files, out, net, known)
         threshold = threshold or 0.5
@@ -75,9 +73,8 @@ def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
         if not os.path.lexists(path):
             raise CrackutilsError(f"{path} does not exist. Give photos, or folders of photos.")
         homes.append(path if path.is_dir() else path.parent)
-        files += [] if path.is_dir() else [path]
-        below = list(walk_files(path, out)) if path.is_dir() else []
-        pictures = [file for file in below if file.suffix.lower() in (*FORMATS, *UNREADABLE)]
+        below = list(walk_files(path, out)) if path.is_dir() else [path]
+        pictures = [file for file in below if file == path or file.suffix.lower() in (*FORMATS, *UNREADABLE)]
         files, skipped = files + pictures, skipped + len(below) - len(pictures)
     if not files:
         raise CrackutilsError(f"There is no picture in {', '.join(map(str, photos))}. Give photos, or folders of them.")

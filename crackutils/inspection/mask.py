@@ -38,8 +38,7 @@ def crack_mask(image: np.ndarray, logits: np.ndarray, threshold: float) -> np.nd
         if likely[part].any():
             block = image[top * CELL : low * CELL, left * CELL : right * CELL]
             dark = _dark_lines(block, likely[part], near[part])[(row - top) * CELL :, (col - left) * CELL :]
-            core = np.s_[row * CELL : row * CELL + BLOCK, col * CELL : col * CELL + BLOCK]
-            mask[core] = dark[:BLOCK, :BLOCK]
+            mask[row * CELL : row * CELL + BLOCK, col * CELL : col * CELL + BLOCK] = dark[:BLOCK, :BLOCK]
     return mask
 
 
@@ -68,8 +67,7 @@ def _dark_lines(image: np.ndarray, likely: np.ndarray, near: np.ndarray) -> np.n
     dark = apply_hysteresis_threshold(line, _LOW * spread, _HIGH * spread)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(dark.astype(np.uint8), connectivity=8)
     long = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= _SHORTEST
-    long[0] = False
-    dark = long[labels]
+    dark &= long[labels]
     paths = _dark_paths(cv2.GaussianBlur(depth, (0, 0), 1.0) / spread, likely)
     return dark | (paths & ~dilate(dark, GAP // 2 + 1))  # centre lines bridge what is between
 

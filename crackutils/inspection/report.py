@@ -39,7 +39,6 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         photo |= {"thumbnail": base64.b64encode(thumbnail).decode(), "overlay": base64.b64encode(overlay).decode()}
         photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
         photo["listed"] = found[photo["file"]]["cracks"][:LISTED]
-    facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum())}
-    facts |= {"unit": unit, "made": time.strftime("%Y-%m-%d %H:%M")}
-    page = Path(__file__).with_name("report.html.j2")
-    return render_template(page, facts | {"photos": photos, "unusable": bad.to_dict("records")})
+    facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum()), "unit": unit}
+    facts |= {"photos": photos, "unusable": bad.to_dict("records"), "made": time.strftime("%Y-%m-%d %H:%M")}
+    return render_template(Path(__file__).with_name("report.html.j2"), facts)

@@ -60,8 +60,7 @@ def _check(file: Path, sha256: str, complaint: str) -> None:
 
 def _get(url: str, part: Path, size: int | None) -> None:
     """Download `url` to `part`, going on where `part` ends; requests first, then curl, which some hosts let pass."""
-    have = part.stat().st_size if part.exists() else 0
-    if have == size:
+    if (have := part.stat().st_size if part.exists() else 0) == size:
         return
     headers = {"User-Agent": _USER_AGENT} | ({"Range": f"bytes={have}-"} if have else {})
     try:

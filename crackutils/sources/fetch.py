@@ -26,10 +26,9 @@ def fetch(source: str, origin: str | Path | None = None) -> Path:
     target = datasets.raw_folder(source)
     if origin is None:
         if "seed" in entry:
-            return _draw(source, entry)
+            return _draw(target, entry)
         want = max((p.per_class for p in config.PROFILES.values() if p.source == source), default=0)
-        folders = [target / name for name in CLASSES]
-        if all(f.is_dir() and sum(1 for _ in f.iterdir()) >= want for f in folders):
+        if all(f.is_dir() and sum(1 for _ in f.iterdir()) >= want for f in (target / name for name in CLASSES)):
             print(f"{source}: already in {config.display_path(target)}; remove that folder to fetch it again.")
             return target
         if "addresses" not in entry:
@@ -62,18 +61,16 @@ def prepare(profile: config.Profile) -> None:
         fetch(profile.source)
 
 
-def _draw(source: str, entry: dict[str, Any]) -> Path:
+def _draw(target: Path, entry: dict[str, Any]) -> Path:
     """Draw synthetic images, unless those there were drawn by the same code, numbers and libraries."""
-    target = datasets.raw_folder(source)
     stamp = target / "made_from.txt"
     numbers = " ".join(f"{k}={entry[k]}" for k in ("patches", "photos", "each", "seed") if k in entry)
     made = f"{hash_sources(config.PACKAGE / 'synthetic')} {numbers} {library_versions()}\n"
-    if stamp.is_file() and stamp.read_text("utf-8") == made:
-        return target
-    with replacing_folder(target) as work:
-        if "photos" in entry:
-            write_tiles(work, entry["photos"], entry["seed"])
-        else:
-            write_patches(work, entry["patches"], entry["seed"], entry["each"])
-        (work / stamp.name).write_text(made, "utf-8")
+    if not stamp.is_file() or stamp.read_text("utf-8") != made:
+        with replacing_folder(target) as work:
+            if "photos" in entry:
+                write_tiles(work, entry["photos"], entry["seed"])
+            else:
+                write_patches(work, entry["patches"], entry["seed"], entry["each"])
+            (work / stamp.name).write_text(made, "utf-8")
     return target

@@ -118,8 +118,7 @@ def auroc_by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray
     columns = {"width": "width", "contrast": "depth", "sharpness": "sharpness"} if len(np.unique(labels)) == 2 else {}
     for measure, column in columns.items():
         value = m[column].to_numpy()
-        edges = np.quantile(value if measure == "sharpness" else value[cracked], [0, 1 / 3, 2 / 3, 1])
-        edges[0], edges[-1] = -np.inf, np.inf
+        edges = [-np.inf, *np.quantile(value if measure == "sharpness" else value[cracked], [1 / 3, 2 / 3]), np.inf]
         for third in range(3):
             inside = (value > edges[third]) & (value <= edges[third + 1])
             among = inside if measure == "sharpness" else inside & cracked | ~cracked

@@ -88,14 +88,13 @@ def cell_maps(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: 
         return plots.image_grid([], title=title)
     figure, axes = plt.subplots(2, len(images), figsize=(2.1 * len(images), 5.0), squeeze=False)
     for k, (image, cells) in enumerate(zip(images, maps, strict=True)):
-        axes[0, k].imshow(image)
-        axes[1, k].imshow(image)
+        for ax in axes[:, k]:
+            ax.imshow(image)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
         frame, p = (-0.5, len(image) - 0.5, len(image) - 0.5, -0.5), expit(np.asarray(cells, float))
         shown = axes[1, k].imshow(p, cmap="viridis", vmin=0, vmax=1, alpha=0.6, extent=frame, interpolation="nearest")
         axes[0, k].set_title(titles[k], fontsize=9)
-        for ax in axes[:, k]:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
     figure.colorbar(shown, ax=axes[1], label="crack in the cell (probability)", shrink=0.8)
     figure.suptitle(title, fontsize=12)
     return figure

@@ -96,9 +96,8 @@ def measure_robustness(
     items = [(kind, strength, int(row)) for kind, strength in jobs for row in rows]
 
     def corrupted(item: tuple[str, int, int]) -> np.ndarray:
-        kind, strength, row = item
-        rng = np.random.default_rng((seed, row, strength))
-        return corrupt(ds.read(row, PATCH), kind, strength, rng)  # strengths are in pixels of a patch
+        kind, strength, row = item  # strengths are in pixels of a patch
+        return corrupt(ds.read(row, PATCH), kind, strength, np.random.default_rng((seed, row, strength)))
 
     table = []
     for name, run in runs.items():

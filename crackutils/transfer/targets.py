@@ -40,11 +40,9 @@ def describe_target(target: datasets.Dataset, source: datasets.Dataset) -> str:
         raise CrackutilsError(f"TARGET={target.profile.name}: {why}. Name other images.")
     text = f"Tested on {target.profile.title} ({len(target.index):,} images)."
     if target.profile.source == "walls":
-        text += (
-            " The same generator draws the synthetic photos that the network learns from: these numbers show that the"
-        )
-        text += " notebook works, not how well a model transfers. For that run make data SOURCE=sdnet FROM=..., or give"
-        text += " TARGET=folder."
+        why = "these numbers show that the notebook works, not how well a model transfers"
+        text += f" The same generator draws the synthetic photos that the network learns from: {why}."
+        text += " For that run make data SOURCE=sdnet FROM=..., or give TARGET=folder."
     return text
 
 
