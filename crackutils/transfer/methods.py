@@ -34,7 +34,7 @@ FROZEN = "frozen network, head on masks"  # the network of `fit_cell_head`
 _PER_PHOTO = "batch statistics of each photo"
 _SIZE = 160  # side of the input of frozen features, pixels
 _WINDOW = 5 / 8  # of the side: four of them cover an image twice at its middle
-_CELLS = 60_000  # that a cell head is fitted to
+_CELLS = 40_000  # that a cell head is fitted to
 
 
 @dataclass
