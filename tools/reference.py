@@ -104,8 +104,8 @@ def _compare_run(reference: Path, here: Path) -> list[Row]:
     found = differences(want, have)
     if other:
         synthetic = "seed" in datasets.sources()[want["data"]["source"]]
-        moved = read_spread(want["settings"]["profile"], want["notebook"])
-        found = [d for d in found if not is_close(moved, *d, synthetic)]
+        bounds = read_spread(want["settings"]["profile"], want["notebook"])
+        found = [d for d in found if not is_close(bounds, *d, synthetic)]
     # another version of the package may be meant to give other numbers
     made_by, mine = (_facts(folder)["versions"].get("crackutils") for folder in (reference, here))
     verdict = "DIFFERENT" if made_by == mine else f"the reference is of version {made_by}"
@@ -185,7 +185,6 @@ def _other_circumstances(reference: Path, here: Path) -> str:
 
 # ---------------------------------------------------------------- what other circumstances may change
 
-TIMES = 3  # what was measured on a few types of CPU, others may exceed so many times
 _ASKED = ("schema", "notebook", "run", "settings", "data", "model")  # parts that say what was asked for
 _FIXED = r"(data|target)\.sha256|.*\.(n|images|positive|cracked|labels|groups)"  # by downloaded images alone
 
@@ -196,10 +195,10 @@ def spread_key(path: str) -> str:
     return ".".join(dict.fromkeys([parts[0], parts[-1]]))
 
 
-def read_spread(profile: str, notebook: str) -> dict[str, dict[str, float] | None]:
-    """Return how far the numbers of a notebook move, as `tools.spread` measured it.
+def read_spread(profile: str, notebook: str) -> dict[str, float | None]:
+    """Return how far the numbers of a notebook may move, from what `tools.spread` measured.
 
-    By `spread_key`, and for kinds that did not move, by name: the most that any of that name moved. None stands for
+    By `spread_key`, and for kinds that did not move, by name: the most that any of that name may move. None stands for
     what may be anything. Where the notebook was not measured on this profile, what was measured on one with images of
     the same source counts, else on the sample.
     """
@@ -207,22 +206,25 @@ def read_spread(profile: str, notebook: str) -> dict[str, dict[str, float] | Non
     same = [p.name for p in config.PROFILES.values() if p.source == source and p.name != profile]
     for name in (profile, *same, config.DEFAULT_PROFILE):
         file = config.REFERENCE / name / "spread.json"
-        measured = json.loads(file.read_text("utf-8"))["moved"] if file.is_file() else {}
-        if notebook in measured:
+        content = json.loads(file.read_text("utf-8")) if file.is_file() else {"times": 0, "moved": {}}
+        if notebook in content["moved"]:
             break
-    found: dict[str, dict[str, float] | None] = {}
-    for key, most in ((key, most) for kinds in measured.values() for key, most in kinds.items()):
-        name = f".{key.rpartition('.')[2]}"
-        before = found.setdefault(name, {"cpus": 0, "seeds": 0})
-        found[name] = None if None in (before, most) else {k: max(before[k], most[k]) for k in before}
-    return found | measured.get(notebook, {})
+    bounds = {
+        where: {k: most and max(content["times"] * most["cpus"], most["seeds"]) * 1.001 for k, most in kinds.items()}
+        for where, kinds in content["moved"].items()  # four digits are stored
+    }
+    by_name: dict[str, float | None] = {}
+    for key, bound in ((key, bound) for kinds in bounds.values() for key, bound in kinds.items()):
+        before = by_name.setdefault(name := f".{key.rpartition('.')[2]}", 0.0)
+        by_name[name] = None if before is None or bound is None else max(before, bound)
+    return by_name | bounds.get(notebook, {})
 
 
-def is_close(moved: dict[str, dict[str, float] | None], path: str, want: Any, have: Any, synthetic: bool) -> bool:
+def is_close(bounds: dict[str, float | None], path: str, want: Any, have: Any, synthetic: bool) -> bool:
     """Return whether a value of metrics.json may differ because CPU, versions or weights file do.
 
     Args:
-        moved: how far numbers of this notebook move, from `read_spread`.
+        bounds: how far numbers of this notebook may move, from `read_spread`.
         path: of the value, such as `test.accuracy`.
         want: the value of the reference.
         have: the value here.
@@ -231,14 +233,12 @@ def is_close(moved: dict[str, dict[str, float] | None], path: str, want: Any, ha
     if path.startswith(("model.start.", "features.")):
         return True
     key = spread_key(path)
-    if key not in moved and key.split(".")[0] not in _ASKED:
+    if key not in bounds and key.split(".")[0] not in _ASKED:
         key = f".{key.rpartition('.')[2]}"
-    if key not in moved or (not synthetic and re.fullmatch(_FIXED, path)):
+    if key not in bounds or (not synthetic and re.fullmatch(_FIXED, path)):
         return False
-    if (most := moved[key]) is None:
-        return True
-    within = max(TIMES * most["cpus"], most["seeds"]) * 1.001  # four digits are stored
-    return is_number(want) and is_number(have) and abs(want - have) <= within
+    bound = bounds[key]
+    return bound is None or (is_number(want) and is_number(have) and abs(want - have) <= bound)
 
 
 def is_number(value: Any) -> bool:

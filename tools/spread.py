@@ -38,7 +38,10 @@ litert.Interpreter.__init__ = functools.partialmethod(litert.Interpreter.__init_
 
 
 def measure_spread(profile: str, which: list[str]) -> None:
-    """Write `reference/<profile>/spread.json`: how far numbers move, by notebook and by name.
+    """Write `reference/<profile>/spread.json`: how far numbers move, by notebook and `spread_key`.
+
+    cpus is the largest difference from the reference over `CPUS`; seeds the standard deviation over five seeds; times
+    how much farther than on the others a number moved on one of the CPUs, so how far others may exceed them.
 
     Runs the notebooks `which` as on each of `CPUS`, and those that have a seed with each of `SEEDS`, into
     `results/spread/`; after a kill the same call goes on. Compared is with the reference, which must be of this code.
@@ -49,34 +52,57 @@ def measure_spread(profile: str, which: list[str]) -> None:
     base, home = config.REFERENCE / profile, config.results_dir() / "spread" / profile
     jobs = plan(which, {"PROFILE": profile})
     seeded = [job.notebook.name[:2] for job in jobs if "SEED" in job.defaults]
-    found: dict[str, Any] = defaultdict(dict)
+    moved: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, switches in CPUS.items():
         results = home / name.replace(" ", "-")
         _run(profile, which, results, results / "data", switches, "XNNPACK" in name)
         for run in sorted(base.glob("*/*/metrics.json")):
-            note = found[run.parts[-3]]
-            for path, want, have in differences(*map(_read, (run, results / run.relative_to(base.parent)))):
-                key = spread_key(path)
-                if not is_number(want) or not is_number(have) or note.get(key, 0) is None:
-                    note[key] = None
-                else:
-                    entry = note.setdefault(key, {"cpus": 0, "seeds": 0})
-                    entry["cpus"] = max(entry["cpus"], abs(want - have))
+            if (other := results / run.relative_to(base.parent)).is_file():
+                _note_cpu(moved[run.parts[-3]], name, _read(run), _read(other))
     for seed in SEEDS if seeded else ():
         _run(profile, seeded, home / f"seed-{seed}", config.data_dir(), {}, False, f"SEED={seed}")
     for run in sorted(base.glob("*/*/metrics.json")):
         others = [home / f"seed-{seed}" / profile / run.parts[-3] / f"{run.parts[-2]}--seed-{seed}" for seed in SEEDS]
         if all((other / "metrics.json").is_file() for other in others):
-            leaves = [dict(_leaves(_read(file))) for file in (run, *(other / "metrics.json" for other in others))]
-            for path, entry in ((path, found[run.parts[-3]].get(spread_key(path))) for path in leaves[0]):
-                values = [leaf[path] for leaf in leaves if path in leaf]
-                if entry and all(map(is_number, values)):
-                    entry["seeds"] = max(entry["seeds"], float(np.std(values)))
+            _note_seeds(moved[run.parts[-3]], [_read(run), *(_read(other / "metrics.json") for other in others)])
+    entries = [entry for note in moved.values() for entry in note.values() if entry]
+    times = max([2.0, *(ratio for entry in entries for ratio in _left_out(entry))])
+    for entry in entries:
+        entry["cpus"] = max(entry["cpus"].values())
     how = {"cpus": CPUS, "seeds": [config.DEFAULT_SEED, *SEEDS], "seeded": seeded, "machine": machine()["cpu"]}
-    bounds = {name: dict(sorted(note.items())) for name, note in sorted(found.items())}
-    rounded = json.loads(json.dumps(bounds), parse_float=lambda text: float(f"{float(text):.4g}"))
-    write_atomically(base / "spread.json", json.dumps({"how": how, "moved": rounded}, indent=1) + "\n")
-    print(f"reference/{profile}/spread.json: {sum(map(len, bounds.values()))} kinds of numbers move")
+    kinds = {name: dict(sorted(note.items())) for name, note in sorted(moved.items())}
+    content = json.dumps({"how": how, "times": times, "moved": kinds})
+    rounded = json.loads(content, parse_float=lambda text: float(f"{float(text):.4g}"))
+    write_atomically(base / "spread.json", json.dumps(rounded, indent=1) + "\n")
+    print(f"reference/{profile}/spread.json: {len(entries)} kinds of numbers move, on one CPU up to {times:.1f} times")
+
+
+def _note_cpu(note: dict[str, Any], cpu: str, reference: dict[str, Any], here: dict[str, Any]) -> None:
+    """Note how far each kind of number moved on a CPU, and None for a kind of which more than a number changed."""
+    for path, want, have in differences(reference, here):
+        key = spread_key(path)
+        if not is_number(want) or not is_number(have) or note.get(key, 0) is None:
+            note[key] = None
+        else:
+            entry = note.setdefault(key, {"cpus": dict.fromkeys(CPUS, 0.0), "seeds": 0.0})
+            entry["cpus"][cpu] = max(entry["cpus"][cpu], abs(want - have))
+
+
+def _note_seeds(note: dict[str, Any], runs: list[dict[str, Any]]) -> None:
+    """Note the largest standard deviation over seeds of each kind of number that CPUs move."""
+    leaves = [dict(_leaves(run)) for run in runs]
+    for path in leaves[0]:
+        entry, values = note.get(spread_key(path)), [leaf[path] for leaf in leaves if path in leaf]
+        if entry and all(map(is_number, values)):
+            entry["seeds"] = max(entry["seeds"], float(np.std(values)))
+
+
+def _left_out(entry: dict[str, Any]) -> Iterator[float]:
+    """Yield how many times as far as on the other CPUs a number moves on one, where it moves farther than by seeds."""
+    for name, most in entry["cpus"].items():
+        others = max(value for other, value in entry["cpus"].items() if other != name)
+        if most > entry["seeds"] and others:
+            yield most / others
 
 
 def _run(
