@@ -126,7 +126,7 @@ def start(name: str) -> Profile:
     chosen = profile(name)
     for variable in ("OMP_NUM_THREADS", "CRACKUTILS_THREADS"):
         os.environ[variable] = str(chosen.threads)
-    # BLAS with one: for matrices as small as ours a second thread takes twice the time, and rounds differently
+    # BLAS with one: for matrices as small as ours a second thread costs more than it brings, and rounds differently
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     if "numpy" in sys.modules:
         from threadpoolctl import threadpool_limits

@@ -166,6 +166,9 @@ def test_the_spread_is_the_most_that_a_kind_of_number_moved(moved: Path) -> None
     entry = {"cpus": dict(zip(spread.CPUS, (9, 3, 2), strict=True)), "seeds": 1}
     assert list(spread._left_out(entry)) == [3, 1 / 3, 2 / 9]
     assert list(spread._left_out(entry | {"seeds": 2})) == [3, 1 / 3]  # seeds explain the others
+    note: dict[str, Any] = {}
+    spread._note_seeds(note, [{"chosen": name, "run": name, "n": 3} for name in ("a", "b")])
+    assert note == {"chosen": None}  # what seeds choose otherwise, a CPU may too
     assert found["test.accuracy"]["cpus"] == pytest.approx(2 / 60, rel=1e-2)
     assert content["moved"]["05_comparison"]["runs.errors"] == {"cpus": 2, "seeds": 0}
     assert not {"schema", "settings.seed", "test.n", "data.images"} & set(found)

@@ -185,7 +185,7 @@ def _other_circumstances(reference: Path, here: Path) -> str:
 
 # ---------------------------------------------------------------- what other circumstances may change
 
-_ASKED = ("schema", "notebook", "run", "settings", "data", "model")  # parts that say what was asked for
+ASKED = ("schema", "notebook", "run", "settings", "data", "model")  # parts that say what was asked for
 _FIXED = r"(data|target)\.sha256|.*\.(n|images|positive|cracked|labels|groups)"  # by downloaded images alone
 
 
@@ -233,7 +233,7 @@ def is_close(bounds: dict[str, float | None], path: str, want: Any, have: Any, s
     if path.startswith(("model.start.", "features.")):
         return True
     key = spread_key(path)
-    if key not in bounds and key.split(".")[0] not in _ASKED:
+    if key not in bounds and key.split(".")[0] not in ASKED:
         key = f".{key.rpartition('.')[2]}"
     if key not in bounds or (not synthetic and re.fullmatch(_FIXED, path)):
         return False

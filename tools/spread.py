@@ -18,7 +18,7 @@ from crackutils import config, datasets
 from crackutils.files import write_atomically
 from crackutils.provenance import machine
 from tools.plan_series import plan
-from tools.reference import differences, is_number, photos_by_name, spread_key
+from tools.reference import ASKED, differences, is_number, photos_by_name, spread_key
 
 _NUMPY, _OPENCV = "X86_V4 AVX512_ICL AVX512_SPR", "AVX512-SKX"
 _AVX512 = {"NPY_DISABLE_CPU_FEATURES": _NUMPY, "OPENCV_CPU_DISABLE": _OPENCV}
@@ -89,11 +89,14 @@ def _note_cpu(note: dict[str, Any], cpu: str, reference: dict[str, Any], here: d
 
 
 def _note_seeds(note: dict[str, Any], runs: list[dict[str, Any]]) -> None:
-    """Note the largest standard deviation over seeds of each kind of number that CPUs move."""
+    """Note the largest standard deviation over seeds of each kind of number that CPUs move, and what else changes."""
     leaves = [dict(_leaves(run)) for run in runs]
     for path in leaves[0]:
-        entry, values = note.get(spread_key(path)), [leaf[path] for leaf in leaves if path in leaf]
-        if entry and all(map(is_number, values)):
+        key, values = spread_key(path), [leaf[path] for leaf in leaves if path in leaf]
+        if not all(map(is_number, values)):
+            if len(set(values)) > 1 and key.split(".")[0] not in ASKED:
+                note[key] = None
+        elif entry := note.get(key):
             entry["seeds"] = max(entry["seeds"], float(np.std(values)))
 
 
