@@ -65,9 +65,9 @@ def fit_linear_head(
 
 
 def choose_penalty(val_loss: Sequence[float]) -> int:
-    """Return the strictest penalty, the first, whose validation loss is within 1 % of the lowest."""
+    """Return the strictest penalty, the first, whose validation loss is within 2 % of the lowest."""
     # the lowest itself may be decided by digits that depend on the type of CPU
-    return int(np.argmax(np.asarray(val_loss) <= 1.01 * np.min(val_loss)))
+    return int(np.argmax(np.asarray(val_loss) <= 1.02 * np.min(val_loss)))
 
 
 def _deviation(x: np.ndarray) -> np.ndarray:

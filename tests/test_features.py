@@ -144,7 +144,7 @@ def test_the_head_is_scikit_learns_with_the_scaling_inside() -> None:
         theirs = make_pipeline(StandardScaler(), exact).fit(x.astype(np.float64), y)
         np.testing.assert_allclose(head.probabilities(val_x), theirs.predict_proba(val_x)[:, 1], atol=1e-3)
         loss = score_predictions(val_y, head.probabilities(val_x))["loss"]
-        assert row["val_loss"] == loss <= 1.01 * head.tried["val_loss"].min()
+        assert row["val_loss"] == loss <= 1.02 * head.tried["val_loss"].min()
         assert list(head.tried["C"]) == list(STRENGTHS) and (head.tried["iterations"] < 1000).all()
     # a feature that fires once does not outweigh the others
     x, y, val_x, val_y = overlapping
@@ -159,7 +159,7 @@ def test_validation_chooses_the_penalty() -> None:
     y, val_x = rng.integers(0, 2, 40), rng.normal(size=(400, 60)).astype(np.float32)
     noise = fit_linear_head(x, y, val_x, rng.integers(0, 2, 400), 1000)
     assert choose_penalty(noise.tried["val_loss"]) == 0  # the strictest
-    assert [choose_penalty([0.9, almost, 0.5, 0.5]) for almost in (0.505, 0.506)] == [1, 2]  # within 1 % of the lowest
+    assert [choose_penalty([0.9, almost, 0.5, 0.5]) for almost in (0.51, 0.511)] == [1, 2]  # within 2 % of the lowest
     with pytest.raises(config.CrackutilsError, match="all of one class"):
         fit_linear_head(x, np.zeros(40, int), x, y, 10)
     assert choose_penalty(fit_linear_head(*heaps(400, 1, 0.0), *heaps(400, 2, 0.0), 1000).tried["val_loss"]) > 0
