@@ -150,10 +150,10 @@ def moved(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     called: list[Any] = []
     monkeypatch.setattr(spread, "_run", fake)
-    spread.measure_spread(PROFILE, ["all"])
+    spread.measure_spread(PROFILE)
     assert [c[2:] for c in called[:3]] == [(False, True, False, ()), (False, True, False, ()), (False, True, True, ())]
-    seeded = ["02", "03", "04", "06", "08"]
-    assert called[3:] == [(f"seed-{k}", seeded, True, False, False, (f"SEED={k}",)) for k in (1, 2, 3, 4)]
+    assert all(c[1] == ["04", "05"] for c in called[:3])  # what the reference holds
+    assert called[3:] == [(f"seed-{k}", ["03", "04"], True, False, False, (f"SEED={k}",)) for k in (1, 2, 3, 4)]
     return config.REFERENCE / PROFILE / "spread.json"
 
 
@@ -193,7 +193,7 @@ def test_another_cpu_version_gpu_or_start_may_drift_a_little(
     put("versions.crackutils", "2")(run / "run.json")  # may be meant to give other numbers
     another_cpu()
     put("runs", [])(run.parents[1] / "05_comparison" / "default" / "metrics.json")
-    assert verify(PROFILE) == 0 and "the reference is of version None" in capsys.readouterr().out
+    assert verify(PROFILE) == 0 and "from references of another version" in capsys.readouterr().out
     fake_run(shift=1e-4)
     moved.unlink()
     assert verify(PROFILE) == 1  # nothing was measured
@@ -262,7 +262,7 @@ def test_the_spread_of_a_notebook_that_was_not_measured_is_that_of_the_like(
     for name, measured, far in (("sample", "123", 1), ("metu-mini", "23", 2), ("metu-half", "3", 3)):
         (tmp_path / name).mkdir()
         kinds = {"test.loss": {"cpus": far, "seeds": 0}, "val.loss": {"cpus": 4, "seeds": 20 * far - 20}}
-        kinds |= {"val.low": None}
+        kinds |= {"val.low": None, "before.loss": None}
         content = {"times": 5, "moved": {k.zfill(2): kinds for k in measured}}
         (tmp_path / name / "spread.json").write_text(json.dumps(content))
     for notebook, far, seeds in (("01", 1, 0), ("02", 2, 20), ("03", 3, 40)):
@@ -270,6 +270,8 @@ def test_the_spread_of_a_notebook_that_was_not_measured_is_that_of_the_like(
         assert found["test.loss"] == pytest.approx(5 * far, rel=0.01) and found["val.low"] is found[".low"] is None
         assert found["val.loss"] == found[".loss"] == pytest.approx(max(5 * 4, seeds), rel=0.01)
     assert reference.read_spread("sdnet", "03")["test.loss"] == pytest.approx(5, rel=0.01)
+    with pytest.raises(config.CrackutilsError, match=r"reference/walls is empty.*make reference"):
+        spread.measure_spread("walls")
 
 
 def test_make_reference_replaces_what_was_there(run: Path, capsys: Any) -> None:

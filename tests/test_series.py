@@ -231,6 +231,10 @@ def test_a_recipe_counts_by_its_epochs_too(monkeypatch: Patch) -> None:
     for facts, seconds in (({"stages": [{"steps": 50}]}, 10 + 30 * 4), ({"made": [{}] * 2}, 10 + 30 * 3)):
         put("sdnet/01_first/default", facts)  # training steps and photos, of which metu-mini takes 200 and 6
         assert estimates("01", count=10**5, PROFILE="metu-mini") == [seconds]
+    put(
+        "sdnet/01_first/default", {"settings": {"profile": "metu-mini"}}
+    )  # the same work: 06 takes a part of the images
+    assert estimates("01", count=10**5, PROFILE="metu-mini") == [10 + 30]
 
 
 def test_the_time_left_follows_this_machine(executed: list[str], monkeypatch: Patch, capsys: Capture) -> None:

@@ -188,12 +188,12 @@ def reference(values: Settings) -> None:
     make_reference(_profile(values).name)
 
 
-@_command("PROFILE", "NOTEBOOKS")
+@_command("PROFILE")
 def spread(values: Settings) -> None:
     """Measure how far numbers of the reference move on other types of CPU, and with other seeds."""
     from tools.spread import measure_spread
 
-    measure_spread(_profile(values).name, values.get("NOTEBOOKS", "all").split(","))
+    measure_spread(_profile(values).name)
 
 
 @_command()

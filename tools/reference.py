@@ -35,6 +35,7 @@ PICTURES = {  # held with the reference because README and docs show them
         "03_transfer_learning/mobilenetv2-linear/figures/worst.png",
     ),
 }
+_OTHER_VERSION = "the reference is of version"
 Row = tuple[str, str, Any, Any, str]  # run, item, reference, here, verdict
 
 
@@ -86,7 +87,9 @@ def verify(profile: str) -> int:
     rows = [row for file in files for row in _compare_run(file.parent, results / file.parent.relative_to(base))]
     print(pd.DataFrame(rows, columns=["run", "item", "reference", "here", "verdict"]).to_string(index=False))
     bad = sum(row[-1] == "DIFFERENT" for row in rows)
-    print(f"\n{'RED' if bad else 'GREEN'}: {bad} differences in {len(files)} runs")
+    old = sum(row[-1].startswith(_OTHER_VERSION) for row in rows)
+    more = f"; {old} from references of another version" if old else ""
+    print(f"\n{'RED' if bad else 'GREEN'}: {bad} differences in {len(files)} runs{more}")
     return int(bad > 0)
 
 
@@ -108,7 +111,7 @@ def _compare_run(reference: Path, here: Path) -> list[Row]:
         found = [d for d in found if not is_close(bounds, *d, synthetic)]
     # another version of the package may be meant to give other numbers
     made_by, mine = (_facts(folder)["versions"].get("crackutils") for folder in (reference, here))
-    verdict = "DIFFERENT" if made_by == mine else f"the reference is of version {made_by}"
+    verdict = "DIFFERENT" if made_by == mine else f"{_OTHER_VERSION} {made_by}"
     rows: list[Row] = [(run, path, str(w)[:40], str(h)[:40], verdict) for path, w, h in found]
     rows = rows or [(run, "metrics.json", "", "", f"close ({other})" if other else "equal")]
     if (here / "predictions.csv").exists():
@@ -198,9 +201,9 @@ def spread_key(path: str) -> str:
 def read_spread(profile: str, notebook: str) -> dict[str, float | None]:
     """Return how far the numbers of a notebook may move, from what `tools.spread` measured.
 
-    By `spread_key`, and for kinds that did not move, by name: the most that any of that name may move. None stands for
-    what may be anything. Where the notebook was not measured on this profile, what was measured on one with images of
-    the same source counts, else on the sample.
+    By `spread_key`, and for kinds that did not move, by name: the most that any number of that name may move. None
+    stands for what may be anything. Where the notebook was not measured on this profile, what was measured on one with
+    images of the same source counts, else on the sample.
     """
     source = config.profile(profile).source
     same = [p.name for p in config.PROFILES.values() if p.source == source and p.name != profile]
@@ -215,8 +218,8 @@ def read_spread(profile: str, notebook: str) -> dict[str, float | None]:
     }
     by_name: dict[str, float | None] = {}
     for key, bound in ((key, bound) for kinds in bounds.values() for key, bound in kinds.items()):
-        before = by_name.setdefault(name := f".{key.rpartition('.')[2]}", 0.0)
-        by_name[name] = None if before is None or bound is None else max(before, bound)
+        before = by_name.setdefault(name := f".{key.rpartition('.')[2]}", bound)
+        by_name[name] = bound if before is None else before if bound is None else max(before, bound)
     return by_name | bounds.get(notebook, {})
 
 

@@ -94,17 +94,21 @@ def _reference_seconds(job: Job, profile: config.Profile, count: int) -> float |
     # the profile itself, else the one with about as many images
     own = [run for run in found if run[0]["settings"].get("profile") == profile.name]
     metrics, seconds = min(own or found, key=lambda run: abs(math.log(max(count, 1) / run[0]["data"]["images"])))
-    if "made" in metrics:  # photos, and training steps, take the time of 09 and 08
-        seconds *= profile.budget.photos / len(metrics["made"])
-    elif "steps" in metrics.get("stages", [{}])[0]:
-        seconds *= profile.cells[0] / metrics["stages"][0]["steps"]
-    else:
-        seconds *= count / metrics["data"]["images"]
+    seconds *= 1 if own else _times_the_work(metrics, profile, count)
     recipe = metrics["settings"].get("recipe")
     if "RECIPE" in job.defaults and recipe:
         here = choose_recipe(name, recipe["family"], profile, job.values.get("EPOCHS", 0), "imagenet")
         seconds *= sum(s.epochs for s in here.stages) / sum(s["epochs"] for s in recipe["stages"])
     return _START_UP + seconds
+
+
+def _times_the_work(metrics: dict[str, Any], profile: config.Profile, count: int) -> float:
+    """Return how many times the work of another profile's run it is: in photos for 09, in training steps for 08."""
+    if "made" in metrics:
+        return profile.budget.photos / len(metrics["made"])
+    if "steps" in metrics.get("stages", [{}])[0]:
+        return profile.cells[0] / metrics["stages"][0]["steps"]
+    return count / metrics["data"]["images"]
 
 
 def _run_job(job: Job, profile: config.Profile, images: str, label: str, left: float) -> float:

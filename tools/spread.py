@@ -37,31 +37,36 @@ litert.Interpreter.__init__ = functools.partialmethod(litert.Interpreter.__init_
 """
 
 
-def measure_spread(profile: str, which: list[str]) -> None:
+def measure_spread(profile: str) -> None:
     """Write `reference/<profile>/spread.json`: how far numbers move, by notebook and `spread_key`.
 
     cpus is the largest difference from the reference over `CPUS`; seeds the standard deviation over five seeds; times
-    how much farther than on the others a number moved on one of the CPUs, so how far others may exceed them.
+    how many times as far as on the others a number moved on one of the CPUs, 2 at least: so far others may exceed them.
 
-    Runs the notebooks `which` as on each of `CPUS`, and those that have a seed with each of `SEEDS`, into
+    Runs the notebooks of the reference as on each of `CPUS`, and those that have a seed with each of `SEEDS`, into
     `results/spread/`; after a kill the same call goes on. Compared is with the reference, which must be of this code.
 
     Raises:
-        CrackutilsError: a notebook failed.
+        CrackutilsError: there is no reference for this profile, or a notebook failed.
     """
+    config.profile(profile)
     base, home = config.REFERENCE / profile, config.results_dir() / "spread" / profile
+    runs = sorted(base.glob("*/*/metrics.json"))
+    if not runs:
+        raise config.CrackutilsError(f"reference/{profile} is empty. Fill it with make reference PROFILE={profile}.")
+    which = sorted({run.parts[-3][:2] for run in runs})
     jobs = plan(which, {"PROFILE": profile})
-    seeded = [job.notebook.name[:2] for job in jobs if "SEED" in job.defaults]
+    seeded = sorted(job.notebook.name[:2] for job in jobs if "SEED" in job.defaults)
     moved: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, switches in CPUS.items():
         results = home / name.replace(" ", "-")
         _run(profile, which, results, results / "data", switches, "XNNPACK" in name)
-        for run in sorted(base.glob("*/*/metrics.json")):
+        for run in runs:
             if (other := results / run.relative_to(base.parent)).is_file():
                 _note_cpu(moved[run.parts[-3]], name, _read(run), _read(other))
     for seed in SEEDS if seeded else ():
         _run(profile, seeded, home / f"seed-{seed}", config.data_dir(), {}, False, f"SEED={seed}")
-    for run in sorted(base.glob("*/*/metrics.json")):
+    for run in runs:
         others = [home / f"seed-{seed}" / profile / run.parts[-3] / f"{run.parts[-2]}--seed-{seed}" for seed in SEEDS]
         if all((other / "metrics.json").is_file() for other in others):
             _note_seeds(moved[run.parts[-3]], [_read(run), *(_read(other / "metrics.json") for other in others)])
