@@ -42,6 +42,29 @@ def walk_files(folder: Path, skip: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(shown.intersection(files)))
 
 
+def printable(name: str) -> str:
+    """Return a file's name as text that any terminal, table or file can hold: the rest is written as escapes."""
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def name_some(names: Iterable[Any]) -> str:
+    """Return at most three of the names, and how many more there are, for a message."""
+    names = [printable(str(name)) for name in names]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def refuse_foreign(path: Path, written: str | None, force: bool = False) -> None:
+    """Refuse to replace a file of the user's.
+
+    `written` is the SHA-256 of what this package left there, None if that is not known; `force` allows everything.
+    Raises CrackutilsError for a file that is another one.
+    """
+    if not force and os.path.lexists(path) and not (path.is_file() and sha256(path) == written):
+        what = "has been changed since it was written" if written else "exists and was not written by this command"
+        raise CrackutilsError(f"{path} {what}. Move it, give another name, or replace it with --force.")
+
+
 @contextlib.contextmanager
 def _replacing_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
