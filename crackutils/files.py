@@ -26,22 +26,6 @@ def hash_sources(folder: Path) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def walk_files(folder: Path, skip: Path) -> Iterator[Path]:
-    """Yield the files below a folder, in a fixed order, but hidden ones and `skip`, which may be a file or a folder.
-
-    Links to folders are not followed. Raises CrackutilsError for a folder that cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise CrackutilsError(f"{error.filename} cannot be listed ({error.strerror}). Allow it, or leave it out.")
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        paths = {name: os.path.abspath(os.path.join(place, name)) for name in (*folders, *files)}
-        shown = {name for name, path in paths.items() if name[0] != "." and path != os.path.abspath(skip)}
-        folders[:] = sorted(shown.intersection(folders))
-        yield from (Path(place, name) for name in sorted(shown.intersection(files)))
-
-
 def printable(name: str) -> str:
     """Return a file's name as text that any terminal, table or file can hold: the rest is written as escapes."""
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -54,23 +38,41 @@ def name_some(names: Iterable[Any]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
-def refuse_foreign(path: Path, written: str | None, force: bool = False) -> None:
-    """Refuse to replace a file of the user's.
+def refuse_foreign(path: Path, force: bool = False) -> None:
+    """Refuse to replace a file that is not as `write_own` left it, because the user would lose it.
 
-    `written` is the SHA-256 of what this package left there, None if that is not known; `force` allows everything.
-    Raises CrackutilsError for a file that is another one.
+    Raises CrackutilsError for such a file, unless `force`.
     """
-    if not force and os.path.lexists(path) and not (path.is_file() and sha256(path) == written):
+    if force or not os.path.lexists(path):
+        return
+    record = _record(path)
+    written = record.read_text("utf-8").split() if record.is_file() else []
+    if not (path.is_file() and sha256(path) in written):
         what = "has been changed since it was written" if written else "exists and was not written by this command"
         raise CrackutilsError(f"{path} {what}. Move it, give another name, or replace it with --force.")
+
+
+def write_own(path: Path, content: str | bytes) -> None:
+    """Write a file as `write_atomically`, for `refuse_foreign` to know it again by a hidden file beside it."""
+    content = content.encode() if isinstance(content, str) else content
+    before = [sha256(path)] if path.is_file() else []  # after a kill it may be either
+    write_atomically(_record(path), "\n".join([*before, hashlib.sha256(content).hexdigest()]))
+    write_atomically(path, content)
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
 
 
 @contextlib.contextmanager
 def _replacing_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
-    yield part
-    os.replace(part, path)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # there after an error only
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
