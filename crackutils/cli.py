@@ -2,7 +2,9 @@
 
 import functools
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,12 @@ def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
 
 
 def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
-    """Run `argv` (None: of this process) in a group called `name`; return its status: 2 on a mistake, 130 on Ctrl-C."""
+    """Run `argv` (None: of this process) in a group called `name`, and return its status.
+
+    It is 2 on a mistake, 130 after Ctrl-C or SIGTERM.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half written goes
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console without Unicode must not stop a run
             stream.reconfigure(errors="replace")
@@ -86,9 +93,16 @@ def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
     except CrackutilsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print("error: there is too little memory. Close other programs, or give smaller pictures.", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader, head for example, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk or a network that gave way; what we expect has its own message
+        what = " ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        print(f"error: {what}. Look after that place, then run the same command again.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where it stopped.", file=sys.stderr)
         return 130

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,13 @@ import PIL
 from crackutils import models, training
 from crackutils.config import CrackutilsError, display_path
 from crackutils.files import (
-    explain_write_errors,
-    lock_file,
     printable,
     progress,
     refuse_foreign,
     sha256,
     write_atomically,
     write_own,
+    writing,
 )
 from crackutils.folders import describe_left_out, find_pictures
 from crackutils.images import DECODING, decode_image
@@ -64,7 +62,7 @@ def score(
     running, recipe, key = load_scorer(Path(model), engine)
     key = hashlib.sha256(f"{key} {folder.resolve()}".encode(errors="surrogateescape")).hexdigest()[:8]
     part = out.with_name(f".{out.name}.{key}.part")
-    with _writing(out):
+    with writing(out):
         table = pd.DataFrame(_score_files(running, recipe.size, folder, names, part), columns=list(_COLUMNS))
         write_own(out, table_bytes(table))
         part.unlink()
@@ -138,17 +136,3 @@ def _state(file: Path) -> str:
         found = file.stat()
         return f"{found.st_size} {found.st_mtime_ns}"
     return ""
-
-
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Keep other processes from writing `out`, and explain where it cannot be written."""
-    lock, remedy = out.with_name(f".{out.name}.lock"), "Close it where it is open, or give another file"
-    with explain_write_errors(out, f"{remedy}; scored rows are kept."):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with lock_file(lock, f"Another process is writing {out}. Wait for it, or give another file."):
-            try:
-                yield
-            finally:
-                with contextlib.suppress(PermissionError):  # on Windows the lock removes its file by itself
-                    lock.unlink(missing_ok=True)

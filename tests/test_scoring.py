@@ -165,7 +165,10 @@ def test_two_at_once_do_not_write_the_same_file(monkeypatch: Patch) -> None:
     monkeypatch.setattr("crackutils.scoring.decode_image", read)
     Path(f".{OUT}.lock").touch()  # as a killed process leaves it
     score(FOLDER, OUT, MODEL)
-    assert told == [f"Another process is writing {OUT}. Wait for it, or give another file."] and len(rows_of()) == 60
+    assert (
+        told == [f"Another process is writing {OUT.absolute()}. Wait for it, or give another name."]
+        and len(rows_of()) == 60
+    )
 
 
 def test_what_cannot_work_is_refused_before_the_work(seen: list[str]) -> None:

@@ -13,13 +13,13 @@ from crackutils import config
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import find_detector_run
 from crackutils.files import (
-    explain_write_errors,
     name_some,
     printable,
     progress,
     refuse_foreign,
     write_atomically,
     write_own,
+    writing,
 )
 from crackutils.folders import describe_left_out, find_pictures
 from crackutils.images import read_image
@@ -66,11 +66,11 @@ def inspect(
     files = _find_photos(photos, out)
     if inside := [file for file in files.values() if out.absolute() in file.parents]:
         raise CrackutilsError(f"{name_some(inside)} lies in {out}. Give a folder of its own as --out.")
-    _claim_folder(out, files, force)
-    if model is None:
-        print(f"model: {config.display_path(model := find_detector_run())}")
-    net, unit, chosen, found = load_detector(Path(model), engine), "mm" if mm_per_pixel else "px", "", {}
-    with explain_write_errors(out, "Make room, or close what is open, and run the same command again; it continues."):
+    with writing(out):
+        _claim_folder(out, files, force)
+        if model is None:
+            print(f"model: {config.display_path(model := find_detector_run())}")
+        net, unit, chosen, found = load_detector(Path(model), engine), "mm" if mm_per_pixel else "px", "", {}
         if known is not None:
             threshold, chosen = _choose_threshold(files, out, net, known)
         threshold = threshold or 0.5
@@ -120,27 +120,26 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
     Results of photos whose names have changed, because more folders are given than before, are moved along.
     """
     mark, before = out / _MARK, {}
-    with explain_write_errors(out, "Give another folder."):
-        if out.exists() and not out.is_dir():
-            raise CrackutilsError(f"{out} is a file. Give a folder that does not exist.")
-        if out.exists() and any(out.iterdir()) and not (mark.is_file() or force):
-            why = f"{out} exists and is no earlier inspection"
-            raise CrackutilsError(f"{why}. Give a folder that does not exist, or write into this one with --force.")
-        for name in _WRITTEN:
-            refuse_foreign(out / name, force)
-        if mark.is_file():
-            with contextlib.suppress(ValueError, AttributeError):  # of an older version
-                before = {file: name for name, file in json.loads(mark.read_text("utf-8")).items()}
-        here = {str(file) for file in files.values()}
-        if not force and (rest := [file for file in before if file not in here and os.path.lexists(file)]):
-            why = f"{out} is an inspection of {len(rest):,} photos that are not given now ({name_some(rest)})"
-            raise CrackutilsError(f"{why}. Give them too, give another folder for these, or drop them with --force.")
-        for name, file in files.items():
-            old, new = out / "photos" / before.get(str(file), name), out / "photos" / name
-            if old != new and old.is_dir() and not new.exists():
-                new.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(old, new)
-        write_atomically(mark, json.dumps({name: str(file) for name, file in files.items()}))
+    if out.exists() and not out.is_dir():
+        raise CrackutilsError(f"{out} is a file. Give a folder that does not exist.")
+    if out.exists() and any(out.iterdir()) and not (mark.is_file() or force):
+        why = f"{out} exists and is no earlier inspection"
+        raise CrackutilsError(f"{why}. Give a folder that does not exist, or write into this one with --force.")
+    for name in _WRITTEN:
+        refuse_foreign(out / name, force)
+    if mark.is_file():
+        with contextlib.suppress(ValueError, AttributeError):  # of an older version
+            before = {file: name for name, file in json.loads(mark.read_text("utf-8")).items()}
+    here = {str(file) for file in files.values()}
+    if not force and (rest := [file for file in before if file not in here and os.path.lexists(file)]):
+        why = f"{out} is an inspection of {len(rest):,} photos that are not given now ({name_some(rest)})"
+        raise CrackutilsError(f"{why}. Give them too, give another folder for these, or drop them with --force.")
+    for name, file in files.items():
+        old, new = out / "photos" / before.get(str(file), name), out / "photos" / name
+        if old != new and old.is_dir() and not new.exists():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(old, new)
+    write_atomically(mark, json.dumps({name: str(file) for name, file in files.items()}))
 
 
 def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: pd.DataFrame) -> tuple[float, str]:
