@@ -68,7 +68,7 @@ TABLES = {  # content, and how it is read
     "DOS": (f"{SEMICOLONS}\x1a".encode("cp850"), "semicolons"),
     "UTF-8 taken for Windows-1252": (text().encode().decode("cp1252").encode(), "UTF-8, commas"),
     "empty rows and columns": (text(" FILE ;Label;;", "{};{};;").encode() + b";;;\r\n\r\n", "semicolons; column Label"),
-    "lines above": (f"Site A;\n\n{SEMICOLONS}".encode(), "semicolons"),
+    "lines above": (f"Site A;\n\n{SEMICOLONS}".encode(), "semicolons, 1 line above the names"),
     "decimal commas": (text("file;p;label", "{};0,5;{},0").encode(), "UTF-8, semicolons, decimal commas; column label"),
     "quoted": (text("note,file,label", '"a, ""b""\nc","{}",{}').encode(), "commas"),
     "column crack": (text("Image,Crack", classes=("No", "yes")).encode(), "UTF-8, commas; column Crack"),
@@ -76,7 +76,7 @@ TABLES = {  # content, and how it is read
     "backslashes": (text().replace("tiles/", ".\\tiles\\").encode(), "commas"),
     "other case": (text().replace("jpg", "JPG").replace("tiles", "../SITE/Tiles").encode(), "commas"),
     "decomposed letters": (unicodedata.normalize("NFD", text()).encode(), "commas"),
-    "a spreadsheet": (book(Notes=[["about"]], Tiles=TYPED), "sheet Tiles; column Crack: 5 crack, 5 no crack"),
+    "a spreadsheet": (book(Notes=[["about"]], Tiles=TYPED), "sheet Tiles (of Notes, Tiles); column Crack: 5 crack"),
 }
 
 

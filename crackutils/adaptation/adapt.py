@@ -27,10 +27,10 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
     Features are cached: a second call with further labels computes only what is new. The learning curve is returned,
     without rows where there can be none; the reason is printed.
 
-    `labels` is a CSV file with the columns file (relative to the CSV's folder, or absolute), label (0 or 1, Negative or
-    Positive) and, if it is known, photo: the photo that a tile was cut from. The folder `out` must not exist, or be
-    empty. `model` None takes the run of `find_detector_run`; `engine` is one of `config.ENGINES`. Raises
-    CrackutilsError where labels, images, run, folder or engine cannot be used.
+    `labels` is a CSV file or a spreadsheet with the columns file (relative to the table's folder, or absolute), label
+    or crack (0 or 1, or what `CLASS_NAMES` holds) and, if it is known, photo: the photo that a tile was cut from. The
+    folder `out` must not exist, or be empty. `model` None takes the run of `find_detector_run`; `engine` is one of
+    `config.ENGINES`. Raises CrackutilsError where labels, images, run, folder or engine cannot be used.
     """
     labels, out, began = Path(labels), Path(out).resolve(), time.perf_counter()
     table = read_labels(labels)
