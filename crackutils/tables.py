@@ -100,14 +100,14 @@ def _readings(file: Path) -> Iterator[tuple[str, list[list[str]], str]]:
             yield f"sheet {name}{among}", [[str(cell) for cell in row] for row in sheet.to_numpy()], ""
         return
     text, encoding = _decode(raw)
-    told = re.match(r'"?sep=(.)"?\s*', text, re.IGNORECASE)
-    for mark in sorted(_FIELDS, key=lambda mark: not told or mark != told[1]):
+    told = re.match(r'"?sep=([^\w"\r\n ])"?\s*', text, re.IGNORECASE)
+    for mark in dict.fromkeys([*(told[1] if told else ""), *_FIELDS]):
         lines, rows, problem = io.StringIO(text[told.end() if told else 0 :], newline=""), [], ""
         try:
             rows.extend(csv.reader(lines, delimiter=mark, strict=True, skipinitialspace=True))
         except csv.Error as error:  # with the wrong mark, or in an unfinished file
             problem = str(error)
-        yield f"{encoding}, {_FIELDS[mark]}", rows, problem
+        yield f"{encoding}, {_FIELDS.get(mark, f'separator {mark}')}", rows, problem
 
 
 def _decode(raw: bytes) -> tuple[str, str]:

@@ -62,17 +62,21 @@ TABLES = {  # content, and how it is read
     "byte-order mark": (text().encode("utf-8-sig"), "UTF-8, commas"),
     "sep= and Windows-1252": (f"sep=;\r\n{SEMICOLONS}".encode("cp1252"), "Windows-1252, semicolons"),
     "sep= and commas": (f"sep=,\n{text()}".encode(), "UTF-8, commas"),
+    "sep= and another": (f"sep=^\n{text()}".replace(",", "^").encode(), "UTF-8, separator ^"),
     "Unicode text": (text("file\tlabel", "{}\t{}", end="\r\n").encode("utf-16"), "UTF-16, tabs"),
     "UTF-16 without a mark": (SEMICOLONS.encode("utf-16-be"), "UTF-16, semicolons"),
     "old Mac": (text(end="\r").encode("mac_roman"), "commas"),
     "DOS": (f"{SEMICOLONS}\x1a".encode("cp850"), "semicolons"),
     "UTF-8 taken for Windows-1252": (text().encode().decode("cp1252").encode(), "UTF-8, commas"),
-    "empty rows and columns": (text(" FILE ;Label;;", "{};{};;").encode() + b";;;\r\n\r\n", "semicolons; column Label"),
+    "empty rows and columns": (
+        text(" FILE ;Label;;", "{};{};;;").encode() + b";;;\r\n\r\n",
+        "semicolons; column Label",
+    ),
     "lines above": (f"Site A;\n\n{SEMICOLONS}".encode(), "semicolons, 1 line above the names"),
     "decimal commas": (text("file;p;label", "{};0,5;{},0").encode(), "UTF-8, semicolons, decimal commas; column label"),
-    "quoted": (text("note,file,label", '"a, ""b""\nc","{}",{}').encode(), "commas"),
+    "quoted": (text("note,file,label", '"a, ""b""\nc", "{}",{}').encode(), "commas"),
     "column crack": (text("Image,Crack", classes=("No", "yes")).encode(), "UTF-8, commas; column Crack"),
-    "both columns": (text("file,label,crack", "{0},{1},{1}.0").encode(), "commas; column label"),
+    "both columns": (text("file,label,crack", "{0},{1},{1}.0").replace(",1.0", ",").encode(), "commas; column label"),
     "backslashes": (text().replace("tiles/", ".\\tiles\\").encode(), "commas"),
     "other case": (text().replace("jpg", "JPG").replace("tiles", "../SITE/Tiles").encode(), "commas"),
     "decomposed letters": (unicodedata.normalize("NFD", text()).encode(), "commas"),
@@ -169,8 +173,6 @@ def test_what_we_write_opens_in_a_spreadsheet_and_reads_back(tmp_path: Path) -> 
     assert not [row[0] for row in shown if row[0][0] in "=+-@\t\r＝"] and match_names(back["file"], names) == names
     assert [posixpath.normpath(name) for name in back["file"]] == names
     assert back["problem"].tolist()[:2] == [f"'{problem[0]}", "-0.5"]
-    assert (
-        back["p_crack"].equals(table["p_crack"])
-        and shown[2][3] == "3"
-        and [*tmp_path.rglob("*")] == [file.parent, file]
-    )
+    assert back["p_crack"].equals(table["p_crack"]) and [*tmp_path.rglob("*")] == [file.parent, file]
+    assert sum(name.startswith("./") for name in back["file"]) == 11
+    assert (shown[1][3], shown[2][3], shown[3][1]) == ("", "3", "")
