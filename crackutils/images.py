@@ -1,56 +1,122 @@
 """Decoding, resizing and thumbnails: indexing, training and scoring all see the pixels that `read_image` gives."""
 
 import io
+import math
+import threading
+import warnings
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+import pillow_heif
+from PIL import ExifTags, Image, PngImagePlugin
 
 from crackutils import config
 
 GREY = 128  # side of the grey thumbnails, pixels
 COLOUR = 16  # side of the colour thumbnails, pixels
-SMALLEST = 32  # shorter side below which an image is left out, pixels
+SMALLEST = 32  # shorter side below which a picture shows too little to be judged, pixels
+LARGEST = 250  # pixels that a picture may have, million: those of phones have up to 200
 DECODING = "1"  # raise it when decoding or the thumbnails change: caches made before are then made again
-_TOO_MANY = f"has absurdly many pixels, more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million; cut it into parts"
-FORMATS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+FORMATS += (".heic", ".heif", ".avif", ".jp2")
+RAW = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")  # known, and not read
+# what Pillow may read: among the others are some that start programs
+_READ = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "HEIF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX")
+_DNG, _SUBTYPE, _PARTS = 50706, 254, 330  # tags of TIFF that tell a raw photo
 # what turns a picture upright, by EXIF orientation from 2
 _TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 _UPRIGHT = {orientation: Image.Transpose[turn] for orientation, turn in enumerate(_TURNS, 2)}
+_RAW = "is a raw photo of a camera, which is not read here; save it as JPEG or TIFF"
+
+pillow_heif.register_heif_opener()
+Image.MAX_IMAGE_PIXELS = LARGEST * 10**6  # Pillow's own limit is 89 million, and refuses twice that
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # image editors write more than 1 MB of text into a PNG
+
+_heard, _show_warning = threading.local(), warnings.showwarning
+
+
+def _hear_warning(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> None:
+    """Keep what Pillow warns of in a thread that decodes, so that it is told once and with the file's name."""
+    if Path(filename).parent.name == "PIL" and hasattr(_heard, "warnings"):
+        _heard.warnings.append(str(message))
+    else:
+        _show_warning(message, category, filename, *where)
+
+
+warnings.showwarning = _hear_warning
+warnings.filterwarnings("always", module=r"PIL\.")
 
 
 class ImageError(config.CrackutilsError):
     """A file that cannot be used as an image; the message says why, without the file's name."""
 
 
+class Picture(NamedTuple):
+    """A decoded image file."""
+
+    pixels: np.ndarray  # uint8 (height, width, 3), 0-255, upright
+    mode: str  # Pillow's name of the stored mode
+    note: str  # what of the file is not used, empty for nothing
+
+
 def read_image(file: str | Path | bytes, size: int | None = None) -> np.ndarray:
     """Decode an image file, a path or its bytes, to RGB as a person sees it: uint8 (height, width, 3), 0-255.
 
     EXIF rotation is applied, 16-bit grey is scaled (not clipped), transparent pixels lie on white, CMYK and palettes
-    are converted; the first frame of an animation counts. `size` is the side in pixels to resize to (square, bilinear
-    with antialiasing), None keeps the size. Raises ImageError for what is no image, is truncated, or has no 8-bit
-    meaning.
+    are converted. `size` is the side in pixels to resize to (square, bilinear with antialiasing), None keeps the size.
+    Raises ImageError for what is no image, is damaged, has no 8-bit meaning, or is smaller than `SMALLEST` or larger
+    than `LARGEST`.
     """
-    return decode_image(file, size)[0]
+    return decode_image(file, size).pixels
 
 
-def decode_image(file: str | Path | bytes, size: int | None = None) -> tuple[np.ndarray, str]:
-    """Return the pixels as `read_image` does, and Pillow's name of the stored mode."""
+def decode_image(file: str | Path | bytes, size: int | None = None) -> Picture:
+    """Return the pixels as `read_image` does, and what is to be known of the file.
+
+    Of several pictures in a file the first counts; of a JPEG that was cut short less than 1 % may be missing. Both are
+    noted.
+    """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-            mode = opened.mode
-            image = _to_rgb(_upright(opened))
-    except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
-        bomb = isinstance(error, Image.DecompressionBombError)
-        raise ImageError(_TOO_MANY if bomb else "is not an image") from error
-    except (FileNotFoundError, PermissionError) as error:
-        raise ImageError("may not be read" if isinstance(error, PermissionError) else "does not exist") from error
+        return _decode(file, size)
     except ImageError:
         raise
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(_name_unknown(file)) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(_too_large()) from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise ImageError("may not be read" if isinstance(error, PermissionError) else "does not exist") from error
+    except MemoryError as error:
+        raise ImageError("needs more memory than there is") from error
     except Exception as error:  # Pillow's readers raise whatever their parsing runs into
-        raise ImageError(f"is truncated or damaged ({error})") from error
+        if getattr(error, "errno", None):  # of the disk or the network
+            raise ImageError(f"cannot be read ({error.strerror})") from error
+        whole, note = _complete_jpeg(file) if "truncated" in str(error) else (b"", "")
+        if not whole:
+            why = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ImageError(f"is truncated or damaged ({why})") from error
+        return _decode(whole, size, note)
+
+
+def _decode(file: str | Path | bytes, size: int | None, note: str = "") -> Picture:
+    if isinstance(file, str | Path) and Path(file).suffix.lower() in RAW:
+        raise ImageError(_RAW)
+    _heard.warnings = []
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", _READ) as opened:
+        if opened.width * opened.height > LARGEST * 10**6:
+            raise ImageError(_too_large())
+        if min(opened.size) < SMALLEST:
+            raise ImageError(f"is too small ({opened.width}x{opened.height}, at least {SMALLEST} each way)")
+        tags = getattr(opened, "tag_v2", {})
+        if _DNG in tags or (_PARTS in tags and tags.get(_SUBTYPE, 0) & 1):
+            raise ImageError(_RAW)
+        mode, count = opened.mode, getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1
+        image = _to_rgb(_upright(opened, _stored_turn(opened)))
+    notes = [note, f"only the first of its {count} pictures is used" if count > 1 else ""]
+    notes.append("its metadata are damaged, so it may lie on its side" if _heard.warnings else "")
     pixels = np.asarray(image)
-    return (pixels if size is None else resize(pixels, size)), mode
+    return Picture(pixels if size is None else resize(pixels, size), mode, "; ".join(filter(None, notes)))
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -58,11 +124,20 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, stored: int | None) -> Image.Image:
     """Apply EXIF rotation, by hand: ImageOps.exif_transpose also writes the EXIF anew, and fails if it is malformed."""
     image.load()
-    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation) if stored is None else stored)
     return image if turn is None else image.transpose(turn)
+
+
+def _stored_turn(image: Image.Image) -> int | None:
+    """Return the orientation of a HEIC picture that its reader has not applied, as it stands in the EXIF alone."""
+    if image.format != "HEIF" or not (turn := image.info.get("original_orientation")):
+        return None
+    image.fp.seek(0)
+    head = image.fp.read(1 << 16)
+    return None if b"irot" in head or b"imir" in head else turn
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -86,3 +161,52 @@ def thumbnails(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     image = Image.fromarray(pixels)
     small = image.convert("L").resize((GREY, GREY), Image.Resampling.BILINEAR)  # BOX averages unevenly here
     return np.asarray(small), np.asarray(image.resize((COLOUR, COLOUR), Image.Resampling.BOX))
+
+
+def _too_large() -> str:
+    return f"has more than {LARGEST} million pixels; cut it into parts"
+
+
+def _name_unknown(file: str | Path | bytes) -> str:
+    """Return why a file that Pillow does not know is not read."""
+    head = file[:16] if isinstance(file, bytes) else b""
+    if not isinstance(file, bytes):
+        with open(file, "rb") as opened:
+            head = opened.read(16)
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "is a TIFF with other channels or values than are read here; save it as RGB with 8 or 16 bits"
+    if head[4:8] != b"ftyp":
+        return "is not an image" if head else "has zero bytes"
+    if head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
+        return "is truncated or damaged"
+    return _RAW if head[8:11] == b"crx" else "is a video, or a picture of a kind that is not read here; save it as JPEG"
+
+
+def _complete_jpeg(file: str | Path | bytes) -> tuple[bytes, str]:
+    """Return a JPEG that was cut short with an end marker, and a note; no bytes for what is no JPEG.
+
+    Raises ImageError where 1 % of the pixels or more are missing, or the fine detail of a progressive one.
+    """
+    data = (file if isinstance(file, bytes) else Path(file).read_bytes()).rstrip(b"\xff")
+    if data[:2] != b"\xff\xd8":
+        return b"", ""
+    for marker in (b"\xff\xc4", b"\xff\xda"):  # cut within the header of a scan
+        at = data.rfind(marker)
+        data = data[:at] if at > 0 and at + 2 + int.from_bytes(data[at + 2 : at + 4]) > len(data) else data
+    # what is missing is where other bytes at the end lead to other pixels
+    ends = [data + filling + b"\xff\xd9" for filling in (b"", bytes(range(1, 255)) * 64)]
+    try:
+        with Image.open(io.BytesIO(ends[0])) as first, Image.open(io.BytesIO(ends[1])) as second:
+            differ = (np.asarray(first) != np.asarray(second)).reshape(first.height, first.width, -1).any(2).mean(1)
+            begin = np.flatnonzero(differ > 0)[:1].sum() if differ.any() else len(differ)
+            differ[begin + 32 :] = 1  # below a row of blocks all is missing, whatever the filling leads to
+            missing = float(differ.mean())
+            progressive = "progressive" in first.info
+    except (OSError, SyntaxError):
+        return b"", ""
+    scan = data.rfind(b"\xff\xda") + 2
+    fine = not progressive or data[scan + int.from_bytes(data[scan : scan + 2]) - 1] & 15 == 0
+    if missing >= 0.01 or not fine:
+        rough = "" if fine else ", without its fine detail"
+        raise ImageError(f"is cut short: {math.floor(100 * (1 - missing))}% of the picture is there{rough}")
+    return ends[0], "the end of the file is missing" + (f", {missing:.2%} of the picture" if missing else "")
