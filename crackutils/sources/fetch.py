@@ -1,52 +1,55 @@
 """Put the images of a source under `data/raw/`: drawn, downloaded, or from the user's own copy."""
 
-import os
-import shutil
+import contextlib
+import errno
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from crackutils import config, datasets
 from crackutils.config import CLASSES, CrackutilsError
-from crackutils.files import hash_sources, replacing_folder
+from crackutils.files import hash_sources, lock_file, replacing_folder
+from crackutils.sources.collect import collect
 from crackutils.sources.download import download
-from crackutils.sources.unpack import find_class_folders, unpack
+from crackutils.sources.record import RECORD, refuse_loss, write_record
 from crackutils.synthetic.sample import write_patches, write_tiles
 from crackutils.synthetic.store import library_versions
 
 
-def fetch(source: str, origin: str | Path | None = None) -> Path:
+def fetch(source: str, origin: str | Path | None = None, classes: str = "", force: bool = False) -> Path:
     """Put the images of a source under `data/raw/`, and return the folder with `Negative/` and `Positive/`.
 
-    `origin` is a RAR, a ZIP or a folder that the user has; it is only read. None draws or downloads the images.
-    Raises CrackutilsError if there is nothing to download from, an archive is damaged, unsafe or without class folders,
-    or no program unpacks it. What was there before then stays in place.
+    `origin` is an archive or a folder that the user has; it is only read. None draws or downloads the images. `classes`
+    names the folders without and with cracks, as "uncracked:cracked"; empty takes the usual names. `force` replaces
+    files that were not written here, and a published set by a smaller one.
+    Raises CrackutilsError if there is nothing to download from, a class has no picture, an archive is damaged or
+    unsafe, or no program unpacks it. What was there before then stays in place.
     """
     entry = datasets.sources()[config.choose("SOURCE", source, datasets.sources())]
     target = datasets.raw_folder(source)
+    if "seed" in entry:
+        if origin is not None:
+            raise CrackutilsError(
+                f"SOURCE={source} is drawn by code and takes no FROM. Use SOURCE=own for your images."
+            )
+        return _draw(target, entry, force)
     if origin is None:
-        if "seed" in entry:
-            return _draw(target, entry)
         want = max((p.per_class for p in config.PROFILES.values() if p.source == source), default=0)
-        if all(f.is_dir() and sum(1 for _ in f.iterdir()) >= want for f in (target / name for name in CLASSES)):
+        there = all(f.is_dir() and sum(1 for _ in f.iterdir()) >= want for f in (target / name for name in CLASSES))
+        if there and not force:
             print(f"{source}: already in {config.display_path(target)}; remove that folder to fetch it again.")
             return target
         if "addresses" not in entry:
             remedy = f"Use make data SOURCE={source} FROM=folder."
             raise CrackutilsError(f"{source} has no address to download from. {remedy}")
-        origin = download(source, entry)
-    origin = Path(origin).expanduser()
-    if not origin.exists():
-        raise CrackutilsError(f"FROM={origin} does not exist. Give a RAR, a ZIP or a folder.")
-    with replacing_folder(target) as work:
-        (everything := work / "unpacked").mkdir()
-        unpack(origin, everything, entry)
-        found = find_class_folders(everything, origin)
-        for name in CLASSES:
-            os.replace(found / name, work / name)
-        shutil.rmtree(everything)
-    counts = ", ".join(f"{len(list((target / name).iterdir())):,} {name}" for name in CLASSES)
-    print(f"{source}: {counts} in {config.display_path(target)}")
+    else:
+        origin = _find_origin(str(origin), target)
+    with _fetching(target, origin):
+        origin = origin or download(source, entry)
+        with replacing_folder(target) as work:
+            said = collect(origin, work, target, entry, classes, force)
+    print(*(f"{source}: {line}" for line in said if line), sep="\n")
     return target
 
 
@@ -61,16 +64,55 @@ def prepare(profile: config.Profile) -> None:
         fetch(profile.source)
 
 
-def _draw(target: Path, entry: dict[str, Any]) -> Path:
+def _draw(target: Path, entry: dict[str, Any], force: bool) -> Path:
     """Draw synthetic images, unless those there were drawn by the same code, numbers and libraries."""
     stamp = target / "made_from.txt"
     numbers = " ".join(f"{k}={entry[k]}" for k in ("patches", "photos", "each", "seed") if k in entry)
     made = f"{hash_sources(config.PACKAGE / 'synthetic')} {numbers} {library_versions()}\n"
     if not stamp.is_file() or stamp.read_text("utf-8") != made:
-        with replacing_folder(target) as work:
+        with _fetching(target, None), replacing_folder(target) as work:
             if "photos" in entry:
                 write_tiles(work, entry["photos"], entry["seed"])
             else:
                 write_patches(work, entry["patches"], entry["seed"], entry["each"])
             (work / stamp.name).write_text(made, "utf-8")
+            write_record(work)
+            if (target / RECORD).is_file() or not stamp.is_file():  # those of older versions have a stamp only
+                refuse_loss(target, work, force)
     return target
+
+
+def _find_origin(text: str, target: Path) -> Path:
+    """Return the file or folder that FROM names; CrackutilsError if it is not there, or is what is to be replaced."""
+    origin = Path(text).expanduser()
+    if not origin.exists() and not (origin := Path(text.strip(" \"'")).expanduser()).exists():
+        raise CrackutilsError(f"FROM={text} does not exist. Give an archive (ZIP, RAR, 7z, tar) or a folder.")
+    if not origin.is_dir() and not origin.is_file():
+        raise CrackutilsError(f"FROM={text} is neither a file nor a folder. Give an archive or a folder.")
+    if origin.resolve().is_relative_to(target.resolve()):
+        where = config.display_path(target)
+        raise CrackutilsError(f"FROM={text} lies in {where}, which this command replaces. Move it elsewhere first.")
+    return origin
+
+
+@contextlib.contextmanager
+def _fetching(target: Path, origin: Path | None) -> Iterator[None]:
+    """Let no other process write `target` meanwhile, and give errors of the disk a cause and a remedy."""
+    where = config.display_path(target)
+    if target.is_symlink():
+        raise CrackutilsError(f"{where} is a link, which is not replaced. Remove the link first.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        busy = f"Another process is writing {where}. Wait for it, then run this again."
+        with lock_file(target.parent / f".{target.name}.lock", busy):
+            yield
+    except OSError as error:
+        why = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
+        ours = error.filename is None or not origin or not Path(str(error.filename)).is_relative_to(origin)
+        if ours and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "Make room, or set CRACKUTILS_DATA_DIR to a folder on another disk."
+        else:
+            remedy = "Allow it, then run this again; nothing was replaced."
+        raise CrackutilsError(
+            f"{where if ours else origin} cannot be {'written' if ours else 'read'} ({why}). {remedy}"
+        ) from error
