@@ -1,11 +1,11 @@
 """The images of a profile as one object, with an index that describes each, and the ways to open them."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import tomllib
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from crackutils.folders import find_pictures
 from crackutils.images import COLOUR, DECODING, GREY
 
 _INDEXING = 2  # raise it when another choice of files, or other columns, are indexed
+_UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")  # what a table does not give back as it was
 _COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
 
 
@@ -218,8 +219,10 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
     files, passed = _find_files(folder)
     state = hashlib.sha256(f"{DECODING} {_INDEXING} {passed}".encode("utf-8", "backslashreplace"))
     for file in files:
-        found = (folder / file).stat() if (folder / file).exists() else None  # a link to nothing
-        state.update(f"{file}\t{found.st_size}\t{found.st_mtime_ns}\n".encode() if found else file.encode())
+        with contextlib.suppress(OSError):  # a link to nothing
+            found = os.stat(folder / file)
+            file = f"{file}\t{found.st_size}\t{found.st_mtime_ns}"
+        state.update(f"{file}\n".encode())
     stamp = (home := config.data_dir() / "index" / source) / "state.json"
     if not stamp.is_file() or json.loads(stamp.read_text("utf-8")).get("state") != state.hexdigest():
         labels = [config.CLASSES.index(file.split("/")[0]) for file in files]
@@ -247,8 +250,7 @@ def _find_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
     for name in config.CLASSES:
         pictures, left_out = find_pictures(folder / name)
         for file in sorted((p.relative_to(folder).as_posix() for p in pictures), key=lambda f: (_number(f), f)):
-            # a table cannot hold control characters and bytes that are no UTF-8, and read them as they were
-            if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in file):
+            if _UNREADABLE.search(file):
                 passed.append((printable(file), "has a name that not every program can read, so rename it"))
             else:
                 files.append(file)

@@ -173,7 +173,7 @@ FAILURES = {
     "printf onetwothree": "prints more than the list says",
     "printf onetwx": "2.jpg is damaged",  # wrong checksum
 }
-COMPLAINTS = {s: rf"could not be unpacked \(7z: .*{c}\)\. Download or copy it a" for s, c in FAILURES.items()}
+COMPLAINTS = {s: rf", a RAR archive, could not be unpacked \(7z: .*{c}\)\. Download or copy it a" for s, c in FAILURES.items()}
 COMPLAINTS[""] = r"^No program here unpacks bad\.rar, a RAR archive\. Install unrar, bsdtar .*FROM=\.$"
 
 

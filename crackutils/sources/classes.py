@@ -130,7 +130,8 @@ def _refuse_several(levels: Levels, origin: Path) -> None:
     if not (doubled or len(whole) > 1 or (whole and len(sets) > 1)) or {*names[0], *names[1]} <= set(_SDNET):
         return
     above = min(whole or sets)
-    one = ":".join("/".join((*above, min(side or {CLASSES[label]}))) for label, side in enumerate(sets[above]))
+    usual = [CLASSES[k] if CLASSES[k] in side else min(side, default="...") for k, side in enumerate(sets[above])]
+    one = ":".join("/".join((*above, name)) for name in usual)
     seen = sorted({"/".join(folders[: level + 1]) for folders, (level, _) in levels.items()})
     choice = f"one with CLASSES={one}, or all with CLASSES={':'.join(map(','.join, names))}"
     raise CrackutilsError(f"{origin} holds several folders of a class ({name_some(seen)}). Choose {choice}.")
@@ -149,12 +150,16 @@ def _name_all(pictures: list[Found], levels: Levels, parts: dict[Folders, str]) 
         return tuple(name for name in folders if not parts or _simplify(name) not in _PARTS)
 
     above = {folders: skip_parts(folders[:level]) for folders, (level, _) in levels.items()}
+    kinds = defaultdict(set)  # folders of one class side by side
+    for folders, (level, label) in levels.items():
+        kinds[above[folders], label].add(folders[level])
     shared = len(list(takewhile(lambda names: len(set(names)) == 1, zip(*above.values(), strict=False))))
     several = any(len({above[f] for f in levels if levels[f][1] == label}) > 1 for label in (0, 1))
     names = []
     for path, folders in pictures:
         level, label = levels[folders]
         upper = above[folders][shared:] if several else ()
+        upper += (folders[level],) if len(kinds[above[folders], label]) > 1 else ()
         names.append((CLASSES[label], *upper, *skip_parts(folders[level + 1 :]), path.name))
     if parts and len(set(names)) < len(names):
         names = [(name[0], parts[found.folders], *name[1:]) for name, found in zip(names, pictures, strict=True)]
@@ -188,6 +193,7 @@ def _explain(counts: Counter[Folders], levels: Levels, origin: Path, classes: st
     if len(labels := {label for _, label in levels.values()}) == 1:
         have = sum(counts[folders] for folders in levels)
         what = f"{have:,} pictures of {CLASSES[labels.pop()]}, and none of the other class"
+        remedy = f"Add them, or name the folders: {remedy.split(': ')[1]}"
     else:
-        what = f"no pictures in folders called {classes or ' and '.join(CLASSES)} or the like"
+        what = f"no pictures in folders called {classes or ' and '.join(CLASSES) + ' or the like'}"
     return f"{origin} holds {what}; the folders with pictures are {name_some(sorted(seen))}. {remedy}"

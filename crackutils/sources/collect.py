@@ -43,7 +43,7 @@ def collect(origin: Path, work: Path, target: Path, entry: dict[str, Any], class
     if outside:
         left_out["in no folder of a class"] = outside
     names = Names()
-    parts = _put(placed, names, work, unpacked, left_out)
+    parts = _put(placed, origin, names, work, unpacked, left_out)
     shutil.rmtree(unpacked)
     counts = {name: sum(file.startswith(f"{name}/") for file in parts) for name in CLASSES}
     if not all(counts.values()):
@@ -110,7 +110,9 @@ class _Opener:
         return pictures, left_out
 
 
-def _put(placed: list[Placed], names: Names, work: Path, unpacked: Path, left_out: LeftOut) -> dict[str, str]:
+def _put(
+    placed: list[Placed], origin: Path, names: Names, work: Path, unpacked: Path, left_out: LeftOut
+) -> dict[str, str]:
     """Copy pictures of the user into `work`, move unpacked ones; return the part of each by its name there."""
     there, size = [], 0
     for picture in placed:
@@ -120,7 +122,7 @@ def _put(placed: list[Placed], names: Names, work: Path, unpacked: Path, left_ou
             size += picture.path.stat().st_size if own else 0
         else:
             left_out.setdefault("linked to nothing", []).append(picture.name)
-    check_space("FROM=", size, work)
+    check_space(origin.name, size, work)
     parts = {}
     for picture, own in progress(there, "copying", unit="file"):
         try:

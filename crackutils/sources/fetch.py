@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,15 +31,13 @@ def fetch(source: str, origin: str | Path | None = None, classes: str = "", forc
     target = datasets.raw_folder(source)
     if "seed" in entry:
         if origin is not None:
-            raise CrackutilsError(
-                f"SOURCE={source} is drawn by code and takes no FROM. Use SOURCE=own for your images."
-            )
+            raise CrackutilsError(f"SOURCE={source} is drawn by code. For your own images use SOURCE=own.")
         return _draw(target, entry, force)
     if origin is None:
         want = max((p.per_class for p in config.PROFILES.values() if p.source == source), default=0)
         there = all(f.is_dir() and sum(1 for _ in f.iterdir()) >= want for f in (target / name for name in CLASSES))
         if there and not force:
-            print(f"{source}: already in {config.display_path(target)}; remove that folder to fetch it again.")
+            print(f"{source}: already in {config.display_path(target)}; FORCE=1 fetches it again.")
             return target
         if "addresses" not in entry:
             remedy = f"Use make data SOURCE={source} FROM=folder."
@@ -71,23 +70,23 @@ def _draw(target: Path, entry: dict[str, Any], force: bool) -> Path:
     made = f"{hash_sources(config.PACKAGE / 'synthetic')} {numbers} {library_versions()}\n"
     if not stamp.is_file() or stamp.read_text("utf-8") != made:
         with _fetching(target, None), replacing_folder(target) as work:
+            if (target / RECORD).is_file() or not stamp.is_file():  # those of older versions have a stamp only
+                refuse_loss(target, work, force)
             if "photos" in entry:
                 write_tiles(work, entry["photos"], entry["seed"])
             else:
                 write_patches(work, entry["patches"], entry["seed"], entry["each"])
             (work / stamp.name).write_text(made, "utf-8")
             write_record(work)
-            if (target / RECORD).is_file() or not stamp.is_file():  # those of older versions have a stamp only
-                refuse_loss(target, work, force)
     return target
 
 
 def _find_origin(text: str, target: Path) -> Path:
     """Return the file or folder that FROM names; CrackutilsError if it is not there, or is what is to be replaced."""
-    origin = Path(text).expanduser()
-    if not origin.exists() and not (origin := Path(text.strip(" \"'")).expanduser()).exists():
+    candidates = [os.path.expanduser(name) for name in (text, text.strip(" \"'"))]
+    if not (there := list(filter(os.path.exists, candidates))):
         raise CrackutilsError(f"FROM={text} does not exist. Give an archive (ZIP, RAR, 7z, tar) or a folder.")
-    if not origin.is_dir() and not origin.is_file():
+    if not os.path.isdir(origin := Path(there[0])) and not os.path.isfile(origin):
         raise CrackutilsError(f"FROM={text} is neither a file nor a folder. Give an archive or a folder.")
     if origin.resolve().is_relative_to(target.resolve()):
         where = config.display_path(target)
@@ -107,12 +106,11 @@ def _fetching(target: Path, origin: Path | None) -> Iterator[None]:
         with lock_file(target.parent / f".{target.name}.lock", busy):
             yield
     except OSError as error:
-        why = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
+        why = ": ".join(str(part) for part in (error.strerror or error, error.filename2 or error.filename) if part)
         ours = error.filename is None or not origin or not Path(str(error.filename)).is_relative_to(origin)
         if ours and error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "Make room, or set CRACKUTILS_DATA_DIR to a folder on another disk."
         else:
             remedy = "Allow it, then run this again; nothing was replaced."
-        raise CrackutilsError(
-            f"{where if ours else origin} cannot be {'written' if ours else 'read'} ({why}). {remedy}"
-        ) from error
+        what = f"{where} cannot be written" if ours else f"{origin} cannot be read"
+        raise CrackutilsError(f"{what} ({why}). {remedy}") from error

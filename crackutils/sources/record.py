@@ -44,8 +44,12 @@ def refuse_fewer(target: Path, counts: dict[str, int], force: bool) -> None:
 
 
 def _list_files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield the names and sizes of the files, and of the links, below a folder."""
-    for place, folders, files in os.walk(folder):
+    """Yield the names and sizes of the files, and of the links, below a folder; OSError if one cannot be listed."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=stop):
         for name in (*files, *(n for n in folders if os.path.islink(os.path.join(place, n)))):
             if name.lower() not in _NOT_OURS:
                 path = Path(place, name)

@@ -117,7 +117,7 @@ def _explain_other(file: Path) -> str:
     with open(file, "rb") as opened:
         head = opened.read(512)
     if _PAGE.match(head):
-        return f"{file} is a web page, not an archive: a download page was saved. Download the file itself."
+        return f"{file} is a web page or the message of a server, not an archive. Download the file itself."
     what = "has zero bytes" if not head else "is neither a folder nor a whole archive (ZIP, RAR, 7z, tar)"
     return f"{file} {what}. It may be cut short: download or copy it again."
 
@@ -195,7 +195,8 @@ def _untar(archive: Path, place: _Place) -> None:
             _write_members(archive, tar, place)
     except _TAR_ERRORS as error:
         _raise_full(error)
-        raise CrackutilsError(f"{archive} is no tar archive, or damaged or cut short ({error}). {_AGAIN}.") from error
+        why = str(error).split("\n")[0].rstrip(":")
+        raise CrackutilsError(f"{archive} is no tar archive, or damaged or cut short ({why}). {_AGAIN}.") from error
 
 
 def _write_members(archive: Path, tar: tarfile.TarFile, place: _Place) -> None:
@@ -218,8 +219,8 @@ def _try_programs(
     archive: Path, place: _Place, what: str, attempts: dict[str, Callable[[str], None]], install: str
 ) -> None:
     """Unpack with the first program that is here and does it; CrackutilsError if there is none, or all fail."""
-    complaints = []
-    for program in filter(shutil.which, attempts):
+    complaints, here = [], list(filter(shutil.which, attempts))
+    for program in here:
         try:
             attempts[program](program)
             return
@@ -227,9 +228,11 @@ def _try_programs(
             _raise_full(error)
             place.clear()
             complaints.append(f"{program}: {error}")
-    if complaints:
-        raise CrackutilsError(f"{archive} could not be unpacked ({'; '.join(complaints)}). {_AGAIN}.")
+    install = "7-Zip" if here else install  # which reads most
     remedy = f"Install {install}, or unpack it elsewhere and give the folder as FROM=."
+    if complaints:
+        remedy = f"{_AGAIN}." if {"unrar", *_SEVEN}.intersection(here) else remedy
+        raise CrackutilsError(f"{archive}, {what}, could not be unpacked ({'; '.join(complaints)}). {remedy}")
     raise CrackutilsError(f"No program here unpacks {archive.name}, {what}. {remedy}")
 
 
@@ -248,10 +251,10 @@ def _unpack_with_programs(archive: Path, place: _Place, what: str) -> None:
 
 def _print_listed(archive: Path, place: _Place, program: str) -> None:
     """Unpack with 7-Zip, in the order of its own list."""
-    command = [program, "l", "-slt", "-ba", "-sccUTF-8", archive.resolve()]
+    command = [program, "l", "-slt", "-ba", "-p", "-sccUTF-8", archive.resolve()]
     found = run(command, stdin=DEVNULL, capture_output=True, check=False)
     listed = found.stdout.decode("utf-8", "replace")
-    if "Encrypted = +" in listed or b"ncrypted" in found.stdout + found.stderr:
+    if "Encrypted = +" in listed or b"ncrypted" in found.stderr:
         raise _encrypted(archive)
     if found.returncode:
         raise ValueError(" ".join(found.stderr.decode("utf-8", "replace").split())[:200] or f"exit {found.returncode}")
@@ -304,14 +307,14 @@ def _printing(command: list[Any], archive: Path) -> Iterator[IO[bytes]]:
     ):
         try:
             yield process.stdout
-            failed = process.wait()
-        except (ValueError, OSError, EOFError, tarfile.TarError):
+            if process.wait():
+                raise ValueError(f"exit code {process.returncode}")
+        except (ValueError, EOFError, tarfile.TarError):
             process.kill()
+            process.wait()
             said.seek(0)
-            if b"ncrypted" in said.read(1 << 20):
+            if re.search(b"ncrypted|Crypto codec", said.read(1 << 20)):
                 raise _encrypted(archive) from None
             raise
         finally:
             process.kill()
-        if failed:
-            raise ValueError(f"exit code {failed}")
