@@ -2,7 +2,9 @@
 
 import functools
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from crackutils.config import DEFAULT_PROFILE, ENGINES, CrackutilsError, start
 
 _PATH = click.Path(path_type=Path)  # whether it exists is checked later, with a remedy
 _path = functools.partial(click.option, type=_PATH)
+_FORCE = click.option("--force", is_flag=True, help="Replace files that are yours: not written, or changed since.")
 _ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"One of {', '.join(ENGINES)}.")
 
 
@@ -26,8 +29,9 @@ def cli() -> None:
 @_path("--out", metavar="CSV", help="File to write.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run whose model scores; the best on METU by validation if not given.")
 @_ENGINE
+@_FORCE
 def score(folder: Path, **options: Any) -> None:
-    """Write the crack probability of every image below FOLDER to a CSV file."""
+    """Write the crack probability of every picture below FOLDER to a CSV file."""
     from crackutils.scoring import score
 
     score(folder, **options)
@@ -53,18 +57,27 @@ def adapt(labels: Path, **options: Any) -> None:
 @click.option("--threshold", type=float, metavar="P", help="Probability that counts as a crack; 0.5 if not given.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; lengths are then in mm too.")
 @_path("--labels", metavar="CSV", help="Copy of tiles.csv with a column crack (1, 0 or empty); sets the threshold.")
+@_FORCE
 def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Find cracks in whole PHOTOS (files or folders): maps, lengths, widths, and a report in one file."""
     from crackutils.inspection.folder import inspect
 
     table = inspect(list(photos), out, **options)
-    broken, shown = int((table["problem"] != "").sum()), int((table["cracks"] > 0).sum())
-    unusable = f", {broken:,} could not be used (see the column problem)" if broken else ""
-    print(f"{shown:,} of {len(table):,} photos show something crack-like{unusable} -> {out / 'report.html'}")
+    cracked, usable = table["cracks"] > 0, table["wide"].notna()
+    lineless = int((~cracked & (table["tiles_cracked"] > 0)).sum())
+    more = f"; in {lineless:,} more the network sees something, but no dark line is there" if lineless else ""
+    more += f"; {(~usable).sum():,} could not be used" if not usable.all() else ""
+    more += " (see the column problem)" if (table["problem"] != "").any() else ""
+    print(f"{cracked.sum():,} of {len(table):,} photos show something crack-like{more} -> {out / 'report.html'}")
 
 
 def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
-    """Run `argv` (None: of this process) in a group called `name`; return its status: 2 on a mistake, 130 on Ctrl-C."""
+    """Run `argv` (None: of this process) in a group called `name`, and return its status.
+
+    It is 2 on a mistake, 130 after Ctrl-C or SIGTERM.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half written goes
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console without Unicode must not stop a run
             stream.reconfigure(errors="replace")
@@ -80,9 +93,16 @@ def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
     except CrackutilsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print("error: there is too little memory. Close other programs, or give smaller pictures.", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader, head for example, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk or a network that gave way; what we expect has its own message
+        what = " ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        print(f"error: {what}. Look after that place, then run the same command again.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where it stopped.", file=sys.stderr)
         return 130

@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from crackutils import config, images
-from crackutils.files import name_some, printable, progress, replacing_folder
+from crackutils.files import name_some, printable, progress, replacing_file, replacing_folder
 from crackutils.folders import find_pictures
 from crackutils.images import COLOUR, DECODING, GREY
 
@@ -85,23 +85,27 @@ class Dataset:
         return cuts.assign(photo=cuts["photo"].fillna(-1).astype(int))
 
     def read(self, row: int, size: int | None = None) -> np.ndarray:
-        """Decode the image in a row of the index, as `read_image` does."""
-        return images.read_image(self.folder / self.index["file"].iloc[row], size)
+        """Decode the image in a row of the index, as `read_image` does; CrackutilsError names one that is gone."""
+        file = self.folder / self.index["file"].iloc[row]
+        try:
+            return images.read_image(file, size)
+        except images.ImageError as error:
+            remedy = "Bring it back, or load the images again"
+            raise config.CrackutilsError(f"{config.display_path(file)} {error}. {remedy}.") from error
 
     def pixels(self, size: int) -> np.ndarray:
         """Return all images at one size: uint8 (n, size, size, 3), memory-mapped from a cache made on first use."""
         file = self.cache / f"pixels-{size}.v{DECODING}.npy"
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part, n = file.with_suffix(".part"), len(self.index)
-            out = np.lib.format.open_memmap(part, "w+", np.uint8, (n, size, size, 3))
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                decoded = pool.map(lambda row: self.read(row, size), range(n))
-                for row, image in enumerate(progress(decoded, f"decoding at {size} px", n)):
-                    out[row] = image
-            out.flush()
-            del out
-            os.replace(part, file)
+            n = len(self.index)
+            header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
+            # written, not mapped: on a full disk a map would end the process
+            with replacing_file(file) as part, open(part, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
+                np.lib.format.write_array_header_1_0(out, header)
+                for image in progress(
+                    pool.map(lambda row: self.read(row, size), range(n)), f"decoding at {size} px", n
+                ):
+                    out.write(image.tobytes())
         return np.load(file, mmap_mode="r")
 
 

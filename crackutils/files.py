@@ -12,6 +12,8 @@ from typing import Any
 
 from crackutils.config import CrackutilsError
 
+_MAKE_ROOM = "Make room or allow writing there, and run the same command again; it continues."
+
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal text."""
@@ -26,22 +28,6 @@ def hash_sources(folder: Path) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def walk_files(folder: Path, skip: Path) -> Iterator[Path]:
-    """Yield the files below a folder, in a fixed order, but hidden ones and `skip`, which may be a file or a folder.
-
-    Links to folders are not followed. Raises CrackutilsError for a folder that cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise CrackutilsError(f"{error.filename} cannot be listed ({error.strerror}). Allow it, or leave it out.")
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        paths = {name: os.path.abspath(os.path.join(place, name)) for name in (*folders, *files)}
-        shown = {name for name, path in paths.items() if name[0] != "." and path != os.path.abspath(skip)}
-        folders[:] = sorted(shown.intersection(folders))
-        yield from (Path(place, name) for name in sorted(shown.intersection(files)))
-
-
 def printable(name: str) -> str:
     """Return a file's name as text that any terminal, table or file can hold: the rest is written as escapes."""
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -54,28 +40,48 @@ def name_some(names: Iterable[Any]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
-def refuse_foreign(path: Path, written: str | None, force: bool = False) -> None:
-    """Refuse to replace a file of the user's.
+def refuse_foreign(path: Path, force: bool = False) -> None:
+    """Refuse to replace a file that is not as `write_own` left it, because the user would lose it.
 
-    `written` is the SHA-256 of what this package left there, None if that is not known; `force` allows everything.
-    Raises CrackutilsError for a file that is another one.
+    Raises CrackutilsError for such a file, unless `force`.
     """
-    if not force and os.path.lexists(path) and not (path.is_file() and sha256(path) == written):
+    if force or not os.path.lexists(path):
+        return
+    record = _record(path)
+    written = record.read_text("utf-8").split() if record.is_file() else []
+    if not (path.is_file() and sha256(path) in written):
         what = "has been changed since it was written" if written else "exists and was not written by this command"
         raise CrackutilsError(f"{path} {what}. Move it, give another name, or replace it with --force.")
 
 
+def write_own(path: Path, content: str | bytes) -> None:
+    """Write a file as `write_atomically`, for `refuse_foreign` to know it again by a hidden file beside it."""
+    content = content.encode() if isinstance(content, str) else content
+    before = [sha256(path)] if path.is_file() else []  # after a kill it may be either
+    write_atomically(_record(path), "\n".join([*before, hashlib.sha256(content).hexdigest()]))
+    write_atomically(path, content)
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
 @contextlib.contextmanager
-def _replacing_file(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Give a temporary file that takes the place of `path` once the block has ended without an error."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
-    yield part
-    os.replace(part, path)
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)  # there after an error only
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write bytes, or text as UTF-8, so that a reader, or a kill, sees the old file or the whole new one."""
-    with _replacing_file(path) as part:
+    with replacing_file(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -83,7 +89,7 @@ def save_array(path: Path, array: Any) -> None:
     """Write a NumPy array as `write_atomically` writes text."""
     import numpy as np
 
-    with _replacing_file(path) as part, open(part, "wb") as handle:  # given a name, NumPy would add .npy to it
+    with replacing_file(path) as part, open(part, "wb") as handle:  # given a name, NumPy would add .npy to it
         np.save(handle, array)
 
 
@@ -105,46 +111,74 @@ def progress(items: Iterable[Any], what: str, total: int | None = None, unit: st
 
 
 @contextlib.contextmanager
-def explain_write_errors(out: Path, remedy: str) -> Iterator[None]:
+def explain_write_errors(out: Path, remedy: str = _MAKE_ROOM) -> Iterator[None]:
     """Turn an OSError of the block into a CrackutilsError that names `out`, the cause and the remedy."""
     try:
         yield
+    except BrokenPipeError:  # of the terminal, not of the file
+        raise
     except OSError as error:
         why = ": ".join(str(part) for part in (error.strerror, error.filename) if part)
         raise CrackutilsError(f"{out} cannot be written ({why}). {remedy}") from error
 
 
 @contextlib.contextmanager
-def lock_file(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock for the block; `path` is an empty file that stands for it, is made, and may stay behind.
+def lock_file(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold a lock for the block; `path` is an empty file that stands for it and is removed at the end.
 
-    Raises CrackutilsError(busy) if another process holds the lock, and OSError if the file cannot be written.
+    Where another process holds it, raises CrackutilsError(busy), or waits if there is no such text. Raises OSError if
+    the file cannot be written.
     """
     from filelock import FileLock, Timeout
 
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(path, timeout=0))
-        except Timeout as error:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if busy:
             raise CrackutilsError(busy) from error
+        print(f"waiting for another process that writes {path.name.removeprefix('.').removesuffix('.lock')}")
+        lock.acquire()
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):  # on Windows the lock removes its file by itself
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Let no other process write a file or folder of the user's during the block, and explain where nobody can.
+
+    Its parent folder is made. Raises CrackutilsError.
+    """
+    out, remedy = out.absolute(), "Make room, close it where it is open, or give another name; what is done is kept."
+    with explain_write_errors(out, remedy):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        busy = f"Another process is writing {out}. Wait for it, or give another name."
+        with lock_file(out.with_name(f".{out.name}.lock"), busy):
+            yield
 
 
 @contextlib.contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of `target` once the block has ended without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary folder that takes the place of `target` once the block has ended without an error.
+
+    One process at a time: another waits. Raises CrackutilsError where something cannot be written.
+    """
     work, old = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old")
-    shutil.rmtree(work, ignore_errors=True)  # what a killed run has left
-    if old.exists() and not target.exists():  # killed between the two renamings below
-        os.replace(old, target)
-    work.mkdir()
-    try:
+    with explain_write_errors(target), contextlib.ExitStack() as stack:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(lock_file(target.with_name(f".{target.name}.lock")))
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)  # what a killed run has left
+        if old.exists() and not target.exists():  # killed between the two renamings below
+            os.replace(old, target)
+        work.mkdir()
         yield work
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(target, old)
         os.replace(work, target)
         shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -90,6 +90,8 @@ def decode_image(file: str | Path | bytes, size: int | None = None) -> Picture:
     except MemoryError as error:
         raise ImageError("needs more memory than there is") from error
     except Exception as error:  # Pillow's readers raise whatever their parsing runs into
+        if getattr(error, "errno", None):  # of the disk or the network
+            raise ImageError(f"cannot be read ({error.strerror})") from error
         whole, note = _complete_jpeg(file) if "truncated" in str(error) else (b"", "")
         if not whole:
             why = str(error).strip().split("\n")[0] or type(error).__name__
@@ -174,7 +176,7 @@ def _name_unknown(file: str | Path | bytes) -> str:
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "is a TIFF with other channels or values than are read here; save it as RGB with 8 or 16 bits"
     if head[4:8] != b"ftyp":
-        return "is not an image"
+        return "is not an image" if head else "has zero bytes"
     if head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
         return "is truncated or damaged"
     return _RAW if head[8:11] == b"crx" else "is a video, or a picture of a kind that is not read here; save it as JPEG"

@@ -4,53 +4,72 @@ import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import PIL
 
 from crackutils import models, training
 from crackutils.config import CrackutilsError, display_path
-from crackutils.files import explain_write_errors, lock_file, progress, sha256, walk_files, write_atomically
-from crackutils.images import DECODING, read_image
+from crackutils.files import (
+    printable,
+    progress,
+    refuse_foreign,
+    sha256,
+    write_atomically,
+    write_own,
+    writing,
+)
+from crackutils.folders import describe_left_out, find_pictures
+from crackutils.images import DECODING, decode_image
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
 from crackutils.runs import find_best_run, read_recipe
 from crackutils.stages import Recipe
+from crackutils.tables import table_bytes
+
+_COLUMNS = ("file", "p_crack", "problem")
 
 
-def score(folder: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert") -> None:
-    """Write the crack probability of every image below a folder to the CSV file `out`: file, p_crack, problem.
+def score(
+    folder: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert", force: bool = False
+) -> None:
+    """Write the crack probability of every picture below a folder to the CSV file `out`: file, p_crack, problem.
 
-    Files that are no images are listed with the reason. Names that begin with a dot and links to folders are skipped.
-    Each image counts as one patch: it is squeezed to the model's square input, so cut large photos into patches first.
-    Rows are kept in a hidden file beside `out` until all are there; after a kill the same call continues from them.
-    `model` is a run folder, and None the run that `runs.find_best_run` names; `engine` is one of `config.ENGINES`.
-    CrackutilsError means no such folder, or one that cannot be listed; no files in it; no model; an engine that is not
-    installed; an `out` that cannot be written, or that another process is writing.
+    Which files are pictures `folders.find_pictures` says; what is left out is counted. Pictures that cannot be read are
+    listed with the reason. Each counts as one patch: it is squeezed to the model's square input, so cut large photos
+    into patches first. Rows are kept in a hidden file beside `out` until all are there; after a kill the same call
+    continues from them. `model` is a run folder, and None the run that `runs.find_best_run` names; `engine` is one of
+    `config.ENGINES`; `force` replaces an `out` that is the user's. CrackutilsError means no such folder, or one that
+    cannot be listed or goes away; no pictures in it; no model; an engine that is not installed; an `out` that is the
+    user's, cannot be written, or is being written by another process.
     """
     folder, out = Path(folder), Path(out)
     if not folder.is_dir():
         raise CrackutilsError(f"{folder} is not a folder. Give one that holds images.")
     if out.is_dir():
         raise CrackutilsError(f"{out} is a folder. Give the name of a CSV file.")
-    # a pipe would block; a link that leads nowhere is listed, with its problem
-    found = (file for file in walk_files(folder, out) if file.is_file() or file.is_symlink())
-    if not (names := [file.relative_to(folder).as_posix() for file in found]):
-        raise CrackutilsError(f"{folder} holds no files. Give a folder that holds images.")
+    refuse_foreign(out, force)
+    files, left_out = find_pictures(folder, out)
+    if told := describe_left_out(left_out):
+        print(told)
+    if not files:
+        raise CrackutilsError(f"{folder} holds no pictures. Give a folder that holds some.")
+    names = [file.relative_to(folder).as_posix() for file in files]
     if model is None:
         model = find_best_run()
         print(f"model: {display_path(model)}")
     running, recipe, key = load_scorer(Path(model), engine)
     key = hashlib.sha256(f"{key} {folder.resolve()}".encode(errors="surrogateescape")).hexdigest()[:8]
     part = out.with_name(f".{out.name}.{key}.part")
-    with _writing(out):
-        rows = _score_files(running, recipe.size, folder, names, part)
-        write_atomically(out, b"".join(_line(row) for row in [("file", "p_crack", "problem"), *rows]))
+    with writing(out):
+        table = pd.DataFrame(_score_files(running, recipe.size, folder, names, part), columns=list(_COLUMNS))
+        write_own(out, table_bytes(table))
         part.unlink()
-    cracks = sum(p != "" and float(p) >= 0.5 for _, p, _ in rows)
-    problems = sum(p == "" for _, p, _ in rows)
-    unusable = f", {problems:,} could not be read (see the column problem)" if problems else ""
-    print(f"{cracks:,} of {len(names):,} files show a crack at the threshold 0.5{unusable} -> {out}")
+    p = pd.to_numeric(table["p_crack"])
+    unusable = f", {p.isna().sum():,} could not be read" if p.isna().any() else ""
+    unusable += " (see the column problem)" if (table["problem"] != "").any() else ""
+    print(f"{(p >= 0.5).sum():,} of {len(p):,} pictures show a crack at the threshold 0.5{unusable} -> {out}")
 
 
 def load_scorer(folder: Path, engine: str) -> tuple[Engine, Recipe, str]:
@@ -73,16 +92,26 @@ def load_scorer(folder: Path, engine: str) -> tuple[Engine, Recipe, str]:
 
 def _score_files(running: Engine, size: int, folder: Path, names: list[str], part: Path) -> list[tuple[str, ...]]:
     """Return a row per file; every row goes into `part` at once, and rows that are there already are taken from it."""
-    done = _read_part(part, folder, names)
+    done, notes = _read_part(part, folder, names), {}
     rows = [row for row, _ in done]
     if done:
         print(f"{len(done):,} of {len(names):,} files were scored before")
     write_atomically(part, "".join(json.dumps(entry) + "\n" for entry in done))  # without what was cut short
-    scored = run_stream(running, names[len(done) :], lambda name: read_image(folder / name, size))
+
+    def read(name: str) -> np.ndarray:
+        picture = decode_image(folder / name, size)
+        notes[name] = picture.note
+        return picture.pixels
+
+    scored = run_stream(running, names[len(done) :], read)
     with open(part, "a", encoding="utf-8") as handle, contextlib.closing(scored):
         for name, chances, problem in progress(scored, "scoring", len(names) - len(done), "file"):
+            if problem and not folder.is_dir():
+                raise CrackutilsError(f"{folder} is gone. Bring it back and run the same command again; it continues.")
+            told = [problem, notes.pop(name, ""), "" if printable(name) == name else "its name is written with escapes"]
             # of the only unit, or of the second of two classes
-            rows.append((name, "" if chances is None else str(chances[-1]), " ".join(problem.split())))
+            p = "" if chances is None else str(chances[-1])
+            rows.append((name, p, "; ".join(" ".join(text.split()) for text in told if text)))
             handle.write(json.dumps((rows[-1], _state(folder / name))) + "\n")
             if len(rows) % 64 == 0:
                 handle.flush()
@@ -107,23 +136,3 @@ def _state(file: Path) -> str:
         found = file.stat()
         return f"{found.st_size} {found.st_mtime_ns}"
     return ""
-
-
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Keep other processes from writing `out`, and explain where it cannot be written."""
-    lock, remedy = out.with_name(f".{out.name}.lock"), "Close it where it is open, or give another file"
-    with explain_write_errors(out, f"{remedy}; scored rows are kept."):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with lock_file(lock, f"Another process is writing {out}. Wait for it, or give another file."):
-            try:
-                yield
-            finally:
-                with contextlib.suppress(PermissionError):  # on Windows the lock removes its file by itself
-                    lock.unlink(missing_ok=True)
-
-
-def _line(row: tuple[str, ...]) -> bytes:
-    # the csv module leaves a carriage return without quotes, and then does not read it again
-    quoted = ('"' + f.replace('"', '""') + '"' if any(c in f for c in ',"\r\n') else f for f in row)
-    return (",".join(quoted) + "\n").encode("utf-8", "surrogateescape")

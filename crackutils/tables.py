@@ -18,8 +18,8 @@ from crackutils.files import write_atomically
 
 NAMES = ("file", "photo")  # columns of our tables that hold names of files
 # what people call the classes, in tables and as folders; `class_of` compares without case, spaces, dashes, underscores
-_NO = "negative neg uncracked nocrack nocracks noncrack noncracked notcracked withoutcrack withoutcracks crackfree"
-_NO += " no n false f nein falsch non faux intact undamaged uw ud up"
+_NO = "negative neg uncracked uncrack nocrack nocracks noncrack noncracked notcracked withoutcrack withoutcracks"
+_NO += " crackfree no n false f nein falsch non faux intact normal undamaged uw ud up"
 _YES = "positive pos cracked crack cracks withcrack withcracks yes y true t ja j wahr oui vrai damaged cw cd cp"
 CLASS_NAMES = dict.fromkeys(["0", *_NO.split()], 0) | dict.fromkeys(["1", *_YES.split()], 1)
 _FIELDS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -46,24 +46,23 @@ def read_table(file: Path, columns: Mapping[str, Sequence[str]], optional: Seque
     "names" the columns as the file calls them. Raises CrackutilsError for a file that cannot be read, is no such table,
     lacks a column or has it twice, or has rows with more or fewer fields than names.
     """
-    best, least = None, len(columns) + 1
+    best, fewest = None, len(columns) + 1
     for read, rows, problem in _readings(file):
         rows = [row for row in rows if any(cell.strip() for cell in row)]
         for k, row in enumerate(rows[:_ABOVE] or [[]]):
-            heads = [re.sub(r"[\s_]", "", cell).lower() for cell in row]
+            heads = [re.sub(r"[\s_-]", "", cell).lower() for cell in row]
             found = {ours: next((name for name in names if name in heads), "") for ours, names in columns.items()}
             wrong = [x for x, name in found.items() if (heads.count(name) > 1 if name else x not in optional)]
-            if len(wrong) < least:
-                best, least = (read, row, heads, found, wrong, rows[k + 1 :], problem), len(wrong)
-        if not least:
+            if len(wrong) < fewest:
+                read += f", {k} line{'s' * (k > 1)} above the names" * (k > 0)
+                best, fewest = (read, row, heads, found, wrong, rows[k + 1 :], problem), len(wrong)
+        if not fewest:
             break
     assert best is not None
     read, row, heads, found, wrong, rows, problem = best
     if wrong:
         first = ",".join(name for name in columns if name not in optional)
-        remedy = f"Its first line must be {first}" + "".join(
-            f" or {first},{name}" for name in optional if name in NAMES
-        )
+        remedy = f"Its first line must be {' or '.join([first, *(f'{first},{x}' for x in optional if x in NAMES)])}"
         raise CrackutilsError(f"{file} has not one column {' and '.join(wrong)}. {remedy}.")
     if problem:
         raise CrackutilsError(f"{file} is no CSV file ({problem}). Save it as one, in UTF-8.")
@@ -76,7 +75,8 @@ def read_table(file: Path, columns: Mapping[str, Sequence[str]], optional: Seque
     table = pd.DataFrame({ours: pd.Series([r[k] for r in rows], dtype=object) for ours, k in places.items()})
     for name in table.columns.intersection(NAMES):
         table[name] = table[name].str.replace(r"^(\./)+", "", regex=True)  # as `table_bytes` writes it, and others
-    others = (cell for row in rows for k, cell in enumerate(row) if k not in [places.get(name) for name in NAMES])
+    named = [places.get(name) for name in NAMES]
+    others = (cell for row in rows for k, cell in enumerate(row) if k not in named)
     read += ", decimal commas" * any(re.fullmatch(r"\s*-?\d+,\d+\s*", cell) for cell in others)
     table.attrs = {"read": f"{len(rows):,} rows, {read}", "names": {x: row[k].strip() for x, k in places.items()}}
     return table
@@ -96,17 +96,18 @@ def _readings(file: Path) -> Iterator[tuple[str, list[list[str]], str]]:
             why = f"{file} is no spreadsheet that can be read ({error})"
             raise CrackutilsError(f"{why}. Save it as .xlsx without a password, or as CSV.") from error
         for name, sheet in sheets.items():
-            yield f"sheet {name}", [[str(cell) for cell in row] for row in sheet.to_numpy()], ""
+            among = f" (of {', '.join(sheets)})" if len(sheets) > 1 else ""
+            yield f"sheet {name}{among}", [[str(cell) for cell in row] for row in sheet.to_numpy()], ""
         return
     text, encoding = _decode(raw)
-    told = re.match(r'"?sep=(.)"?\s*', text, re.IGNORECASE)
-    for mark in sorted(_FIELDS, key=lambda mark: not told or mark != told[1]):
+    told = re.match(r'"?sep=([^\w"\r\n ])"?\s*', text, re.IGNORECASE)
+    for mark in dict.fromkeys([*(told[1] if told else ""), *_FIELDS]):
         lines, rows, problem = io.StringIO(text[told.end() if told else 0 :], newline=""), [], ""
         try:
             rows.extend(csv.reader(lines, delimiter=mark, strict=True, skipinitialspace=True))
         except csv.Error as error:  # with the wrong mark, or in an unfinished file
             problem = str(error)
-        yield f"{encoding}, {_FIELDS[mark]}", rows, problem
+        yield f"{encoding}, {_FIELDS.get(mark, f'separator {mark}')}", rows, problem
 
 
 def _decode(raw: bytes) -> tuple[str, str]:

@@ -25,6 +25,10 @@ from crackutils.metrics import score_predictions, wilson
 from crackutils.runs import Run, read_recipe
 from crackutils.stages import SOLVERS, Recipe, Stage
 
+_PARTS = ("keras.layers", "keras.src.models")  # modules of what a model is made of, besides layers of our own
+_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")  # layers that run what a file says
+_TENSOR = "__keras_tensor__"
+
 
 @dataclass
 class Trained:
@@ -246,11 +250,19 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
 
 
 def _portable(value: Any) -> Any:
-    """Return an architecture without what weights replace, or what other versions of Keras refuse."""
+    """Return an architecture without what weights replace, or what other versions of Keras refuse.
+
+    Raises ValueError for parts that are no plain layers: a folder from elsewhere must not run code of its own.
+    """
     if isinstance(value, list):
         return [_portable(item) for item in value]
     if not isinstance(value, dict):
         return value
+    named = (value.get("module") or "", value.get("class_name"), str(value.get("registered_name")))
+    if named[1] and not (named[0].startswith(_PARTS) or named[2].startswith("crackutils>") or named[1] == _TENSOR):
+        raise ValueError(f"its part {named[0]}.{named[1]} is none that this series uses")
+    if named[1] in _CODE:
+        raise ValueError(f"its layer {named[1]} holds code")
     dropped = ("build_config", "compile_config", "" if "keras_history" in value else "dtype")  # tensors need theirs
     if not value.get("renorm"):  # options that Keras 3.8 does not know, at their defaults
         dropped += ("quantization_config", "renorm", "renorm_clipping", "renorm_momentum")

@@ -2,13 +2,17 @@
 
 import io
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from crackutils.images import ImageError, read_image
+from crackutils import config
+from crackutils.images import ImageError, decode_image, read_image
 
 
 def smooth(width: int = 96, height: int = 64) -> np.ndarray:
@@ -149,15 +153,37 @@ def test_resize_is_antialiased() -> None:
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 WHOLE, DOT = encoded(smooth(), "JPEG", quality=95), encoded(Image.new("L", (1, 1)), "GIF")
+ROUGH = encoded(smooth(640, 480), "JPEG", progressive=True)
 BOMB = DOT[:6] + struct.pack("<HH", 60000, 60000) + DOT[10:]
+
+
+def many_bands() -> bytes:
+    """Return a TIFF whose five channels Pillow does not know."""
+    return encoded(np.dstack([smooth()] * 2)[..., :4], "TIFF").replace(b"\x15\1\3\0\1\0\0\0\4", b"\x15\1\3\0\1\0\0\0\5")
+
+
+def raw() -> bytes:
+    """Return a picture with the mark of a DNG."""
+    return encoded(smooth(), "TIFF", tiffinfo={50706: b"\1\4\0\0"})
+
+
 UNUSABLE = {
     "float TIFF": (encoded(smooth()[..., 0].astype(np.float32), "TIFF"), "has floating-point values; save it with"),
     "32-bit TIFF": (encoded(GRADIENT.astype(np.int32) * 9, "TIFF"), "has 32-bit values; save it with"),
-    "truncated JPEG": (WHOLE[: len(WHOLE) // 2], r"is truncated or damaged \(.+\)$"),
+    "truncated JPEG": (WHOLE[: len(WHOLE) // 2], r"is cut short: \d\d% of the picture is there$"),
+    "truncated HEIC": (encoded(smooth(), "HEIF")[:-40], r"is truncated or damaged \(.+\)$"),
+    "rough JPEG": (ROUGH[: len(ROUGH) // 5], "is cut short: .* without its fine detail$"),
+    "five bands": (many_bands(), "is a TIFF with other channels or values than are read here; save it as RGB"),
+    "raw": (raw(), "is a raw photo of a camera, which is not read here; save it as JPEG"),
+    "Canon": (b"\0\0\0\x18ftypcrx \0\0\0\1", "is a raw photo of a camera"),
+    "video": (b"\0\0\0\x18ftypisom\0\0\0\1", "is a video"),
+    "dot": (DOT, r"is too small \(1x1, at least 32 each way\)$"),
+    "sliver": (encoded(smooth(3, 400), "PNG"), r"is too small \(3x400, at least 32 each way\)$"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "is not an image$"),
     "truncated PNG": (encoded(NOISE, "PNG")[:2000], r"is truncated or damaged \(.+\)$"),
-    "zero bytes": (b"", "is not an image$"),
+    "zero bytes": (b"", "has zero bytes$"),
     "text": (b"The crack is over there.\n", "is not an image$"),
-    "bomb": (BOMB, "has absurdly many pixels, more than 179 million; cut it into parts$"),
+    "bomb": (BOMB, "has more than 250 million pixels; cut it into parts$"),
     "missing": (None, "does not exist$"),
 }
 
@@ -170,6 +196,53 @@ def test_unusable_files_raise_one_sentence(data: bytes | None, sentence: str, tm
         with pytest.raises(ImageError, match=f"^{sentence}") as caught:
             read_image(file)
         assert "\n" not in str(caught.value)
+
+
+ENDS = [(2, False), (8, False), (72, False), (2, True), (8, True)]  # bytes; whether the JPEG is progressive
+
+
+@pytest.mark.parametrize(("missing", "progressive"), ENDS)
+def test_a_jpeg_without_its_last_bytes_is_read(missing: int, progressive: bool) -> None:
+    picture = np.kron(np.random.default_rng(0).integers(0, 255, (60, 40, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    data = encoded(picture, "JPEG", quality=90, progressive=progressive)
+    pixels, _, note = decode_image(data[:-missing])
+    assert note.startswith("the end of the file is missing")
+    assert (np.abs(pixels.astype(int) - read_image(data)) > 8).any(2).mean() < 0.01
+
+
+SEVERAL = [("TIFF", "RGB"), ("GIF", "P"), ("WEBP", "RGB"), ("PNG", "RGB")]
+
+
+@pytest.mark.parametrize(("kind", "mode"), SEVERAL)
+def test_further_pictures_of_a_file_are_noted(kind: str, mode: str) -> None:
+    first = Image.fromarray(smooth()).convert(mode)
+    data = encoded(first, kind, save_all=True, append_images=[first.rotate(180), first.rotate(90)])
+    assert decode_image(data).note == "only the first of its 3 pictures is used"
+    assert decode_image(encoded(first, kind)).note == ""
+
+
+def test_a_large_text_block_does_not_cost_a_png() -> None:
+    (text := PngInfo()).add_itxt("XML:com.adobe.xmp", "x" * 3_000_000, zip=True)
+    np.testing.assert_array_equal(read_image(encoded(smooth(), "PNG", pnginfo=text)), smooth())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("applied", [False, True])
+def test_heic_stands_upright_under_any_name(orientation: int, applied: bool, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lies = lying(orientation)
+    # as bytes its writer also stores the turn, which readers then apply by themselves
+    data = encoded(lies, "HEIF", quality=95, exif=exif.tobytes() if applied else exif)
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert furthest(read_image(tmp_path / "a.jpg"), smooth()) <= 12
+
+
+def test_damaged_metadata_are_noted_and_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import sys; from crackutils.images import decode_image; print(decode_image(sys.stdin.buffer.read()).note)"
+    data = encoded(smooth(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\5\0\x12\1\3\0")
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, cwd=config.ROOT, check=True)
+    assert (done.stdout.decode().strip(), done.stderr) == ("its metadata are damaged, so it may lie on its side", b"")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

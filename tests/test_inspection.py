@@ -255,14 +255,15 @@ def test_a_folder_is_reported(folder: Path, tmp_path: Path, fake: Fake, capsys: 
     out = tmp_path / "out"
     assert main(["inspect", str(folder), "--out", str(out), "--model", "x", "--mm-per-pixel", "0.5"]) == 0
     said = capsys.readouterr().out
-    assert "no pictures by their names: 1\n" in said and re.search("3 of 9 photos show .*, 5 could not", said)
+    assert "1 no pictures by name or content (notes.txt)\n" in said and "3 of 9 photos show" in said
+    assert "1 hidden (.hidden.png)" in said and "; 5 could not be used" in said
     photos = pd.read_csv(out / "photos.csv", keep_default_na=False).set_index("file")
     assert photos.index.tolist()[:4] == ["long.png", "turned.jpg", "north/short.jpg", "<b>clean.png"]  # longest first
     assert photos["length_mm"].astype(float).tolist()[:4] == pytest.approx([300, 300, 60, 0], rel=0.06, abs=0.1)
     assert photos.loc["turned.jpg", ["wide", "high"]].tolist() == ["500", "800"]  # as a person sees it
     problems = photos["problem"][4:].to_dict()
-    reasons = {"bomb.png": "absurdly many pixels", "sliver.png": "30 x 2000 pixels", "phone.HEIC": "save it as JPEG"}
-    reasons |= {"empty.jpg": "not an image", "cut.jpg": "truncated"}
+    reasons = {"bomb.png": "more than 250 million pixels", "sliver.png": "is too small (30x2000"}
+    reasons |= {"phone.HEIC": "not an image", "empty.jpg": "has zero bytes", "cut.jpg": "is cut short"}
     assert set(problems) == set(reasons) and all(reasons[name] in problems[name] for name in reasons)
 
     tiles, cracks = (pd.read_csv(out / name) for name in ("tiles.csv", "cracks.csv"))
@@ -335,8 +336,70 @@ def test_names_stay_inside_and_are_those_below_the_folder_given(tmp_path: Path, 
     both = inspect(["north", "../other", "../site/north"], tmp_path / "2", "x")["file"].tolist()
     assert both == ["other/b.png", "site/north/a.png"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "other", "site"]
-    with pytest.raises(config.CrackutilsError, match=r"is an inspection of .*Give another folder for these"):
+    with pytest.raises(config.CrackutilsError, match=r"an inspection of 1 photos that are not given now .*Give them"):
         inspect(["south"], tmp_path / "1", "x")
+
+
+def test_more_photos_go_on_and_fewer_are_refused(tmp_path: Path, fake: Fake, capsys: Any) -> None:
+    names = [tmp_path / "day1" / f"{k}.png" for k in range(5)]
+    for k, name in enumerate(names):
+        save(wall(100, 120, (), seed=k), name)
+    out = tmp_path / "out"
+    command = ["inspect", "--out", str(out), "--model", "x"]
+    assert main([*command, *map(str, names[:4])]) == 0
+    before = fake.windows
+    assert main([*command, *map(str, names)]) == 0 and fake.windows == before * 5 / 4
+    save(wall(100, 120, (), seed=9), tmp_path / "day2" / "a.png")
+    assert main([*command, str(tmp_path / "day1"), str(tmp_path / "day2")]) == 0  # names are longer now
+    assert fake.windows == before * 6 / 4 and len(pd.read_csv(out / "photos.csv")) == 6
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "day2")]) == 2
+    said = capsys.readouterr().err
+    assert "is an inspection of 5 photos that are not given now" in said and "and 2 more)" in said and len(said) < 500
+    assert main([*command, str(tmp_path / "day2"), "--force"]) == 0
+    assert pd.read_csv(out / "photos.csv")["file"].tolist() == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["tiles.csv", "cracks.csv", "photos.csv", "report.html", "photos/a.png/overlay.jpg"])
+def test_what_the_user_has_changed_stays(name: str, tmp_path: Path, fake: Fake, capsys: Any) -> None:
+    save(wall(), tmp_path / "site" / "a.png")
+    command = ["inspect", str(tmp_path / "site"), "--out", str(tmp_path / "out"), "--model", "x"]
+    assert main(command) == main(command) == 0
+    (file := tmp_path / "out" / name).write_bytes(mine := file.read_bytes() + b"my remark")
+    assert main([*command, "--threshold", "0.4"]) == 2 and file.read_bytes() == mine
+    assert f"{file} has been changed since it was written. Move it" in capsys.readouterr().err
+    assert main([*command, "--threshold", "0.4", "--force"]) == 0 and file.read_bytes() != mine
+
+
+def test_own_reports_links_and_copies_are_not_inspected_again(tmp_path: Path, fake: Fake, capsys: Any) -> None:
+    site, other = tmp_path / "site", tmp_path / "other"
+    for name in ("site/a.png", "site/b.jfif", "other/c.png"):
+        Image.fromarray(wall(100, 120, ())).save(tmp_path / "x.png")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.open(tmp_path / "x.png").save(tmp_path / name, "PNG" if "png" in name else "JPEG")
+    for link, to in (("linked", other), ("round", site), ("again.png", site / "a.png"), ("lost", "nowhere")):
+        (site / link).symlink_to(to)
+    assert len(inspect([site], site / "report", "x")) == 3
+    table = inspect([site], tmp_path / "second", "x")
+    assert sorted(table["file"]) == ["a.png", "b.jfif", "linked/c.png"]
+    said = capsys.readouterr().out.rsplit("left out", 1)[1]
+    for told in ("1 written by this package (report)", "1 linked to a folder that is read already (round)"):
+        assert told in said
+    assert "1 linked to nothing (lost)" in said and "1 linked to a photo that is inspected already (again.png)" in said
+    inside = sorted(str(file) for file in site.rglob("*.*g"))
+    assert len(inspect(inside, tmp_path / "third", "x")) == 1  # as a shell's * gives them
+
+
+def test_what_the_network_sees_without_a_line_is_shown(tmp_path: Path, fake: Fake, capsys: Any) -> None:
+    fake.added = 9.0  # everything is crack-like, nothing is dark
+    Image.fromarray(wall(lines=())).save(tmp_path / "a.tif", save_all=True, append_images=[Image.new("RGB", (50, 50))])
+    assert main(["inspect", str(tmp_path / "a.tif"), "--out", str(tmp_path / "out"), "--model", "x"]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 1 photos show something crack-like; in 1 more the network sees something, but no dark line" in said
+    page = " ".join((tmp_path / "out" / "report.html").read_text("utf-8").split())
+    assert "12 of 12 tiles are crack-like, but no dark line was found in them" in page and page.count("<img") == 2
+    assert "Nothing crack-like" not in page and "only the first of its 2 pictures is used" in page
+    assert pd.read_csv(tmp_path / "out" / "photos.csv")["problem"][0] == "only the first of its 2 pictures is used"
 
 
 def test_a_photo_that_goes_or_cannot_be_opened_stops_nothing(tmp_path: Path, fake: Fake, monkeypatch: Any) -> None:
@@ -370,9 +433,10 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake
     (mine / "photos.csv").write_text("mine")
     for photos, out, message in (
         (folder, mine, "is no earlier inspection"),
-        (folder, folder / "long.png", "is no earlier inspection"),
+        (folder, folder / "long.png", "long.png is a file. Give a folder"),
         (tmp_path / "nowhere", tmp_path / "out", "does not exist"),
         (bare, tmp_path / "out", "There is no picture"),
+        (folder / "long.png", folder, "long.png lies in .*photos & more. Give a folder of its own as --out"),
     ):
         with pytest.raises(config.CrackutilsError, match=message):
             inspect([photos], out, "x")
@@ -438,7 +502,9 @@ def test_labelled_tiles_choose_the_threshold(tmp_path: Path, fake: Fake, capsys:
     # labels in the place of tiles.csv are spared, also as a spreadsheet saves them
     for content in (labels.read_bytes(), b"file;row;col;p_crack;crack\r\nstra\xdfe.jpg;0;0;0,5;1\r\n"):
         (out / "tiles.csv").write_bytes(content)
-        assert main(command) == 2 and "has labels of yours, which would be lost" in capsys.readouterr().err
+        assert (
+            main(command) == 2 and "tiles.csv has been changed since it was written. Move it" in capsys.readouterr().err
+        )
         assert (out / "tiles.csv").read_bytes() == content
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from crackutils import config, training
+from crackutils.cli import main
 from crackutils.config import keras
-from crackutils.files import write_atomically
-from crackutils.images import read_image
+from crackutils.images import Picture, decode_image, read_image
 from crackutils.runs import find_best_run
 from crackutils.scoring import score
 from crackutils.stages import Recipe, Stage
@@ -57,7 +58,7 @@ def refused(*arguments: Any) -> str:
 
 
 def rows_of(file: Path = OUT) -> list[dict[str, str]]:
-    return list(csv.DictReader(file.open(newline="", encoding="utf-8")))
+    return list(csv.DictReader(file.open(newline="", encoding="utf-8-sig")))
 
 
 def test_score_lists_every_file_in_order(capsys: Capture) -> None:
@@ -72,42 +73,56 @@ def test_score_lists_every_file_in_order(capsys: Capture) -> None:
     (folder / ".hidden.png").write_bytes((folder / "b" / "colour.png").read_bytes())
     score(folder, out, MODEL)
     rows = rows_of(out)
-    assert [r["file"] for r in rows] == ["a 16 bit, grey.png", "broken.jpg", "notes.txt", "b/colour.png"]
-    assert list(rows[0]) == ["file", "p_crack", "problem"] and not rows[1]["p_crack"] and not rows[2]["p_crack"]
-    assert [r["problem"].split(" (")[0] for r in rows] == ["", "is truncated or damaged", "is not an image", ""]
-    images = [read_image(folder / r["file"], 32) for r in rows[::3]]
+    assert [r["file"] for r in rows] == ["a 16 bit, grey.png", "broken.jpg", "b/colour.png"]
+    assert list(rows[0]) == ["file", "p_crack", "problem"] and not rows[1]["p_crack"]
+    assert [r["problem"].split(":")[0] for r in rows] == ["", "is cut short", ""]
+    images = [read_image(folder / r["file"], 32) for r in rows[::2]]
     grey = np.asarray(Image.fromarray(np.rint(deep / 257).astype(np.uint8)).resize((32, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[0], np.repeat(grey[..., None], 3, 2))  # scaled, not clipped to white
     expected = training.load(MODEL)[0].predict_on_batch(np.stack(images).astype(np.float32))[:, 0]
-    np.testing.assert_allclose([np.float32(r["p_crack"]) for r in rows[::3]], expected, atol=1e-5)
-    cracks = f"{(expected >= 0.5).sum()} of 4 files show a crack at the threshold 0.5, 2 could not be read"
-    assert cracks in capsys.readouterr().out and [p.name for p in out.parent.iterdir()] == ["scores.csv"]
-    (out := Path("texts/scores.csv")).parent.mkdir()  # the file that is written is not scored
-    out.with_name("a.txt").write_text("x")
-    for _ in range(2):
-        score(out.parent, out, MODEL)
-        assert out.read_text("utf-8") == "file,p_crack,problem\na.txt,,is not an image\n"
+    np.testing.assert_allclose([np.float32(r["p_crack"]) for r in rows[::2]], expected, atol=1e-5)
+    cracks = f"{(expected >= 0.5).sum()} of 3 pictures show a crack at the threshold 0.5, 1 could not be read"
+    said = capsys.readouterr().out
+    assert cracks in said and "1 hidden (.hidden.png); 1 no pictures by name or content (notes.txt)" in said
+    assert sorted(p.name for p in out.parent.iterdir()) == [".scores.csv.sha256", "scores.csv"]
+    score(folder, folder / "scores.csv", MODEL)  # the file that is written is not counted
+    score(folder, folder / "scores.csv", MODEL)
+    assert capsys.readouterr().out.count("no pictures by name or content (notes.txt)\n") == 2
+
+
+def test_a_file_of_the_users_is_not_replaced(capsys: Capture) -> None:
+    OUT.write_text("my notes")
+    assert main(["score", str(FOLDER), "--out", str(OUT), "--model", str(MODEL)]) == 2
+    assert "out.csv exists and was not written by this command. Move it" in capsys.readouterr().err
+    assert OUT.read_text() == "my notes"
+    assert main(["score", str(FOLDER), "--out", str(OUT), "--model", str(MODEL), "--force"]) == 0
+    score(FOLDER, OUT, MODEL)  # its own
+    table = pd.read_csv(OUT)
+    assert list(table["file"]) == sorted(os.listdir(FOLDER))
+    table.assign(remark="look here").to_csv(OUT, index=False)
+    assert "out.csv has been changed since it was written" in refused(FOLDER, OUT, MODEL)
+    assert "look here" in OUT.read_text()
 
 
 def kill() -> Path:
     """Score the folder, but for the last step; return the unfinished file."""
 
-    def dies(path: Path, content: Any) -> None:
-        if path == OUT:
-            raise KeyboardInterrupt
-        write_atomically(path, content)
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
 
     with Patch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("crackutils.scoring.write_atomically", dies)
+        patch.setattr("crackutils.scoring.write_own", dies)
         score(FOLDER, OUT, MODEL)
-    (part,) = Path().glob(f".{OUT}.*")
+    (part,) = Path().glob(f".{OUT}.*.part")
     return part
 
 
 @pytest.fixture
 def seen(monkeypatch: Patch) -> list[str]:
     names: list[str] = []
-    monkeypatch.setattr("crackutils.scoring.read_image", lambda f, size: (names.append(f.name), read_image(f, size))[1])
+    monkeypatch.setattr(
+        "crackutils.scoring.decode_image", lambda f, *size: (names.append(f.name), decode_image(f, *size))[1]
+    )
     return names
 
 
@@ -123,7 +138,7 @@ def test_a_killed_scoring_continues(whole: int, more: int, seen: list[str], caps
     assert OUT.read_bytes() == uncut.read_bytes()
     assert sorted(seen) == sorted(path.name for path in FOLDER.iterdir())[whole:]
     assert capsys.readouterr().out.strip().splitlines()[-1].split(" -> ")[0] == summary
-    assert not list(Path().glob(".out.csv.*"))
+    assert not list(Path().glob(".out.csv.*.part"))
 
 
 def test_another_model_or_changed_files_are_scored_again(seen: list[str]) -> None:
@@ -142,22 +157,25 @@ def test_another_model_or_changed_files_are_scored_again(seen: list[str]) -> Non
 def test_two_at_once_do_not_write_the_same_file(monkeypatch: Patch) -> None:
     told = []
 
-    def read(file: Path, size: int) -> np.ndarray:
+    def read(file: Path, size: int) -> Picture:
         if file.name == "0003.png":  # while the first is at work
             told.append(refused(FOLDER, OUT, MODEL))
-        return read_image(file, size)
+        return decode_image(file, size)
 
-    monkeypatch.setattr("crackutils.scoring.read_image", read)
+    monkeypatch.setattr("crackutils.scoring.decode_image", read)
     Path(f".{OUT}.lock").touch()  # as a killed process leaves it
     score(FOLDER, OUT, MODEL)
-    assert told == [f"Another process is writing {OUT}. Wait for it, or give another file."] and len(rows_of()) == 60
+    assert (
+        told == [f"Another process is writing {OUT.absolute()}. Wait for it, or give another name."]
+        and len(rows_of()) == 60
+    )
 
 
 def test_what_cannot_work_is_refused_before_the_work(seen: list[str]) -> None:
     Path("empty").mkdir()
     for says, *arguments in (
         ("is not a folder", Path("none"), OUT, MODEL),
-        ("holds no files", Path("empty"), OUT, MODEL),
+        ("holds no pictures", Path("empty"), OUT, MODEL),
         ("photos is a folder. Give the name of a CSV file", FOLDER, FOLDER, MODEL),
         ("out.csv cannot be written", FOLDER, FOLDER / "0000.png" / "out.csv", MODEL),
         ("ENGINE=fast is unknown", FOLDER, OUT, MODEL, "fast"),

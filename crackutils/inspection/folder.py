@@ -1,8 +1,8 @@
 """A folder of photos: which files are inspected, where results go, and the tables over all photos."""
 
 import contextlib
+import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,25 @@ import pandas as pd
 from crackutils import config
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import find_detector_run
-from crackutils.files import explain_write_errors, progress, walk_files, write_atomically
-from crackutils.images import FORMATS
+from crackutils.files import (
+    name_some,
+    printable,
+    progress,
+    refuse_foreign,
+    write_atomically,
+    write_own,
+    writing,
+)
+from crackutils.folders import describe_left_out, find_pictures
+from crackutils.images import read_image
 from crackutils.inspection.calibration import calibrate_threshold, describe_calibration, read_tile_labels
 from crackutils.inspection.measure import COLUMNS, LENGTHS
-from crackutils.inspection.photo import UNREADABLE, UNUSABLE, cached_map, read_photo, resume_photo
+from crackutils.inspection.photo import UNUSABLE, cached_map, resume_photo
 from crackutils.inspection.report import render_report
 from crackutils.inspection.tiling import Detector, load_detector, tile_probabilities
+from crackutils.tables import table_bytes
+
+_MARK, _WRITTEN = ".inspection", ("photos.csv", "cracks.csv", "tiles.csv", "report.html")
 
 
 def inspect(
@@ -29,16 +41,19 @@ def inspect(
     threshold: float | None = None,
     mm_per_pixel: float | None = None,
     labels: str | Path | None = None,
+    force: bool = False,
 ) -> pd.DataFrame:
     """Inspect photos, files and folders with all below, and write pictures, tables, and a report in one file.
 
     `out` gets photos.csv, cracks.csv, tiles.csv, report.html and a folder per photo; the same call continues after a
-    kill, and another threshold or scale reads the cached maps. `model` is a run of notebook 08 or of `adapt`, by
-    default that of `find_detector_run`. The threshold of cells is between 0 and 1, by default 0.5; `labels`, a file
-    for `read_tile_labels`, choose it. Lengths are in millimetres if a scale is given, else in pixels.
+    kill, one with more photos adds these, and another threshold or scale reads the cached maps. `model` is a run of
+    notebook 08 or of `adapt`, by default that of `find_detector_run`. The threshold of cells is between 0 and 1, by
+    default 0.5; `labels`, a file for `read_tile_labels`, choose it. Lengths are in millimetres if a scale is given,
+    else in pixels. `force` replaces what the user has changed in `out`, and drops photos that are not given now.
 
     Returns a row per photo, the longest cracks first, unusable photos last; p_crack is that of its most crack-like
-    tile. Raises CrackutilsError for no photos, values out of range, a foreign `out`, and labels of no use.
+    tile. Raises CrackutilsError for no photos, values out of range, an `out` that holds something of the user's or an
+    inspection of other photos, and labels of no use.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise CrackutilsError(f"threshold={threshold} is out of range. Give a probability above 0 and below 1.")
@@ -49,61 +64,82 @@ def inspect(
     known = None if labels is None else read_tile_labels(labels)
     out, photos = Path(out), [Path(photo) for photo in photos]
     files = _find_photos(photos, out)
-    _claim_folder(out, photos)
-    if model is None:
-        print(f"model: {config.display_path(model := find_detector_run())}")
-    net, unit, chosen, found = load_detector(Path(model), engine), "mm" if mm_per_pixel else "px", "", {}
-    with explain_write_errors(out, "Make room, or close what is open, and run the same command again; it continues."):
+    if inside := [file for file in files.values() if out.absolute() in file.parents]:
+        raise CrackutilsError(f"{name_some(inside)} lies in {out}. Give a folder of its own as --out.")
+    with writing(out):
+        _claim_folder(out, files, force)
+        if model is None:
+            print(f"model: {config.display_path(model := find_detector_run())}")
+        net, unit, chosen, found = load_detector(Path(model), engine), "mm" if mm_per_pixel else "px", "", {}
         if known is not None:
             threshold, chosen = _choose_threshold(files, out, net, known)
         threshold = threshold or 0.5
         for name in progress(files, "inspecting", len(files), "photo"):
-            found[name] = resume_photo(files[name], out / "photos" / name, net, threshold, mm_per_pixel)
+            found[name] = resume_photo(files[name], out / "photos" / name, net, threshold, mm_per_pixel, force)
+            if found[name]["problem"] and not files[name].parent.is_dir():
+                why = f"{files[name].parent} is gone"
+                raise CrackutilsError(f"{why}. Bring it back and run the same command again; it continues.")
         table = _write_tables(out, found, threshold, unit)
         facts = {"model": config.display_path(Path(model)), "threshold": f"{threshold:.3g}", "chosen": chosen}
         page = render_report(table, found, out / "photos", unit, mm_per_pixel=mm_per_pixel, **facts)
-        write_atomically(out / "report.html", page)
+        write_own(out / "report.html", page)
     return table
 
 
 def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
-    """Return the files to inspect, except hidden ones and those in `out`, by their path in what holds all given."""
-    files, homes, skipped = [], [], 0
+    """Return the files to inspect, each once and none in `out`, by their path in what holds all given."""
+    homes, files, left_out = [], {}, {}
     for path in (Path(os.path.abspath(photo)) for photo in photos):
         if not os.path.lexists(path):
             raise CrackutilsError(f"{path} does not exist. Give photos, or folders of photos.")
         homes.append(path if path.is_dir() else path.parent)
-        below = list(walk_files(path, out)) if path.is_dir() else [path]
-        pictures = [file for file in below if file == path or file.suffix.lower() in (*FORMATS, *UNREADABLE)]
-        files, skipped = files + pictures, skipped + len(below) - len(pictures)
+        if any((place / _MARK).is_file() for place in (path, *path.parents)):
+            below, others = [], {"written by this package": [path.name]}
+        else:
+            below, others = find_pictures(path, out) if path.is_dir() else ([path], {})
+        for file in below:
+            first = files.setdefault(os.path.realpath(file), file)
+            if first != file:
+                others.setdefault("linked to a photo that is inspected already", []).append(file.name)
+        for reason, names in others.items():
+            left_out.setdefault(reason, []).extend(names)
+    if told := describe_left_out(left_out):
+        print(told)
     if not files:
-        raise CrackutilsError(f"There is no picture in {', '.join(map(str, photos))}. Give photos, or folders of them.")
-    if skipped:
-        print(f"skipped, no pictures by their names: {skipped:,}")
+        raise CrackutilsError(f"There is no picture in {name_some(photos)}. Give photos, or folders of them.")
     try:
         home = Path(os.path.commonpath(homes))
     except ValueError:  # two drives
         raise CrackutilsError("The photos lie on several drives. Inspect those of each drive by themselves.") from None
-    return {_printable(file.relative_to(home).as_posix()): file for file in dict.fromkeys(files)}
+    return {printable(file.relative_to(home).as_posix()): file for file in files.values()}
 
 
-def _printable(name: str) -> str:
-    """Return a name that any file can hold; bytes that are no UTF-8 are written as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
+    """Mark `out` as an inspection of these photos; refuse what would lose something of the user's or of an earlier one.
 
-
-def _claim_folder(out: Path, photos: list[Path]) -> None:
-    """Mark `out` as an inspection of these photos; refuse a folder that holds something else."""
-    mark, asked = out / ".inspection", sorted(_printable(os.path.abspath(photo)) for photo in photos)
-    with explain_write_errors(out, "Give another folder."):
-        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not mark.is_file())):
-            raise CrackutilsError(f"{out} exists and is no earlier inspection. Give a folder that does not exist.")
-        tiles = out / "tiles.csv"  # as any spreadsheet may have saved it
-        if tiles.is_file() and "crack" in re.findall(r"\w+", tiles.read_text("utf-8", "replace").split("\n", 1)[0]):
-            raise CrackutilsError(f"{tiles} has labels of yours, which would be lost. Move it elsewhere.")
-        if mark.is_file() and (before := mark.read_text("utf-8").splitlines()) != asked:
-            raise CrackutilsError(f"{out} is an inspection of {', '.join(before)}. Give another folder for these.")
-        write_atomically(mark, "\n".join(asked))
+    Results of photos whose names have changed, because more folders are given than before, are moved along.
+    """
+    mark, before = out / _MARK, {}
+    if out.exists() and not out.is_dir():
+        raise CrackutilsError(f"{out} is a file. Give a folder that does not exist.")
+    if out.exists() and any(out.iterdir()) and not (mark.is_file() or force):
+        why = f"{out} exists and is no earlier inspection"
+        raise CrackutilsError(f"{why}. Give a folder that does not exist, or write into this one with --force.")
+    for name in _WRITTEN:
+        refuse_foreign(out / name, force)
+    if mark.is_file():
+        with contextlib.suppress(ValueError, AttributeError):  # of an older version
+            before = {file: name for name, file in json.loads(mark.read_text("utf-8")).items()}
+    here = {str(file) for file in files.values()}
+    if not force and (rest := [file for file in before if file not in here and os.path.lexists(file)]):
+        why = f"{out} is an inspection of {len(rest):,} photos that are not given now ({name_some(rest)})"
+        raise CrackutilsError(f"{why}. Give them too, give another folder for these, or drop them with --force.")
+    for name, file in files.items():
+        old, new = out / "photos" / before.get(str(file), name), out / "photos" / name
+        if old != new and old.is_dir() and not new.exists():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(old, new)
+    write_atomically(mark, json.dumps({name: str(file) for name, file in files.items()}))
 
 
 def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: pd.DataFrame) -> tuple[float, str]:
@@ -111,7 +147,7 @@ def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: 
     parts, some = [], [name for name in files if name in set(labels["photo"])]
     for name in progress(some, "calibrating", len(some), "photo"):
         with contextlib.suppress(OSError, *UNUSABLE):  # reported when its turn comes
-            maps = cached_map(read_photo(files[name]), net, out / "photos" / name)
+            maps = cached_map(read_image(files[name]), net, out / "photos" / name)
             parts.append(tile_probabilities(maps, net.share).assign(file=name))
     parts = parts or [pd.DataFrame(columns=["file", "row", "col", "p_crack"])]
     calibration = calibrate_threshold(pd.concat(parts), labels)
@@ -135,11 +171,11 @@ def _write_tables(out: Path, found: dict[str, dict[str, Any]], threshold: float,
         cracks += [{"file": name, "crack": k} | crack for k, crack in enumerate(one["cracks"], 1)]
         tiles += [{"file": name} | tile for tile in one["tiles"]]
     table = pd.DataFrame(photos).astype({"wide": "Int64", "high": "Int64"})  # whole, even where some are missing
-    table["unusable"], order = table["problem"] != "", ["unusable", f"length_{unit}", "p_crack", "file"]
+    table["unusable"], order = table["wide"].isna(), ["unusable", f"length_{unit}", "p_crack", "file"]
     table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True).drop(columns="unusable")
     units = {name: f"{name}_{unit}" for name in LENGTHS} | {"area": f"area_{unit}2"}
     tables = {"cracks": pd.DataFrame(cracks, columns=["file", "crack", *COLUMNS]).rename(columns=units)}
     tables |= {"photos": table, "tiles": pd.DataFrame(tiles, columns=["file", "row", "col", "p_crack"])}
     for name, content in tables.items():
-        write_atomically(out / f"{name}.csv", content.round(4).to_csv(index=False))
+        write_own(out / f"{name}.csv", table_bytes(content.round(4)))
     return table

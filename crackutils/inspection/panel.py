@@ -36,18 +36,19 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
         folder = out / hashlib.sha256(choice.value.encode()).hexdigest()[:16]
         try:
             one = resume_photo(Path(choice.value), folder, net, bound.value, None)
-            drawn = b"" if one["problem"] else (folder / "overlay.jpg").read_bytes()
+            drawn = (folder / "overlay.jpg").read_bytes() if "wide" in one else b""
             if drawn and probable.value:
                 p = sigmoid(cell_logits(np.load(folder / "map.npy")))
                 drawn = tint_overlay(drawn, p, max(one["wide"], one["high"]))
         except Exception as error:  # nobody sees what a widget's callback raises
             one, drawn = {"problem": f"cannot be shown ({error})"}, b""
         picture.value = drawn
-        if one["problem"]:
+        if "wide" not in one:
             text.value = html.escape(f"{Path(choice.value).name} {one['problem']}.")
         else:
             length = sum(crack["length"] for crack in one["cracks"])
-            text.value = f"crack-like lines: {len(one['cracks'])}, together {length:,.0f} pixels long"
+            told = f"crack-like lines: {len(one['cracks'])}, together {length:,.0f} pixels long"
+            text.value = html.escape("; ".join(filter(None, [told, one["problem"]])))
 
     def take(change: Any) -> None:
         new = change["new"]

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,15 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, save_array, write_atomically
-from crackutils.images import DECODING, ImageError, read_image
+from crackutils.images import DECODING, ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, encode_jpeg
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import LENGTHS, centre_lines, measure_cracks
 from crackutils.inspection.tiling import Detector, cell_logits, crack_map, tile_probabilities
 
 LISTED = 10  # cracks of a photo that the report lists, and that have their number in the picture
-UNREADABLE = (".heic", ".heif", ".dng", ".nef", ".cr2", ".cr3", ".arw")  # what cameras write and Pillow does not read
 UNUSABLE = (ImageError, MemoryError, cv2.error)  # what a photo may raise
 _CODE = hash_sources(Path(__file__).parent)
 _PICTURES = ("overlay.jpg", "thumbnail.jpg")
@@ -29,10 +28,11 @@ _PICTURES = ("overlay.jpg", "thumbnail.jpg")
 def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None) -> dict:
     """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg and the map into a folder.
 
-    Returns cracks (rows of `measure_cracks`, in millimetres if a scale is given, else in pixels), tiles (rows of
-    `tile_probabilities`), wide and high (pixels). Raises `ImageError` for a photo that cannot be used.
+    Returns problem (what of the file is not used, else empty), cracks (rows of `measure_cracks`, in millimetres if a
+    scale is given, else in pixels), tiles (rows of `tile_probabilities`), wide and high (pixels). Raises `ImageError`
+    for a photo that cannot be used.
     """
-    image = read_photo(file)
+    image, _, note = decode_image(file)
     maps = cached_map(image, net, folder)
     logits = cell_logits(maps)
     mask = crack_mask(image, logits, threshold)
@@ -46,14 +46,17 @@ def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_
     cracks["area"] *= (mm_per_pixel or 1.0) ** 2
     tiles = tile_probabilities(maps, net.share)
     tables = {"cracks": cracks.round(4).to_dict("records"), "tiles": tiles.to_dict("records")}
-    return tables | {"wide": image.shape[1], "high": image.shape[0]}
+    return tables | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
 
 
-def resume_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None) -> dict:
+def resume_photo(
+    file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None, force: bool = False
+) -> dict:
     """Return what an earlier call found in a photo where nothing has changed since, else `inspect_photo`.
 
-    It gains asked (what it depends on) and problem (why the photo cannot be used, else empty), and is written to
-    found.json, except for problems: the next call tries again.
+    It gains asked (what it depends on) and drawn (sizes of the pictures, bytes), and is written to found.json. Of a
+    photo that cannot be used it has only problem, which says why: the next call tries again. Raises CrackutilsError
+    where a picture is to be replaced that the user has changed, unless `force`.
     """
     found: dict[str, Any] = {"problem": "", "cracks": [], "tiles": []}
     try:
@@ -67,25 +70,18 @@ def resume_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_p
         before = json.loads(record.read_text("utf-8"))
     if before.get("asked") == asked and all((folder / name).is_file() for name in _PICTURES):
         return before
+    for name, size in before.get("drawn", {}).items():
+        if not force and (folder / name).is_file() and (folder / name).stat().st_size != size:
+            why = f"{folder / name} has been changed since it was written"
+            raise CrackutilsError(f"{why}. Move it, or replace it with --force.")
     record.unlink(missing_ok=True)  # pictures and numbers must not come from two calls
     try:
         found = {"asked": asked} | found | inspect_photo(file, folder, net, threshold, mm_per_pixel)
     except UNUSABLE as error:
         return found | {"problem": str(error) if isinstance(error, ImageError) else "needs more memory than there is"}
+    found["drawn"] = {name: (folder / name).stat().st_size for name in _PICTURES}
     write_atomically(record, json.dumps(found))
     return found
-
-
-def read_photo(file: Path) -> np.ndarray:
-    """Return a photo, uint8 (h, w, 3), or raise `ImageError` with what to do about it."""
-    if file.suffix.lower() in UNREADABLE:
-        raise ImageError("is a raw or HEIC photo, which is not read here; save it as JPEG")
-    with warnings.catch_warnings():  # of 89 megapixels and more; those of 179 and more are refused
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = read_image(file)
-    if min(image.shape[:2]) < 64:
-        raise ImageError(f"is only {image.shape[1]} x {image.shape[0]} pixels; 64 are the least")
-    return image
 
 
 def cached_map(image: np.ndarray, net: Detector, folder: Path) -> np.ndarray:

@@ -22,7 +22,7 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
     Takes the table of `inspect`, results of `inspect_photo` by name, the folder of all photos' folders, "mm" or "px",
     and what the template names besides: model, threshold, chosen, mm_per_pixel.
     """
-    good, bad = table[table["problem"] == ""], table[table["problem"] != ""]
+    good, bad = table[table["wide"].notna()], table[table["wide"].isna()]
     photos = good.to_dict("records")
     thumbnails = [(home / photo["file"] / "thumbnail.jpg").read_bytes() for photo in photos]
     left, waiting = MAIL, sum(map(len, thumbnails))  # thumbnails come first
@@ -30,7 +30,7 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         waiting -= len(thumbnail)
         thumbnail, overlay = thumbnail if len(thumbnail) <= left else b"", b""
         left -= len(thumbnail)
-        if photo["cracks"]:
+        if photo["cracks"] or photo["tiles_cracked"]:
             with Image.open(home / photo["file"] / "overlay.jpg") as picture:
                 picture.thumbnail((_MAILED, _MAILED))
                 overlay = encode_jpeg(picture, 70)
@@ -39,6 +39,7 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         photo |= {"thumbnail": base64.b64encode(thumbnail).decode(), "overlay": base64.b64encode(overlay).decode()}
         photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
         photo["listed"] = found[photo["file"]]["cracks"][:LISTED]
+    facts |= {"lineless": int(((good["cracks"] == 0) & (good["tiles_cracked"] > 0)).sum())}
     facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum()), "unit": unit}
     facts |= {"photos": photos, "unusable": bad.to_dict("records"), "made": time.strftime("%Y-%m-%d %H:%M")}
     return render_template(Path(__file__).with_name("report.html.j2"), facts)

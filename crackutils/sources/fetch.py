@@ -1,7 +1,6 @@
 """Put the images of a source under `data/raw/`: drawn, downloaded, or from the user's own copy."""
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 from crackutils import config, datasets
 from crackutils.config import CLASSES, CrackutilsError
-from crackutils.files import hash_sources, lock_file, replacing_folder
+from crackutils.files import explain_write_errors, hash_sources, lock_file, printable, replacing_folder
 from crackutils.sources.collect import collect
 from crackutils.sources.download import download
 from crackutils.sources.record import RECORD, refuse_loss, write_record
@@ -44,9 +43,10 @@ def fetch(source: str, origin: str | Path | None = None, classes: str = "", forc
             raise CrackutilsError(f"{source} has no address to download from. {remedy}")
     else:
         origin = _find_origin(str(origin), target)
-    with _fetching(target, origin):
+    busy = f"Another process is writing {config.display_path(target)}. Wait for it, then run the same command again."
+    with _writing_alone(target, busy):
         origin = origin or download(source, entry)
-        with replacing_folder(target) as work:
+        with replacing_folder(target) as work, _reading(origin):
             said = collect(origin, work, target, entry, classes, force)
     print(*(f"{source}: {line}" for line in said if line), sep="\n")
     return target
@@ -68,8 +68,16 @@ def _draw(target: Path, entry: dict[str, Any], force: bool) -> Path:
     stamp = target / "made_from.txt"
     numbers = " ".join(f"{k}={entry[k]}" for k in ("patches", "photos", "each", "seed") if k in entry)
     made = f"{hash_sources(config.PACKAGE / 'synthetic')} {numbers} {library_versions()}\n"
-    if not stamp.is_file() or stamp.read_text("utf-8") != made:
-        with _fetching(target, None), replacing_folder(target) as work:
+
+    def is_drawn() -> bool:
+        return stamp.is_file() and stamp.read_text("utf-8") == made
+
+    if is_drawn():
+        return target
+    with _writing_alone(target):
+        if is_drawn():  # by the process that this one has waited for
+            return target
+        with replacing_folder(target) as work:
             if (target / RECORD).is_file() or not stamp.is_file():  # those of older versions have a stamp only
                 refuse_loss(target, work, force)
             if "photos" in entry:
@@ -95,22 +103,23 @@ def _find_origin(text: str, target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _fetching(target: Path, origin: Path | None) -> Iterator[None]:
-    """Let no other process write `target` meanwhile, and give errors of the disk a cause and a remedy."""
-    where = config.display_path(target)
+def _writing_alone(target: Path, busy: str = "") -> Iterator[None]:
+    """Let no other process fetch the same source meanwhile: it gets the error `busy`, or waits if there is none."""
     if target.is_symlink():
-        raise CrackutilsError(f"{where} is a link, which is not replaced. Remove the link first.")
-    try:
+        raise CrackutilsError(f"{config.display_path(target)} is a link, which is not replaced. Remove the link first.")
+    with explain_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        busy = f"Another process is writing {where}. Wait for it, then run this again."
-        with lock_file(target.parent / f".{target.name}.lock", busy):
+        with lock_file(target.with_name(f".{target.name}.fetch.lock"), busy):
             yield
+
+
+@contextlib.contextmanager
+def _reading(origin: Path) -> Iterator[None]:
+    """Give an error of what the user gave a cause and a remedy; those of other places are passed on."""
+    try:
+        yield
     except OSError as error:
-        why = ": ".join(str(part) for part in (error.strerror or error, error.filename2 or error.filename) if part)
-        ours = error.filename is None or not origin or not Path(str(error.filename)).is_relative_to(origin)
-        if ours and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "Make room, or set CRACKUTILS_DATA_DIR to a folder on another disk."
-        else:
-            remedy = "Allow it, then run this again; nothing was replaced."
-        what = f"{where} cannot be written" if ours else f"{origin} cannot be read"
-        raise CrackutilsError(f"{what} ({why}). {remedy}") from error
+        if not error.filename or not Path(os.fsdecode(error.filename)).is_relative_to(origin):
+            raise
+        why = f"{error.strerror}: {printable(os.fsdecode(error.filename))}"
+        raise CrackutilsError(f"{origin} cannot be read ({why}). Allow it, then run the same command again.") from error
