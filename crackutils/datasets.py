@@ -159,7 +159,7 @@ def open_folder(folder: Path) -> Dataset:
 
     Raises CrackutilsError if a class has no usable image.
     """
-    source = f"folder-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
+    source = f"folder-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]}"
     index, left_out, grey, colour = read_index(source, folder)
     if missing := [name for label, name in enumerate(config.CLASSES) if not (index["label"] == label).any()]:
         raise config.CrackutilsError(f"{folder / missing[0]} holds no usable image. It needs at least one.")
@@ -244,7 +244,7 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
     index, left_out, notes = (pd.read_csv(home / f"{n}.csv", dtype=text, keep_default_na=False) for n in names)
     for what, table in (("left out", left_out), ("noted", notes)):
         if len(table):
-            print(f"{config.display_path(folder)}, {what}: {_count_reasons(table)}")
+            print(f"{printable(config.display_path(folder))}, {what}: {_count_reasons(table)}")
     return index, left_out, *(np.load(home / f"{name}.npy", mmap_mode="r") for name in ("grey", "colour"))
 
 

@@ -63,6 +63,12 @@ def has_classes(pictures: Iterable[Found], classes: str) -> bool:
     return len({label for _, label in levels.values()}) == 2
 
 
+def names_class(folders: Folders, classes: str) -> bool:
+    """Return whether one of the folders is named like a class, or like a part of a split."""
+    usual = any(_class_of(name) is not None or _simplify(name) in _PARTS for name in folders)
+    return usual or bool(classes and _match_given({folders}, classes))
+
+
 def _simplify(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 

@@ -10,7 +10,7 @@ import pandas as pd
 from crackutils.config import CLASSES, CrackutilsError, display_path
 from crackutils.files import name_some, progress
 from crackutils.folders import LeftOut, describe_left_out, find_pictures
-from crackutils.sources.classes import Found, Placed, has_classes, place_pictures
+from crackutils.sources.classes import Found, Placed, has_classes, names_class, place_pictures
 from crackutils.sources.names import Names
 from crackutils.sources.record import refuse_fewer, refuse_loss, write_record
 from crackutils.sources.unpack import check_space, name_kind, unpack
@@ -19,14 +19,16 @@ _SPLIT = "given_split.csv"  # the part of each image, for sets that come split
 _ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".zst", ".001")  # to open
 _INSIDE = "archives"  # the reason under which they are left out where they are not opened
 _DEEP = 3  # archives within archives
-_FEW = 8  # of a class, with which results mean something
 
 
-def collect(origin: Path, work: Path, target: Path, entry: dict[str, Any], classes: str, force: bool) -> list[str]:
+def collect(
+    origin: Path, work: Path, target: Path, entry: dict[str, Any], classes: str, force: bool, least: int
+) -> list[str]:
     """Fill `work` with the images of a folder or an archive, to take the place of `target`; return what to say.
 
     Archives in a folder, or in an archive, are opened where there are no two classes without them. `entry` is that of
-    `data/sources.toml`; `classes` and `force` are those of `fetch`. Raises CrackutilsError as `fetch` does.
+    `data/sources.toml`; `classes` and `force` are those of `fetch`; fewer than `least` images of a class are noted.
+    Raises CrackutilsError as `fetch` does.
     """
     (unpacked := work / "unpacked").mkdir()
     opener = _Opener(unpacked, target, entry)
@@ -38,7 +40,9 @@ def collect(origin: Path, work: Path, target: Path, entry: dict[str, Any], class
     except CrackutilsError as error:
         if not left_out.get(_INSIDE):
             raise CrackutilsError(" ".join(filter(None, (str(error), _sentence(left_out))))) from None
-        more, left_out = opener.open_inner(left_out)
+        more, left_out = opener.open_inner(left_out, classes)
+        if not more:
+            raise CrackutilsError(f"{error} {_sentence(left_out)}") from None
         placed, outside, understood = place_pictures(pictures + more, origin, classes)
     if outside:
         left_out["in no folder of a class"] = outside
@@ -58,8 +62,8 @@ def collect(origin: Path, work: Path, target: Path, entry: dict[str, Any], class
     renamed = [*opener.renamed, *names.renamed]
     lines = [understood, f"{', '.join(f'{n:,} {name}' for name, n in counts.items())} in {display_path(target)}"]
     lines.append(f"{len(renamed):,} files renamed ({name_some(renamed)})" if renamed else "")
-    few = f"fewer than {_FEW} pictures of a class are too few to train and test on"
-    return [*lines, describe_left_out(left_out), few if min(counts.values()) < _FEW else ""]
+    few = f"fewer than {least:,} pictures of a class are too few for its profiles"
+    return [*lines, describe_left_out(left_out), few if min(counts.values()) < least else ""]
 
 
 def _sentence(left_out: LeftOut) -> str:
@@ -95,15 +99,20 @@ class _Opener:
         self.renamed += unpack(archive, folder, self._entry)
         return self.gather(folder, above)
 
-    def open_inner(self, left_out: LeftOut, deep: int = 1) -> tuple[list[Found], LeftOut]:
-        """Open the archives among what was left out, and those in them; return their pictures and what is left out."""
+    def open_inner(self, left_out: LeftOut, classes: str, deep: int = 1) -> tuple[list[Found], LeftOut]:
+        """Open the archives among what was left out, and those in them; return their pictures and what is left out.
+
+        Of several only those are opened that are named like a class, or a part of a split.
+        """
         left_out, pictures = dict(left_out), []
-        for name in left_out.pop(_INSIDE, []):
-            *above, stem = name.split("/")
-            stem = stem.split(".")[0]
-            found, more = self.open(self._archives[name], (*above, stem))
+        closed = {name: (*name.split("/")[:-1], Path(name).name.split(".")[0]) for name in left_out.pop(_INSIDE, [])}
+        for name, above in closed.items():
+            if len(closed) > 1 and not names_class(above, classes):
+                left_out.setdefault(_INSIDE, []).append(name)
+                continue
+            found, more = self.open(self._archives[name], above)
             if not found and deep < _DEEP:
-                found, more = self.open_inner(more, deep + 1)
+                found, more = self.open_inner(more, classes, deep + 1)
             pictures += found
             for reason, names in more.items():
                 left_out[reason] = left_out.get(reason, []) + names

@@ -16,6 +16,8 @@ from crackutils.sources.record import RECORD, refuse_loss, write_record
 from crackutils.synthetic.sample import write_patches, write_tiles
 from crackutils.synthetic.store import library_versions
 
+_FEW = 8  # images of a class, from which on results mean something
+
 
 def fetch(source: str, origin: str | Path | None = None, classes: str = "", force: bool = False) -> Path:
     """Put the images of a source under `data/raw/`, and return the folder with `Negative/` and `Positive/`.
@@ -32,9 +34,11 @@ def fetch(source: str, origin: str | Path | None = None, classes: str = "", forc
         if origin is not None:
             raise CrackutilsError(f"SOURCE={source} is drawn by code. For your own images use SOURCE=own.")
         return _draw(target, entry, force)
+    sizes = [p.per_class for p in config.PROFILES.values() if p.source == source] or [0]
     if origin is None:
-        want = max((p.per_class for p in config.PROFILES.values() if p.source == source), default=0)
-        there = all(f.is_dir() and sum(1 for _ in f.iterdir()) >= want for f in (target / name for name in CLASSES))
+        there = all(
+            f.is_dir() and sum(1 for _ in f.iterdir()) >= max(sizes) for f in (target / name for name in CLASSES)
+        )
         if there and not force:
             print(f"{source}: already in {config.display_path(target)}; FORCE=1 fetches it again.")
             return target
@@ -47,7 +51,7 @@ def fetch(source: str, origin: str | Path | None = None, classes: str = "", forc
     with _writing_alone(target, busy):
         origin = origin or download(source, entry)
         with replacing_folder(target) as work, _reading(origin):
-            said = collect(origin, work, target, entry, classes, force)
+            said = collect(origin, work, target, entry, classes, force, min(sizes) or _FEW)
     print(*(f"{source}: {line}" for line in said if line), sep="\n")
     return target
 

@@ -20,6 +20,7 @@ import rarfile
 
 from crackutils.config import CrackutilsError
 from crackutils.files import progress, sha256
+from crackutils.images import FORMATS
 from crackutils.sources.names import Names
 
 _BSDTAR = "tar" if os.name == "nt" else "bsdtar"  # Windows calls its bsdtar tar
@@ -118,6 +119,8 @@ def _explain_other(file: Path) -> str:
         head = opened.read(512)
     if _PAGE.match(head):
         return f"{file} is a web page or the message of a server, not an archive. Download the file itself."
+    if file.suffix.lower() in FORMATS:
+        return f"{file} is a picture. Give the folder with the folders of the two classes."
     what = "has zero bytes" if not head else "is neither a folder nor a whole archive (ZIP, RAR, 7z, tar)"
     return f"{file} {what}. It may be cut short: download or copy it again."
 
