@@ -1,5 +1,6 @@
 """The images of a profile as one object, with an index that describes each, and the ways to open them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,9 +18,12 @@ import pandas as pd
 from PIL import Image
 
 from crackutils import config, images
-from crackutils.files import progress, replacing_file, replacing_folder
+from crackutils.files import name_some, printable, progress, replacing_file, replacing_folder
+from crackutils.folders import find_pictures
 from crackutils.images import COLOUR, DECODING, GREY
 
+_INDEXING = 2  # raise it when another choice of files, or other columns, are indexed
+_UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")  # what a table does not give back as it was
 _COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
 
 
@@ -155,7 +159,7 @@ def open_folder(folder: Path) -> Dataset:
 
     Raises CrackutilsError if a class has no usable image.
     """
-    source = f"folder-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
+    source = f"folder-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]}"
     index, left_out, grey, colour = read_index(source, folder)
     if missing := [name for label, name in enumerate(config.CLASSES) if not (index["label"] == label).any()]:
         raise config.CrackutilsError(f"{folder / missing[0]} holds no usable image. It needs at least one.")
@@ -192,7 +196,7 @@ def from_files(folder: Path, files: Sequence[str], labels: Sequence[int]) -> Dat
     The index holds what `load` puts there, with the labels (0 or 1) given here. `grey` and `colour` are empty, and
     `Dataset.given` means nothing, as the files need not lie in folders of their class.
     """
-    index, left_out, grey, colour = _describe_all(folder, files, labels)
+    index, left_out, _, grey, colour = _describe_all(folder, files, labels)
     return Dataset(config.profile("own"), folder, index, left_out, grey[:0], colour[:0])
 
 
@@ -212,71 +216,96 @@ def _number(file: str) -> int:
 
 
 def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray]:
-    """Return index, left_out, grey and colour of a source, as in `Dataset`.
+    """Return index, left_out, grey and colour of a source, as in `Dataset`, and print what is left out or noted.
 
     They are read from disk, and made again first if any file's name, size or time has changed.
     """
-    files = [
-        f"{name}/{p.name}"
-        for name in config.CLASSES
-        for p in sorted((folder / name).iterdir(), key=lambda p: (_number(p.name), p.name))
-        if not p.name.startswith(".") and p.name.lower() != "thumbs.db"
-    ]
-    state = hashlib.sha256(DECODING.encode())
+    files, passed = _find_files(folder)
+    state = hashlib.sha256(f"{DECODING} {_INDEXING} {passed}".encode("utf-8", "backslashreplace"))
     for file in files:
-        s = (folder / file).stat()
-        state.update(f"{file}\t{s.st_size}\t{s.st_mtime_ns}\n".encode())
+        with contextlib.suppress(OSError):  # a link to nothing
+            found = os.stat(folder / file)
+            file = f"{file}\t{found.st_size}\t{found.st_mtime_ns}"
+        state.update(f"{file}\n".encode())
     stamp = (home := config.data_dir() / "index" / source) / "state.json"
     if not stamp.is_file() or json.loads(stamp.read_text("utf-8")).get("state") != state.hexdigest():
         labels = [config.CLASSES.index(file.split("/")[0]) for file in files]
         watch = partial(progress, what="indexing", total=len(files))
-        index, left_out, grey, colour = _describe_all(folder, files, labels, watch)
+        index, left_out, notes, grey, colour = _describe_all(folder, files, labels, watch)
+        left_out = pd.concat([left_out, pd.DataFrame(passed, columns=list(left_out))], ignore_index=True)
         with replacing_folder(home) as work:
-            index.to_csv(work / "index.csv", index=False, lineterminator="\n")
-            left_out.to_csv(work / "left_out.csv", index=False, lineterminator="\n")
+            for name, table in (("index", index), ("left_out", left_out), ("notes", notes)):
+                table.to_csv(work / f"{name}.csv", index=False, lineterminator="\n")
             np.save(work / "grey.npy", grey)
             np.save(work / "colour.npy", colour)
             (work / stamp.name).write_text(json.dumps({"state": state.hexdigest()}), "utf-8")
     text = {"file": str, "sha256": str, "mode": str, "phash": str, "reason": str}
-    tables = (pd.read_csv(home / f"{n}.csv", dtype=text, keep_default_na=False) for n in ("index", "left_out"))
-    return *tables, *(np.load(home / f"{name}.npy", mmap_mode="r") for name in ("grey", "colour"))
+    names = ("index", "left_out", "notes")
+    index, left_out, notes = (pd.read_csv(home / f"{n}.csv", dtype=text, keep_default_na=False) for n in names)
+    for what, table in (("left out", left_out), ("noted", notes)):
+        if len(table):
+            print(f"{printable(config.display_path(folder))}, {what}: {_count_reasons(table)}")
+    return index, left_out, *(np.load(home / f"{name}.npy", mmap_mode="r") for name in ("grey", "colour"))
+
+
+def _find_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the pictures below the folders of the classes in the order of the index, and what is passed over, why."""
+    files, passed = [], []
+    for name in config.CLASSES:
+        pictures, left_out = find_pictures(folder / name)
+        for file in sorted((p.relative_to(folder).as_posix() for p in pictures), key=lambda f: (_number(f), f)):
+            if _UNREADABLE.search(file):
+                passed.append((printable(file), "has a name that not every program can read, so rename it"))
+            else:
+                files.append(file)
+        for reason, others in left_out.items():
+            there = () if reason in ("hidden", "of the system") else others
+            passed += [(printable(f"{name}/{Path(other).as_posix()}"), reason) for other in there]
+    return files, passed
+
+
+def _count_reasons(table: pd.DataFrame) -> str:
+    """Return reasons with numbers and names of files, the most frequent first; those of one kind count together."""
+    kinds = table.iloc[:, 1].str.replace(r" \(.*\)|(?<=of its )\d+ |: \d+%.*|, [\d.]+%.*", "", regex=True)
+    counts = kinds.value_counts()
+    said = [f"{kind}: {n:,} ({name_some(table['file'][kinds == kind])})" for kind, n in counts.head(5).items()]
+    return "; ".join(said) + (f"; other reasons: {counts.iloc[5:].sum():,}" if len(counts) > 5 else "")
 
 
 def _describe_all(
     folder: Path, files: Sequence[str], labels: Sequence[int], watch: Callable[[Iterator], Iterator] = iter
-) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray]:
-    """Return index, left_out, grey and colour of files, as in `Dataset`."""
-    rows, left_out, grey, colour = [], [], [], []
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray]:
+    """Return index, left_out, notes (file, note), grey and colour of files, as in `Dataset`."""
+    rows, left_out, notes = [], [], []
+    grey = np.empty((len(files), GREY, GREY), np.uint8)
+    colour = np.empty((len(files), COLOUR, COLOUR, 3), np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         described = watch(pool.map(lambda file: _describe(folder / file), files))
         for file, label, found in zip(files, labels, described, strict=True):
             if isinstance(found, str):
                 left_out.append((file, found))
-            else:
-                rows.append((file, label, _number(file), *found[0]))
-                grey.append(found[1])
-                colour.append(found[2])
-    index, left_out = pd.DataFrame(rows, columns=_COLUMNS), pd.DataFrame(left_out, columns=["file", "reason"])
-    grey, colour = np.array(grey, np.uint8), np.array(colour, np.uint8)
-    return index, left_out, grey.reshape(-1, GREY, GREY), colour.reshape(-1, COLOUR, COLOUR, 3)
+                continue
+            columns, grey[len(rows)], colour[len(rows)], note = found
+            rows.append((file, label, _number(file), *columns))
+            notes += [(file, note)] if note else []
+    tables = ((rows, _COLUMNS), (left_out, ["file", "reason"]), (notes, ["file", "note"]))
+    return *(pd.DataFrame(content, columns=names) for content, names in tables), grey[: len(rows)], colour[: len(rows)]
 
 
-def _describe(path: Path) -> tuple[tuple[Any, ...], np.ndarray, np.ndarray] | str:
-    """Return the last columns of a file's row in the index and its thumbnails, or why it is left out."""
-    if not path.is_file():
-        return "is not a file"
-    if not (data := path.read_bytes()):
-        return "has zero bytes"
-    if path.suffix.lower() not in images.FORMATS:
-        return f"is not named like an image ({path.suffix or 'no ending'})"
+def _describe(path: Path) -> tuple[tuple[Any, ...], np.ndarray, np.ndarray, str] | str:
+    """Return the last columns of a file's row in the index, its thumbnails and a note, or why it is left out."""
     try:
-        pixels, mode = images.decode_image(data)[:2]
+        data = path.read_bytes()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not data:
+        return "has zero bytes"
+    try:
+        pixels, mode, note = images.decode_image(path if path.suffix.lower() in images.RAW else data)
     except images.ImageError as error:
         return str(error)
     height, width = pixels.shape[:2]
-    if min(height, width) < images.SMALLEST:
-        return f"is too small ({width}x{height}, at least {images.SMALLEST} each way)"
     grey, colour = images.thumbnails(pixels)
     steps = np.asarray(Image.fromarray(grey).resize((9, 8), Image.Resampling.BOX)).astype(int)
     phash = np.packbits(np.diff(steps, axis=1) > 0).tobytes().hex()
-    return (len(data), hashlib.sha256(data).hexdigest(), width, height, mode, phash), grey, colour
+    return (len(data), hashlib.sha256(data).hexdigest(), width, height, mode, phash), grey, colour, note

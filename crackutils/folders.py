@@ -101,7 +101,7 @@ def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple
             yield path, "linked to nothing"
             continue
         seen.add(identity)
-        if any((path / name).is_file() for name in _OWN):
+        if any(os.path.isfile(path / name) for name in _OWN):
             yield path, "written by this package"
         else:
             yield from _walk(path, own, seen)

@@ -93,6 +93,12 @@ def _profile(values: Settings) -> config.Profile:
     return config.profile(values.get("PROFILE", config.DEFAULT_PROFILE))
 
 
+def _force(values: Settings) -> bool:
+    if (force := values.pop("FORCE", "0")) not in ("0", "1"):
+        raise config.CrackutilsError(f"FORCE={force} must be 1 or 0.")
+    return force == "1"
+
+
 @_command()
 def _setup(_: Settings) -> None:
     """Make .venv with the exact versions of requirements.lock, unless it is up to date."""
@@ -109,12 +115,10 @@ def run(words: tuple[str, ...]) -> None:
         raise config.CrackutilsError(
             f"run needs the number of a notebook, all or recipes. For example: {_NAME} run 03."
         )
-    force = values.pop("FORCE", "0")
-    if force not in ("0", "1"):
-        raise config.CrackutilsError(f"FORCE={force} must be 1 or 0.")
+    force = _force(values)
     from tools.run_series import run
 
-    run(which, values, force == "1")
+    run(which, values, force)
 
 
 @_command()
@@ -140,12 +144,12 @@ def recipes(_: Settings) -> None:
     print("Trained: with the backbone frozen, as training begins. make run-recipes runs all of them.")
 
 
-@_command("FROM", "SOURCE")
+@_command("FROM", "SOURCE", "CLASSES", "FORCE")
 def data(values: Settings) -> None:
-    """Fetch the images of a source, or take your copy of them: FROM=archive-or-folder."""
+    """Fetch the images of a source, or take your copy of them: FROM=archive-or-folder [CLASSES=uncracked:cracked]."""
     from crackutils.sources.fetch import fetch
 
-    fetch(values.get("SOURCE", "metu"), values.get("FROM"))
+    fetch(values.get("SOURCE", "metu"), values.get("FROM"), values.get("CLASSES", ""), _force(values))
 
 
 @_command()

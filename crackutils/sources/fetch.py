@@ -1,52 +1,58 @@
 """Put the images of a source under `data/raw/`: drawn, downloaded, or from the user's own copy."""
 
+import contextlib
 import os
-import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from crackutils import config, datasets
 from crackutils.config import CLASSES, CrackutilsError
-from crackutils.files import hash_sources, replacing_folder
+from crackutils.files import explain_write_errors, hash_sources, lock_file, printable, replacing_folder
+from crackutils.sources.collect import collect
 from crackutils.sources.download import download
-from crackutils.sources.unpack import find_class_folders, unpack
+from crackutils.sources.record import RECORD, refuse_loss, write_record
 from crackutils.synthetic.sample import write_patches, write_tiles
 from crackutils.synthetic.store import library_versions
 
+_FEW = 8  # images of a class, from which on results mean something
 
-def fetch(source: str, origin: str | Path | None = None) -> Path:
+
+def fetch(source: str, origin: str | Path | None = None, classes: str = "", force: bool = False) -> Path:
     """Put the images of a source under `data/raw/`, and return the folder with `Negative/` and `Positive/`.
 
-    `origin` is a RAR, a ZIP or a folder that the user has; it is only read. None draws or downloads the images.
-    Raises CrackutilsError if there is nothing to download from, an archive is damaged, unsafe or without class folders,
-    or no program unpacks it. What was there before then stays in place.
+    `origin` is an archive or a folder that the user has; it is only read. None draws or downloads the images. `classes`
+    names the folders without and with cracks, as "uncracked:cracked"; empty takes the usual names. `force` replaces
+    files that were not written here, and a published set by a smaller one.
+    Raises CrackutilsError if there is nothing to download from, a class has no picture, an archive is damaged or
+    unsafe, or no program unpacks it. What was there before then stays in place.
     """
     entry = datasets.sources()[config.choose("SOURCE", source, datasets.sources())]
     target = datasets.raw_folder(source)
+    if "seed" in entry:
+        if origin is not None:
+            raise CrackutilsError(f"SOURCE={source} is drawn by code. For your own images use SOURCE=own.")
+        return _draw(target, entry, force)
+    sizes = [p.per_class for p in config.PROFILES.values() if p.source == source] or [0]
     if origin is None:
-        if "seed" in entry:
-            return _draw(target, entry)
-        want = max((p.per_class for p in config.PROFILES.values() if p.source == source), default=0)
-        if all(f.is_dir() and sum(1 for _ in f.iterdir()) >= want for f in (target / name for name in CLASSES)):
-            print(f"{source}: already in {config.display_path(target)}; remove that folder to fetch it again.")
+        there = all(
+            f.is_dir() and sum(1 for _ in f.iterdir()) >= max(sizes) for f in (target / name for name in CLASSES)
+        )
+        if there and not force:
+            print(f"{source}: already in {config.display_path(target)}; FORCE=1 fetches it again.")
             return target
         if "addresses" not in entry:
             remedy = f"Use make data SOURCE={source} FROM=folder."
             raise CrackutilsError(f"{source} has no address to download from. {remedy}")
-        origin = download(source, entry)
-    origin = Path(origin).expanduser()
-    if not origin.exists():
-        raise CrackutilsError(f"FROM={origin} does not exist. Give a RAR, a ZIP or a folder.")
-    with replacing_folder(target) as work:
-        (everything := work / "unpacked").mkdir()
-        unpack(origin, everything, entry)
-        found = find_class_folders(everything, origin)
-        for name in CLASSES:
-            os.replace(found / name, work / name)
-        shutil.rmtree(everything)
-    counts = ", ".join(f"{len(list((target / name).iterdir())):,} {name}" for name in CLASSES)
-    print(f"{source}: {counts} in {config.display_path(target)}")
+    else:
+        origin = _find_origin(str(origin), target)
+    busy = f"Another process is writing {config.display_path(target)}. Wait for it, then run the same command again."
+    with _writing_alone(target, busy):
+        origin = origin or download(source, entry)
+        with replacing_folder(target) as work, _reading(origin):
+            said = collect(origin, work, target, entry, classes, force, min(sizes) or _FEW)
+    print(*(f"{source}: {line}" for line in said if line), sep="\n")
     return target
 
 
@@ -61,16 +67,63 @@ def prepare(profile: config.Profile) -> None:
         fetch(profile.source)
 
 
-def _draw(target: Path, entry: dict[str, Any]) -> Path:
+def _draw(target: Path, entry: dict[str, Any], force: bool) -> Path:
     """Draw synthetic images, unless those there were drawn by the same code, numbers and libraries."""
     stamp = target / "made_from.txt"
     numbers = " ".join(f"{k}={entry[k]}" for k in ("patches", "photos", "each", "seed") if k in entry)
     made = f"{hash_sources(config.PACKAGE / 'synthetic')} {numbers} {library_versions()}\n"
-    if not stamp.is_file() or stamp.read_text("utf-8") != made:
+
+    def is_drawn() -> bool:
+        return stamp.is_file() and stamp.read_text("utf-8") == made
+
+    if is_drawn():
+        return target
+    with _writing_alone(target):
+        if is_drawn():  # by the process that this one has waited for
+            return target
         with replacing_folder(target) as work:
+            if (target / RECORD).is_file() or not stamp.is_file():  # those of older versions have a stamp only
+                refuse_loss(target, work, force)
             if "photos" in entry:
                 write_tiles(work, entry["photos"], entry["seed"])
             else:
                 write_patches(work, entry["patches"], entry["seed"], entry["each"])
             (work / stamp.name).write_text(made, "utf-8")
+            write_record(work)
     return target
+
+
+def _find_origin(text: str, target: Path) -> Path:
+    """Return the file or folder that FROM names; CrackutilsError if it is not there, or is what is to be replaced."""
+    candidates = [os.path.expanduser(name) for name in (text, text.strip(" \"'"))]
+    if not (there := list(filter(os.path.exists, candidates))):
+        raise CrackutilsError(f"FROM={text} does not exist. Give an archive (ZIP, RAR, 7z, tar) or a folder.")
+    if not os.path.isdir(origin := Path(there[0])) and not os.path.isfile(origin):
+        raise CrackutilsError(f"FROM={text} is neither a file nor a folder. Give an archive or a folder.")
+    if origin.resolve().is_relative_to(target.resolve()):
+        where = config.display_path(target)
+        raise CrackutilsError(f"FROM={text} lies in {where}, which this command replaces. Move it elsewhere first.")
+    return origin
+
+
+@contextlib.contextmanager
+def _writing_alone(target: Path, busy: str = "") -> Iterator[None]:
+    """Let no other process fetch the same source meanwhile: it gets the error `busy`, or waits if there is none."""
+    if target.is_symlink():
+        raise CrackutilsError(f"{config.display_path(target)} is a link, which is not replaced. Remove the link first.")
+    with explain_write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with lock_file(target.with_name(f".{target.name}.fetch.lock"), busy):
+            yield
+
+
+@contextlib.contextmanager
+def _reading(origin: Path) -> Iterator[None]:
+    """Give an error of what the user gave a cause and a remedy; those of other places are passed on."""
+    try:
+        yield
+    except OSError as error:
+        if not error.filename or not Path(os.fsdecode(error.filename)).is_relative_to(origin):
+            raise
+        why = f"{error.strerror}: {printable(os.fsdecode(error.filename))}"
+        raise CrackutilsError(f"{origin} cannot be read ({why}). Allow it, then run the same command again.") from error

@@ -1,137 +1,323 @@
-"""Unpacking of ZIP, RAR and folders, which refuses whatever could write outside or fill the disk."""
+"""Unpacking of archives, which refuses whatever could write outside or fill the disk."""
 
+import errno
 import os
+import re
 import shutil
 import stat
+import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from subprocess import DEVNULL, PIPE, Popen
-from typing import Any
+from subprocess import DEVNULL, PIPE, Popen, run
+from typing import IO, Any, NamedTuple
 
 import rarfile
 
-from crackutils.config import CLASSES, CrackutilsError
+from crackutils.config import CrackutilsError
 from crackutils.files import progress, sha256
+from crackutils.images import FORMATS
+from crackutils.sources.names import Names
 
-# Programs that print the files of a RAR one after another, best first. `RarFile.extractall` would start one of them
-# for each compressed file, half an hour for METU, and its call of bsdtar fails.
+_BSDTAR = "tar" if os.name == "nt" else "bsdtar"  # Windows calls its bsdtar tar
+# Programs that print the files of an archive one after another, best first. `RarFile.extractall` would start one of
+# them for each compressed file, half an hour for METU, and its call of bsdtar fails.
 _PRINTERS = {
     "unrar": ("p", "-inul", "-p-"),
-    "tar" if os.name == "nt" else "bsdtar": ("-xOf",),  # Windows calls its bsdtar tar
+    _BSDTAR: ("-xOf",),
     "unar": ("-q", "-o", "-"),
     "7zz": ("x", "-so"),
     "7z": ("x", "-so"),
 }
+_SEVEN = ("7zz", "7z", "7za")
+_MAGIC = {b"PK\x03\x04": "ZIP", b"PK\x05\x06": "ZIP", b"PK\x07\x08": "ZIP", b"Rar!\x1a\x07": "RAR"}
+_MAGIC |= {b"7z\xbc\xaf\x27\x1c": "7z", b"\x1f\x8b": "tar", b"BZh": "tar", b"\xfd7zXZ\0": "tar"}
+_MAGIC |= {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"LZIP": "lzip", b"\x1f\x9d": "compress"}
+_MAGIC |= {b"MSCF": "CAB", b"xar!": "xar"}
+_PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<\?xml|\{)", re.IGNORECASE)
+_LATER = re.compile(r"\.(z\d\d|r\d\d|(zip|7z|rar|tar)\.(?!0*1$)\d{2,4}|part(?!0*1\.)\d+\.rar)$", re.IGNORECASE)
+_FIRST = re.compile(r"\.(zip|7z|rar|tar)\.0*1$", re.IGNORECASE)
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # of a damaged ZIP
+_TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
+_AGAIN = "Download or copy it again"
 
 
-def unpack(origin: Path, work: Path, entry: dict[str, Any]) -> None:
-    """Put the files of a RAR, a ZIP or a folder into `work`; `entry` is that of `data/sources.toml`.
+class _Entry(NamedTuple):
+    filename: str
+    file_size: int  # bytes
+    CRC: int | None
+    is_link: bool = False
 
-    Raises CrackutilsError if an archive is damaged, encrypted, unsafe or larger than the disk, or nothing unpacks it.
+
+class _Place:
+    """An empty folder for the files of an archive, which get clean names."""
+
+    def __init__(self, work: Path) -> None:
+        self.work, self.names = work, Names()
+
+    def create(self, name: str) -> IO[bytes]:
+        path = self.work / self.names.give(name.replace("\\", "/"))  # as some programs on Windows write it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "wb")
+
+    def clear(self) -> None:
+        shutil.rmtree(self.work)
+        self.work.mkdir()
+        self.names = Names()
+
+
+def name_kind(file: Path) -> str:
+    """Return what kind of archive a file is by its first bytes, empty for none, and for a later part of a split one."""
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(512)
+    except OSError:
+        return ""
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
+    return "" if _LATER.search(file.name) else "tar" if head[257:262] == b"ustar" else kind
+
+
+def unpack(archive: Path, work: Path, entry: dict[str, Any]) -> list[str]:
+    """Put the files of an archive into `work` under clean names; return those that are called otherwise now.
+
+    `entry` is that of `data/sources.toml`. Raises CrackutilsError if the file is no archive, is damaged, encrypted,
+    unsafe or larger than the disk, or nothing here unpacks it, and OSError if the disk is full.
     """
-    if origin.is_dir():
-        holder = find_class_folders(origin, origin)
-        for name in CLASSES:
-            (work / name).mkdir()
-            files = sorted(filter(Path.is_file, (holder / name).iterdir()))
-            for file in progress(files, f"copying {name}", unit="file"):
-                shutil.copyfile(file, work / name / file.name)
-    elif zipfile.is_zipfile(origin):
-        _unzip(origin, work)
-        inner = [p for p in work.rglob("*.rar") if p.is_file()]
-        if len(inner) == 1 and not any(work.rglob(CLASSES[0])):  # the data's page also hands out a ZIP around the RAR
-            rar = inner[0].rename(work / inner[0].name)
-            _unrar(rar, work, entry)
-            rar.unlink()
-    elif rarfile.is_rarfile(origin):
-        _unrar(origin, work, entry)
+    if _LATER.search(archive.name):
+        remedy = "Give the first part, with the others beside it."
+        raise CrackutilsError(f"{archive} is a later part of a split archive. {remedy}")
+    kind, place = name_kind(archive), _Place(work)
+    split = _FIRST.search(archive.name) or archive.with_suffix(".z01").exists()
+    if split or kind == "7z":
+        _unpack_with_programs(archive, place, "a part of a split archive" if split else "a 7z archive")
+    elif kind == "ZIP" or (not kind and zipfile.is_zipfile(archive)):
+        _unzip(archive, place)
+    elif kind == "RAR" or (not kind and rarfile.is_rarfile(archive)):
+        _unrar(archive, place, entry)
+    elif kind == "tar":
+        _untar(archive, place)
+    elif kind:
+        _unpack_with_programs(archive, place, f"a {kind} archive")
     else:
-        remedy = "It may be cut short: download or copy it again."
-        raise CrackutilsError(f"{origin} is neither a whole ZIP nor a RAR nor a folder. {remedy}")
+        raise CrackutilsError(_explain_other(archive))
+    return place.names.renamed
 
 
-def find_class_folders(work: Path, origin: Path) -> Path:
-    """Return the one folder below `work` that holds a folder per class; `origin` is named if there is not one."""
-    found = [p.parent for p in sorted(work.rglob(CLASSES[0])) if p.is_dir() and (p.parent / CLASSES[1]).is_dir()]
-    found = [p for p in found if "__MACOSX" not in p.relative_to(work).parts]  # macOS adds a shadow of every folder
-    if len(found) != 1:
-        what = f"{'several folders' if found else 'no folder'} with {CLASSES[0]}/ and {CLASSES[1]}/ in it"
-        raise CrackutilsError(f"{origin} holds {what}. It must hold exactly one.")
-    return found[0]
+def check_space(what: str, size: int, work: Path) -> None:
+    """Raise CrackutilsError if so many bytes do not fit on the disk of `work`."""
+    if size > (free := shutil.disk_usage(work).free):
+        has = f"{what} holds {size / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free"
+        raise CrackutilsError(f"{has}. Make room, or set CRACKUTILS_DATA_DIR to a folder on another disk.")
 
 
-def _check(archive: Path, work: Path, entries: list[Any], is_link: Callable[[Any], bool]) -> None:
-    """Refuse entries (of `zipfile` or `rarfile`) that are links or lead outside, and more than the disk can hold."""
+def _explain_other(file: Path) -> str:
+    with open(file, "rb") as opened:
+        head = opened.read(512)
+    if _PAGE.match(head):
+        return f"{file} is a web page or the message of a server, not an archive. Download the file itself."
+    if file.suffix.lower() in FORMATS:
+        return f"{file} is a picture. Give the folder with the folders of the two classes."
+    what = "has zero bytes" if not head else "is neither a folder nor a whole archive (ZIP, RAR, 7z, tar)"
+    return f"{file} {what}. It may be cut short: download or copy it again."
+
+
+def _encrypted(archive: Path) -> CrackutilsError:
+    return CrackutilsError(f"{archive} is encrypted. Unpack it yourself and give the folder as FROM=.")
+
+
+def _check(archive: Path, work: Path, entries: Iterable[Any], is_link: Callable[[Any], bool]) -> None:
+    """Refuse entries (of `zipfile`, `rarfile` or ours) that are links or lead outside, and more than the disk holds."""
     for e in entries:
-        windows = PureWindowsPath(e.filename)
-        outside = windows.drive or windows.root or ".." in windows.parts or PurePosixPath(e.filename).is_absolute()
-        if (link := is_link(e)) or outside:
-            what = "is a link" if link else "leads outside the folder"
-            raise CrackutilsError(f"{archive.name} is refused: its entry {e.filename!r} {what}. Nothing was unpacked.")
-    size, free = sum(e.file_size for e in entries) / 1e9, shutil.disk_usage(work).free / 1e9
-    if size > free:
-        raise CrackutilsError(f"{archive.name} holds {size:.1f} GB, but the disk has {free:.1f} GB free. Make room.")
+        _check_name(archive, e.filename, is_link(e))
+    check_space(archive.name, sum(e.file_size for e in entries), work)
 
 
-def _unzip(archive: Path, work: Path) -> None:
+def _check_name(archive: Path, name: str, link: bool) -> None:
+    windows = PureWindowsPath(name)
+    outside = windows.drive or windows.root or ".." in windows.parts or PurePosixPath(name).is_absolute()
+    if link or outside:
+        what = "is a link" if link else "leads outside the folder"
+        raise CrackutilsError(f"{archive.name} is refused: its entry {name!r} {what}. Nothing was unpacked.")
+
+
+def _unzip(archive: Path, place: _Place) -> None:
     try:
         with zipfile.ZipFile(archive) as z:
             entries = z.infolist()
-            _check(archive, work, entries, lambda e: stat.S_ISLNK(e.external_attr >> 16))
-            for e in progress(entries, f"unpacking {archive.name}", unit="file"):
-                z.extract(e, work)
+            _check(archive, place.work, entries, lambda e: stat.S_ISLNK(e.external_attr >> 16))
+            files = [e for e in entries if not e.filename.endswith(("/", "\\"))]
+            for e in files:
+                e.filename = _decode_name(e)
+            if any(e.flag_bits & 1 for e in files):
+                raise _encrypted(archive)
+            known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+            if other := {e.compress_type for e in files}.difference(known):
+                how = zipfile.compressor_names.get(other.pop(), "unusual")
+                _print_with_programs(archive, place, files, f"a ZIP with {how} compression", skip="unrar")
+                return
+            for e in progress(files, f"unpacking {archive.name}", unit="file"):
+                with z.open(e) as source, place.create(e.filename) as out:
+                    shutil.copyfileobj(source, out, 1 << 20)
     except ZIP_ERRORS as error:
-        raise CrackutilsError(f"{archive} is damaged or encrypted ({error}). Download or copy it again.") from error
+        raise CrackutilsError(f"{archive} is damaged or cut short ({error}). {_AGAIN}.") from error
 
 
-def _unrar(archive: Path, work: Path, source: dict[str, Any]) -> None:
+def _decode_name(entry: zipfile.ZipInfo) -> str:
+    """Return the name of an entry; macOS writes UTF-8 without saying so."""
+    try:
+        return entry.filename if entry.flag_bits & 0x800 else entry.filename.encode("cp437").decode()
+    except UnicodeError:
+        return entry.filename
+
+
+def _unrar(archive: Path, place: _Place, source: dict[str, Any]) -> None:
     if "sha256" in source and sha256(archive) != source["sha256"]:
         print(f"note: {archive.name} is not the published {source['file']} (its SHA-256 differs).")
     try:
         with rarfile.RarFile(archive) as r:  # reading the list needs no program
             entries, encrypted = r.infolist(), r.needs_password()
+    except rarfile.NeedFirstVolume as error:
+        raise CrackutilsError(f"{archive} is a later part of a split archive. Give the first part.") from error
+    except OSError:
+        raise
     except Exception as error:  # its parsing raises more than rarfile.Error
-        raise CrackutilsError(f"{archive} is damaged ({error}). Download or copy it again.") from error
+        raise CrackutilsError(f"{archive} is damaged or cut short ({error}). {_AGAIN}.") from error
     if encrypted:
-        raise CrackutilsError(f"{archive} is encrypted. Unpack it yourself and give the folder as FROM=.")
-    _check(archive, work, entries, lambda e: e.is_symlink() or bool(e.file_redir))
-    complaints = []
-    for program in filter(shutil.which, _PRINTERS):
+        raise _encrypted(archive)
+    _check(archive, place.work, entries, lambda e: e.is_symlink() or bool(e.file_redir))
+    _print_with_programs(archive, place, [e for e in entries if e.is_file()], "a RAR archive")
+
+
+def _untar(archive: Path, place: _Place) -> None:
+    try:
+        with tarfile.open(archive) as tar:
+            _write_members(archive, tar, place)
+    except _TAR_ERRORS as error:
+        _raise_full(error)
+        why = str(error).split("\n")[0].rstrip(":")
+        raise CrackutilsError(f"{archive} is no tar archive, or damaged or cut short ({why}). {_AGAIN}.") from error
+
+
+def _write_members(archive: Path, tar: tarfile.TarFile, place: _Place) -> None:
+    """Write the files of a tar archive one after another; the size of each is checked when it comes."""
+    for member in progress(tar, f"unpacking {archive.name}", unit="file"):
+        _check_name(archive, member.name, not (member.isfile() or member.isdir()))
+        check_space(archive.name, member.size, place.work)
+        if member.isfile():
+            with place.create(member.name) as out:
+                shutil.copyfileobj(tar.extractfile(member), out, 1 << 20)
+
+
+def _raise_full(error: Exception) -> None:
+    """Raise an error of a full disk again: no other program, and no other copy, would do better."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+
+
+def _try_programs(
+    archive: Path, place: _Place, what: str, attempts: dict[str, Callable[[str], None]], install: str
+) -> None:
+    """Unpack with the first program that is here and does it; CrackutilsError if there is none, or all fail."""
+    complaints, here = [], list(filter(shutil.which, attempts))
+    for program in here:
         try:
-            _print_files(program, archive, work, [e for e in entries if e.is_file()])
+            attempts[program](program)
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
+            _raise_full(error)
+            place.clear()
             complaints.append(f"{program}: {error}")
+    install = "7-Zip" if here else install  # which reads most
+    remedy = f"Install {install}, or unpack it elsewhere and give the folder as FROM=."
     if complaints:
-        raise CrackutilsError(f"{archive} could not be unpacked ({'; '.join(complaints)}). Download or copy it again.")
-    remedy = "Install unrar, bsdtar (Debian: libarchive-tools), unar or 7-Zip, or unpack it elsewhere"
-    raise CrackutilsError(f"No program here unpacks {archive.name}. {remedy} and give the folder as FROM=.")
+        remedy = f"{_AGAIN}." if {"unrar", *_SEVEN}.intersection(here) else remedy
+        raise CrackutilsError(f"{archive}, {what}, could not be unpacked ({'; '.join(complaints)}). {remedy}")
+    raise CrackutilsError(f"No program here unpacks {archive.name}, {what}. {remedy}")
 
 
-def _print_files(program: str, archive: Path, work: Path, entries: list[rarfile.RarInfo]) -> None:
-    """Have a program print all files of a RAR, and write them; ValueError if they are not as the list says."""
-    command = [program, *_PRINTERS[program], archive.resolve()]
+def _print_with_programs(archive: Path, place: _Place, files: list[Any], what: str, skip: str = "") -> None:
+    """Have a program print all files of an archive, of which the list is known and checked."""
+    attempts = {name: partial(_print_files, archive, place, files) for name in _PRINTERS if name != skip}
+    _try_programs(archive, place, what, attempts, "unrar, bsdtar (Debian: libarchive-tools), unar or 7-Zip")
+
+
+def _unpack_with_programs(archive: Path, place: _Place, what: str) -> None:
+    """Unpack what Python knows no list of: with 7-Zip, or as the tar archive into which bsdtar turns it."""
+    attempts = {name: partial(_print_listed, archive, place) for name in _SEVEN}
+    attempts[_BSDTAR] = partial(_convert, archive, place)
+    _try_programs(archive, place, what, attempts, "7-Zip or bsdtar (Debian: 7zip, libarchive-tools)")
+
+
+def _print_listed(archive: Path, place: _Place, program: str) -> None:
+    """Unpack with 7-Zip, in the order of its own list."""
+    command = [program, "l", "-slt", "-ba", "-p", "-sccUTF-8", archive.resolve()]
+    found = run(command, stdin=DEVNULL, capture_output=True, check=False)
+    listed = found.stdout.decode("utf-8", "replace")
+    if "Encrypted = +" in listed or b"ncrypted" in found.stderr:
+        raise _encrypted(archive)
+    if found.returncode:
+        raise ValueError(" ".join(found.stderr.decode("utf-8", "replace").split())[:200] or f"exit {found.returncode}")
+    entries = []
+    for block in listed.replace("\r", "").split("\n\n"):
+        fields = dict(line.split(" = ", 1) for line in block.split("\n") if " = " in line)
+        if "Path" not in fields or fields.get("Folder") == "+" or fields.get("Attributes", "").startswith("D"):
+            continue
+        link = bool(fields.get("Symbolic Link") or fields.get("Hard Link")) or " l" in fields.get("Attributes", "")
+        checksum = int(fields["CRC"], 16) if fields.get("CRC") else None
+        entries.append(_Entry(fields["Path"], int(fields.get("Size") or 0), checksum, link))
+    _check(archive, place.work, entries, lambda e: e.is_link)
+    _print_files(archive, place, entries, program)
+
+
+def _convert(archive: Path, place: _Place, program: str) -> None:
+    with _printing([program, "-cf", "-", "--format", "pax", f"@{archive.resolve()}"], archive) as output:
+        with tarfile.open(fileobj=output, mode="r|") as tar:
+            _write_members(archive, tar, place)
+        while output.read(1 << 16):  # what fills the last block
+            pass
+
+
+def _print_files(archive: Path, place: _Place, entries: list[Any], program: str) -> None:
+    """Have a program print all files, and write them; ValueError if they are not as the list says."""
+    with _printing([program, *_PRINTERS.get(program, ("x", "-so")), archive.resolve()], archive) as output:
+        for e in progress(entries, f"unpacking {archive.name} ({program})", unit="file"):
+            left, checksum = e.file_size, 0
+            with place.create(e.filename) as out:
+                while left and (chunk := output.read(min(left, 1 << 20))):
+                    out.write(chunk)
+                    left, checksum = left - len(chunk), zlib.crc32(chunk, checksum)
+            if left or e.CRC not in (None, checksum):
+                raise ValueError(f"{e.filename} is damaged")
+        if output.read(1):
+            raise ValueError("prints more than the list says")
+
+
+@contextmanager
+def _printing(command: list[Any], archive: Path) -> Iterator[IO[bytes]]:
+    """Start a program and give what it prints; ValueError if it ends with an error, CrackutilsError if for a password.
+
+    It starts in an empty folder, because unrar-free unpacks into the current one instead of printing.
+    """
+    known = os.environ | {"LC_ALL": "C.UTF-8"}  # else bsdtar cannot read some names
     with (
-        tempfile.TemporaryDirectory() as nowhere,  # unrar-free unpacks into the current folder instead of printing
-        Popen(command, cwd=nowhere, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL) as process,
+        tempfile.TemporaryDirectory() as nowhere,
+        tempfile.TemporaryFile() as said,
+        Popen(command, cwd=nowhere, env=known, stdin=DEVNULL, stdout=PIPE, stderr=said) as process,
     ):
         try:
-            for e in progress(entries, f"unpacking {archive.name} ({program})", unit="file"):
-                (work / e.filename).parent.mkdir(parents=True, exist_ok=True)
-                left, checksum = e.file_size, 0
-                with open(work / e.filename, "wb") as out:
-                    while left and (chunk := process.stdout.read(min(left, 1 << 20))):
-                        out.write(chunk)
-                        left, checksum = left - len(chunk), zlib.crc32(chunk, checksum)
-                if left or e.CRC not in (None, checksum):
-                    raise ValueError(f"{e.filename} is damaged")
-            if process.stdout.read(1):
-                raise ValueError("prints more than the list says")
+            yield process.stdout
             if process.wait():
                 raise ValueError(f"exit code {process.returncode}")
+        except (ValueError, EOFError, tarfile.TarError):
+            process.kill()
+            process.wait()
+            said.seek(0)
+            if re.search(b"ncrypted|Crypto codec", said.read(1 << 20)):
+                raise _encrypted(archive) from None
+            raise
         finally:
             process.kill()

@@ -1,0 +1,152 @@
+"""From a folder or an archive of the user to a folder with `Negative/` and `Positive/`, and what was left out."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from crackutils.config import CLASSES, CrackutilsError, display_path
+from crackutils.files import name_some, progress
+from crackutils.folders import LeftOut, describe_left_out, find_pictures
+from crackutils.sources.classes import Found, Placed, has_classes, names_class, place_pictures
+from crackutils.sources.names import Names
+from crackutils.sources.record import refuse_fewer, refuse_loss, write_record
+from crackutils.sources.unpack import check_space, name_kind, unpack
+
+_SPLIT = "given_split.csv"  # the part of each image, for sets that come split
+_ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".zst", ".001")  # to open
+_INSIDE = "archives"  # the reason under which they are left out where they are not opened
+_DEEP = 3  # archives within archives
+
+
+def collect(
+    origin: Path, work: Path, target: Path, entry: dict[str, Any], classes: str, force: bool, least: int
+) -> list[str]:
+    """Fill `work` with the images of a folder or an archive, to take the place of `target`; return what to say.
+
+    Archives in a folder, or in an archive, are opened where there are no two classes without them. `entry` is that of
+    `data/sources.toml`; `classes` and `force` are those of `fetch`; fewer than `least` images of a class are noted.
+    Raises CrackutilsError as `fetch` does.
+    """
+    (unpacked := work / "unpacked").mkdir()
+    opener = _Opener(unpacked, target, entry)
+    pictures, left_out = opener.gather(origin) if origin.is_dir() else opener.open(origin, ())
+    usual = entry.get("classes", "")
+    try:
+        classes = classes or (usual if usual and has_classes(pictures, usual) else "")
+        placed, outside, understood = place_pictures(pictures, origin, classes)
+    except CrackutilsError as error:
+        if not left_out.get(_INSIDE):
+            raise CrackutilsError(" ".join(filter(None, (str(error), _sentence(left_out))))) from None
+        more, left_out = opener.open_inner(left_out, classes)
+        if not more:
+            raise CrackutilsError(f"{error} {_sentence(left_out)}") from None
+        placed, outside, understood = place_pictures(pictures + more, origin, classes)
+    if outside:
+        left_out["in no folder of a class"] = outside
+    names = Names()
+    parts = _put(placed, origin, names, work, unpacked, left_out)
+    shutil.rmtree(unpacked)
+    counts = {name: sum(file.startswith(f"{name}/") for file in parts) for name in CLASSES}
+    if not all(counts.values()):
+        raise CrackutilsError(f"{origin} holds no readable pictures of a class. {_sentence(left_out)}")
+    if any(parts.values()):
+        table = pd.DataFrame(list(parts.items()), columns=["file", "split"])
+        table.to_csv(work / _SPLIT, index=False, lineterminator="\n")
+    write_record(work)
+    refuse_loss(target, work, force)
+    if "sha256" in entry:
+        refuse_fewer(target, counts, force)
+    renamed = [*opener.renamed, *names.renamed]
+    lines = [understood, f"{', '.join(f'{n:,} {name}' for name, n in counts.items())} in {display_path(target)}"]
+    lines.append(f"{len(renamed):,} files renamed ({name_some(renamed)})" if renamed else "")
+    few = f"fewer than {least:,} pictures of a class are too few for its profiles"
+    return [*lines, describe_left_out(left_out), few if min(counts.values()) < least else ""]
+
+
+def _sentence(left_out: LeftOut) -> str:
+    text = describe_left_out(left_out)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+class _Opener:
+    """Finds pictures in folders and archives; archives are unpacked into folders below `unpacked`."""
+
+    def __init__(self, unpacked: Path, target: Path, entry: dict[str, Any]) -> None:
+        self._unpacked, self._target, self._entry = unpacked, target, entry
+        self._archives: dict[str, Path] = {}  # by their names in what is left out
+        self.renamed: list[str] = []
+
+    def gather(self, folder: Path, above: tuple[str, ...] = ()) -> tuple[list[Found], LeftOut]:
+        """Return the pictures below a folder, and what is left out; `above` is where it lies in what the user gave."""
+        pictures, found = find_pictures(folder, self._target)
+        left_out: LeftOut = {}
+        for reason, names in found.items():
+            for name in names:
+                closed = name.lower().endswith(_ARCHIVES) and reason not in ("hidden", "of the system")
+                why = _INSIDE if closed and name_kind(folder / name) else reason
+                shown = "/".join((*above, *Path(name).parts))
+                left_out.setdefault(why, []).append(shown)
+                self._archives |= {shown: folder / name} if why == _INSIDE else {}
+        return [Found(path, (*above, *path.relative_to(folder).parts[:-1])) for path in pictures], left_out
+
+    def open(self, archive: Path, above: tuple[str, ...]) -> tuple[list[Found], LeftOut]:
+        """Unpack an archive and gather what is in it."""
+        folder = self._unpacked / str(sum(1 for _ in self._unpacked.iterdir()))
+        folder.mkdir()
+        self.renamed += unpack(archive, folder, self._entry)
+        return self.gather(folder, above)
+
+    def open_inner(self, left_out: LeftOut, classes: str, deep: int = 1) -> tuple[list[Found], LeftOut]:
+        """Open the archives among what was left out, and those in them; return their pictures and what is left out.
+
+        Of several only those are opened that are named like a class, or a part of a split.
+        """
+        left_out, pictures = dict(left_out), []
+        closed = {name: (*name.split("/")[:-1], Path(name).name.split(".")[0]) for name in left_out.pop(_INSIDE, [])}
+        for name, above in closed.items():
+            if len(closed) > 1 and not names_class(above, classes):
+                left_out.setdefault(_INSIDE, []).append(name)
+                continue
+            found, more = self.open(self._archives[name], above)
+            if not found and deep < _DEEP:
+                found, more = self.open_inner(more, classes, deep + 1)
+            pictures += found
+            for reason, names in more.items():
+                left_out[reason] = left_out.get(reason, []) + names
+        return pictures, left_out
+
+
+def _put(
+    placed: list[Placed], origin: Path, names: Names, work: Path, unpacked: Path, left_out: LeftOut
+) -> dict[str, str]:
+    """Copy pictures of the user into `work`, move unpacked ones; return the part of each by its name there."""
+    there, size = [], 0
+    for picture in placed:
+        own = not picture.path.is_relative_to(unpacked)
+        if os.path.exists(picture.path):
+            there.append((picture, own))
+            size += picture.path.stat().st_size if own else 0
+        else:
+            left_out.setdefault("linked to nothing", []).append(picture.name)
+    check_space(origin.name, size, work)
+    parts = {}
+    for picture, own in progress(there, "copying", unit="file"):
+        try:
+            data = picture.path.read_bytes() if own else b""
+        except PermissionError:
+            left_out.setdefault("may not be read", []).append(picture.name)
+            continue
+        except OSError as error:
+            what = f"{picture.path} cannot be read ({error.strerror})"
+            raise CrackutilsError(f"{what}. Run this again when nothing else changes the folder.") from error
+        new = names.give(picture.name)
+        (work / new).parent.mkdir(parents=True, exist_ok=True)
+        if own:
+            (work / new).write_bytes(data)
+        else:
+            os.replace(picture.path, work / new)
+        parts[new] = picture.part
+    return parts

@@ -1,0 +1,56 @@
+"""What was written to the folder of a source: nothing else there is replaced, and no set by a worse one."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from crackutils.config import CLASSES, CrackutilsError, display_path
+from crackutils.files import name_some
+
+RECORD = ".fetched.json"  # sizes in bytes by name
+_NOT_OURS = (".ds_store", "thumbs.db", "desktop.ini", RECORD)  # systems put them into any folder
+
+
+def write_record(folder: Path) -> None:
+    """Note the names and sizes of all files below a folder."""
+    (folder / RECORD).write_text(json.dumps({"files": dict(_list_files(folder))}), "utf-8")
+
+
+def refuse_loss(target: Path, new: Path, force: bool) -> None:
+    """Raise CrackutilsError if `target` holds files that were added or changed by hand, and are not in `new` as well.
+
+    Without a record, as older versions left it, every file that is not in `new` counts.
+    """
+    if force or not target.is_dir():
+        return
+    try:
+        known = set(json.loads((target / RECORD).read_text("utf-8"))["files"].items())
+        what = "that this command has not written, or that were changed since"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        known, what = set(), "that may be yours: an older version kept no record"
+    if lost := sorted({name for name, _ in {*_list_files(target)} - known - {*_list_files(new)}}):
+        where = f"{display_path(target)} holds {len(lost):,} files {what} ({name_some(lost)})"
+        raise CrackutilsError(f"{where}. Move them elsewhere, or replace them with FORCE=1.")
+
+
+def refuse_fewer(target: Path, counts: dict[str, int], force: bool) -> None:
+    """Raise CrackutilsError if `target` holds more files of a class of a published set than would replace them."""
+    for name in () if force else CLASSES:
+        there = sum(1 for _ in (target / name).iterdir()) if (target / name).is_dir() else 0
+        if counts[name] < there:
+            what = f"{display_path(target)} has {there:,} files in {name}/, and FROM= only {counts[name]:,}"
+            raise CrackutilsError(f"{what}. Use SOURCE=own for your own images, or replace the set with FORCE=1.")
+
+
+def _list_files(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield the names and sizes of the files, and of the links, below a folder; OSError if one cannot be listed."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=stop):
+        for name in (*files, *(n for n in folders if os.path.islink(os.path.join(place, n)))):
+            if name.lower() not in _NOT_OURS:
+                path = Path(place, name)
+                yield path.relative_to(folder).as_posix(), path.lstat().st_size
