@@ -72,8 +72,8 @@ class Dataset:
         """Where each image was cut, a row per image in index order: photo (its number, -1 where it is not known), and
         for synthetic images x, y (left, top, pixels) and the other columns of `patches.csv`.
 
-        Without that table names like SDNET2018's PHOTO-TILE.jpg tell the photo, where all images have one and name at
-        least three photos. A date is none, and neither is a year or a running number that all names begin with.
+        Without that table names like SDNET2018's PHOTO-TILE.jpg tell the photo, where all images have one and name
+        several photos. A date is none, and neither is one number that all names begin with.
         """
         try:
             cuts = pd.read_csv(self.folder / "patches.csv").drop_duplicates("file")
@@ -83,7 +83,7 @@ class Dataset:
             cuts = cuts.assign(photo=number, **{at: pd.to_numeric(cuts[at], "coerce") for at in {"x", "y"} & set(cuts)})
         except (OSError, ValueError, KeyError):  # no such table, or some other one
             found = self.index["file"].str.extract(rf"/(?!{_DATE}-)(\d{{1,18}})-\d{{1,3}}\.[^/]*$", expand=False)
-            known = self.profile.source == "sdnet" or (found.notna().all() and found.nunique() >= 3)
+            known = self.profile.source == "sdnet" or (found.notna().all() and len(found.unique()) > 1)
             return self.index[["file"]].assign(photo=found.fillna(-1).astype(int) if known else -1)
         cuts = self.index[["file"]].merge(cuts, how="left", on="file")
         return cuts.assign(photo=cuts["photo"].fillna(-1).astype(int))
@@ -137,7 +137,8 @@ def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
         if there.get(name, 0) < profile.per_class or usable < _LEAST:
             want = f"{profile.per_class:,} images" if profile.per_class else f"at least {_LEAST} usable images"
             unusable = there.get(name, 0) - usable
-            has = f"but {config.display_path(folder)} has {usable:,}" + f", and {unusable:,} left out" * (unusable > 0)
+            has = f"but {config.display_path(folder)} has {usable:,}"
+            has += f" and {unusable:,} left out" if unusable else ""
             remedy = f"Choose a smaller PROFILE, or run {how} FROM=<the whole archive>."
             remedy = remedy if profile.per_class else f"Add images, and run {how} FROM=<folder that holds them all>."
             raise config.CrackutilsError(f"PROFILE={profile.name} needs {want} in {name}/, {has}. {remedy}")

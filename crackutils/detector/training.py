@@ -85,7 +85,9 @@ def train_detector(
     def batches(first: int, last: int) -> Any:
         shapes = [tf.TensorSpec((None, side, side, n), tf.float32) for side, n in ((CROP, 3), (GRID, 1))]
         fixed = recipe.batch, read, labels, rows, patches
-        made = (make_batch(*fixed, (seed, step), ds.profile.source in CENTRED, odds) for step in range(first, last))
+        made = (
+            make_batch(*fixed, (seed, step), ds.profile.source in CENTRED, odds=odds) for step in range(first, last)
+        )
         return tf.data.Dataset.from_generator(lambda: made, output_signature=tuple(shapes)).prefetch(4)
 
     trunk, top, warm = models.backbone_of(model), recipe.stages[0].learning_rate, min(_WARM_UP, steps // 2)

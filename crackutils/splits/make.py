@@ -22,7 +22,7 @@ from crackutils.datasets import Dataset
 from crackutils.files import replacing_folder
 from crackutils.splits.check import leaked_test_images
 from crackutils.splits.overlaps import estimate_photos
-from crackutils.splits.registration import LINKS_VERSION, appearance, equal_pairs, find_copies
+from crackutils.splits.registration import LINKS_VERSION, SURE_NCC, appearance, equal_pairs, find_copies
 
 PARTS = ("train", "val", "test")
 SHARES = (0.7, 0.2, 0.1)
@@ -240,7 +240,7 @@ def read_given(ds: Dataset, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
                 why = f"{config.display_path(table)} leaves no image of {name} in {part}"
                 raise config.CrackutilsError(f"{why}. Use SPLIT=copy-safe.")
     copies = find_copies(ds)
-    count = leaked_test_images(split, copies[copies["kind"] != "shifted"])
+    count = leaked_test_images(split, copies[copies["ncc"] >= SURE_NCC])
     notes.append(f"{count:,} of {(split == 'test').sum():,} test images have a copy in train")
     return split, {"test_copies_in_train": count, "note": "; ".join(notes)}
 
