@@ -195,6 +195,17 @@ def make_split(ds: Dataset, method: str, seed: int) -> pd.DataFrame:
     return manifest.assign(file=ds.index["file"], label=ds.index["label"])  # may be corrected; the folders are as given
 
 
+def possible_splits(ds: Dataset, seed: int) -> dict[str, pd.DataFrame]:
+    """Return the manifest by each method that these images allow; why the others do not is printed."""
+    found = {}
+    for method in config.SPLITS if given_table(ds) else config.SPLITS[:-1]:
+        try:
+            found[method] = make_split(ds, method, seed)
+        except config.CrackutilsError as error:
+            print(f"left out: {method}. {error}")
+    return found
+
+
 def split_report(ds: Dataset, method: str, seed: int) -> dict[str, Any]:
     """Return the report of `group_copies` when this split was made (empty for "random"), and split_files.
 
