@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from crackutils.config import CrackutilsError
@@ -65,7 +64,7 @@ def fit_linear_head(
     heads, rows = [], []
     for strength in strengths:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are in the table
+            warnings.simplefilter("ignore")  # the iterations are in the table; with few images rounding ends the search
             model.set_params(C=strength).fit(standard, y)
         weights = model.coef_[0] / scale
         head = LinearHead(weights.astype(np.float32), float(model.intercept_[0] - weights @ mean))
