@@ -238,7 +238,7 @@ def test_groups_are_dealt_out_whole_and_impossible_tests_are_told() -> None:
         assert has_all_classes(labels, split) or not enough
     labels, two = np.repeat([0, 1], 10), np.r_[np.arange(10), [10] * 7, [11] * 3]
     split, note = spread_classes(labels, two, none, 1)
-    assert has_all_classes(labels, split) and "Positive has 2 groups only" in note
+    assert has_all_classes(labels, split) and "of Positive make only 2 groups, so those in val are like" in note
     assert not set(two[split == "test"]) & set(two[split != "test"])  # the test is clean
     with pytest.raises(config.CrackutilsError, match=r"^The 10 images of Positive are copies .* use SPLIT=random"):
         spread_classes(labels, np.minimum(two, 10), none, 1)

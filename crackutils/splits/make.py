@@ -161,9 +161,10 @@ def spread_classes(labels: np.ndarray, ids: np.ndarray, split: np.ndarray, seed:
             remedy = "Add images of other places, or use SPLIT=random, which keeps nothing together."
             raise config.CrackutilsError(f"{why}, so no test is clean. {remedy}")
         here = np.flatnonzero((labels == label) & (split == "train"))
-        if groups == 2 and not ((labels == label) & (split == "val")).any() and len(here) > 1:
-            split[here[: max(1, len(here) // 5)]] = "val"
-            note += f"; {name} has 2 groups only, so its images in val are like some in train"
+        if not ((labels == label) & (split == "val")).any():
+            split[here[: min(len(here) - 1, max(1, len(here) // 5))]] = "val"
+            like = "those in val are like some in train" if len(here) > 1 else "val has none"
+            note += f"; the images of {name} make only 2 groups, so {like}"
     return split, note
 
 
