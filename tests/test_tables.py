@@ -118,8 +118,8 @@ def test_the_command_reports_how_it_read_a_table_and_refuses_one_sentence_at_a_t
 def test_names_that_two_files_may_mean_stay_as_they_are(tmp_path: Path) -> None:
     for name in ("a.jpg", "A.jpg", "b.jpg", "\udce4.jpg"):
         (tmp_path / name).write_bytes(b"")
-    asked = ["A.JPG", ".\\A.jpg", "B.JPG", "\\xe4.jpg", f"{tmp_path}/b.JPG", "c.jpg", "n" * 300]
-    found = ["A.JPG", "A.jpg", "b.jpg", "\udce4.jpg", f"{tmp_path}/b.jpg", "c.jpg", "n" * 300]
+    asked = ["A.JPG", "a", ".\\A.jpg", "B.JPG", "b", "b.png", "\\xe4.jpg", f"{tmp_path}/b.JPG", "c.jpg", "n" * 300]
+    found = ["A.JPG", "a", "A.jpg", "b.jpg", "b.jpg", "b.png", "\udce4.jpg", f"{tmp_path}/b.jpg", "c.jpg", "n" * 300]
     assert find_files(tmp_path, asked) == found
 
 
