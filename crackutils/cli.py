@@ -38,10 +38,11 @@ def score(folder: Path, **options: Any) -> None:
 
 
 @cli.command()
-@_path("--labels", metavar="CSV", help="Columns file, label and, if you know it, photo.", required=True)
+@_path("--labels", metavar="TABLE", help="CSV or spreadsheet: file, label and, if known, photo.", required=True)
 @_path("--out", metavar="FOLDER", help="New folder to write.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; else that on the largest METU profile or the sample.")
 @_ENGINE
+@_FORCE
 def adapt(labels: Path, **options: Any) -> None:
     """Fit a trained model to your own site with labelled tiles, and measure the gain."""
     from crackutils.adaptation.adapt import adapt
@@ -56,7 +57,7 @@ def adapt(labels: Path, **options: Any) -> None:
 @_ENGINE
 @click.option("--threshold", type=float, metavar="P", help="Probability that counts as a crack; 0.5 if not given.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; lengths are then in mm too.")
-@_path("--labels", metavar="CSV", help="Copy of tiles.csv with a column crack (1, 0 or empty); sets the threshold.")
+@_path("--labels", metavar="TABLE", help="Copy of tiles.csv with a column crack (1, 0, empty); sets the threshold.")
 @_FORCE
 def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Find cracks in whole PHOTOS (files or folders): maps, lengths, widths, and a report in one file."""

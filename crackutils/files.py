@@ -44,32 +44,6 @@ def name_some(names: Iterable[Any]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
-def refuse_foreign(path: Path, force: bool = False) -> None:
-    """Refuse to replace a file that is not as `write_own` left it, because the user would lose it.
-
-    Raises CrackutilsError for such a file, unless `force`.
-    """
-    if force or not os.path.lexists(path):
-        return
-    record = _record(path)
-    written = record.read_text("utf-8").split() if record.is_file() else []
-    if not (path.is_file() and sha256(path) in written):
-        what = "has been changed since it was written" if written else "exists and was not written by this command"
-        raise CrackutilsError(f"{path} {what}. Move it, give another name, or replace it with --force.")
-
-
-def write_own(path: Path, content: str | bytes) -> None:
-    """Write a file as `write_atomically`, for `refuse_foreign` to know it again by a hidden file beside it."""
-    content = content.encode() if isinstance(content, str) else content
-    before = [sha256(path)] if path.is_file() else []  # after a kill it may be either
-    write_atomically(_record(path), "\n".join([*before, hashlib.sha256(content).hexdigest()]))
-    write_atomically(path, content)
-
-
-def _record(path: Path) -> Path:
-    return path.with_name(f".{path.name}.sha256")
-
-
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Give a temporary file that takes the place of `path` once the block has ended without an error."""
@@ -149,20 +123,6 @@ def lock_file(path: Path, busy: str = "") -> Iterator[None]:
         with contextlib.suppress(OSError):  # on Windows the lock removes its file by itself
             path.unlink(missing_ok=True)
         lock.release()
-
-
-@contextlib.contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Let no other process write a file or folder of the user's during the block, and explain where nobody can.
-
-    Its parent folder is made. Raises CrackutilsError.
-    """
-    out, remedy = out.absolute(), "Make room, close it where it is open, or give another name; what is done is kept."
-    with explain_write_errors(out, remedy):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        busy = f"Another process is writing {out}. Wait for it, or give another name."
-        with lock_file(out.with_name(f".{out.name}.lock"), busy):
-            yield
 
 
 @contextlib.contextmanager

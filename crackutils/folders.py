@@ -1,8 +1,7 @@
 """Which files below a folder are pictures, and why the others are left out: one rule for every command."""
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -27,7 +26,7 @@ def find_pictures(folder: Path, own: Path | None = None) -> tuple[list[Path], Le
     """
     pictures: list[Path] = []
     left_out: LeftOut = {}
-    for path, reason in _walk(folder, Path(os.path.abspath(own)) if own else None, {_identity(folder)}):
+    for path, reason in _walk(folder, Path(os.path.abspath(own)) if own else None, {identify_folder(folder)}):
         if reason:
             left_out.setdefault(reason, []).append(os.path.relpath(path, folder))
         else:
@@ -44,29 +43,10 @@ def describe_left_out(left_out: LeftOut) -> str:
 Identity = tuple[int, int]  # of a folder: device and number
 
 
-def _identity(folder: Path) -> Identity:
+def identify_folder(folder: Path) -> Identity:
+    """Return what tells a folder from another at the same place; OSError if it cannot be looked at."""
     found = os.stat(folder)
     return found.st_dev, found.st_ino
-
-
-def identify_folders(files: Iterable[Path]) -> dict[Path, Identity]:
-    """Return the identity of each folder that holds one of the files, for `refuse_lost`."""
-    found = {}
-    for folder in {file.parent for file in files}:
-        with contextlib.suppress(OSError):
-            found[folder] = _identity(folder)
-    return found
-
-
-def refuse_lost(file: Path, before: dict[Path, Identity]) -> None:
-    """Raise CrackutilsError if the folder of a file that cannot be read is not that of before: its drive is gone."""
-    try:
-        lost = file.parent in before and _identity(file.parent) != before[file.parent]
-    except OSError:
-        lost = True
-    if lost:
-        why = f"{file.parent} is gone, as a drive or a network share may be"
-        raise CrackutilsError(f"{why}. Bring it back and run the same command again; it continues.")
 
 
 def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple[Path, str]]:
@@ -94,7 +74,7 @@ def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple
             yield path, ""
     for path in folders:
         try:
-            if (identity := _identity(path)) in seen:
+            if (identity := identify_folder(path)) in seen:
                 yield path, "linked to a folder that is read already"
                 continue
         except OSError:

@@ -12,21 +12,14 @@ import PIL
 
 from crackutils import models, training
 from crackutils.config import CrackutilsError, display_path
-from crackutils.files import (
-    as_text,
-    progress,
-    refuse_foreign,
-    sha256,
-    write_atomically,
-    write_own,
-    writing,
-)
-from crackutils.folders import describe_left_out, find_pictures, identify_folders, refuse_lost
+from crackutils.files import as_text, progress, sha256, write_atomically
+from crackutils.folders import describe_left_out, find_pictures
 from crackutils.images import DECODING, decode_image
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
 from crackutils.runs import find_best_run, read_recipe
 from crackutils.stages import Recipe
-from crackutils.tables import table_bytes
+from crackutils.userfiles.drives import identify_folders, refuse_lost
+from crackutils.userfiles.write import refuse_foreign, table_bytes, write_own, writing
 
 _COLUMNS = ("file", "p_crack", "problem")
 

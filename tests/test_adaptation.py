@@ -325,7 +325,7 @@ def test_the_command(tiles: Path, base: Path, tmp_path: Path, computed: list[int
     assert main([*command, str(tmp_path / "again")]) == 0 and computed == []
     capsys.readouterr()
     assert main([*command, str(out)]) == 2
-    assert "adapted exists already. Give a folder that does not" in capsys.readouterr().err
+    assert "does not, or replace this adapted model with --force" in capsys.readouterr().err
     assert written == {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert main([*command[:3], "--model", str(out), "--out", str(tmp_path / "third")]) == 2
     assert "was adapted already. Give the run that it is from" in capsys.readouterr().err
@@ -344,11 +344,14 @@ def test_few_tiles(tiles: Path, base: Path, tmp_path: Path, monkeypatch: Patch, 
     assert why in capsys.readouterr().out and why in (out / "model" / "README.md").read_text("utf-8")
     assert not (out / "learning_curve.csv").exists() and not (out / "figures").exists()
     training.load(out)
+    assert len(adapt(tiles, out, base, force=True)) == 0
     (tmp_path / "file").write_text("mine")
-    for place, message in (("file", "exists already"), ("file/below", r"cannot be written")):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "metrics.json").write_text("{}")
+    for place, message in (("file", "exists already"), ("file/below", r"cannot be written"), ("folder", "not.$")):
         with pytest.raises(CrackutilsError, match=message):
-            adapt(tiles, tmp_path / place, base)
-    assert (tmp_path / "file").read_text() == "mine"
+            adapt(tiles, tmp_path / place, base, force=True)
+    assert (tmp_path / "file").read_text() == "mine" and len(list((tmp_path / "folder").iterdir())) == 1
 
 
 def test_the_run_to_adapt() -> None:

@@ -14,7 +14,8 @@ from crackutils.adaptation.labels import read_labels
 from crackutils.cli import main
 from crackutils.config import CrackutilsError
 from crackutils.inspection.calibration import calibrate_threshold, read_tile_labels
-from crackutils.tables import class_of, find_files, match_names, write_table
+from crackutils.userfiles.names import class_of, find_files, match_names
+from crackutils.userfiles.write import write_table
 
 Capture = pytest.CaptureFixture[str]
 LABELS = [0, 1] * 5

@@ -1,4 +1,4 @@
 """Adaptation to a site: fit the last layer of a detector to the user's labels, and measure the gain.
 
-May import core, inference and detector.
+May import core, inference, detector and userfiles.
 """

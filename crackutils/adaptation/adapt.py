@@ -1,5 +1,6 @@
 """The command `adapt`: from site labels to a run folder with the adapted detector and its learning curve."""
 
+import contextlib
 import json
 import time
 from functools import partial
@@ -17,10 +18,13 @@ from crackutils.config import CrackutilsError, display_path
 from crackutils.detector.head import fit_head
 from crackutils.detector.runs import features_of_run, find_detector_run
 from crackutils.files import explain_write_errors, render_template, replacing_folder, write_atomically
-from crackutils.tables import refuse_rows, write_table
+from crackutils.userfiles.read import refuse_rows
+from crackutils.userfiles.write import write_table
 
 
-def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert") -> pd.DataFrame:
+def adapt(
+    labels: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert", force: bool = False
+) -> pd.DataFrame:
     """Fit the last layer of a run of `DETECTOR` to labelled tiles of one site and write it as a run of its own.
 
     It loads and scores like the run that it is from, and holds the learning curve. It appears whole or not at all.
@@ -28,14 +32,17 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
     without rows where there can be none; the reason is printed.
 
     `labels` is a CSV file or a spreadsheet with the columns file (relative to the table's folder, or absolute), label
-    or crack (0 or 1, or what `CLASS_NAMES` holds) and, if it is known, photo: the photo that a tile was cut from. The
-    folder `out` must not exist, or be empty. `model` None takes the run of `find_detector_run`; `engine` is one of
-    `config.ENGINES`. Raises CrackutilsError where labels, images, run, folder or engine cannot be used.
+    or crack (0 or 1, or what `class_of` knows) and, if it is known, photo: the photo that a tile was cut from. The
+    folder `out` must not exist, or be empty, or hold an adapted model, which `force` replaces. `model` None takes the
+    run of `find_detector_run`; `engine` is one of `config.ENGINES`. Raises CrackutilsError where labels, images, run,
+    folder or engine cannot be used.
     """
     labels, out, began = Path(labels), Path(out).resolve(), time.perf_counter()
     table = read_labels(labels)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CrackutilsError(f"{out} exists already. Give a folder that does not.")
+    adapted = _is_adapted(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (adapted and force):
+        more = ", or replace this adapted model with --force" if adapted else ""
+        raise CrackutilsError(f"{out} exists already. Give a folder that does not{more}.")
     if model is None:
         print(f"model: {display_path(model := find_detector_run())}")
     model = Path(model)
@@ -70,6 +77,12 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
         print(curve.round(4).to_string(index=False))
     print(f"{verdict}\nthe adapted model is in {display_path(out)}")
     return curve
+
+
+def _is_adapted(folder: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return "adapted" in json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+    return False
 
 
 def _read_tiles(labels: Path, table: pd.DataFrame) -> datasets.Dataset:

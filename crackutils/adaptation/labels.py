@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from crackutils.config import CLASSES, CrackutilsError
-from crackutils.tables import find_files, read_classes, read_table, refuse_rows
+from crackutils.userfiles.names import find_files
+from crackutils.userfiles.read import read_classes, read_table, refuse_rows
 
 _COLUMNS = {
     "file": ("file", "filename", "image", "imagename", "path", "filepath", "tile"),

@@ -11,7 +11,8 @@ from sklearn.metrics import precision_recall_curve
 from crackutils.config import CrackutilsError
 from crackutils.inspection.tiling import sigmoid
 from crackutils.metrics import score_predictions
-from crackutils.tables import match_names, read_classes, read_table, refuse_rows
+from crackutils.userfiles.names import match_names
+from crackutils.userfiles.read import read_classes, read_table, refuse_rows
 
 _SCORES = ("precision", "recall", "f1")
 

@@ -12,23 +12,21 @@ import pandas as pd
 from crackutils import config
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import find_detector_run
-from crackutils.files import (
-    as_text,
-    name_some,
-    progress,
-    refuse_foreign,
-    write_atomically,
-    write_own,
-    writing,
-)
-from crackutils.folders import describe_left_out, find_pictures, identify_folders, refuse_lost
+from crackutils.files import as_text, name_some, progress, write_atomically
+from crackutils.folders import describe_left_out, find_pictures
 from crackutils.images import read_image
-from crackutils.inspection.calibration import calibrate_threshold, describe_calibration, read_tile_labels
+from crackutils.inspection.calibration import (
+    calibrate_threshold,
+    describe_calibration,
+    match_photos,
+    read_tile_labels,
+)
 from crackutils.inspection.measure import COLUMNS, LENGTHS
 from crackutils.inspection.photo import UNUSABLE, cached_map, resume_photo
 from crackutils.inspection.report import render_report
 from crackutils.inspection.tiling import Detector, load_detector, tile_probabilities
-from crackutils.tables import table_bytes
+from crackutils.userfiles.drives import identify_folders, refuse_lost
+from crackutils.userfiles.write import refuse_foreign, table_bytes, write_own, writing
 
 _MARK, _WRITTEN = ".inspection", ("photos.csv", "cracks.csv", "tiles.csv", "report.html")
 
@@ -144,6 +142,7 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
 
 def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: pd.DataFrame) -> tuple[float, str]:
     """Return the threshold that labelled tiles of some photos choose, and how well it does, in words."""
+    labels = match_photos(labels, files)
     parts, some = [], [name for name in files if name in set(labels["photo"])]
     for name in progress(some, "calibrating", len(some), "photo"):
         with contextlib.suppress(OSError, *UNUSABLE):  # reported when its turn comes

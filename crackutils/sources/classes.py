@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from crackutils.config import CLASSES, CrackutilsError
 from crackutils.files import name_some
-from crackutils.tables import class_of
+from crackutils.userfiles.names import class_of
 
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val"}
 _PARTS |= {"validation": "val", "dev": "val"}

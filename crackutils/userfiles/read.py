@@ -1,40 +1,22 @@
-"""Tables that people have, as spreadsheets and other systems write them, and those that they get from a command."""
+"""Read the tables that people have, as spreadsheets and other systems write them."""
 
 import contextlib
 import csv
 import io
-import os
-import posixpath
 import re
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from crackutils.config import CLASSES, CrackutilsError
-from crackutils.files import printable, write_atomically
+from crackutils.files import printable
+from crackutils.userfiles.names import class_of
+from crackutils.userfiles.write import NAMES
 
-NAMES = ("file", "photo")  # columns of our tables that hold names of files
-# what people call the classes, in tables and as folders; `class_of` compares without case, spaces, dashes, underscores
-_NO = "negative neg uncracked uncrack nocrack nocracks noncrack noncracked notcracked withoutcrack withoutcracks"
-_NO += " crackfree no n false f nein falsch non faux intact normal undamaged uw ud up"
-_YES = "positive pos cracked crack cracks withcrack withcracks yes y true t ja j wahr oui vrai damaged cw cd cp"
-CLASS_NAMES = dict.fromkeys(["0", *_NO.split()], 0) | dict.fromkeys(["1", *_YES.split()], 1)
 _FIELDS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx, .xlsb and .ods begin, and .xls
 _ABOVE = 20  # rows among which the names of the columns are looked for
-_FORMULA = "=+-@\t\r\n＝＋－＠"  # a spreadsheet calculates a cell that begins with one of them
-_NUMBER = re.compile(r"[-+]?[\d.,]*(e[-+]?\d+)?", re.IGNORECASE)
-# what readers of a table take for a number, a date or a missing value
-_NO_TEXT = re.compile(r"[\d.,:/e+-]+|nan|n/?a|none|null|true|false|inf(inity)?", re.IGNORECASE)
-
-
-def class_of(name: str) -> int | None:
-    """Return 0 or 1 for what people call no crack and crack (`CLASS_NAMES`, also 1.0 or 1,0), and None for the rest."""
-    name = re.sub(r"(?<=[a-z])[\s_-]+(?=[a-z])", "", name.strip().lower())  # the sign of a number stays
-    return CLASS_NAMES.get(re.sub(r"(?<=\d)[.,]0*$", "", name))
 
 
 def read_table(file: Path, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = ()) -> pd.DataFrame:
@@ -148,80 +130,3 @@ def refuse_rows(file: Path, total: int, wrong: Iterable[str], problem: str, reme
     if wrong := list(wrong):
         first = ", ".join(printable(text)[:100] for text in wrong[:3])
         raise CrackutilsError(f"{file}: in {len(wrong)} of {total} rows {problem} (first: {first}). {remedy}.")
-
-
-def match_names(names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return each name as `known` spells it, where exactly one does so, else as it is.
-
-    Case, slashes, ./ in front, composed letters, escapes of bytes and the encoding of the table do not count. Nor does
-    the suffix where a name has none.
-    """
-    keys, stems, known, found = defaultdict(list), defaultdict(list), set(known), []
-    for name in known:
-        keys[_key(name)].append(name)
-        stems[_key(posixpath.splitext(name)[0])].append(name)
-    for name in names:
-        alike = ([one] if one in known else keys[_key(one)] or stems[_key(one)] for one in _spellings(name))
-        found.append(next((one[0] for one in alike if len(one) == 1), name))
-    return found
-
-
-def _spellings(name: str) -> Iterator[str]:
-    """Yield what a name can mean: itself, with slashes, and, taken for Windows-1252, in three other encodings."""
-    yield name
-    yield (name := posixpath.normpath(name.strip().replace("\\", "/")))
-    for encoding in ("utf-8", "mac_roman", "cp850") if not name.isascii() else ():
-        with contextlib.suppress(UnicodeError):
-            yield name.encode("cp1252", "surrogateescape").decode(encoding)
-
-
-def find_files(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return the names of files in a table, absolute or relative to `folder`, as the disk spells them: `match_names`.
-
-    A name remains as it is where no file, or more than one, is called like that.
-    """
-    missing = [name for name in dict.fromkeys(names) if not os.path.isfile(folder / name)]
-    keys, known = [_key(one) for name in missing for one in _spellings(name)], []
-    wanted = {key[: k + 1] for key in keys for k, sign in enumerate(key) if sign == "/"}
-    for top in {re.match(r"/|(\.\./)*", key)[0] for key in keys}:
-        for place, folders, files in os.walk(folder / top, followlinks=True):  # only where the names lead
-            below = posixpath.join(top, Path(place).relative_to(folder / top).as_posix())
-            folders[:] = [name for name in folders if f"{_key(posixpath.join(below, name))}/" in wanted]
-            known += [posixpath.normpath(posixpath.join(below, name)) for name in files]
-    found = dict(zip(missing, match_names(missing, known), strict=True))
-    return [found.get(name, name) for name in names]
-
-
-def _key(name: str) -> str:
-    path = posixpath.normpath(printable(name.strip()).replace("\\", "/"))
-    return unicodedata.normalize("NFC", path).casefold()
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table for people to a CSV file, whole or not at all; `table_bytes` says how."""
-    write_atomically(path, table_bytes(table))
-
-
-def table_bytes(table: pd.DataFrame) -> bytes:
-    """Return a table, without its index, as CSV in UTF-8 with a byte-order mark, which spreadsheets need.
-
-    No text is a formula: a name of a file, in the columns `NAMES`, begins with ./ instead, and other text with an
-    apostrophe. Bytes of names that are no UTF-8 stand as escapes like \\xe4. Missing values are empty.
-    """
-    fields = []
-    for column, values in table.items():
-        cells = ["" if gone else value for value, gone in zip(values.array, values.isna(), strict=True)]
-        fields.append([_field(column, name=False), *(_field(cell, column in NAMES) for cell in cells)])
-    return "".join(f"{','.join(row)}\n" for row in zip(*fields, strict=True)).encode("utf-8-sig")
-
-
-def _field(value: object, name: bool) -> str:
-    """Return a value as a field of a CSV file."""
-    text = str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if isinstance(value, str) and text:
-        if name and (text[0] in _FORMULA or _NO_TEXT.fullmatch(text)):
-            text = f"./{text}"
-        elif not name and text[0] in _FORMULA and not _NUMBER.fullmatch(text):
-            text = f"'{text}"
-    # Python's csv leaves a lone carriage return without quotes; a semicolon separates fields in many countries
-    return '"' + text.replace('"', '""') + '"' if re.search('[,;"\t\r\n]|^ | $', text) else text

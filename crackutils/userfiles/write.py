@@ -1,0 +1,89 @@
+"""Write what people get from a command, so that nothing of theirs is lost and any spreadsheet reads it."""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from crackutils.config import CrackutilsError
+from crackutils.files import as_text, explain_write_errors, lock_file, sha256, write_atomically
+
+NAMES = ("file", "photo")  # columns of our tables that hold names of files
+_FORMULA = "=+-@\t\r\n＝＋－＠"  # a spreadsheet calculates a cell that begins with one of them
+_NUMBER = re.compile(r"[-+]?[\d.,]*(e[-+]?\d+)?", re.IGNORECASE)
+# what readers of a table take for a number, a date or a missing value
+_NO_TEXT = re.compile(r"[\d.,:/e+-]+|nan|n/?a|none|null|true|false|inf(inity)?", re.IGNORECASE)
+
+
+def refuse_foreign(path: Path, force: bool = False) -> None:
+    """Refuse to replace a file that is not as `write_own` left it, because the user would lose it.
+
+    Raises CrackutilsError for such a file, unless `force`.
+    """
+    if force or not os.path.lexists(path):
+        return
+    record = _record(path)
+    written = record.read_text("utf-8").split() if record.is_file() else []
+    if not (path.is_file() and sha256(path) in written):
+        what = "has been changed since it was written" if written else "exists and was not written by this command"
+        raise CrackutilsError(f"{path} {what}. Move it, give another name, or replace it with --force.")
+
+
+def write_own(path: Path, content: str | bytes) -> None:
+    """Write a file as `write_atomically`, for `refuse_foreign` to know it again by a hidden file beside it."""
+    content = content.encode() if isinstance(content, str) else content
+    before = [sha256(path)] if path.is_file() else []  # after a kill it may be either
+    write_atomically(_record(path), "\n".join([*before, hashlib.sha256(content).hexdigest()]))
+    write_atomically(path, content)
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Let no other process write a file or folder of the user's during the block, and explain where nobody can.
+
+    Its parent folder is made. Raises CrackutilsError.
+    """
+    out, remedy = out.absolute(), "Make room, close it where it is open, or give another name; what is done is kept."
+    with explain_write_errors(out, remedy):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        busy = f"Another process is writing {out}. Wait for it, or give another name."
+        with lock_file(out.with_name(f".{out.name}.lock"), busy):
+            yield
+
+
+def table_bytes(table: pd.DataFrame) -> bytes:
+    """Return a table, without its index, as CSV in UTF-8 with a byte-order mark, which spreadsheets need.
+
+    No text is a formula: a name of a file, in the columns `NAMES`, begins with ./ instead, and other text with an
+    apostrophe. Bytes of names that are no UTF-8 stand as escapes like \\xe4. Missing values are empty.
+    """
+    fields = []
+    for column, values in table.items():
+        cells = ["" if gone else value for value, gone in zip(values.array, values.isna(), strict=True)]
+        fields.append([_field(column, name=False), *(_field(cell, column in NAMES) for cell in cells)])
+    return "".join(f"{','.join(row)}\n" for row in zip(*fields, strict=True)).encode("utf-8-sig")
+
+
+def _field(value: object, name: bool) -> str:
+    """Return a value as a field of a CSV file."""
+    text = as_text(str(value))
+    if isinstance(value, str) and text:
+        if name and (text[0] in _FORMULA or _NO_TEXT.fullmatch(text)):
+            text = f"./{text}"
+        elif not name and text[0] in _FORMULA and not _NUMBER.fullmatch(text):
+            text = f"'{text}"
+    # Python's csv leaves a lone carriage return without quotes; a semicolon separates fields in many countries
+    return '"' + text.replace('"', '""') + '"' if re.search('[,;"\t\r\n]|^ | $', text) else text
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table for people to a CSV file, whole or not at all; `table_bytes` says how."""
+    write_atomically(path, table_bytes(table))
