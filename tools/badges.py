@@ -34,7 +34,7 @@ if importlib.util.find_spec("crackutils") is None:
             subprocess.run(["git", "clone", "-q", "--depth", "1", "--branch", "{branch}", url, root], check=True)
         os.chdir(f"{{root}}/notebooks")
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-        subprocess.run([*pip, "split-folders", "rarfile", "ai-edge-litert"], check=True)
+        subprocess.run([*pip, "split-folders", "rarfile", "pillow-heif", "ai-edge-litert"], check=True)
         subprocess.run([*pip, "cleanlab", "cleanvision", "imagehash"], check=True)
     sys.path.insert(0, root)"""
 
