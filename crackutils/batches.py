@@ -7,11 +7,19 @@ import numpy as np
 from crackutils.config import tf
 
 
-def make_batches(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, batch: int, seed: int | None = None) -> Any:
+def make_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    batch: int,
+    seed: int | None = None,
+    weights: dict[int, float] | None = None,
+) -> Any:
     """Return a tf.data set of (float32 (n, size, size, 3) RGB 0-255, float32 (n, 1) labels), n images per batch.
 
     They are some rows of images, uint8 (all, size, size, 3) as `Dataset.pixels` gives them, and of labels, int (all,).
-    A seed shuffles, differently in each epoch; None keeps the order of `rows`, as evaluation needs.
+    A seed shuffles, differently in each epoch; None keeps the order of `rows`, as evaluation needs. With `weights` by
+    label, a third part holds each image's, float32 (n, 1).
     """
     order = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64))
     if seed is not None:  # indices only: a whole shuffle is cheap
@@ -21,7 +29,8 @@ def make_batches(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, batch
         x, y = tf.numpy_function(lambda k: (images[k], labels[k].astype(np.float32)), [i], (tf.uint8, tf.float32))
         x.set_shape((None, *images.shape[1:]))
         y.set_shape((None,))
-        return tf.cast(x, tf.float32), y[:, None]
+        weight = [tf.where(y == 1.0, weights[1], weights[0])[:, None]] if weights else []
+        return tf.cast(x, tf.float32), y[:, None], *weight
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = 2  # whatever the number of visible cores

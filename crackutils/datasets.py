@@ -25,6 +25,8 @@ from crackutils.images import COLOUR, DECODING, GREY
 _INDEXING = 2  # raise it when another choice of files, or other columns, are indexed
 _UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")  # what a table does not give back as it was
 _COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
+_DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # as cameras and phones name their pictures
+_LEAST = 3  # usable images of each class: one for each part of a split
 
 
 def sources() -> dict[str, dict[str, Any]]:
@@ -73,14 +75,20 @@ class Dataset:
     def cuts(self) -> pd.DataFrame:
         """Where each image was cut, a row per image in index order: photo (its number, -1 where it is not known), and
         for synthetic images x, y (left, top, pixels) and the other columns of `patches.csv`.
+
+        Without that table names like SDNET2018's PHOTO-TILE.jpg tell the photo, where all images have one and name
+        several photos. A date is none, and neither is one number that all names begin with.
         """
-        table = self.folder / "patches.csv"
-        found = self.index["file"].str.extract(r"/(\d+)-\d+\.", expand=False)  # PHOTO-TILE.jpg, as SDNET2018's
-        if not table.is_file() and (self.profile.source == "sdnet" or found.notna().all()):
-            return self.index[["file"]].assign(photo=found.fillna(-1).astype(int))
-        cuts = pd.read_csv(table) if table.is_file() else pd.DataFrame()
-        if not {"file", "photo"} <= set(cuts):  # some other table
-            cuts = pd.DataFrame({"file": [], "photo": []})
+        try:
+            cuts = pd.read_csv(self.folder / "patches.csv").drop_duplicates("file")
+            number = pd.to_numeric(cuts["photo"], "coerce")
+            named = cuts["photo"].notna() & (number.isna() | (number % 1 != 0) | (number.abs() >= 2**53))
+            number = number.mask(cuts["photo"].notna(), pd.factorize(cuts["photo"])[0]) if named.any() else number
+            cuts = cuts.assign(photo=number, **{at: pd.to_numeric(cuts[at], "coerce") for at in {"x", "y"} & set(cuts)})
+        except (OSError, ValueError, KeyError):  # no such table, or some other one
+            found = self.index["file"].str.extract(rf"/(?!{_DATE}-)(\d{{1,18}})-\d{{1,3}}\.[^/]*$", expand=False)
+            known = self.profile.source == "sdnet" or (found.notna().all() and len(found.unique()) > 1)
+            return self.index[["file"]].assign(photo=found.fillna(-1).astype(int) if known else -1)
         cuts = self.index[["file"]].merge(cuts, how="left", on="file")
         return cuts.assign(photo=cuts["photo"].fillna(-1).astype(int))
 
@@ -133,10 +141,14 @@ def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
         left_out = left_out[left_out["file"].map(_number).between(*profile.numbers)].reset_index(drop=True)
     there = pd.concat([index.loc[keep, "file"], left_out["file"]]).str.split("/").str[0].value_counts()
     for name in config.CLASSES:
-        if there.get(name, 0) < max(profile.per_class, 1):
-            want = f"{profile.per_class:,} images" if profile.per_class else "at least one image"
-            has = f"but {config.display_path(folder)} has {there.get(name, 0):,}"
+        usable = int((index.loc[keep, "label"] == config.CLASSES.index(name)).sum())
+        if there.get(name, 0) < profile.per_class or usable < _LEAST:
+            want = f"{profile.per_class:,} images" if profile.per_class else f"at least {_LEAST} usable images"
+            unusable = there.get(name, 0) - usable
+            has = f"but {config.display_path(folder)} has {usable:,}"
+            has += f" and {unusable:,} left out" if unusable else ""
             remedy = f"Choose a smaller PROFILE, or run {how} FROM=<the whole archive>."
+            remedy = remedy if profile.per_class else f"Add images, and run {how} FROM=<folder that holds them all>."
             raise config.CrackutilsError(f"PROFILE={profile.name} needs {want} in {name}/, {has}. {remedy}")
     if not keep.all():  # whole, the thumbnails stay on disk
         index, grey, colour = index[keep].reset_index(drop=True), grey[keep], colour[keep]

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from crackutils.config import CrackutilsError
-from crackutils.metrics import score_predictions
+from crackutils.metrics import log_loss, score_predictions
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn, small is strict
+_RARE = 0.1  # share of a class below which classes are weighted
 _TOLERANCE = 1e-6  # of the gradient; at scikit-learn's own weak penalties stop long before they make a difference
 
 
@@ -30,6 +30,17 @@ class LinearHead:
         return expit(x @ self.weights + np.float32(self.bias)).astype(np.float32)
 
 
+def class_weights(labels: np.ndarray) -> dict[int, float] | None:
+    """Return the weight of each class that lets both count alike in training, None where neither is rare.
+
+    Labels are int (n,), 0 or 1. At weights the threshold 0.5 is that of equally frequent classes.
+    """
+    counts = np.bincount(labels, minlength=2)
+    if not 0 < counts.min() < _RARE * len(labels):
+        return None
+    return {label: float(len(labels) / (2 * count)) for label, count in enumerate(counts)}
+
+
 def fit_linear_head(
     x: np.ndarray, y: np.ndarray, val_x: np.ndarray, val_y: np.ndarray, iterations: int, strengths: Sequence = STRENGTHS
 ) -> LinearHead:
@@ -37,7 +48,8 @@ def fit_linear_head(
 
     Features are float32 (n, dimensions), labels int (n,), 0 or 1. `strengths` are the C to try, in rising order; each
     takes at most `iterations` of Newton-CG, which converges in a sixth of the time of scikit-learn's usual L-BFGS, and
-    begins where the stricter one ended. Raises CrackutilsError where all training images are of one class.
+    begins where the stricter one ended. Where a class is rare, `class_weights` of the training images hold for its loss
+    and the validation loss. Raises CrackutilsError where all training images are of one class.
     """
     if len(np.unique(y)) < 2:
         raise CrackutilsError("The training images are all of one class. Add images of the other.")
@@ -46,11 +58,13 @@ def fit_linear_head(
     scale = np.maximum(scale, 0.01 * np.median(scale))
     standard = x - mean.astype(np.float32)
     standard /= scale.astype(np.float32)
-    model = LogisticRegression(max_iter=iterations, warm_start=True, tol=_TOLERANCE, solver="newton-cg")
+    weights_of = class_weights(y)
+    options = {"max_iter": iterations, "warm_start": True, "tol": _TOLERANCE, "solver": "newton-cg"}
+    model = LogisticRegression(class_weight=weights_of, **options)
     heads, rows = [], []
     for strength in strengths:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are in the table
+            warnings.simplefilter("ignore")  # the iterations are in the table; with few images rounding ends the search
             model.set_params(C=strength).fit(standard, y)
         weights = model.coef_[0] / scale
         head = LinearHead(weights.astype(np.float32), float(model.intercept_[0] - weights @ mean))
@@ -58,6 +72,9 @@ def fit_linear_head(
         row = {"C": strength, "iterations": int(model.n_iter_[0])}
         for name, those, truth in (("", x, y), ("val_", val_x, val_y)):
             scores = score_predictions(truth, head.probabilities(those))
+            if weights_of:
+                weight = np.vectorize(weights_of.get)(truth)
+                scores["loss"] = round(log_loss(truth, head.probabilities(those), weight), 6)
             row |= {f"{name}loss": scores["loss"], f"{name}accuracy": scores["accuracy"]}
         rows.append(row)
     best = choose_penalty([row["val_loss"] for row in rows])

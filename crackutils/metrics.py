@@ -60,9 +60,10 @@ def reliability_table(labels: np.ndarray, p_crack: np.ndarray, bins: int = 15) -
     return pd.DataFrame(rows)
 
 
-def log_loss(labels: np.ndarray, p: np.ndarray) -> float:
-    """Return the mean cross-entropy in nats."""
-    return float(-np.log(np.clip(np.where(labels == 1, p, 1 - p), EPS, 1 - EPS)).mean())
+def log_loss(labels: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the mean cross-entropy in nats, weighted where there are weights, (n,)."""
+    loss = -np.log(np.clip(np.where(labels == 1, p, 1 - p), EPS, 1 - EPS))
+    return float(loss.mean() if weights is None else np.average(loss, weights=weights))
 
 
 def group_interval(

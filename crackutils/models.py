@@ -98,9 +98,11 @@ def build_backbone(name: str, size: int, weights: str, load: bool = True) -> Any
         return build(weights=str(file) if file else "imagenet", **shape)
     except Exception as error:  # Keras raises bare Exception when a download fails
         where = f"could not be read from {file}" if file else "could not be downloaded"
-        remedy = f"Put one of {', '.join(_file_names(name, size))} in a folder and set CRACKUTILS_WEIGHTS_DIR to it"
+        files = " or ".join(_file_names(name, size))
+        instead = "crackutils, which lie in the package" if name == OWN_BACKBONE else "random, as it has none of ours"
+        remedy = f"Choose WEIGHTS={instead}, or set CRACKUTILS_WEIGHTS_DIR to a folder with {files}."
         why = f"The ImageNet weights of {name} {where} ({type(error).__name__})"
-        raise CrackutilsError(f"{why}. {remedy}, or choose WEIGHTS=random.") from error
+        raise CrackutilsError(f"{why}. {remedy}") from error
 
 
 def weights_file(name: str, size: int, weights: str) -> Path | None:

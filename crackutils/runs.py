@@ -134,6 +134,8 @@ def open_run(
         elif engine not in ("", config.ENGINES[0]):
             why = f"ENGINE={engine} means nothing to RECIPE={recipe.name}, which computes no features"
             raise CrackutilsError(f"{why}. Leave it out.")
+    elif weights and weights != profile.weights:  # a notebook without a recipe looks with a frozen backbone
+        chosen["weights"], usual["weights"] = weights, profile.weights
     for name, value, values in (("precision", precision, config.PRECISIONS), ("labels", labels, config.LABELS)):
         if choose(name.upper(), value, values) != values[0]:
             chosen[name], usual[name] = value, values[0]
@@ -169,7 +171,8 @@ def _groups(ids: pd.Series) -> int:
 
 def read_predictions(folder: Path) -> pd.DataFrame:
     """Read `predictions.csv` of a run: file, split, label, p_crack (float32, bit for bit as written)."""
-    table = pd.read_csv(folder / "predictions.csv", float_precision="round_trip")
+    # a name may hold a carriage return
+    table = pd.read_csv(folder / "predictions.csv", float_precision="round_trip", lineterminator="\n")
     return table.astype({"p_crack": np.float32})
 
 

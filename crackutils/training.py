@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from crackutils.batches import make_batches, predict
 from crackutils.config import CrackutilsError, keras
 from crackutils.datasets import Dataset
 from crackutils.files import render_template, write_atomically
-from crackutils.linear import choose_penalty
+from crackutils.linear import choose_penalty, class_weights
 from crackutils.metrics import score_predictions, wilson
 from crackutils.runs import Run, read_recipe
 from crackutils.stages import SOLVERS, Recipe, Stage
@@ -63,6 +63,7 @@ class Training:
         self.model = keras.Model(model.inputs, model.outputs, name=model.name)
         self.labels = ds.index["label"].to_numpy()
         self.rows = split_rows(manifest, self.labels)
+        self.class_weights = class_weights(self.labels[self.rows["train"]])
         self._images = None if recipe.linear else ds.pixels(recipe.size)
         self._seed = run.settings["seed"]
         self.start = models.weights_facts(recipe.backbone, recipe.size, run.settings["weights"])
@@ -98,6 +99,8 @@ class Training:
             else:
                 what = "iterations" if stage.optimizer in SOLVERS else "epochs"
                 print(f"stage {stage.name}: up to {stage.epochs:,} {what}, {len(self.rows['train']):,} images each")
+                if self.class_weights:
+                    print(describe_weights([*self.class_weights.values()]))
                 file.unlink(missing_ok=True)  # of other settings: a kill must not leave it beside the new weights
                 keras.utils.set_random_seed(self._seed + number)  # TensorFlow's shuffling depends on it
                 for variable, first in self._random:
@@ -111,10 +114,13 @@ class Training:
             self._accept(stage, weights)
 
     def batches(self) -> tuple[Any, Any]:
-        """Return the batches of this stage: training images, shuffled by seed and stage, and validation images."""
+        """Return the batches of this stage: training images, shuffled by seed and stage, and validation images.
+
+        Where a class is rare, they hold the weight of each image besides.
+        """
         train = self.rows["train"], self.recipe.batch, self._seed + self._number
-        val = self.rows["val"], 64
-        return tuple(make_batches(self._images, self.labels, *part) for part in (train, val))
+        val = self.rows["val"], 64, None
+        return tuple(make_batches(self._images, self.labels, *part, self.class_weights) for part in (train, val))
 
     def callbacks(self, stage: Stage) -> list[Any]:
         """Return early stopping, which brings the best epoch's weights back, and a log for TensorBoard."""
@@ -148,7 +154,8 @@ class Training:
         self._seconds[stage.name] = record["seconds"]
         facts = {k: record[k] for k in ("C", "best_epoch", "best_val_loss") if k in record}
         epochs = {"name": stage.name, "epochs": len(record["history"])}
-        self._done.append(epochs | facts | {"kept": record["better"]})
+        weighted = {"class_weights": [*self.class_weights.values()]} if self.class_weights else {}
+        self._done.append(epochs | facts | weighted | {"kept": record["better"]})
         if record["better"]:
             self._best, self._best_file = record["best_val_loss"], weights
         else:
@@ -276,11 +283,19 @@ def describe_stages(stages: list[dict[str, Any]]) -> str:
         what = f"penalty C = {stage['C']:g}," if "C" in stage else "epoch"
         dropped = "" if stage["kept"] else " (dropped)"
         parts.append(f"{stage['name']}: {what} {stage['best_epoch']} of {stage['epochs']}{dropped}")
-    return "; ".join(parts)
+    weighted = {describe_weights(stage["class_weights"]) for stage in stages if "class_weights" in stage}
+    return ". ".join(["; ".join(parts), *weighted])
+
+
+def describe_weights(weights: Sequence[float]) -> str:
+    """Return in words how a rare class counts in training; the weights are those of `linear.class_weights`."""
+    rare, times = config.CLASSES[int(np.argmax(weights))], max(weights) / min(weights)
+    return f"{rare} is rare, so in training each of its images counted {times:,.0f} times; the threshold stays 0.5"
 
 
 def model_card(recipe: Recipe, run: Run, test: dict[str, Any], trained: Trained) -> str:
     """Return the model card: what the model is, how it was trained, how it did, where it should not be used."""
     facts = {"recipe": recipe, "settings": run.settings, "test": test, "trained": trained}
     facts |= {"wilson": wilson(test["n"] - test["errors"], test["n"]), "positive": config.CLASSES[1]}
+    facts["weighted"] = next((describe_weights(s["class_weights"]) for s in trained.stages if "class_weights" in s), "")
     return render_template(config.PACKAGE / "card.md.j2", facts)

@@ -72,6 +72,11 @@ def test_shuffling_reaches_over_the_whole_set() -> None:
     assert 0.3 < np.mean(seen[:200]) < 0.7
 
 
+def test_images_carry_the_weights_of_their_classes() -> None:
+    batch = next(iter(make_batches(IMAGES, LABELS, np.arange(N), N, weights={0: 0.5, 1: 9.0})))
+    np.testing.assert_array_equal(batch[2], np.where(LABELS == 1, 9.0, 0.5)[:, None])
+
+
 @pytest.mark.parametrize(("batch", "units", "seed"), [(8, 1, None), (37, 2, None), (64, 1, None), (8, 2, 1)])
 def test_predict_returns_the_labels_of_its_probabilities(batch: int, units: int, seed: int | None) -> None:
     """Both come from one pass, shuffled or not, and of two units the second is the crack."""

@@ -64,8 +64,6 @@ def test_index_describes_each_image(raw: Path) -> None:
 
 def test_left_out_says_why(raw: Path) -> None:
     bad, whole = raw / "Negative", (raw / "Negative" / "00001.jpg").read_bytes()
-    for file in raw.glob("*/0000[23].jpg"):
-        file.unlink()
     contents = {"zero.jpg": b"", "text.jpg": b"no picture", "cut.jpg": whole[: len(whole) // 2]}
     contents |= {"notes.txt": b"notes", "README": b"notes", ".DS_Store": b"x", "Thumbs.db": b"x"}
     for name, data in contents.items():
@@ -83,7 +81,8 @@ def test_left_out_says_why(raw: Path) -> None:
         "Negative/notes.txt": "no pictures by name or content",
         "Negative/README": "no pictures by name or content",
     }
-    assert set(ds.index["file"]) == {"Negative/00001.jpg", "Negative/just.png", "Positive/00001.jpg"}
+    numbered = {f"{name}/0000{n}.jpg" for name in config.CLASSES for n in (1, 2, 3)}
+    assert set(ds.index["file"]) == {"Negative/just.png"} | numbered
 
 
 def five_bands() -> bytes:
@@ -135,6 +134,7 @@ def test_names_that_no_table_can_hold_are_left_out(tmp_path: Path, tree: Callabl
 
 def test_index_is_remade_only_when_a_file_changes(data_dir: Path, raw: Path) -> None:
     stamp = data_dir / "index" / "own" / "index.csv"
+    shutil.copy(raw / "Positive" / "00001.jpg", raw / "Negative" / "00004.jpg")
     first = datasets.load(OWN)
     made = stamp.stat().st_mtime_ns
     assert datasets.load(OWN).sha256 == first.sha256
@@ -146,7 +146,7 @@ def test_index_is_remade_only_when_a_file_changes(data_dir: Path, raw: Path) -> 
     assert changed.sha256 != first.sha256 and changed.cache != first.cache
     (raw / "Negative" / "00003.jpg").unlink()
     fewer = datasets.load(OWN)
-    assert list(fewer.index["number"]) == [1, 2, 1, 2, 3]
+    assert list(fewer.index["number"]) == [1, 2, 4, 1, 2, 3]
     (raw / "Positive" / "00003.jpg").rename(raw / "Positive" / "00004.jpg")
     assert datasets.load(OWN).sha256 != fewer.sha256  # a name is part of it
 
@@ -223,6 +223,27 @@ def test_cuts_of_other_images_and_of_images_without_a_row_know_no_photo(raw: Pat
     cuts = datasets.load(OWN).cuts
     assert list(cuts["photo"]) == [0, -1, -1, -1, 4, -1]
     assert list(cuts["x"].fillna(-1)) == [30, -1, -1, -1, 10, -1]
+    rows = ["Positive/00002.jpg,A 4,10,left", "Negative/00001.jpg,B,30,40", "Positive/00002.jpg,C,1,1"]
+    (raw / "patches.csv").write_text("\n".join(["file,photo,x,y", *rows]) + "\n")
+    assert list(datasets.load(OWN).cuts["photo"]) == [1, -1, -1, -1, 0, -1]  # names instead of numbers
+
+
+NAMES = {  # whether names of own images tell photos
+    "7001-1 7001-2 7002-1 7003-9 7003-10 7003-11": True,
+    "20240131-101500 20240131-101502 20240131-101507 20240201-090000 20240201-090001 20240202-120000": False,
+    "20240131-001 20240131-002 20240131-003 20240201-001 20240201-002 20240202-001": False,
+    "2024-001 2024-002 2024-003 2024-004 2024-005 2024-006": False,
+    "2023-11-05-1 2023-11-05-2 2023-11-05-3 2023-11-06-1 2023-11-07-1 2023-11-08-1": False,
+    f"{'9' * 30}-1 {'8' * 30}-1 {'7' * 30}-1 1-1 2-1 3-1": False,
+}
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_names_tell_photos_only_where_they_are_photo_and_tile(names: str, raw: Path) -> None:
+    for old, new in zip(sorted(raw.glob("*/*.jpg")), names.split(), strict=True):
+        old.rename(old.with_stem(new))
+    photo = datasets.load(OWN).cuts["photo"]
+    assert (photo.nunique() == 3 and (photo > 0).all()) if NAMES[names] else (photo == -1).all()
 
 
 @pytest.fixture
@@ -247,7 +268,7 @@ def test_half_of_the_whole_archive_equals_the_half_archive(
         monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(home))
         ds = datasets.load(config.profile("metu-half"))
         assert list(ds.index["number"]) == [*range(1, 13)] * 2
-        seen.append((ds.sha256, ds.grey.tobytes(), *(make_split(ds, m, 1337).to_csv() for m in config.SPLITS)))
+        seen.append((ds.sha256, ds.grey.tobytes(), *(make_split(ds, m, 1337).to_csv() for m in config.SPLITS[:3])))
         mini = datasets.load(config.profile("metu-mini"))
         assert list(mini.index["file"]) == [f"{name}/0000{n}.jpg" for name in config.CLASSES for n in (1, 2, 3)]
         np.testing.assert_array_equal(mini.grey[3:], ds.grey[12:15])  # thumbnails go with their rows
@@ -289,7 +310,11 @@ def test_load_without_images_only_says_how_to_get_them(profile: str, remedy: str
 def test_a_class_without_images(raw: Path) -> None:
     for file in raw.glob("Negative/*"):
         file.unlink()
-    with pytest.raises(CrackutilsError, match=r"^PROFILE=own needs at least one image in Negative/"):
+    has = r"at least 3 usable images in Negative/, but .* has 0"
+    with pytest.raises(CrackutilsError, match=rf"^PROFILE=own needs {has}\. Add images, and run make data SOURCE=own"):
+        datasets.load(OWN)
+    (raw / "Negative" / "x.jpg").write_bytes(b"")
+    with pytest.raises(CrackutilsError, match=rf"^PROFILE=own needs {has} and 1 left out\."):
         datasets.load(OWN)
     with pytest.raises(CrackutilsError, match=r"Negative holds no usable image\. It needs at least one\.$"):
         datasets.open_folder(raw)

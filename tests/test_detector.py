@@ -285,6 +285,10 @@ def test_it_trains_without_patches(task: Any, tiny: None, tmp_path: Path, monkey
     rows = np.flatnonzero(manifest["split"] == "train").tolist()
     asked = [(args[3].tolist(), *args[4:]) for args, _ in made.call_args_list]
     assert asked == [(rows, None, (7, 0), True), (rows, None, (7, 1), True)] and np.isfinite(trained.stages[0]["loss"])
+    monkeypatch.setattr("crackutils.detector.training.class_weights", lambda labels: {0: 0.5, 1: 1.5})
+    train((ds, manifest, None), tmp_path / "lopsided", steps=1)  # as if three in four were Negative
+    odds = made.call_args[1]["odds"]
+    assert odds[manifest["label"][rows] == 1] == pytest.approx(3 * odds[manifest["label"][rows] == 0].mean())
     few = manifest.assign(split=manifest["split"].where(manifest["label"] == 1, "test"))
     with pytest.raises(config.CrackutilsError, match=r"^The training images are all of one class\. Add images"):
         train((ds, few, None), tmp_path / "one class")

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from crackutils import config, datasets, models, training
 from crackutils.images import read_image
 from crackutils.inference.features import Features, frozen_features
-from crackutils.linear import STRENGTHS, choose_penalty, fit_linear_head
+from crackutils.linear import STRENGTHS, choose_penalty, class_weights, fit_linear_head
 from crackutils.metrics import score_predictions
 from crackutils.recipes import RECIPES
 from crackutils.runs import open_run
@@ -162,6 +162,15 @@ def test_validation_chooses_the_penalty() -> None:
     assert [choose_penalty([0.9, almost, 0.5, 0.5]) for almost in (0.51, 0.511)] == [1, 2]  # within 2 % of the lowest
     with pytest.raises(config.CrackutilsError, match="all of one class"):
         fit_linear_head(x, np.zeros(40, int), x, y, 10)
+
+
+def test_a_rare_class_counts_as_much_as_the_other() -> None:
+    assert class_weights(np.repeat([0, 1], [90, 10])) is None and class_weights(np.zeros(9, int)) is None
+    assert class_weights(np.repeat([0, 1], [190, 10])) == {0: 200 / 380, 1: 10.0}
+    x, y = np.random.default_rng(0).normal(0, 1, (400, 1)).astype(np.float32), np.repeat([0, 1], [388, 12])
+    x[y == 1] += 2
+    called = fit_linear_head(x, y, x, y, 1000).probabilities(x) >= 0.5
+    assert called[y == 1].mean() > 0.7 and called[y == 0].mean() < 0.3  # without weights next to none is called
     assert choose_penalty(fit_linear_head(*heaps(400, 1, 0.0), *heaps(400, 2, 0.0), 1000).tried["val_loss"]) > 0
 
 

@@ -167,8 +167,11 @@ def test_an_impossible_download_is_told_and_never_replaced_by_random_weights(mon
     monkeypatch.delenv("CRACKUTILS_WEIGHTS_DIR", raising=False)
     text = refused("mobilenetv2", 32)
     assert asked == ["imagenet"]
-    assert all(word in text for word in ("could not be downloaded", "CRACKUTILS_WEIGHTS_DIR", "WEIGHTS=random"))
+    assert all(word in text for word in ("could not be downloaded", "CRACKUTILS_WEIGHTS_DIR", "WEIGHTS=crackutils"))
     assert "{size}" not in text
+    monkeypatch.setattr(keras.applications, "MobileNetV3Small", no_network)
+    text = refused("mobilenetv3small", 32)
+    assert "WEIGHTS=random" in text and "WEIGHTS=crackutils" not in text
 
 
 def test_what_a_backbone_starts_from_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,13 @@ def test_plan_takes_the_types_and_the_needs_of_the_notebooks() -> None:
     common = {"SEED": 5, "PROFILE": "smoke"}
     assert (first.notebook.stem, first.given, first.force) == ("01_first", common, False)
     assert (second.notebook.stem, second.given, second.force) == ("02_second", common | {"COUNT": 9}, True)
+    write("04_fourth", parameters=PARAMETERS + 'WEIGHTS = ""\n')  # known to one: the others do without
+    jobs = {job.notebook.stem: job.given for job in plan(["all"], {"WEIGHTS": "crackutils"})}
+    assert [name for name, given in jobs.items() if "WEIGHTS" in given] == ["04_fourth"]
+    assert plan(["01"], {"WEIGHTS": "crackutils"})[0].name == "01_first"
+    assert "WEIGHTS=random is unknown" in refused(plan, ["04"], {"WEIGHTS": "random"})  # it has no recipe
+    (config.NOTEBOOKS / "04_fourth.ipynb").unlink()
+    assert "parameter=WEIGHTS is unknown" in refused(plan, ["01"], {"WEIGHTS": "crackutils"})
     assert [job.notebook.stem for job in plan(["all"], {})] == ["01_first", "02_second", "03_third"]
     assert [job.notebook.stem for job in plan(["3", "01"], {})] == ["01_first", "03_third"]
     write("01_first", parameters='PROFILE = "sample"\nCOUNT = len("abc")')

@@ -18,9 +18,22 @@ from crackutils import config, datasets
 from crackutils.audit.mosaics import check_loops, known_overlaps, largest_mosaics
 from crackutils.datasets import Dataset
 from crackutils.splits.check import PHASE_PEAK, PLANTED, crop_window, find_leaks, leaked_test_images, planted_recall
-from crackutils.splits.make import BUNDLES, PARTS, Groups, group_copies, make_split, pack_groups, split_report
+from crackutils.splits.make import (
+    BUNDLES,
+    PARTS,
+    Groups,
+    fill_parts,
+    group_copies,
+    has_all_classes,
+    make_split,
+    pack_groups,
+    split_report,
+    spread_classes,
+)
 from crackutils.splits.overlaps import SURE_SCORE, estimate_photos, find_mosaics, find_overlaps
-from crackutils.splits.registration import COPY_NCC, find_copies
+from crackutils.splits.registration import COPY_NCC, SURE_NCC, find_copies
+
+MADE = [method for method in config.SPLITS if method != "given"]
 
 
 def with_photos(ds: Dataset, photo: pd.Series | int) -> Dataset:
@@ -140,7 +153,7 @@ def test_second_call_reads_the_first_ones_result(smoke: Dataset, monkeypatch: py
     pd.testing.assert_frame_equal(find_leaks(smoke, first), leaks)
 
 
-@pytest.mark.parametrize("method", config.SPLITS)
+@pytest.mark.parametrize("method", MADE)
 def test_the_seed_alone_decides(method: str, smoke: Dataset, data_dir: Path, tmp_path: Path, monkeypatch: Any) -> None:
     before = random.getstate()
     one, two = make_split(smoke, method, 1), make_split(smoke, method, 2)
@@ -161,13 +174,13 @@ def test_random_is_what_split_folders_gives(smoke: Dataset, tmp_path: Path) -> N
     assert split_report(smoke, "random", 1337) == {"split_files": 140}
 
 
-@pytest.mark.parametrize("count", [1, 2, 12])
+@pytest.mark.parametrize("count", [3, 12])
 def test_few_images_without_copies_are_split_and_checked(count: int, data_dir: Path, tree: Callable[..., Path]) -> None:
     tree(data_dir / "raw" / "own", count)
     ds = datasets.load(config.profile("own"))
-    for method in config.SPLITS:
+    for method in MADE:
         manifest = make_split(ds, method, 1337)
-        assert len(manifest) == 2 * count and manifest["split"].isin(PARTS).all()
+        assert len(manifest) == 2 * count and has_all_classes(ds.given, manifest["split"].to_numpy())
         leaks = find_leaks(ds, manifest)
         assert list(leaks) == ["a", "b", "peak"] and leaks.empty  # noise has no copies
     for _ in range(2):  # computed, and read again
@@ -178,18 +191,95 @@ def test_few_images_without_copies_are_split_and_checked(count: int, data_dir: P
 
 def test_odd_names_and_a_changed_image(data_dir: Path, tree: Callable[..., Path]) -> None:
     raw = tree(data_dir / "raw" / "own", 12)
-    renamed = [("00001.jpg", "a__b, ü 'c'.jpg"), ("00002.jpg", "NA.JPG")]
-    for name, (old, new) in zip(config.CLASSES, renamed, strict=True):
-        (raw / name / old).rename(raw / name / new)
+    names = ["a__b, ü 'c'.jpg", "NA.JPG", "day1/1.jpg", "day 2/x/1.jpg", f"{'n' * 246}.jpg", "a\rb.jpg"]
     ds = datasets.load(config.profile("own"))
-    for method in config.SPLITS:
+    files = [f"Negative/{name}" for name in names] + list(ds.index["file"])[len(names) :]
+    for old, new in zip(ds.index["file"], files, strict=True):
+        (raw / new).parent.mkdir(parents=True, exist_ok=True)
+        (raw / old).rename(raw / new)
+    ds = replace(ds, index=ds.index.assign(file=files))
+    for method in MADE:
         manifest = make_split(ds, method, 3)
         home = next(h for h in homes(data_dir) if f"-{method}-" in h.name)
         for file, part in as_listed(manifest).items():
             assert (home / part / file).read_bytes() == (raw / file).read_bytes()
-    (raw / "Negative" / "00003.jpg").unlink()  # other images, another split
-    assert len(make_split(datasets.load(config.profile("own")), "random", 3)) == 23
-    assert len(homes(data_dir)) == len(config.SPLITS) + 1
+    fewer = replace(ds, index=ds.index[1:].reset_index(drop=True), grey=ds.grey[1:], colour=ds.colour[1:])
+    assert len(make_split(fewer, "random", 3)) == 23  # other images, another split
+    assert len(homes(data_dir)) == len(MADE) + 1
+
+
+@pytest.mark.parametrize(("negative", "positive"), [(60, 4), (5, 60), (9, 40), (26, 20), (10, 10), (21, 20), (3, 3)])
+def test_small_and_lopsided_sets_have_both_classes_in_each_part(
+    negative: int, positive: int, data_dir: Path, tree: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tree(data_dir / "raw" / "own", max(negative, positive))
+    for name, count in zip(config.CLASSES, (negative, positive), strict=True):
+        for file in sorted((raw / name).iterdir())[count:]:
+            file.unlink()
+    ds = datasets.load(config.profile("own"))
+    for method in ("copy-safe", "random"):
+        manifest = make_split(ds, method, 1337)
+        assert has_all_classes(ds.given, manifest["split"].to_numpy())
+        assert manifest["split"].value_counts().idxmax() == "train" or len(ds.index) < 10
+        assert ("note" in split_report(ds, method, 1337)) == ("SPLIT=" + method in capsys.readouterr().out)
+    assert "runs of neighbours are not kept together" in str(split_report(ds, "copy-safe", 1337)) or positive >= 20
+
+
+def test_groups_are_dealt_out_whole_and_impossible_tests_are_told() -> None:
+    rng, none = np.random.default_rng(0), np.full(20, "train")
+    for _ in range(200):  # groups of one class and of both, few of a class
+        sizes = rng.integers(1, 6, (rng.integers(6, 12), 2)) * rng.integers(0, 2, (1, 2))
+        sizes = np.concatenate([sizes, rng.integers(0, 3, (8, 2)) * np.eye(2, dtype=int)[rng.integers(0, 2, 8)]])
+        ids, labels = (np.repeat(part, sizes.ravel()) for part in np.indices(sizes.shape).reshape(2, -1))
+        ids = np.unique(ids, return_inverse=True)[1]
+        split = fill_parts(labels, ids, 1)
+        assert pd.Series(split).groupby(ids).nunique().max() == 1
+        enough = all(len(np.unique(ids[labels == label])) >= 3 for label in (0, 1))
+        assert has_all_classes(labels, split) or not enough
+    labels, two = np.repeat([0, 1], 10), np.r_[np.arange(10), [10] * 7, [11] * 3]
+    split, note = spread_classes(labels, two, none, 1)
+    assert has_all_classes(labels, split) and "of Positive make only 2 groups, so those in val are like" in note
+    assert not set(two[split == "test"]) & set(two[split != "test"])  # the test is clean
+    with pytest.raises(config.CrackutilsError, match=r"^The 10 images of Positive are copies .* use SPLIT=random"):
+        spread_classes(labels, np.minimum(two, 10), none, 1)
+
+
+def test_a_given_split_is_taken_as_it_is_and_checked(smoke: Dataset, tmp_path: Path, capsys: Any) -> None:
+    ds = replace(smoke, folder=tmp_path)
+    for file in ds.index["file"]:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).symlink_to(smoke.folder / file)
+
+    def refused() -> str:
+        with pytest.raises(config.CrackutilsError) as told:
+            make_split(ds, "given", 1)
+        return str(told.value)
+
+    def give(split: np.ndarray, rows: int = 140) -> None:
+        table = pd.DataFrame({"file": ds.index["file"], "split": split})[:rows]
+        table.to_csv(tmp_path / "given_split.csv", index=False)
+
+    assert "has none" in refused()
+    came = make_split(ds, "random", 5)["split"].to_numpy()
+    give(came)
+    assert list(make_split(ds, "given", 1)["split"]) == list(came)
+    copies = find_copies(ds)
+    copies = copies[copies["ncc"] >= SURE_NCC]
+    count = leaked_test_images(came, copies)
+    assert count and f"note: SPLIT=given: {count} of {(came == 'test').sum()} test images have a copy in train." in (
+        capsys.readouterr().out
+    )
+    assert split_report(ds, "given", 1)["test_copies_in_train"] == count
+    give(np.where(came == "val", "train", came))  # another table, another split
+    part = make_split(ds, "given", 1)["split"].to_numpy()
+    assert has_all_classes(ds.given, part) and list(part == "test") == list(came == "test")
+    assert "without val" in capsys.readouterr().out and 0.1 < (part == "val").sum() / (part != "test").sum() < 0.3
+    give(np.where(came == "test", "train", came))
+    assert list(make_split(ds, "given", 1)["split"] == "test") == list(came == "val")
+    give(came, 138)
+    assert "gives no part to 2 images (Positive/00069.jpg, Positive/00070.jpg)" in refused()
+    give(np.where(ds.given == 1, "train", came))
+    assert "leaves no image of Positive in test" in refused()
 
 
 @pytest.fixture(scope="module")

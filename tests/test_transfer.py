@@ -142,14 +142,19 @@ def test_thirds_hold_the_cracks_that_they_name(monkeypatch: Patch) -> None:
 
 def test_the_runs_that_are_tested_on_the_target() -> None:
     def run(name: str, loss: float, extra: str = "", seed: int = 1) -> dict[str, Any]:
-        return {"run": name + extra, "val": {"loss": loss}, "settings": {"recipe": {"name": name}, "seed": seed}}
+        recipe = {"name": name, "backbone": "" if "cnn" in name else "mobilenetv2"}
+        start = extra.removeprefix("--weights-") if "weights" in extra else "imagenet"
+        settings = {"recipe": recipe, "seed": seed, "weights": start if recipe["backbone"] else "random"}
+        return {"run": name + extra, "val": {"loss": loss}, "settings": settings}
 
     runs = [run("chernxi-cnn-80", 0.2), run("imranismael-mobilenetv2", 0.1), run("simple-cnn", 9, "--split-seed-3")]
     runs += [run("mobilenetv2", 0, "--weights-random"), run("mobilenetv2-linear", 0, "--seed-2", 2)]
-    assert list(evaluation.select_models(runs, 1)) == ["simple-cnn", "imranismael-mobilenetv2"]
-    assert list(evaluation.select_models(runs, 2)) == ["mobilenetv2-linear"]
+    assert list(evaluation.select_models(runs, 1, "imagenet")) == ["simple-cnn", "imranismael-mobilenetv2"]
+    assert list(evaluation.select_models(runs, 2, "imagenet")) == ["mobilenetv2-linear"]
     with pytest.raises(CrackutilsError, match="SEED=3"):
-        evaluation.select_models(runs, 3)
+        evaluation.select_models(runs, 3, "imagenet")
+    runs += [run("mobilenetv2-linear", 0, "--weights-crackutils")]
+    assert list(evaluation.select_models(runs, 1, "crackutils"))[:2] == ["mobilenetv2-linear", "simple-cnn"]
 
 
 def study(target: Any, folder: Path = Path(), source: Any = None, **more: Any) -> methods.TransferStudy:

@@ -106,7 +106,11 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     chosen = list(notebooks) if "all" in chosen else chosen
     profile = config.profile(overrides.get("PROFILE", config.DEFAULT_PROFILE))
     overrides = overrides | {"PROFILE": profile.name}
-    _refuse_unknown(overrides, {name for number in chosen for name in defaults[number]} | {"PROFILE"})
+    known = {name for number in chosen for name in defaults[number]} | {"PROFILE"}
+    shared = [n for n in overrides if n in _SHARED and n not in known and any(n in own for own in defaults.values())]
+    _refuse_unknown(overrides, known | set(shared))
+    for name in shared:  # the same words for each notebook of the series
+        print(f"note: {name}={overrides[name]} changes nothing in {' and '.join(chosen)}.", flush=True)
     if "RECIPE" in overrides and len(chosen) > 1:
         use = " or ".join(f"make run-{number} RECIPE=..." for number in chosen if "RECIPE" in defaults[number])
         raise config.CrackutilsError(
@@ -141,8 +145,8 @@ def _refuse_unknown(overrides: dict[str, str], known: set[str]) -> None:
 def _check(job: Job, profile: config.Profile) -> None:
     """Refuse here what the notebook would refuse after minutes of indexing."""
     weights = job.values.get("WEIGHTS", "")
-    if weights:
-        config.choose("WEIGHTS", weights, config.WEIGHTS)
+    if weights:  # only recipes that train a whole network can begin with random ones
+        config.choose("WEIGHTS", weights, config.WEIGHTS[: None if "RECIPE" in job.defaults else 2])
     if job.defaults.get("RECIPE") in RECIPES:
         family = RECIPES[job.defaults["RECIPE"]].family
         choose_recipe(job.values["RECIPE"], family, profile, job.values.get("EPOCHS", 0), weights)

@@ -18,6 +18,7 @@ from crackutils import config, datasets
 from crackutils.provenance import code_hash
 from crackutils.recipes import choose_recipe
 from crackutils.sources.fetch import prepare
+from crackutils.splits.make import GIVEN
 from crackutils.transfer.targets import default_target, load_target
 from tools.notebooks import copies_folder, executed_copies, read_notebook
 from tools.plan_series import Job, plan
@@ -198,6 +199,8 @@ def hash_inputs(job: Job, profile: config.Profile, images: str) -> str:
         for file in sorted(f for f in (given, *given.rglob("*")) if f.is_file()):
             stat = file.stat()
             add(f"{name} {file}", f"{stat.st_size} {stat.st_mtime_ns}")
+    if job.values.get("SPLIT") == "given" and (table := datasets.raw_folder(profile.source) / GIVEN).is_file():
+        add(GIVEN, table.read_bytes())
     add("python", platform.python_version())
     add("code", code_hash())
     add(config.LOCK.name, config.LOCK.read_bytes())

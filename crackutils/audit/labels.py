@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from crackutils import config
 from crackutils.datasets import Dataset
 from crackutils.files import progress
-from crackutils.linear import fit_linear_head
+from crackutils.linear import class_weights, fit_linear_head
 from crackutils.metrics import wilson
 from crackutils.splits.make import PARTS, pack_groups
 
@@ -33,10 +34,13 @@ def out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int = co
         away, here = fold != k, fold == k
         if len(np.unique(y[away])) < 2:
             raise config.CrackutilsError("The images outside one fold are all of one class. Use a larger PROFILE.")
-        models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, solver="newton-cg")) for c in (1e-3, 0.1)]
+        options = {"solver": "newton-cg", "class_weight": class_weights(y[away])}
+        models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, **options)) for c in (1e-3, 0.1)]
         models.append(KNeighborsClassifier(min(10, int(away.sum())), metric="cosine"))
-        for name, model in zip(found, models, strict=True):
-            found.loc[here, name] = model.fit(x[away], y[away]).predict_proba(x[here])[:, 1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # with few images rounding ends the search for the weights
+            for name, model in zip(found, models, strict=True):
+                found.loc[here, name] = model.fit(x[away], y[away]).predict_proba(x[here])[:, 1]
     return found
 
 

@@ -15,7 +15,7 @@ from crackutils import plots
 from crackutils.files import progress
 from crackutils.linear import STRENGTHS, fit_linear_head
 from crackutils.metrics import score_predictions
-from crackutils.splits.make import BUNDLES, pack_groups
+from crackutils.splits.make import BUNDLES, pack_groups, spread_classes
 
 _PROTOCOLS = {  # split method and tested part
     "tested on the training images (random split)": ("random", "train"),
@@ -31,7 +31,8 @@ def measure_leakage(
 ) -> pd.DataFrame:
     """Train and test heads on frozen features over many splits of several methods.
 
-    A split has one of ten bundles of whole groups for the test, two for validation and seven for training. The heads:
+    A split has one of ten bundles of whole groups for the test, two for validation and seven for training, or what
+    `spread_classes` makes of too few groups. The heads:
     linear (`fit_linear_head` with the four strictest penalties, for speed), dense (two layers of 128 and 64 units, as
     the published chernxi-mobilenetv2 has; Adam, up to the first of 20 epochs that does not lower the validation loss)
     and nearest (the label of the nearest training image).
@@ -52,6 +53,7 @@ def measure_leakage(
             bundle = pack_groups(y, ids, BUNDLES, seed)
             order = np.random.default_rng(seed).permutation(BUNDLES)
             part = np.select([bundle == order[0], np.isin(bundle, order[1:3])], ["test", "val"], "train")
+            part, _ = spread_classes(y, ids, part, seed)
             train = part == "train"
             in_training = np.zeros(len(y), bool)
             for name, (a, b) in ends.items():
@@ -122,14 +124,15 @@ def protocol_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the error rates that published protocols would report of the heads in `measure_leakage`.
 
     A row per head and protocol: head, protocol, n, errors, error_rate, and flattery: error rate on the photo-safe split
-    divided by this one (None below ten errors, where a ratio has no meaning).
+    divided by this one (None below ten errors, where a ratio has no meaning, and without a photo-safe split).
     """
     rows = []
     for head, part in table.groupby("head", sort=False):
         counts = part.groupby(["method", "part"])[["n", "errors"]].sum().reindex([*_PROTOCOLS.values()], fill_value=0)
         n, errors = counts.loc["photo-safe", "test"].tolist()
-        photo_safe = errors / max(1, n)
+        photo_safe = errors / n if n else None
         for name, (n, errors) in zip(_PROTOCOLS, counts.to_numpy().tolist(), strict=True):
             row = {"head": head, "protocol": name, "n": n, "errors": errors, "error_rate": round(errors / max(1, n), 6)}
-            rows.append(row | {"flattery": round(photo_safe / (errors / n), 2) if errors >= 10 else None})
+            known = errors >= 10 and photo_safe is not None
+            rows.append(row | {"flattery": round(photo_safe / (errors / n), 2) if known else None})
     return pd.DataFrame(rows)

@@ -77,18 +77,26 @@ def _crop(image: np.ndarray, box: Any, targets: np.ndarray, rng: np.random.Gener
 
 
 def make_batch(
-    n: int, read: Callable, labels: np.ndarray, rows: np.ndarray, patches: Store | None, seed: Any, centred: bool
+    n: int,
+    read: Callable,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    patches: Store | None,
+    seed: Any,
+    centred: bool,
+    odds: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a training batch, float32 (n, 160, 160, 3) 0-255, and the targets of its cells, float32 (n, 10, 10, 1).
 
     The same seed gives the same batch. `MASKED` of it are patches, where there are some; the rest are some of `rows`,
-    of which `read` returns the image, uint8 (side, side, 3), and `labels`, int (all,), holds the label.
+    of which `read` returns the image, uint8 (side, side, 3), and `labels`, int (all,), holds the label. `odds` are the
+    probabilities of `rows`, None for equal ones.
     """
     rng = np.random.default_rng(seed)
     count = round(MASKED * n) if patches is not None else 0
     chosen = rng.integers(0, count_training(patches), count) if count else ()
     pairs = [masked_example(patches.images[i], patches.masks[i], rng) for i in chosen]
-    pairs += [labelled_example(read(i), int(labels[i]), centred, rng) for i in rng.choice(rows, n - count)]
+    pairs += [labelled_example(read(i), int(labels[i]), centred, rng) for i in rng.choice(rows, n - count, p=odds)]
     x, targets = (np.stack(part).astype(np.float32) for part in zip(*pairs, strict=True))
     return x, targets[..., None]
 

@@ -21,6 +21,7 @@ from crackutils.detector.data import CENTRED, CROP, GRID, SOMEWHERE, count_train
 from crackutils.detector.head import fit_head
 from crackutils.detector.network import build_detector, predict_images
 from crackutils.files import save_array, write_atomically
+from crackutils.linear import class_weights
 from crackutils.stages import Recipe
 from crackutils.synthetic.scene import PATCH
 from crackutils.synthetic.store import Store
@@ -70,6 +71,8 @@ def train_detector(
     """
     labels = ds.index["label"].to_numpy()
     rows = split_rows(manifest, labels)["train"]
+    rare = class_weights(labels[rows])  # then both classes are drawn as often
+    odds = np.vectorize(rare.get)(labels[rows]) / len(rows) if rare else None
     read = lru_cache(512)(partial(ds.read, size=PATCH))  # large pictures take long; 512 at this size take 80 MB
     model = build_detector(replace(recipe, size=CROP), weights, seed)
     start = models.weights_facts(recipe.backbone, CROP, weights)
@@ -82,7 +85,9 @@ def train_detector(
     def batches(first: int, last: int) -> Any:
         shapes = [tf.TensorSpec((None, side, side, n), tf.float32) for side, n in ((CROP, 3), (GRID, 1))]
         fixed = recipe.batch, read, labels, rows, patches
-        made = (make_batch(*fixed, (seed, step), ds.profile.source in CENTRED) for step in range(first, last))
+        made = (
+            make_batch(*fixed, (seed, step), ds.profile.source in CENTRED, odds=odds) for step in range(first, last)
+        )
         return tf.data.Dataset.from_generator(lambda: made, output_signature=tuple(shapes)).prefetch(4)
 
     trunk, top, warm = models.backbone_of(model), recipe.stages[0].learning_rate, min(_WARM_UP, steps // 2)

@@ -1,6 +1,7 @@
-"""Group the images that must stay on one side, and make the copy-safe, photo-safe or random split of them."""
+"""Group the images that must stay on one side, and make the copy-safe, photo-safe, random or given split of them."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +20,15 @@ from scipy.cluster.hierarchy import DisjointSet
 from crackutils import config
 from crackutils.datasets import Dataset
 from crackutils.files import replacing_folder
+from crackutils.splits.check import leaked_test_images
 from crackutils.splits.overlaps import estimate_photos
-from crackutils.splits.registration import LINKS_VERSION, appearance, equal_pairs, find_copies
+from crackutils.splits.registration import LINKS_VERSION, SURE_NCC, appearance, equal_pairs, find_copies
 
 PARTS = ("train", "val", "test")
+SHARES = (0.7, 0.2, 0.1)
 BUNDLES = 10  # 7 + 2 + 1 of them make 70/20/10
+_FEW = 5  # groups of a class, below which runs of neighbours are cut: three would leave a third for training
+GIVEN = "given_split.csv"  # in the folder of a source that came split: file, split
 
 
 @dataclass(frozen=True)
@@ -30,17 +36,18 @@ class Groups:
     """Which images must stay on one side of a split."""
 
     ids: np.ndarray  # int (n,), the group of each image
-    report: dict[str, int]  # files, groups, largest group; copy-safe: cap, and links joined and cut by kind
+    report: dict[str, Any]  # files, groups, largest group; copy-safe: cap, and links joined and cut by kind
 
 
-def group_copies(ds: Dataset, method: str = config.SPLITS[0]) -> Groups:
+def group_copies(ds: Dataset, method: str = config.SPLITS[0], runs: bool = True) -> Groups:
     """Return which images must stay together, for "copy-safe" or for "photo-safe".
 
     Copy-safe joins all patches of a known photo, copies, and, where photos are unknown, runs of neighbouring Positive
     numbers, which METU cut along the same crack of one photo. Photos, exact copies and copies of the same crop are
     always joined; then shifted copies and runs, each from the most similar on, unless the group would exceed the cap
-    (an eighth of a bundle): without it the whole of Positive would chain into one group. Photo-safe joins the images
-    of one photo, known or from `estimate_photos`; CrackutilsError if these are too few.
+    (an eighth of a bundle): without it the whole of Positive would chain into one group. Without `runs` no runs are
+    joined. Photo-safe joins the images of one photo, known or from `estimate_photos`; CrackutilsError if these are too
+    few.
     """
     n = len(ds.index)
     if method == "photo-safe":
@@ -54,7 +61,7 @@ def group_copies(ds: Dataset, method: str = config.SPLITS[0]) -> Groups:
         groups, cap = DisjointSet(range(n)), max(4, n // (8 * BUNDLES))
         report = {"files": n, "cap": cap}
         for kind, pairs in _ranked_links(ds).items():
-            limit = cap if kind in ("shifted", "run") else n
+            limit = (cap if runs or kind == "shifted" else 0) if kind in ("shifted", "run") else n
             joined = cut = 0
             for a, b in pairs.tolist():
                 if groups.connected(a, b) or groups.subset_size(a) + groups.subset_size(b) <= limit:
@@ -102,50 +109,192 @@ def pack_groups(labels: np.ndarray, ids: np.ndarray, bundles: int, seed: int) ->
     return bundle[ids]
 
 
+def has_all_classes(labels: np.ndarray, split: np.ndarray) -> bool:
+    """Return whether each of `PARTS` holds images of both classes; labels (0 or 1) and split are (n,)."""
+    return all(len(np.unique(labels[split == part])) == 2 for part in PARTS)
+
+
+def fill_parts(labels: np.ndarray, ids: np.ndarray, seed: int, shares: tuple[float, ...] = SHARES) -> np.ndarray:
+    """Return the part of each file, str (n,), for sets too small or too lopsided for `pack_groups`: whole groups.
+
+    Each part first gets a group of either class, if there are enough: test the smallest, train the largest, then val.
+    The others go where they are needed most. Arguments as for `pack_groups`; `shares` are those of the first of
+    `PARTS`.
+    """
+    counts = np.zeros((ids.max() + 1, 2), int)
+    np.add.at(counts, (ids, labels), 1)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    order = order[np.argsort(counts[order].sum(1), kind="stable")]  # the smallest first
+    load, home = np.zeros((len(shares), 2)), np.full(len(counts), -1)
+
+    def put(group: int, part: int) -> None:
+        home[group] = part
+        load[part] += counts[group]
+
+    rarer_first = np.argsort((counts > 0).sum(0), kind="stable")
+    for part, label in product((len(shares) - 1, *range(len(shares) - 1)), rarer_first):
+        there = order[(home[order] < 0) & (counts[order, label] > 0)]
+        if not load[part, label] and len(there):
+            there = there[::-1] if part == 0 else there
+            put(there[np.argmin(counts[there, 1 - label] > 0)], part)  # one of both classes only where no other is left
+    target = np.outer(shares, np.maximum(counts.sum(0), 1))
+    for group in order[::-1]:
+        if home[group] < 0:
+            put(group, (((load + counts[group]) ** 2 - load**2) / target).sum(1).argmin())
+    return np.array(PARTS)[home][ids]
+
+
+def spread_classes(labels: np.ndarray, ids: np.ndarray, split: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
+    """Return a split with both classes in each part, str (n,), and a note on how it was made, empty for `split` itself.
+
+    Another one is made by `fill_parts` only where a part of `split` lacks a class. If a class has two groups only, val
+    gets some images of the group in train: what chooses the model is then like the training images, and the test is
+    still clean. Raises CrackutilsError for a class in a single group.
+    """
+    if has_all_classes(labels, split):
+        return split, ""
+    split, note = fill_parts(labels, ids, seed), "a part would have lacked a class, so groups were dealt out one by one"
+    for label, name in enumerate(config.CLASSES):
+        groups = len(np.unique(ids[labels == label]))
+        if groups < 2:
+            why = f"The {(labels == label).sum():,} images of {name} are copies of each other or of one photo"
+            remedy = "Add images of other places, or use SPLIT=random, which keeps nothing together."
+            raise config.CrackutilsError(f"{why}, so no test is clean. {remedy}")
+        here = np.flatnonzero((labels == label) & (split == "train"))
+        if not ((labels == label) & (split == "val")).any():
+            split[here[: min(len(here) - 1, max(1, len(here) // 5))]] = "val"
+            like = "those in val are like some in train" if len(here) > 1 else "val has none"
+            note += f"; the images of {name} make only 2 groups, so {like}"
+    return split, note
+
+
 def make_split(ds: Dataset, method: str, seed: int) -> pd.DataFrame:
-    """Split the images 70/20/10 with split-folders and return the manifest.
+    """Split the images 70/20/10 and return the manifest.
 
     "copy-safe" keeps copies and runs of neighbours on one side, "photo-safe" whole photos, known or estimated
-    (`group_copies`); "random" splits each class file by file, as published (with seed 1337), and so leaks copies. The
-    files are laid out below `data/splits/` as train/, val/ and test/, each with a folder per class, for any other tool;
-    they are hard links where the disk allows, so they cost no space. A row per image in index order: file, label, split
-    (train, val or test), group (-1 for random). CrackutilsError: unknown method; too few photos for "photo-safe".
+    (`group_copies`); "random" splits each class file by file, as published (with seed 1337), and so leaks copies: these
+    with split-folders, and where a part then lacks a class, with `spread_classes`. Where that fails for runs, they are
+    cut. "given" takes the split that the images came with, from `GIVEN`; see `read_given`.
+
+    The files are laid out below `data/splits/` as train/, val/ and test/, each with a folder per class, for any other
+    tool; they are hard links where the disk allows, so they cost no space. A row per image in index order: file, label,
+    split (train, val or test), group (-1 for random). CrackutilsError: unknown method; too few photos for
+    "photo-safe"; no clean test; no given split, or one that does not fit the images.
     """
     config.choose("SPLIT", method, config.SPLITS)
     home = _home(ds, method, seed)
     if not (home / "manifest.csv").exists():
-        groups = group_copies(ds, method) if method != "random" else None
         with replacing_folder(home) as work:
-            split = _lay_out(ds, groups.ids if groups else None, seed, work)
-            manifest = ds.index[["file", "label"]].assign(split=split, group=groups.ids if groups else -1)
+            split, ids, report = _choose_parts(ds, method, seed, work)
+            _lay_out(ds, split, work)
+            manifest = ds.index[["file", "label"]].assign(split=split, group=ids)
             manifest.to_csv(work / "manifest.csv", index=False, lineterminator="\n")
-            (work / "report.json").write_text(json.dumps(groups.report if groups else {}, indent=1), "utf-8")
-    manifest = pd.read_csv(home / "manifest.csv")
-    return manifest.assign(label=ds.index["label"])  # which may be corrected; the folders are as given
+            (work / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+    manifest = pd.read_csv(home / "manifest.csv", lineterminator="\n")  # a name may hold a carriage return
+    if note := json.loads((home / "report.json").read_text("utf-8")).get("note"):
+        print(f"note: SPLIT={method}: {note}.")
+    return manifest.assign(file=ds.index["file"], label=ds.index["label"])  # may be corrected; the folders are as given
 
 
-def split_report(ds: Dataset, method: str, seed: int) -> dict[str, int]:
-    """Return the report of `group_copies` when this split was made (empty for "random"), and split_files."""
+def possible_splits(ds: Dataset, seed: int) -> dict[str, pd.DataFrame]:
+    """Return the manifest by each method that these images allow; why the others do not is printed."""
+    found = {}
+    for method in config.SPLITS if given_table(ds) else config.SPLITS[:-1]:
+        try:
+            found[method] = make_split(ds, method, seed)
+        except config.CrackutilsError as error:
+            print(f"left out: {method}. {error}")
+    return found
+
+
+def split_report(ds: Dataset, method: str, seed: int) -> dict[str, Any]:
+    """Return the report of `group_copies` when this split was made (empty for "random"), and split_files.
+
+    note, where there is one, says what is unusual about the split; test_copies_in_train is counted for a given one.
+    """
     manifest = make_split(ds, method, seed)
     return json.loads((_home(ds, method, seed) / "report.json").read_text("utf-8")) | {"split_files": len(manifest)}
 
 
+def given_table(ds: Dataset) -> Path | None:
+    """Return the table of the split that the images came with, None where they came without."""
+    return file if (file := ds.folder / GIVEN).is_file() else None
+
+
+def read_given(ds: Dataset, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the part of each image in the split that the images came with, str (n,), and a report.
+
+    The table has the columns file, as in the index, and split (train, val or test). What it lacks is made: without test
+    its val is the test, and without val a fifth of train is, by groups. The report holds test_copies_in_train, the test
+    images with a copy in train, and a note. Raises CrackutilsError where there is no table, or it does not fit.
+    """
+    if (table := given_table(ds)) is None:
+        why = f"SPLIT=given needs a split that the images came with, and {config.display_path(ds.folder)} has none"
+        raise config.CrackutilsError(f"{why}. Fetch a folder with train/, val/ and test/, or use SPLIT=copy-safe.")
+    given = pd.read_csv(table, dtype=str, keep_default_na=False, lineterminator="\n").drop_duplicates("file")
+    found = ds.index[["file"]].merge(given, how="left", on="file")["split"]
+    if (missing := ~found.isin(PARTS)).any():
+        names = ", ".join(ds.index["file"][missing].head(3))
+        why = f"{config.display_path(table)} gives no part to {missing.sum():,} images ({names})"
+        raise config.CrackutilsError(f"{why}. Fetch the images again, or use SPLIT=copy-safe.")
+    split, notes = found.to_numpy(str), []
+    if "test" not in split:
+        split[split == "val"] = "test"
+        notes.append("it came without test, so its val is the test")
+    if "val" not in split:
+        rows = np.flatnonzero(split == "train")
+        ids = np.unique(group_copies(ds).ids[rows], return_inverse=True)[1]
+        split[rows] = fill_parts(ds.given[rows], ids, seed, (0.8, 0.2)) if len(rows) else split[rows]
+        notes.append(f"it came without val, so {(split == 'val').sum():,} images of train are val, by groups")
+    for part in ("train", "test"):
+        for label, name in enumerate(config.CLASSES):
+            if not ((split == part) & (ds.given == label)).any():
+                why = f"{config.display_path(table)} leaves no image of {name} in {part}"
+                raise config.CrackutilsError(f"{why}. Use SPLIT=copy-safe.")
+    copies = find_copies(ds)
+    count = leaked_test_images(split, copies[copies["ncc"] >= SURE_NCC])
+    notes.append(f"{count:,} of {(split == 'test').sum():,} test images have a copy in train")
+    return split, {"test_copies_in_train": count, "note": "; ".join(notes)}
+
+
 def _home(ds: Dataset, method: str, seed: int) -> Path:
-    return config.data_dir() / "splits" / f"{ds.profile.source}-{ds.sha256[:12]}-{method}-{seed}.v{LINKS_VERSION}"
+    name = f"{ds.profile.source}-{ds.sha256[:12]}-{method}-{seed}"
+    if method == "given" and (table := given_table(ds)):
+        name += f"-{hashlib.sha256(table.read_bytes()).hexdigest()[:8]}"
+    return config.data_dir() / "splits" / f"{name}.v{LINKS_VERSION}"
 
 
-def _lay_out(ds: Dataset, ids: np.ndarray | None, seed: int, work: Path) -> list[str]:
-    """Split the files into folders below `work`, whole groups where `ids` gives them, and return the part of each."""
-    files, flat, out = list(ds.index["file"]), work / "flat", work / "out"
-    row = {file.replace("/", "__", 1): k for k, file in enumerate(files)}
+def _choose_parts(
+    ds: Dataset, method: str, seed: int, work: Path
+) -> tuple[np.ndarray, np.ndarray | int, dict[str, Any]]:
+    """Return the part of each image, str (n,), its group, int (n,) or -1, and the report."""
+    if method == "given":
+        split, report = read_given(ds, seed)
+        return split, group_copies(ds).ids, report
+    if method == "random":
+        split, note = spread_classes(ds.given, np.arange(len(ds.index)), _draw_parts(ds, None, seed, work), seed)
+        return split, -1, {"note": note} if note else {}
+    groups = group_copies(ds, method)
+    drawn = _draw_parts(ds, groups.ids, seed, work)
+    few = min(len(np.unique(groups.ids[ds.given == label])) for label in (0, 1)) < _FEW
+    cut = method == "copy-safe" and few and not has_all_classes(ds.given, drawn)
+    groups = group_copies(ds, method, runs=False) if cut else groups
+    split, note = spread_classes(ds.given, groups.ids, drawn, seed)
+    note += "; runs of neighbours are not kept together" * cut
+    return split, groups.ids, groups.report | ({"note": note} if note else {})
+
+
+def _draw_parts(ds: Dataset, ids: np.ndarray | None, seed: int, work: Path) -> np.ndarray:
+    """Return the part that split-folders gives each image, str (n,), whole groups where `ids` gives them."""
+    flat, out = work / "flat", work / "out"
+    # empty files with short names in the order of the images' own: names may be long, and lie in folders
+    place = {row: k for k, row in enumerate(sorted(range(len(ds.index)), key=list(ds.index["file"]).__getitem__))}
+    row = {f"{place[k]:09d}": k for k in range(len(ds.index))}
     for name, k in row.items():
         # groups may hold both classes, so split-folders must see one class to keep them together
-        path = flat / (files[k].split("/")[0] if ids is None else "all") / name
+        path = flat / (str(ds.given[k]) if ids is None else "all") / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(ds.folder / files[k], path)
-        except OSError:
-            shutil.copyfile(ds.folder / files[k], path)
+        path.touch()
 
     def by_bundle(paths: list[Path]) -> list[tuple[Path, ...]]:
         paths = sorted(paths, key=lambda path: row[path.name])
@@ -155,14 +304,22 @@ def _lay_out(ds: Dataset, ids: np.ndarray | None, seed: int, work: Path) -> list
     state = random.getstate()  # split-folders seeds Python's global generator
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off
         group = None if ids is None else by_bundle
-        splitfolders.ratio(str(flat), str(out), seed=seed, ratio=(0.7, 0.2, 0.1), move=True, group=group)
+        splitfolders.ratio(str(flat), str(out), seed=seed, ratio=SHARES, move=True, group=group)
     random.setstate(state)
-    for part, name in product(PARTS, config.CLASSES):
-        (work / part / name).mkdir(parents=True)
-    paths = {path.name: path for path in out.rglob("*") if path.is_file()}
-    split = [paths[name].relative_to(out).parts[0] for name in row]  # KeyError if split-folders lost a file
-    for name, part, file in zip(row, split, files, strict=True):
-        os.replace(paths[name], work / part / file)
+    part = {path.name: path.relative_to(out).parts[0] for path in out.rglob("*") if path.is_file()}
     shutil.rmtree(flat)
     shutil.rmtree(out)
-    return split
+    return np.array([part[name] for name in row])  # KeyError if split-folders lost a file
+
+
+def _lay_out(ds: Dataset, split: np.ndarray, work: Path) -> None:
+    """Link the images into folders of parts and classes below `work`; copy them where the disk knows no links."""
+    for part, name in product(PARTS, config.CLASSES):
+        (work / part / name).mkdir(parents=True)
+    for part, file in zip(split, ds.index["file"], strict=True):
+        path = work / part / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(ds.folder / file, path)
+        except OSError:
+            shutil.copyfile(ds.folder / file, path)

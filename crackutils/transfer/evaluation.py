@@ -16,16 +16,19 @@ from crackutils.slices import measure_images
 from crackutils.transfer.targets import photo_of_image
 
 
-def select_models(runs: list[dict[str, Any]], seed: int) -> dict[str, dict[str, Any]]:
+def select_models(runs: list[dict[str, Any]], seed: int, weights: str) -> dict[str, dict[str, Any]]:
     """Return the runs to test on a target, by recipe: ours, and the best published one by validation loss.
 
-    Only runs with this seed and otherwise usual settings count, all of one split. Raises CrackutilsError for none.
+    Only runs with this seed, with these weights if they have a backbone, and otherwise usual settings count, all of one
+    split. Raises CrackutilsError for none.
     """
-    unusual = ("--epochs", "--weights", "--engine", "--precision", "--labels")
-    usual = (run for run in runs if not any(setting in run["run"] for setting in unusual))
-    found = {run["settings"]["recipe"]["name"]: run for run in usual if run["settings"]["seed"] == seed}
+    unusual = ("--epochs", "--engine", "--precision", "--labels")
+    usual = [run["settings"] | {"of": run} for run in runs if not any(setting in run["run"] for setting in unusual)]
+    usual = (s for s in usual if s["weights"] == weights or not s["recipe"]["backbone"])
+    found = {s["recipe"]["name"]: s["of"] for s in usual if s["seed"] == seed}
     if not found:
-        raise CrackutilsError(f"No finished run has SEED={seed} and otherwise usual settings. Run notebooks 03 and 04.")
+        asked = f"SEED={seed} WEIGHTS={weights}"
+        raise CrackutilsError(f"No finished run has {asked} and otherwise usual settings. Run notebooks 03 and 04.")
     published = [name for name in found if name in PUBLISHED]
     best = min(published, key=lambda name: (found[name]["val"]["loss"], name), default="")
     return {name: found[name] for name in RECIPES if name in found and (name not in PUBLISHED or name == best)}

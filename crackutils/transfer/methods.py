@@ -19,7 +19,7 @@ from crackutils.detector.runs import DETECTOR, features_of_run
 from crackutils.files import progress, render_template
 from crackutils.images import resize
 from crackutils.inference.features import features_engine, frozen_features
-from crackutils.linear import LinearHead, fit_linear_head
+from crackutils.linear import LinearHead, class_weights, fit_linear_head
 from crackutils.metrics import ranking_metrics
 from crackutils.stages import Recipe
 from crackutils.synthetic.scene import MASK_BLOCK, PATCH
@@ -55,10 +55,17 @@ class TransferStudy:
     _known: dict[Any, Any] = field(default_factory=dict)  # heads and maps
 
     def rows(self, part: str) -> np.ndarray:
-        """Return the rows of the source of one part of the split, at most `few` (val: a quarter), drawn by seed."""
+        """Return the rows of the source of one part of the split, at most `few` (val: a quarter), drawn by seed.
+
+        Of a rare class as many as there are, up to half.
+        """
         rows = np.flatnonzero(self.manifest["split"] == part)
         count = self.few if part == "train" else self.few // 4
-        return np.sort(np.random.default_rng(self.seed).permutation(rows)[:count])
+        rows = np.random.default_rng(self.seed).permutation(rows)
+        if weights := class_weights(labels := self.source.index["label"].to_numpy()[rows]):
+            rare = rows[labels == max(weights, key=weights.get)][: count // 2]
+            rows = np.append(rare, rows[~np.isin(rows, rare)])
+        return np.sort(rows[:count])
 
     def features(self, ds: Dataset, rows: np.ndarray, size: int = _SIZE) -> np.ndarray:
         """Return frozen features of some images, float32 (n, dimensions)."""
