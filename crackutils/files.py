@@ -28,10 +28,14 @@ def hash_sources(folder: Path) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
+def as_text(name: str) -> str:
+    """Return a file's name with bytes that are no UTF-8 as escapes, which a table or a file can hold."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def printable(name: str) -> str:
-    """Return a file's name as text that any terminal, table or file can hold: the rest is written as escapes."""
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    """Return a name `as_text` for a message: line breaks and other control characters are escapes too."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in as_text(name))
 
 
 def name_some(names: Iterable[Any]) -> str:

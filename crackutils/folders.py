@@ -1,7 +1,8 @@
 """Which files below a folder are pictures, and why the others are left out: one rule for every command."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -40,12 +41,35 @@ def describe_left_out(left_out: LeftOut) -> str:
     return f"left out: {'; '.join(parts)}" if parts else ""
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+Identity = tuple[int, int]  # of a folder: device and number
+
+
+def _identity(folder: Path) -> Identity:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 
 
-def _walk(folder: Path, own: Path | None, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, str]]:
+def identify_folders(files: Iterable[Path]) -> dict[Path, Identity]:
+    """Return the identity of each folder that holds one of the files, for `refuse_lost`."""
+    found = {}
+    for folder in {file.parent for file in files}:
+        with contextlib.suppress(OSError):
+            found[folder] = _identity(folder)
+    return found
+
+
+def refuse_lost(file: Path, before: dict[Path, Identity]) -> None:
+    """Raise CrackutilsError if the folder of a file that cannot be read is not that of before: its drive is gone."""
+    try:
+        lost = file.parent in before and _identity(file.parent) != before[file.parent]
+    except OSError:
+        lost = True
+    if lost:
+        why = f"{file.parent} is gone, as a drive or a network share may be"
+        raise CrackutilsError(f"{why}. Bring it back and run the same command again; it continues.")
+
+
+def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple[Path, str]]:
     """Yield files below a folder, with the reason why one is left out; of a folder that is left out, itself."""
     try:
         with os.scandir(folder) as found:

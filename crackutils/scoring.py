@@ -13,7 +13,7 @@ import PIL
 from crackutils import models, training
 from crackutils.config import CrackutilsError, display_path
 from crackutils.files import (
-    printable,
+    as_text,
     progress,
     refuse_foreign,
     sha256,
@@ -21,7 +21,7 @@ from crackutils.files import (
     write_own,
     writing,
 )
-from crackutils.folders import describe_left_out, find_pictures
+from crackutils.folders import describe_left_out, find_pictures, identify_folders, refuse_lost
 from crackutils.images import DECODING, decode_image
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
 from crackutils.runs import find_best_run, read_recipe
@@ -92,7 +92,7 @@ def load_scorer(folder: Path, engine: str) -> tuple[Engine, Recipe, str]:
 
 def _score_files(running: Engine, size: int, folder: Path, names: list[str], part: Path) -> list[tuple[str, ...]]:
     """Return a row per file; every row goes into `part` at once, and rows that are there already are taken from it."""
-    done, notes = _read_part(part, folder, names), {}
+    done, notes, before = _read_part(part, folder, names), {}, identify_folders(folder / name for name in names)
     rows = [row for row, _ in done]
     if done:
         print(f"{len(done):,} of {len(names):,} files were scored before")
@@ -106,9 +106,9 @@ def _score_files(running: Engine, size: int, folder: Path, names: list[str], par
     scored = run_stream(running, names[len(done) :], read)
     with open(part, "a", encoding="utf-8") as handle, contextlib.closing(scored):
         for name, chances, problem in progress(scored, "scoring", len(names) - len(done), "file"):
-            if problem and not folder.is_dir():
-                raise CrackutilsError(f"{folder} is gone. Bring it back and run the same command again; it continues.")
-            told = [problem, notes.pop(name, ""), "" if printable(name) == name else "its name is written with escapes"]
+            if problem:
+                refuse_lost(folder / name, before)
+            told = [problem, notes.pop(name, ""), "" if as_text(name) == name else "its name is no UTF-8"]
             # of the only unit, or of the second of two classes
             p = "" if chances is None else str(chances[-1])
             rows.append((name, p, "; ".join(" ".join(text.split()) for text in told if text)))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from crackutils.config import CLASSES, CrackutilsError
-from crackutils.files import write_atomically
+from crackutils.files import printable, write_atomically
 
 NAMES = ("file", "photo")  # columns of our tables that hold names of files
 # what people call the classes, in tables and as folders; `class_of` compares without case, spaces, dashes, underscores
@@ -146,20 +146,22 @@ def read_classes(file: Path, table: pd.DataFrame, column: str, other: str, empty
 def refuse_rows(file: Path, total: int, wrong: Iterable[str], problem: str, remedy: str) -> None:
     """Raise CrackutilsError where rows of a table are wrong; it counts them and names the first three."""
     if wrong := list(wrong):
-        first = ", ".join(" ".join(escape_bytes(text)[:100].split()) for text in wrong[:3])
+        first = ", ".join(printable(text)[:100] for text in wrong[:3])
         raise CrackutilsError(f"{file}: in {len(wrong)} of {total} rows {problem} (first: {first}). {remedy}.")
 
 
 def match_names(names: Iterable[str], known: Iterable[str]) -> list[str]:
     """Return each name as `known` spells it, where exactly one does so, else as it is.
 
-    Case, slashes, ./ in front, composed letters, escapes of bytes and the encoding of the table do not count.
+    Case, slashes, ./ in front, composed letters, escapes of bytes and the encoding of the table do not count. Nor does
+    the suffix where a name has none.
     """
-    keys, known, found = defaultdict(list), set(known), []
+    keys, stems, known, found = defaultdict(list), defaultdict(list), set(known), []
     for name in known:
         keys[_key(name)].append(name)
+        stems[_key(posixpath.splitext(name)[0])].append(name)
     for name in names:
-        alike = ([one] if one in known else keys.get(_key(one), []) for one in _spellings(name))
+        alike = ([one] if one in known else keys[_key(one)] or stems[_key(one)] for one in _spellings(name))
         found.append(next((one[0] for one in alike if len(one) == 1), name))
     return found
 
@@ -191,7 +193,7 @@ def find_files(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def _key(name: str) -> str:
-    path = posixpath.normpath(escape_bytes(name).strip().replace("\\", "/"))
+    path = posixpath.normpath(printable(name.strip()).replace("\\", "/"))
     return unicodedata.normalize("NFC", path).casefold()
 
 
@@ -215,7 +217,7 @@ def table_bytes(table: pd.DataFrame) -> bytes:
 
 def _field(value: object, name: bool) -> str:
     """Return a value as a field of a CSV file."""
-    text = escape_bytes(str(value))
+    text = str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if isinstance(value, str) and text:
         if name and (text[0] in _FORMULA or _NO_TEXT.fullmatch(text)):
             text = f"./{text}"
@@ -223,9 +225,3 @@ def _field(value: object, name: bool) -> str:
             text = f"'{text}"
     # Python's csv leaves a lone carriage return without quotes; a semicolon separates fields in many countries
     return '"' + text.replace('"', '""') + '"' if re.search('[,;"\t\r\n]|^ | $', text) else text
-
-
-def escape_bytes(name: str) -> str:
-    """Return a name of a file as text that any file can hold: bytes that are no UTF-8 become escapes like \\xe4."""
-    name = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:x}", name)
-    return name.encode("utf-8", "backslashreplace").decode()

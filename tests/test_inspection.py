@@ -445,11 +445,11 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake
     assert len(inspect([folder], folder / "found", "x")) == len(inside) == 9
     for text, message in {
         None: "cannot be read",
-        "": "cannot be read .*CSV file",
-        "photo,row,crack\na.jpg,0,1\n": "no column col",
-        "photo,row,col,crack\na.jpg,0,0,2\n": "0, 1 or empty",
-        "photo,row,col,crack\na.jpg,top,0,1\n": "whole numbers",
-        "photo,row,col,crack\na.jpg,0,0,1\na.jpg,0,0,0\n": "a tile twice",
+        "": "has not one column photo and row and col and crack",
+        "photo,row,crack\na.jpg,0,1\n": "has not one column col",
+        "photo,row,col,crack\na.jpg,0,0,2\n": r"the label is none \(first: a.jpg: 2\)\. Write 0 or 1, .* or nothing",
+        "photo,row,col,crack\na.jpg,top,0,1\n": r"row and col are no whole numbers \(first: a.jpg: top, 0\)",
+        "photo,row,col,crack\na.jpg,0,0,1\na.jpg,0,0,0\n": "the tile stood in a row before",
     }.items():
         if text is not None:
             labels.write_text(text)

@@ -15,6 +15,7 @@ from typing import Any
 import nbformat
 
 from crackutils import config, datasets
+from crackutils.files import lock_file
 from crackutils.provenance import code_hash
 from crackutils.recipes import choose_recipe
 from crackutils.sources.fetch import prepare
@@ -34,10 +35,19 @@ def run(which: list[str], overrides: dict[str, str], force: bool = False) -> Non
     Executed copies go to `results/<profile>/notebooks/`; that of a notebook that failed is kept as `*.failed.ipynb`.
 
     Raises:
-        CrackutilsError: what `plan` refuses, missing images, or a notebook that failed.
+        CrackutilsError: what `plan` refuses, missing images, a notebook that failed, or another process that runs the
+            same profile.
     """
     jobs = plan(which, overrides, force)
     profile = config.profile(overrides.get("PROFILE", config.DEFAULT_PROFILE))
+    home = config.results_dir() / profile.name
+    home.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"Another process runs PROFILE={profile.name}. Wait for it, or set another CRACKUTILS_RESULTS_DIR."
+    with lock_file(home.with_name(f".{profile.name}.lock"), busy):
+        _run_jobs(jobs, profile)
+
+
+def _run_jobs(jobs: list[Job], profile: config.Profile) -> None:
     prepare(profile)
     ds = datasets.load(profile)
     failure = None

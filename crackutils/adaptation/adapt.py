@@ -12,11 +12,12 @@ import pandas as pd
 
 from crackutils import config, datasets, provenance, training
 from crackutils.adaptation.curve import describe_gain, plot_learning_curve, try_learning_curve
-from crackutils.adaptation.labels import photos_of_tiles, read_labels, refuse_rows
+from crackutils.adaptation.labels import photos_of_tiles, read_labels
 from crackutils.config import CrackutilsError, display_path
 from crackutils.detector.head import fit_head
 from crackutils.detector.runs import features_of_run, find_detector_run
 from crackutils.files import explain_write_errors, render_template, replacing_folder, write_atomically
+from crackutils.tables import refuse_rows, write_table
 
 
 def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert") -> pd.DataFrame:
@@ -26,10 +27,10 @@ def adapt(labels: str | Path, out: str | Path, model: str | Path | None = None, 
     Features are cached: a second call with further labels computes only what is new. The learning curve is returned,
     without rows where there can be none; the reason is printed.
 
-    `labels` is a CSV file with the columns file (relative to the CSV's folder, or absolute), label (0 or 1, Negative or
-    Positive) and, if it is known, photo: the photo that a tile was cut from. The folder `out` must not exist, or be
-    empty. `model` None takes the run of `find_detector_run`; `engine` is one of `config.ENGINES`. Raises
-    CrackutilsError where labels, images, run, folder or engine cannot be used.
+    `labels` is a CSV file or a spreadsheet with the columns file (relative to the table's folder, or absolute), label
+    or crack (0 or 1, or what `CLASS_NAMES` holds) and, if it is known, photo: the photo that a tile was cut from. The
+    folder `out` must not exist, or be empty. `model` None takes the run of `find_detector_run`; `engine` is one of
+    `config.ENGINES`. Raises CrackutilsError where labels, images, run, folder or engine cannot be used.
     """
     labels, out, began = Path(labels), Path(out).resolve(), time.perf_counter()
     table = read_labels(labels)
@@ -86,7 +87,7 @@ def _read_tiles(labels: Path, table: pd.DataFrame) -> datasets.Dataset:
 def _write(folder: Path, content: dict[str, Any], curve: pd.DataFrame, seconds: float) -> None:
     """Write the learning curve, `run.json` and `metrics.json`."""
     if len(curve):
-        write_atomically(folder / "learning_curve.csv", curve.to_csv(index=False, lineterminator="\n"))
+        write_table(folder / "learning_curve.csv", curve)
         (folder / "figures").mkdir()
         figure, file = plot_learning_curve(curve), folder / "figures" / "learning_curve.png"
         figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})

@@ -82,18 +82,26 @@ def start_engine(name: str, file: Path, build: Callable[[], Any]) -> Engine:
         try:
             return _litert(file) if name == "litert" else _openvino(file, bf16=name == "openvino-bf16")
         except (ValueError, RuntimeError) as error:
-            why = f"{display_path(file)} cannot be read ({str(error).strip().splitlines()[0][:200]})"
+            why = f"{display_path(file)} cannot be read ({_first_line(error)})"
             raise CrackutilsError(f"{why}. Remove it, and it is made again.") from error
 
     lock, prepared = threading.Lock(), []
 
     def worker() -> Run:
-        with lock:  # the first thread prepares the network, the others wait
-            if not prepared:
-                prepared.append(prepare())
-        return prepared[0]()
+        try:
+            with lock:  # the first thread prepares the network, the others wait
+                if not prepared:
+                    prepared.append(prepare())
+            return prepared[0]()
+        except (ImportError, MemoryError, RuntimeError) as error:
+            why = f"ENGINE={name} does not start ({_first_line(error)}), mostly for lack of memory"
+            raise CrackutilsError(f"{why}. Close other programs, or choose another engine.") from error
 
     return Engine(name, version, "bfloat16" if name == "openvino-bf16" else "float32", worker)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def convert(model: Any, file: Path) -> None:

@@ -1,5 +1,6 @@
 """Labels of tiles: how well the tiles are ranked, and which threshold the labels choose."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +11,53 @@ from sklearn.metrics import precision_recall_curve
 from crackutils.config import CrackutilsError
 from crackutils.inspection.tiling import sigmoid
 from crackutils.metrics import score_predictions
+from crackutils.tables import match_names, read_classes, read_table, refuse_rows
 
 _SCORES = ("precision", "recall", "f1")
+
+
+_COLUMNS = {
+    "photo": ("photo", "file", "filename", "image", "imagename", "path", "filepath"),
+    "row": ("row",),
+    "col": ("col", "column"),
+    "crack": ("crack", "label", "class", "cracked"),
+    "label": ("label",),
+}
+_TILE = ["photo", "row", "col"]
 
 
 def read_tile_labels(file: str | Path) -> pd.DataFrame:
     """Read labels of tiles, as of tiles.csv with a column crack added: photo (or file), row, col, crack.
 
-    crack is 1, 0, or empty for tiles that nobody has looked at. Raises CrackutilsError for a file that cannot be used.
+    crack is 1 or 0, in any words of `CLASS_NAMES`, or empty for tiles that nobody has looked at. How the table was read
+    is printed. Raises CrackutilsError for a file that cannot be used.
     """
-    try:
-        labels = pd.read_csv(file, dtype={"photo": str, "file": str})
-    except (OSError, ValueError) as error:  # pandas' errors, and bytes that are no UTF-8, are ValueErrors
-        raise CrackutilsError(f"{file} cannot be read ({error}). Give labels as a CSV file in UTF-8.") from error
-    labels = labels if "photo" in labels else labels.rename(columns={"file": "photo"})
-    if missing := {"photo", "row", "col", "crack"} - set(labels.columns):
-        raise CrackutilsError(f"{file} has no column {', '.join(sorted(missing))}. Give photo, row, col, crack.")
-    labels = labels.loc[labels["crack"].notna(), ["photo", "row", "col", "crack"]]
-    numbers = labels[["row", "col", "crack"]].apply(pd.to_numeric, errors="coerce")
-    if not (numbers["crack"].isin((0, 1)).all() and (numbers % 1 == 0).all(axis=None)):
-        raise CrackutilsError(f"{file} has other values. Let crack be 0, 1 or empty, row and col whole numbers.")
-    labels = labels.assign(**numbers.astype(int))
-    if labels.duplicated(["photo", "row", "col"]).any():
-        raise CrackutilsError(f"{file} lists a tile twice. Keep one row per tile.")
+    table = read_table(file := Path(file), _COLUMNS, ("label",))
+    crack = read_classes(file, table, "crack", "label", empty=True)
+    labels = table.assign(crack=crack)[["photo", "row", "col", "crack"]][crack.notna()]
+    numbers = labels[["row", "col"]].apply(lambda column: pd.to_numeric(column.str.replace(",", "."), errors="coerce"))
+    place = labels["photo"] + ": " + labels["row"] + ", " + labels["col"]
+    remedy = "Write row and col as in tiles.csv"
+    refuse_rows(file, len(table), place[~(numbers % 1 == 0).all(axis=1)], "row and col are no whole numbers", remedy)
+    labels = labels.assign(**numbers).astype({"row": int, "col": int, "crack": int})
+    refuse_rows(file, len(table), place[labels.duplicated(_TILE)], "the tile stood in a row before", "List each once")
+    return labels
+
+
+def match_photos(labels: pd.DataFrame, photos: Iterable[str]) -> pd.DataFrame:
+    """Return labels of tiles with their photos as `photos` spells them: see `match_names`.
+
+    Raises CrackutilsError where they label a tile twice then.
+    """
+    labels = labels.assign(photo=match_names(labels["photo"], photos := set(photos)))
+    twice = labels["photo"][labels["photo"].isin(photos) & labels.duplicated(_TILE)]
+    if len(twice):
+        raise CrackutilsError(f"The labels list a tile of {twice.iloc[0]} twice. Keep one row for each tile.")
     return labels
 
 
 def _labelled_tiles(tiles: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    labels = match_photos(labels, tiles["file"])
     both = tiles.merge(labels, left_on=["file", "row", "col"], right_on=["photo", "row", "col"])
     if both.empty:
         raise CrackutilsError("No label belongs to a tile of these photos. Name the photos as tiles.csv does.")

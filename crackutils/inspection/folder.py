@@ -13,15 +13,15 @@ from crackutils import config
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import find_detector_run
 from crackutils.files import (
+    as_text,
     name_some,
-    printable,
     progress,
     refuse_foreign,
     write_atomically,
     write_own,
     writing,
 )
-from crackutils.folders import describe_left_out, find_pictures
+from crackutils.folders import describe_left_out, find_pictures, identify_folders, refuse_lost
 from crackutils.images import read_image
 from crackutils.inspection.calibration import calibrate_threshold, describe_calibration, read_tile_labels
 from crackutils.inspection.measure import COLUMNS, LENGTHS
@@ -68,6 +68,7 @@ def inspect(
         raise CrackutilsError(f"{name_some(inside)} lies in {out}. Give a folder of its own as --out.")
     with writing(out):
         _claim_folder(out, files, force)
+        before = identify_folders(files.values())
         if model is None:
             print(f"model: {config.display_path(model := find_detector_run())}")
         net, unit, chosen, found = load_detector(Path(model), engine), "mm" if mm_per_pixel else "px", "", {}
@@ -76,9 +77,8 @@ def inspect(
         threshold = threshold or 0.5
         for name in progress(files, "inspecting", len(files), "photo"):
             found[name] = resume_photo(files[name], out / "photos" / name, net, threshold, mm_per_pixel, force)
-            if found[name]["problem"] and not files[name].parent.is_dir():
-                why = f"{files[name].parent} is gone"
-                raise CrackutilsError(f"{why}. Bring it back and run the same command again; it continues.")
+            if found[name]["problem"]:
+                refuse_lost(files[name], before)
         table = _write_tables(out, found, threshold, unit)
         facts = {"model": config.display_path(Path(model)), "threshold": f"{threshold:.3g}", "chosen": chosen}
         page = render_report(table, found, out / "photos", unit, mm_per_pixel=mm_per_pixel, **facts)
@@ -111,7 +111,7 @@ def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
         home = Path(os.path.commonpath(homes))
     except ValueError:  # two drives
         raise CrackutilsError("The photos lie on several drives. Inspect those of each drive by themselves.") from None
-    return {printable(file.relative_to(home).as_posix()): file for file in files.values()}
+    return {as_text(file.relative_to(home).as_posix()): file for file in files.values()}
 
 
 def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
