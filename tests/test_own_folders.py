@@ -132,6 +132,15 @@ def test_a_set_that_comes_split_keeps_its_split(unique: bool, tmp_path: Path, ca
         assert file.count("/") == (1 if unique else 2)
 
 
+def test_tables_of_photos_and_parts_come_along(tmp_path: Path, capsys: Any) -> None:
+    origin = lay(tmp_path / "mine", "set/Cracked/a.jpg set/Uncracked/b.jpg other/given_split.csv")
+    (origin / "set" / "patches.csv").write_text("file,photo,x\nCracked/a.jpg,07,1\nUncracked/b.jpg,8,\ngone.jpg,1,1\n")
+    assert make_data(f"FROM={origin}") == 0
+    table = datasets.raw_folder("own") / "patches.csv"
+    assert table.read_text() == "file,photo,x\nPositive/a.jpg,07,1\nNegative/b.jpg,8,\n"
+    assert "left out: 1 tables that fit no picture (other/given_split.csv)" in capsys.readouterr().out
+
+
 def test_only_what_was_written_is_replaced(tmp_path: Path, capsys: Any) -> None:
     origin = lay(tmp_path / "mine", "Positive/x.jpg Negative/x.jpg")
     target, other = fetch("own", origin), lay(tmp_path / "other", "Positive/y.jpg Negative/x.jpg")
