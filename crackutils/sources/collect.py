@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from crackutils.config import CLASSES, CrackutilsError, display_path
-from crackutils.files import name_some, progress
+from crackutils.files import name_some, printable, progress
 from crackutils.folders import LeftOut, describe_left_out, find_pictures
 from crackutils.sources.classes import Found, Placed, has_classes, names_class, place_pictures
 from crackutils.sources.names import Names
 from crackutils.sources.record import refuse_fewer, refuse_loss, write_record
-from crackutils.sources.unpack import check_space, name_kind, unpack
+from crackutils.sources.unpack import FULL, check_space, name_kind, unpack
 
 _SPLIT = "given_split.csv"  # the part of each image, for sets that come split
 _TABLES = (_SPLIT, "patches.csv")  # taken over from beside the folders of the classes
@@ -142,20 +142,18 @@ def _put(
     check_space(origin.name, size, work)
     put = {}
     for picture, own in progress(there, "copying", unit="file"):
-        try:
-            data = picture.path.read_bytes() if own else b""
-        except PermissionError:
-            left_out.setdefault("may not be read", []).append(picture.name)
-            continue
-        except OSError as error:
-            what = f"{picture.path} cannot be read ({error.strerror})"
-            raise CrackutilsError(f"{what}. Run this again when nothing else changes the folder.") from error
         new = names.give(picture.name)
         (work / new).parent.mkdir(parents=True, exist_ok=True)
-        if own:
-            (work / new).write_bytes(data)
-        else:
-            os.replace(picture.path, work / new)
+        try:
+            (shutil.copyfile if own else os.replace)(picture.path, work / new)
+        except OSError as error:
+            if error.errno in FULL or str(error.filename) != str(picture.path):
+                raise
+            if isinstance(error, PermissionError):
+                left_out.setdefault("may not be read", []).append(picture.name)
+                continue
+            what = f"{printable(str(picture.path))} cannot be read ({error.strerror})"
+            raise CrackutilsError(f"{what}. Run this again when nothing else changes the folder.") from error
         put[picture.path] = new
     return put
 
