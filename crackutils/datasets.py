@@ -24,6 +24,7 @@ from crackutils.images import COLOUR, DECODING, GREY
 
 _INDEXING = 2  # raise it when another choice of files, or other columns, are indexed
 _UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")  # what a table does not give back as it was
+_INDEX = ("index.csv", "left_out.csv", "notes.csv", "grey.npy", "colour.npy", "state.json")
 _COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
 _DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # as cameras and phones name their pictures
 _LEAST = 3  # usable images of each class: one for each part of a split
@@ -240,7 +241,8 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
             file = f"{file}\t{found.st_size}\t{found.st_mtime_ns}"
         state.update(f"{file}\n".encode())
     stamp = (home := config.data_dir() / "index" / source) / "state.json"
-    if not stamp.is_file() or json.loads(stamp.read_text("utf-8")).get("state") != state.hexdigest():
+    made = json.dumps({"state": state.hexdigest()})
+    if not all((home / name).is_file() for name in _INDEX) or stamp.read_text("utf-8", "replace") != made:
         labels = [config.CLASSES.index(file.split("/")[0]) for file in files]
         watch = partial(progress, what="indexing", total=len(files))
         index, left_out, notes, grey, colour = _describe_all(folder, files, labels, watch)
@@ -250,7 +252,7 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
                 table.to_csv(work / f"{name}.csv", index=False, lineterminator="\n")
             np.save(work / "grey.npy", grey)
             np.save(work / "colour.npy", colour)
-            (work / stamp.name).write_text(json.dumps({"state": state.hexdigest()}), "utf-8")
+            (work / stamp.name).write_text(made, "utf-8")
     text = {"file": str, "sha256": str, "mode": str, "phash": str, "reason": str}
     names = ("index", "left_out", "notes")
     index, left_out, notes = (pd.read_csv(home / f"{n}.csv", dtype=text, keep_default_na=False) for n in names)

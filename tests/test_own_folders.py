@@ -61,6 +61,7 @@ LAYOUTS = [  # files, CLASSES, files afterwards, what is said
     ("Cracks/1/x.jpg Cracks/0/y.jpg", "", "Negative/y.jpg Positive/x.jpg", "0 -> Negative (1), 1 -> Positive (1)"),
     ("Positive/0/x.jpg Negative/1/y.jpg", "", "Negative/1/y.jpg Positive/0/x.jpg", "1 Negative, 1 Positive in"),
     ("00_noncrack_images/x.jpg 01_crack_images/y.jpg", "", "Negative/x.jpg Positive/y.jpg", "00_noncrack_images -"),
+    ("class_0/x.jpg class_1/y.jpg", "", "Negative/x.jpg Positive/y.jpg", "class_0 -> Negative (1), class_1 -> Pos"),
     ("bridge/Cracked/x.jpg other/set/Uncracked/x.jpg", "", "Negative/x.jpg Positive/x.jpg", "Uncracked -> Negat"),
     ("D/CD/1-1.jpg D/UD/1-2.jpg W/CW/1-1.jpg W/UW/7-2.jpg", "", "Negative/D/1-2.jpg Negative/W/7-2.jpg "
      "Positive/D/1-1.jpg Positive/W/1-1.jpg", "UD, UW -> Negative (2), CD, CW -> Positive (2)"),
@@ -132,6 +133,15 @@ def test_a_set_that_comes_split_keeps_its_split(unique: bool, tmp_path: Path, ca
         assert file.count("/") == (1 if unique else 2)
 
 
+def test_tables_of_photos_and_parts_come_along(tmp_path: Path, capsys: Any) -> None:
+    origin = lay(tmp_path / "mine", "set/Cracked/a.jpg set/Uncracked/b.jpg other/given_split.csv")
+    (origin / "set" / "patches.csv").write_text("file,photo,x\nCracked/a.jpg,07,1\nUncracked/b.jpg,8,\ngone.jpg,1,1\n")
+    assert make_data(f"FROM={origin}") == 0
+    table = datasets.raw_folder("own") / "patches.csv"
+    assert table.read_text() == "file,photo,x\nPositive/a.jpg,07,1\nNegative/b.jpg,8,\n"
+    assert "left out: 1 tables that fit no picture (other/given_split.csv)" in capsys.readouterr().out
+
+
 def test_only_what_was_written_is_replaced(tmp_path: Path, capsys: Any) -> None:
     origin = lay(tmp_path / "mine", "Positive/x.jpg Negative/x.jpg")
     target, other = fetch("own", origin), lay(tmp_path / "other", "Positive/y.jpg Negative/x.jpg")
@@ -182,11 +192,15 @@ def test_odd_names_become_clean_and_stay_apart(zipped_up: bool, tmp_path: Path, 
     assert len(ds.index) == len(expected) + 3 and not len(ds.left_out)
 
 
-def full(*_: Any) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
+def full(source: Any, *_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", str(source))  # as shutil.copyfile names the source
 
 
-def gone(path: Path) -> bytes:
+def denied(path: Path, _: Path) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def gone(path: Path, _: Path) -> None:
     raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
 
 
@@ -199,9 +213,7 @@ def test_faults_while_copying_leave_what_was_there(
         origin = Path(shutil.make_archive(str(tmp_path / "bad"), "zip", origin))
         monkeypatch.setattr(shutil, "copyfileobj", full)
     else:
-        monkeypatch.setattr(
-            Path, "write_bytes" if what == "folder" else "read_bytes", gone if what == "vanishes" else full
-        )
+        monkeypatch.setattr(shutil, "copyfile", gone if what == "vanishes" else full)
     why = r"00001\.jpg cannot be read \(No such file.*\)\. Run this again when nothing else changes"
     refused(origin, why if what == "vanishes" else r"own cannot be written \(No space left .*\)\. Make room or allow")
 
@@ -220,16 +232,11 @@ def test_unreadable_pictures_and_links_are_counted(tmp_path: Path, tree: Tree, m
     mine = tree(tmp_path / "a b's", 2)
     for link, end in (("dangling.jpg", "nothing"), ("circle", "circle"), ("up", "..")):
         (mine / "Positive" / link).symlink_to(end)
-    read = Path.read_bytes
-    deny = PermissionError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) if path.stem != "00002" else raised(deny))
+    copy = shutil.copyfile  # root may read everything
+    monkeypatch.setattr(shutil, "copyfile", lambda *paths: (denied if paths[0].stem == "00002" else copy)(*paths))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert make_data("FROM=~/a b's/") == 0
     said = capsys.readouterr().out
     assert "own: 1 Negative, 1 Positive in" in said and "1 linked to nothing (Positive/dangling.jpg)" in said
     assert "2 may not be read (Negative/00002.jpg, Positive/00002.jpg)" in said
     assert "1 linked to a folder that is read already (Positive/up)" in said
-
-
-def raised(error: Exception) -> Any:
-    raise error

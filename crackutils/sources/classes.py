@@ -15,7 +15,8 @@ _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 _PARTS |= {"validation": "val", "dev": "val"}
 _PLAIN = re.compile("crack|pos|neg|damaged|intact")  # other names, as 1, no or UP, may mean something else
 _SDNET = ("CD", "CP", "CW", "UD", "UP", "UW")  # cracked and uncracked decks, pavements and walls
-_BESIDE = re.compile(r"^\d+[\s_.-]+(?=\D)|[\s_-]*(images?|pictures?|photos?|samples?|patches|tiles)$", re.IGNORECASE)
+_BESIDE = r"images?|pictures?|photos?|samples?|patches|tiles|concrete|walls?|decks?|pavements?|surfaces?"  # with a name
+_BESIDE = re.compile(rf"^(\d+|class|label)[\s_.-]+|[\s_-]*({_BESIDE})$", re.IGNORECASE)
 Folders = tuple[str, ...]  # names from FROM= down
 Levels = dict[Folders, tuple[int, int]]  # which of the folders names the class, and the class
 

@@ -8,14 +8,15 @@ from typing import Any
 import pandas as pd
 
 from crackutils.config import CLASSES, CrackutilsError, display_path
-from crackutils.files import name_some, progress
+from crackutils.files import name_some, printable, progress
 from crackutils.folders import LeftOut, describe_left_out, find_pictures
 from crackutils.sources.classes import Found, Placed, has_classes, names_class, place_pictures
 from crackutils.sources.names import Names
 from crackutils.sources.record import refuse_fewer, refuse_loss, write_record
-from crackutils.sources.unpack import check_space, name_kind, unpack
+from crackutils.sources.unpack import FULL, check_space, name_kind, unpack
 
 _SPLIT = "given_split.csv"  # the part of each image, for sets that come split
+_TABLES = (_SPLIT, "patches.csv")  # taken over from beside the folders of the classes
 _ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".zst", ".001")  # to open
 _INSIDE = "archives"  # the reason under which they are left out where they are not opened
 _DEEP = 3  # archives within archives
@@ -47,14 +48,17 @@ def collect(
     if outside:
         left_out["in no folder of a class"] = outside
     names = Names()
-    parts = _put(placed, origin, names, work, unpacked, left_out)
-    shutil.rmtree(unpacked)
+    put = _put(placed, origin, names, work, unpacked, left_out)
+    parts = {put[picture.path]: picture.part for picture in placed if picture.path in put}
     counts = {name: sum(file.startswith(f"{name}/") for file in parts) for name in CLASSES}
     if not all(counts.values()):
         raise CrackutilsError(f"{origin} holds no readable pictures of a class. {_sentence(left_out)}")
     if any(parts.values()):
         table = pd.DataFrame(list(parts.items()), columns=["file", "split"])
         table.to_csv(work / _SPLIT, index=False, lineterminator="\n")
+    kept = {shown: _keep_table(table, put, work) for shown, table in opener.tables.items()}
+    left_out |= {"tables that fit no picture": unused} if (unused := [name for name in kept if not kept[name]]) else {}
+    shutil.rmtree(unpacked)
     write_record(work)
     refuse_loss(target, work, force)
     if "sha256" in entry:
@@ -77,6 +81,7 @@ class _Opener:
     def __init__(self, unpacked: Path, target: Path, entry: dict[str, Any]) -> None:
         self._unpacked, self._target, self._entry = unpacked, target, entry
         self._archives: dict[str, Path] = {}  # by their names in what is left out
+        self.tables: dict[str, Path] = {}
         self.renamed: list[str] = []
 
     def gather(self, folder: Path, above: tuple[str, ...] = ()) -> tuple[list[Found], LeftOut]:
@@ -88,6 +93,9 @@ class _Opener:
                 closed = name.lower().endswith(_ARCHIVES) and reason not in ("hidden", "of the system")
                 why = _INSIDE if closed and name_kind(folder / name) else reason
                 shown = "/".join((*above, *Path(name).parts))
+                if Path(name).name in _TABLES:
+                    self.tables[shown] = folder / name
+                    continue
                 left_out.setdefault(why, []).append(shown)
                 self._archives |= {shown: folder / name} if why == _INSIDE else {}
         return [Found(path, (*above, *path.relative_to(folder).parts[:-1])) for path in pictures], left_out
@@ -121,8 +129,8 @@ class _Opener:
 
 def _put(
     placed: list[Placed], origin: Path, names: Names, work: Path, unpacked: Path, left_out: LeftOut
-) -> dict[str, str]:
-    """Copy pictures of the user into `work`, move unpacked ones; return the part of each by its name there."""
+) -> dict[Path, str]:
+    """Copy pictures of the user into `work`, move unpacked ones; return the name there of each that was put there."""
     there, size = [], 0
     for picture in placed:
         own = not picture.path.is_relative_to(unpacked)
@@ -132,21 +140,32 @@ def _put(
         else:
             left_out.setdefault("linked to nothing", []).append(picture.name)
     check_space(origin.name, size, work)
-    parts = {}
+    put = {}
     for picture, own in progress(there, "copying", unit="file"):
-        try:
-            data = picture.path.read_bytes() if own else b""
-        except PermissionError:
-            left_out.setdefault("may not be read", []).append(picture.name)
-            continue
-        except OSError as error:
-            what = f"{picture.path} cannot be read ({error.strerror})"
-            raise CrackutilsError(f"{what}. Run this again when nothing else changes the folder.") from error
         new = names.give(picture.name)
         (work / new).parent.mkdir(parents=True, exist_ok=True)
-        if own:
-            (work / new).write_bytes(data)
-        else:
-            os.replace(picture.path, work / new)
-        parts[new] = picture.part
-    return parts
+        try:
+            (shutil.copyfile if own else os.replace)(picture.path, work / new)
+        except OSError as error:
+            if error.errno in FULL or str(error.filename) != str(picture.path):
+                raise
+            if isinstance(error, PermissionError):
+                left_out.setdefault("may not be read", []).append(picture.name)
+                continue
+            what = f"{printable(str(picture.path))} cannot be read ({error.strerror})"
+            raise CrackutilsError(f"{what}. Run this again when nothing else changes the folder.") from error
+        put[picture.path] = new
+    return put
+
+
+def _keep_table(file: Path, put: dict[Path, str], work: Path) -> bool:
+    """Write the rows of a table with a column file under the new names of pictures; return whether there are any."""
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        names = [put.get(file.parent / name.replace("\\", "/")) for name in table["file"]]
+    except (OSError, ValueError, KeyError):
+        return False
+    table = table.assign(file=names).dropna(subset="file")
+    if len(table) and not (work / file.name).exists():
+        table.to_csv(work / file.name, index=False, lineterminator="\n")
+    return len(table) > 0

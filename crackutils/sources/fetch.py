@@ -13,6 +13,7 @@ from crackutils.files import explain_write_errors, hash_sources, lock_file, prin
 from crackutils.sources.collect import collect
 from crackutils.sources.download import download
 from crackutils.sources.record import RECORD, refuse_loss, write_record
+from crackutils.sources.unpack import FULL
 from crackutils.synthetic.sample import write_patches, write_tiles
 from crackutils.synthetic.store import library_versions
 
@@ -123,7 +124,7 @@ def _reading(origin: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not error.filename or not Path(os.fsdecode(error.filename)).is_relative_to(origin):
+        if error.errno in FULL or not error.filename or not Path(os.fsdecode(error.filename)).is_relative_to(origin):
             raise
         why = f"{error.strerror}: {printable(os.fsdecode(error.filename))}"
         raise CrackutilsError(f"{origin} cannot be read ({why}). Allow it, then run the same command again.") from error

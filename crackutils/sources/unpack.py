@@ -35,7 +35,7 @@ _PRINTERS = {
 }
 _SEVEN = ("7zz", "7z", "7za")
 _MAGIC = {b"PK\x03\x04": "ZIP", b"PK\x05\x06": "ZIP", b"PK\x07\x08": "ZIP", b"Rar!\x1a\x07": "RAR"}
-_MAGIC |= {b"7z\xbc\xaf\x27\x1c": "7z", b"\x1f\x8b": "tar", b"BZh": "tar", b"\xfd7zXZ\0": "tar"}
+_MAGIC |= {b"7z\xbc\xaf\x27\x1c": "7z", b"\x1f\x8b": "tar", b"BZh": "tar", b"\xfd7zXZ\0": "tar", b"\x5d\0\0": "tar"}
 _MAGIC |= {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"LZIP": "lzip", b"\x1f\x9d": "compress"}
 _MAGIC |= {b"MSCF": "CAB", b"xar!": "xar"}
 _PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<\?xml|\{)", re.IGNORECASE)
@@ -43,6 +43,7 @@ _LATER = re.compile(r"\.(z\d\d|r\d\d|(zip|7z|rar|tar)\.(?!0*1$)\d{2,4}|part(?!0*
 _FIRST = re.compile(r"\.(zip|7z|rar|tar)\.0*1$", re.IGNORECASE)
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # of a damaged ZIP
 _TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors of a disk that takes no more
 _AGAIN = "Download or copy it again"
 
 
@@ -214,7 +215,7 @@ def _write_members(archive: Path, tar: tarfile.TarFile, place: _Place) -> None:
 
 def _raise_full(error: Exception) -> None:
     """Raise an error of a full disk again: no other program, and no other copy, would do better."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         raise error
 
 
