@@ -87,7 +87,7 @@ class Dataset:
             number = number.mask(cuts["photo"].notna(), pd.factorize(cuts["photo"])[0]) if named.any() else number
             cuts = cuts.assign(photo=number, **{at: pd.to_numeric(cuts[at], "coerce") for at in {"x", "y"} & set(cuts)})
         except (OSError, ValueError, KeyError):  # no such table, or some other one
-            found = self.index["file"].str.extract(rf"/(?!{_DATE}-)(\d{{1,18}})-\d{{1,3}}\.[^/]*$", expand=False)
+            found = self.index["file"].str.extract(rf"/(?!{_DATE}-)(\d{{1,18}})-\d{{1,4}}\.[^/]*$", expand=False)
             known = self.profile.source == "sdnet" or (found.notna().all() and len(found.unique()) > 1)
             return self.index[["file"]].assign(photo=found.fillna(-1).astype(int) if known else -1)
         cuts = self.index[["file"]].merge(cuts, how="left", on="file")
