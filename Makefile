@@ -28,7 +28,7 @@ recipes: setup ## list the recipes, ours and nine published ones, with what is c
 run-%: setup ## run what is not up to date: run-all, run-03, run-recipes [PROFILE=...] [FORCE=1] [parameter=value]
 	$(RUN) run $*
 
-data: setup ## fetch the images, or take your copy: FROM=archive-or-folder [SOURCE=own]
+data: setup ## fetch the images, or take your copy: FROM=archive-or-folder [SOURCE=own] [CLASSES=uncracked:cracked]
 	$(RUN) data
 
 lab: setup ## open JupyterLab on the notebooks
