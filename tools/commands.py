@@ -155,7 +155,10 @@ def data(values: Settings) -> None:
 @_command()
 def lab(_: Settings) -> int:
     """Open JupyterLab on the notebooks, for this machine only, whatever its settings say."""
-    return call([sys.executable, "-m", "jupyterlab", str(config.NOTEBOOKS), "--ServerApp.ip=127.0.0.1"], JUPYTER_PREFER_ENV_PATH="1")
+    return call(
+        [sys.executable, "-m", "jupyterlab", str(config.NOTEBOOKS), "--ServerApp.ip=127.0.0.1"],
+        JUPYTER_PREFER_ENV_PATH="1",
+    )
 
 
 @_command("PROFILE")
