@@ -101,7 +101,7 @@ def test_recipe_of_a_training_notebook_belongs_to_it(stem: str, family: str) -> 
 
 
 def test_results_go_into_the_folder_named_after_the_notebook(path: Path, nb: nbformat.NotebookNode) -> None:
-    assert [ast.literal_eval(call.args[0]) for call in calls(nb, "open_run")][0] == path.stem
+    assert next(ast.literal_eval(call.args[0]) for call in calls(nb, "open_run")) == path.stem
     assert len(list(calls(nb, "run.finish"))) == 1
     figures = [ast.unparse(call.args[1]) for call in calls(nb, "run.show")]
     assert figures and len(figures) == len(set(figures))  # none overwrites another
