@@ -25,7 +25,9 @@ from crackutils.metrics import score_predictions, wilson
 from crackutils.runs import Run, read_recipe
 from crackutils.stages import SOLVERS, Recipe, Stage
 
-_PARTS = ("keras.layers", "keras.src.models")  # modules of what a model is made of, besides layers of our own
+# modules of what a model is made of, besides layers of our own
+_PARTS = ("keras.layers", "keras.src.models", "keras.regularizers", "keras.constraints", "keras.activations")
+_MODELS = ("Functional", "Model", "Sequential")
 _CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")  # layers that run what a file says
 _TENSOR = "__keras_tensor__"
 
@@ -266,7 +268,8 @@ def _portable(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     named = (value.get("module") or "", value.get("class_name"), str(value.get("registered_name")))
-    if named[1] and not (named[0].startswith(_PARTS) or named[2].startswith("crackutils>") or named[1] == _TENSOR):
+    known = named[0].startswith(_PARTS) or (named[0] == "keras" and named[1] in _MODELS) or named[1] == _TENSOR
+    if named[1] and not known and not named[2].startswith("crackutils>"):
         raise ValueError(f"its part {named[0]}.{named[1]} is none that this series uses")
     if named[1] in _CODE:
         raise ValueError(f"its layer {named[1]} holds code")

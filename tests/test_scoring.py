@@ -1,12 +1,15 @@
 """Scoring a folder: every file in order, at an engine's speed, continued after a kill."""
 
 import csv
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -187,6 +190,72 @@ def test_what_cannot_work_is_refused_before_the_work(seen: list[str]) -> None:
         assert "holds no usable model.keras and model.weights.h5. Run its" in refused(FOLDER, OUT, MODEL)
         Path(name).rename(MODEL / "model" / name)
     assert not seen and not OUT.exists()
+
+
+def test_a_drive_that_goes_away_stops_the_work_which_then_continues(monkeypatch: Patch) -> None:
+    score(FOLDER, whole := Path("whole.csv"), MODEL)
+
+    def read(file: Path, size: int) -> Picture:
+        if file.name == "0040.png" and not Path("away").exists():
+            FOLDER.rename("away")
+            FOLDER.mkdir()  # where it was mounted
+        return decode_image(file, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("crackutils.scoring.decode_image", read)
+        assert "photos is gone, as a drive or a network share may be. Bring it back" in refused(FOLDER, OUT, MODEL)
+    assert not OUT.exists()
+    FOLDER.rmdir()
+    Path("away").rename(FOLDER)
+    score(FOLDER, OUT, MODEL)
+    assert OUT.read_bytes() == whole.read_bytes()
+
+
+def no_room(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+FAULTS = [
+    ("os.replace", no_room, "cannot be written (No space left on device). Make room"),
+    ("crackutils.scoring.find_pictures", Mock(side_effect=MemoryError), "there is too little memory. Close other"),
+    ("crackutils.scoring.find_pictures", Mock(side_effect=no_room), "No space left on device. Look after that place"),
+]
+
+
+@pytest.mark.parametrize(("where", "fault", "says"), FAULTS)
+def test_a_fault_from_outside_ends_in_one_line(
+    where: str, fault: Any, says: str, monkeypatch: Patch, capsys: Capture
+) -> None:
+    command = ["score", str(FOLDER), "--out", str(OUT), "--model", str(MODEL)]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fault)
+        assert main(command) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and says in told and told.count("\n") == 1
+    assert main(command) == 0 and len(rows_of()) == 60 and not list(Path().glob(".*.part"))
+
+
+def test_a_picture_too_large_for_the_memory_is_told(monkeypatch: Patch) -> None:
+    monkeypatch.setattr("crackutils.images._to_rgb", Mock(side_effect=MemoryError))
+    score(FOLDER, OUT, MODEL)
+    assert {row["problem"] for row in rows_of()} == {"needs more memory than there is"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_a_signal_to_end_leaves_no_half_file(monkeypatch: Patch, capsys: Capture) -> None:
+    replace = os.replace
+
+    def end(source: Any, target: Any) -> None:
+        if Path(target).name == OUT.name:
+            os.kill(os.getpid(), signal.SIGTERM)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", end)
+        assert main(["score", str(FOLDER), "--out", str(OUT), "--model", str(MODEL)]) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    left = [path.name for path in Path().glob(".*out.csv*") if not path.name.endswith(".sha256")]
+    assert not OUT.exists() and len(left) == 1 and left[0].endswith(".part")  # the rows that are done
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows allows no such names")

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -395,6 +396,18 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
 
 
+def rewrite(run: Path, module: str, name: str) -> None:
+    """Make the last layer of a saved model an object of another kind."""
+    file = run / "model" / "model.keras"
+    with zipfile.ZipFile(file) as parts:
+        content = {part: parts.read(part) for part in parts.namelist()}
+    architecture = json.loads(content["config.json"])
+    architecture["config"]["layers"][-1] |= {"module": module, "class_name": name, "registered_name": name}
+    with zipfile.ZipFile(file, "w") as parts:
+        for part, data in (content | {"config.json": json.dumps(architecture).encode()}).items():
+            parts.writestr(part, data)
+
+
 UNUSABLE, OLD = r"holds no usable model.*FORCE=1", r"was made by another version of crackutils\. Run .* with FORCE=1"
 NONE = r"holds no finished training run\. Give a folder with metrics\.json and model/"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -404,6 +417,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "other weights": (lambda run: CNN.build(1).save_weights(run / "model" / "model.weights.h5"), UNUSABLE),
     "half of the weights": (lambda run: os.truncate(run / "model" / "model.weights.h5", 3000), UNUSABLE),
     "half of the model": (lambda run: os.truncate(run / "model" / "model.keras", 3000), UNUSABLE),
+    "code in a layer": (lambda run: rewrite(run, "keras.layers", "Lambda"), "its layer Lambda holds code"),
+    "foreign code": (lambda run: rewrite(run, "subprocess", "Popen"), "its part subprocess.Popen is none that this"),
     "no batch": (lambda run: replace(run / "metrics.json", '"batch": 8', '"batches": 8'), OLD),
     "a stage of the future": (lambda run: replace(run / "metrics.json", '"unfreeze"', '"warmup": 3, "unfreeze"'), OLD),
 }
