@@ -27,7 +27,7 @@ _UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")  # what 
 _INDEX = ("index.csv", "left_out.csv", "notes.csv", "grey.npy", "colour.npy", "state.json")
 _COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
 _DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # as cameras and phones name their pictures
-_LEAST = 3  # usable images of each class: one for each part of a split
+LEAST = 3  # usable images of each class: one for each part of a split
 
 
 def sources() -> dict[str, dict[str, Any]]:
@@ -143,8 +143,8 @@ def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
     there = pd.concat([index.loc[keep, "file"], left_out["file"]]).str.split("/").str[0].value_counts()
     for name in config.CLASSES:
         usable = int((index.loc[keep, "label"] == config.CLASSES.index(name)).sum())
-        if there.get(name, 0) < profile.per_class or usable < _LEAST:
-            want = f"{profile.per_class:,} images" if profile.per_class else f"at least {_LEAST} usable images"
+        if there.get(name, 0) < profile.per_class or usable < LEAST:
+            want = f"{profile.per_class:,} images" if profile.per_class else f"at least {LEAST} usable images"
             unusable = there.get(name, 0) - usable
             has = f"but {config.display_path(folder)} has {usable:,}"
             has += f" and {unusable:,} left out" if unusable else ""

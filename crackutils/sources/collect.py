@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from crackutils.config import CLASSES, CrackutilsError, display_path
+from crackutils.datasets import LEAST
 from crackutils.files import name_some, printable, progress
 from crackutils.folders import LeftOut, describe_left_out, find_pictures
 from crackutils.sources.classes import Found, Placed, has_classes, names_class, place_pictures
@@ -66,8 +67,11 @@ def collect(
     renamed = [*opener.renamed, *names.renamed]
     lines = [understood, f"{', '.join(f'{n:,} {name}' for name, n in counts.items())} in {display_path(target)}"]
     lines.append(f"{len(renamed):,} files renamed ({name_some(renamed)})" if renamed else "")
-    few = f"fewer than {least:,} pictures of a class are too few for its profiles"
-    return [*lines, describe_left_out(left_out), few if min(counts.values()) < least else ""]
+    if (have := min(counts.values())) < LEAST:
+        lines.append(f"{have} pictures of a class are too few: the notebooks need at least {LEAST} of each")
+    elif have < least:
+        lines.append(f"results from fewer than {least:,} pictures of a class say little")
+    return [*lines, describe_left_out(left_out)]
 
 
 def _sentence(left_out: LeftOut) -> str:
