@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -380,14 +381,21 @@ def test_own_reports_links_and_copies_are_not_inspected_again(tmp_path: Path, fa
     for link, to in (("linked", other), ("round", site), ("again.png", site / "a.png"), ("lost", "nowhere")):
         (site / link).symlink_to(to)
     assert len(inspect([site], site / "report", "x")) == 3
+    for copy in ("@eaDir/a.png/thumb.jpg", "$RECYCLE.BIN/a.jpg"):  # of a network drive, and thrown away
+        (site / copy).parent.mkdir(parents=True)
+        shutil.copy(site / "b.jfif", site / copy)
+    hidden = shutil.ignore_patterns(".*")
+    shutil.copytree(site / "report", site / "copy", ignore=hidden)  # as a mail or a program that packs leaves it
     table = inspect([site], tmp_path / "second", "x")
     assert sorted(table["file"]) == ["a.png", "b.jfif", "linked/c.png"]
     said = capsys.readouterr().out.rsplit("left out", 1)[1]
-    for told in ("1 written by this package (report)", "1 linked to a folder that is read already (round)"):
+    assert "4 written by this package (copy/photos/a.png, copy/photos/b.jfif, copy/photos/linked/c.png and 1" in said
+    for told in ("2 of the system ($RECYCLE.BIN, @eaDir)", "1 linked to a folder that is read already (round)"):
         assert told in said
     assert "1 linked to nothing (lost)" in said and "1 linked to a photo that is inspected already (again.png)" in said
     inside = sorted(str(file) for file in site.rglob("*.*g"))
-    assert len(inspect(inside, tmp_path / "third", "x")) == 1  # as a shell's * gives them
+    table = inspect(inside, tmp_path / "third", "x")  # as a shell's * gives them
+    assert sorted(table["file"]) == ["$RECYCLE.BIN/a.jpg", "@eaDir/a.png/thumb.jpg", "a.png"]
 
 
 def test_what_the_network_sees_without_a_line_is_shown(tmp_path: Path, fake: Fake, capsys: Any) -> None:
@@ -431,12 +439,14 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake
     mine.mkdir()
     bare.mkdir()
     (mine / "photos.csv").write_text("mine")
+    (tmp_path / "dangling").symlink_to("gone")
     for photos, out, message in (
         (folder, mine, "is no earlier inspection"),
-        (folder, folder / "long.png", "long.png is a file. Give a folder"),
+        (folder, folder / "long.png", "long.png is a file, or a link to nothing. Give a folder"),
+        (folder, tmp_path / "dangling", "dangling is a file, or a link to nothing. Give a folder"),
         (tmp_path / "nowhere", tmp_path / "out", "does not exist"),
         (bare, tmp_path / "out", "There is no picture"),
-        (folder / "long.png", folder, "long.png lies in .*photos & more. Give a folder of its own as --out"),
+        (folder / "long.png", folder, "Photos lie in .*photos & more .*long.png.. Give a folder of its own as --out"),
     ):
         with pytest.raises(config.CrackutilsError, match=message):
             inspect([photos], out, "x")

@@ -63,7 +63,7 @@ def inspect(
     out, photos = Path(out), [Path(photo) for photo in photos]
     files = _find_photos(photos, out)
     if inside := [file for file in files.values() if out.absolute() in file.parents]:
-        raise CrackutilsError(f"{name_some(inside)} lies in {out}. Give a folder of its own as --out.")
+        raise CrackutilsError(f"Photos lie in {out} ({name_some(inside)}). Give a folder of its own as --out.")
     with writing(out):
         _claim_folder(out, files, force)
         before = identify_folders(files.values())
@@ -91,7 +91,7 @@ def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
         if not os.path.lexists(path):
             raise CrackutilsError(f"{path} does not exist. Give photos, or folders of photos.")
         homes.append(path if path.is_dir() else path.parent)
-        if any((place / _MARK).is_file() for place in (path, *path.parents)):
+        if any((place / name).is_file() for place in (path, *path.parents) for name in (_MARK, "found.json")):
             below, others = [], {"written by this package": [path.name]}
         else:
             below, others = find_pictures(path, out) if path.is_dir() else ([path], {})
@@ -118,8 +118,8 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
     Results of photos whose names have changed, because more folders are given than before, are moved along.
     """
     mark, before = out / _MARK, {}
-    if out.exists() and not out.is_dir():
-        raise CrackutilsError(f"{out} is a file. Give a folder that does not exist.")
+    if os.path.lexists(out) and not out.is_dir():
+        raise CrackutilsError(f"{out} is a file, or a link to nothing. Give a folder that does not exist.")
     if out.exists() and any(out.iterdir()) and not (mark.is_file() or force):
         why = f"{out} exists and is no earlier inspection"
         raise CrackutilsError(f"{why}. Give a folder that does not exist, or write into this one with --force.")
