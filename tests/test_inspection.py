@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,8 @@ def test_a_killed_inspection_continues(folder: Path, tmp_path: Path, fake: Fake,
     kill("photo", write_atomically, home / "found.json", 0.99)
     assert (home / "overlay.jpg").read_bytes() != first  # the picture of another threshold
     (out / "photos" / "turned.jpg" / "found.json").write_text("")  # as after a power cut
+    (out / "photos" / "north/short.jpg" / "found.json").write_text("[1]")
+    (out / ".inspection").write_text('{"turned.jpg": null}')
     pd.testing.assert_frame_equal(inspect([folder], out, "x"), whole)
     assert (home / "overlay.jpg").read_bytes() == first and (whole["cracks"] > 0).sum() == 3
     assert inspect([folder], out, "x", threshold=0.99)["cracks"].sum() == 0 and fake.windows == before
@@ -339,6 +342,16 @@ def test_names_stay_inside_and_are_those_below_the_folder_given(tmp_path: Path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "other", "site"]
     with pytest.raises(config.CrackutilsError, match=r"an inspection of 1 photos that are not given now .*Give them"):
         inspect(["south"], tmp_path / "1", "x")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_a_name_that_escapes_make_too_long_for_a_folder(tmp_path: Path, fake: Fake) -> None:
+    save(wall(), tmp_path / "site" / "a.png")
+    os.rename(tmp_path / "site" / "a.png", os.fsencode(tmp_path / "site") + b"/" + b"\xe4" * 100 + b".png")
+    command = ["inspect", str(tmp_path / "site"), "--out", str(tmp_path / "out"), "--model", "x"]
+    assert main(command) == 0 and (before := fake.windows)
+    assert main([*command, "--threshold", "0.4"]) == 0 and fake.windows == before
+    assert pd.read_csv(tmp_path / "out" / "photos.csv")["file"].tolist() == ["\\xe4" * 100 + ".png"]
 
 
 def test_more_photos_go_on_and_fewer_are_refused(tmp_path: Path, fake: Fake, capsys: Any) -> None:

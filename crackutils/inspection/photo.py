@@ -25,6 +25,16 @@ _CODE = hash_sources(Path(__file__).parent)
 _PICTURES = ("overlay.jpg", "thumbnail.jpg")
 
 
+def folder_of(name: str) -> Path:
+    """Return the folder of a photo's results, its name; parts that escapes make longer than disks allow are cut."""
+    parts = []
+    for part in Path(name).parts:
+        raw = part.encode()
+        whole = len(raw) <= 255
+        parts.append(part if whole else raw[:200].decode(errors="ignore") + hashlib.sha256(raw).hexdigest()[:8])
+    return Path(*parts)
+
+
 def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None) -> dict:
     """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg and the map into a folder.
 
@@ -66,8 +76,8 @@ def resume_photo(
     asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
     asked |= {"decoding": f"{DECODING} {PIL.__version__}", "threshold": threshold, "mm_per_pixel": mm_per_pixel}
     record, before = folder / "found.json", {}
-    with contextlib.suppress(OSError, ValueError):  # none, or cut short when the power went
-        before = json.loads(record.read_text("utf-8"))
+    with contextlib.suppress(OSError, ValueError, TypeError):  # none, or cut short when the power went
+        before = dict(json.loads(record.read_text("utf-8")))
     if before.get("asked") == asked and all((folder / name).is_file() for name in _PICTURES):
         return before
     for name, size in before.get("drawn", {}).items():
