@@ -423,6 +423,15 @@ def test_what_the_network_sees_without_a_line_is_shown(tmp_path: Path, fake: Fak
     assert pd.read_csv(tmp_path / "out" / "photos.csv")["problem"][0] == "only the first of its 2 pictures is used"
 
 
+def test_a_place_too_small_for_a_tile_is_shown(tmp_path: Path, fake: Fake) -> None:
+    image = wall(256, 256, ())
+    image[100:108, 100:108] = DARK  # one cell, and too round for a crack
+    save(image, tmp_path / "a.png")
+    assert main(["inspect", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--model", "x"]) == 0
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "Small places are crack-like" in page and page.count("<img") == 2 and "given. All" in page
+
+
 def test_a_photo_that_goes_or_cannot_be_opened_stops_nothing(tmp_path: Path, fake: Fake, monkeypatch: Any) -> None:
     home = tmp_path / "home"
     for name in ("a.png", "b.png", "c.png"):

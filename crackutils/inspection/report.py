@@ -25,14 +25,15 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
     good, bad = table[table["wide"].notna()], table[table["wide"].isna()]
     photos = good.to_dict("records")
     for photo in photos:
-        photo["folder"] = folder_of(photo["file"])
+        shown = found[photo["file"]]["framed"] or photo["cracks"] or photo["tiles_cracked"]
+        photo |= {"folder": folder_of(photo["file"]), "shown": shown}
     thumbnails = [(home / photo["folder"] / "thumbnail.jpg").read_bytes() for photo in photos]
     left, waiting = MAIL, sum(map(len, thumbnails))  # thumbnails come first
     for photo, thumbnail in zip(photos, thumbnails, strict=True):
         waiting -= len(thumbnail)
         thumbnail, overlay = thumbnail if len(thumbnail) <= left else b"", b""
         left -= len(thumbnail)
-        if photo["cracks"] or photo["tiles_cracked"]:
+        if photo["shown"]:
             with Image.open(home / photo["folder"] / "overlay.jpg") as picture:
                 picture.thumbnail((_MAILED, _MAILED))
                 overlay = encode_jpeg(picture, 70)
