@@ -366,6 +366,10 @@ def test_more_photos_go_on_and_fewer_are_refused(tmp_path: Path, fake: Fake, cap
     save(wall(100, 120, (), seed=9), tmp_path / "day2" / "a.png")
     assert main([*command, str(tmp_path / "day1"), str(tmp_path / "day2")]) == 0  # names are longer now
     assert fake.windows == before * 6 / 4 and len(pd.read_csv(out / "photos.csv")) == 6
+    (tmp_path / "linked").symlink_to(tmp_path)  # the same photos on another way
+    assert main([*command, str(tmp_path / "linked" / "day1"), str(tmp_path / "linked" / "day2")]) == 0
+    assert fake.windows == before * 6 / 4
+    assert main([*command, str(tmp_path / "day1"), str(tmp_path / "day2")]) == 0
     capsys.readouterr()
     assert main([*command, str(tmp_path / "day2")]) == 2
     said = capsys.readouterr().err

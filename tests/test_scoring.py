@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,9 @@ def test_what_cannot_work_is_refused_before_the_work(seen: list[str]) -> None:
         (MODEL / "model" / name).rename(name)
         assert "holds no usable model.keras and model.weights.h5. Run its" in refused(FOLDER, OUT, MODEL)
         Path(name).rename(MODEL / "model" / name)
+    with zipfile.ZipFile(MODEL / "model" / "model.keras", "w") as parts:
+        parts.writestr("config.json", "[1]")
+    assert "holds no usable model.keras and model.weights.h5 (" in refused(FOLDER, OUT, MODEL)
     assert not seen and not OUT.exists()
 
 

@@ -130,8 +130,9 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
     if mark.is_file():
         with contextlib.suppress(ValueError, AttributeError):  # of an older version
             before = {str(file): name for name, file in json.loads(mark.read_text("utf-8")).items()}
-    here = {str(file) for file in files.values()}
-    if not force and (rest := [file for file in before if file not in here and os.path.lexists(file)]):
+    here = {os.path.realpath(file) for file in files.values()}
+    rest = [file for file in before if os.path.realpath(file) not in here and os.path.lexists(file)]
+    if rest and not force:
         why = f"{out} is an inspection of {len(rest):,} photos that are not given now ({name_some(rest)})"
         raise CrackutilsError(f"{why}. Give them too, give another folder for these, or drop them with --force.")
     for name, file in files.items():
