@@ -21,9 +21,7 @@ from crackutils.config import keras
 from crackutils.detector.network import top_mean
 from crackutils.detector.runs import DETECTOR
 from crackutils.files import write_atomically
-from crackutils.images import resize
 from crackutils.inference.engines import Engine
-from crackutils.inspection.attention import attend, attention_on_cracks
 from crackutils.inspection.calibration import calibrate_threshold, read_tile_labels
 from crackutils.inspection.drawing import FRAME, LINE, draw_overlay, tint_overlay
 from crackutils.inspection.folder import inspect
@@ -33,7 +31,6 @@ from crackutils.inspection.panel import panel
 from crackutils.inspection.photo import resume_photo
 from crackutils.inspection.tiling import Detector, cell_logits, crack_map, load_detector, tile_probabilities
 from crackutils.inspection.truth import compare_at_threshold, save_photos
-from crackutils.synthetic.patches import Patch
 from crackutils.synthetic.photo import make_photo
 
 SIZE = 256
@@ -556,23 +553,6 @@ def test_the_detector_gives_cells_and_what_adapt_fitted(adapted: bool, tmp_path:
     top = top_mean(cells[:, None], DETECTOR.cells)
     np.testing.assert_allclose(out[:, 0], np.log(p / (1 - p)) - top if adapted else np.zeros(8), atol=5e-3)
     assert config.ENGINES[0] == net.engine.name
-
-
-def test_attention_on_cracks_is_compared_with_chance(tmp_path: Path, untrained: Any) -> None:
-    model = untrained(tmp_path / "run")
-    mask = np.zeros((227, 227), np.uint8)
-    mask[:, 100:110] = 255
-    images = [np.where(mask[..., None] * (k % 2) > 0, DARK, wall(227, 227, (), seed=k)) for k in range(18)]
-    patches = [Patch(image.astype(np.uint8), mask * (k % 2), k % 2, 0, 0, {}) for k, image in enumerate(images)]
-    look = attend(tmp_path / "run", [patch.image for patch in patches])  # more than a batch
-    assert look.p.shape == (18,) and look.heat.shape == (18, 4, 4)
-    x = np.stack([resize(patch.image, 64) for patch in patches]).astype(np.float32)
-    np.testing.assert_allclose(look.p, model.predict_on_batch(x)[:, 0], atol=1e-5)
-    summary = attention_on_cracks(look, patches)
-    assert attention_on_cracks(look, patches[:10])["cracked"] == 5  # images after the patches do not count
-    assert summary["cracked"] == 9 and summary["found"] == pytest.approx((look.p[1::2] >= 0.5).mean())
-    assert 0 <= summary["blank"] < 9 and summary["chance"] == pytest.approx(10 / 227)
-    assert summary["ratio"] == pytest.approx(summary["mass"] / summary["chance"]) and 0 < summary["mass"] < 1
 
 
 def test_synthetic_photos_are_saved_and_compared_at_thresholds(tmp_path: Path) -> None:
