@@ -10,8 +10,10 @@ from crackutils.config import CrackutilsError
 from crackutils.files import name_some
 from crackutils.images import FORMATS, RAW
 
-_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")  # what Windows and macOS put beside pictures
-_OWN = (".inspection", "metrics.json")  # files of a folder that `inspect` or a run has written
+# what Windows, macOS and network drives put beside pictures: small copies of them, and what was thrown away
+_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information")
+_SYSTEM += ("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "network trash folder")
+_OWN = (".inspection", "found.json", "metrics.json")  # files of a folder that `inspect` or a run has written
 _BY_CONTENT = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "HEIF")  # what a file without a telling name may be
 LeftOut = dict[str, list[str]]  # paths by the reason why they are left out
 

@@ -21,13 +21,17 @@ DECODING = "1"  # raise it when decoding or the thumbnails change: caches made b
 FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 FORMATS += (".heic", ".heif", ".avif", ".jp2")
 RAW = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")  # known, and not read
+RAW += (".gpr", ".3fr", ".fff", ".iiq", ".rwl", ".sr2", ".x3f", ".crw")
 # what Pillow may read: among the others are some that start programs
 _READ = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "HEIF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX")
-_DNG, _SUBTYPE, _PARTS = 50706, 254, 330  # tags of TIFF that tell a raw photo
+_DNG, _SUBTYPE, _PARTS, _BITS, _COMPRESSION, _PLANES, _SIGN = 50706, 254, 330, 258, 259, 284, 339  # tags of TIFF
 # what turns a picture upright, by EXIF orientation from 2
 _TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 _UPRIGHT = {orientation: Image.Transpose[turn] for orientation, turn in enumerate(_TURNS, 2)}
 _RAW = "is a raw photo of a camera, which is not read here; save it as JPEG or TIFF"
+_TIFF = "is a TIFF with other channels or values than are read here; save it as RGB with 8 or 16 bits"
+_OTHERS = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL": "JPEG XL", b"8BPS": "Photoshop", b"%PDF": "PDF"}
+_OTHERS |= {b"\xff\xd8": "damaged or unusual JPEG", b"\x89PNG": "damaged PNG"}
 
 pillow_heif.register_heif_opener()
 Image.MAX_IMAGE_PIXELS = LARGEST * 10**6  # Pillow's own limit is 89 million, and refuses twice that
@@ -104,19 +108,39 @@ def _decode(file: str | Path | bytes, size: int | None, note: str = "") -> Pictu
         raise ImageError(_RAW)
     _heard.warnings = []
     with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", _READ) as opened:
+        tags = getattr(opened, "tag_v2", {})
+        if _DNG in tags or (_PARTS in tags and tags.get(_SUBTYPE, 0) & 1):
+            raise ImageError(_RAW)
+        count = _select_first(opened)
         if opened.width * opened.height > LARGEST * 10**6:
             raise ImageError(_too_large())
         if min(opened.size) < SMALLEST:
             raise ImageError(f"is too small ({opened.width}x{opened.height}, at least {SMALLEST} each way)")
-        tags = getattr(opened, "tag_v2", {})
-        if _DNG in tags or (_PARTS in tags and tags.get(_SUBTYPE, 0) & 1):
-            raise ImageError(_RAW)
-        mode, count = opened.mode, getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1
+        mode = opened.mode
         image = _to_rgb(_upright(opened, _stored_turn(opened)))
     notes = [note, f"only the first of its {count} pictures is used" if count > 1 else ""]
     notes.append("its metadata are damaged, so it may lie on its side" if _heard.warnings else "")
     pixels = np.asarray(image)
     return Picture(pixels if size is None else resize(pixels, size), mode, "; ".join(filter(None, notes)))
+
+
+def _select_first(image: Image.Image) -> int:
+    """Go to the first picture of a file, and return how many it holds; views and masks of a TIFF do not count.
+
+    Raises ImageError for a TIFF whose values Pillow reads wrongly.
+    """
+    count = getattr(image, "n_frames", 1)
+    if image.format != "TIFF":
+        return count if image.format != "MPO" else 1
+    pages = []
+    for page in range(count):  # of maps, smaller views lie in the file, or before it
+        image.seek(page)
+        pages += [page] * (not image.tag_v2.get(_SUBTYPE, 0) & 5)
+    image.seek(pages[0] if pages else 0)
+    apart = image.tag_v2.get(_PLANES) == 2 and image.tag_v2.get(_COMPRESSION, 1) == 1
+    if (apart and max(image.tag_v2.get(_BITS, (1,))) > 8) or (image.mode == "L" and 2 in image.tag_v2.get(_SIGN, ())):
+        raise ImageError(_TIFF)
+    return max(len(pages), 1)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -174,7 +198,9 @@ def _name_unknown(file: str | Path | bytes) -> str:
         with open(file, "rb") as opened:
             head = opened.read(16)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "is a TIFF with other channels or values than are read here; save it as RGB with 8 or 16 bits"
+        return _TIFF
+    if kind := next((kind for begin, kind in _OTHERS.items() if head.startswith(begin)), ""):
+        return f"is a {kind} file, which is not read here; save it as JPEG or TIFF"
     if head[4:8] != b"ftyp":
         return "is not an image" if head else "has zero bytes"
     if head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):

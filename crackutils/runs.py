@@ -196,7 +196,7 @@ def read_recipe(folder: Path) -> tuple[Recipe, str]:
     try:
         settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
         fields, weights = settings["recipe"], settings["weights"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError) as error:
         remedy = "Give a folder with metrics.json and model/."
         raise CrackutilsError(f"{folder} holds no finished training run. {remedy}") from error
     try:

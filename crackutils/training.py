@@ -252,7 +252,7 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
         with models.in_float32():
             model = keras.saving.deserialize_keras_object(architecture)
         model.load_weights(home / "model.weights.h5")
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, zipfile.BadZipFile) as error:
         why = f"no usable model.keras and model.weights.h5 ({str(error).strip().splitlines()[0][:200]})"
         raise CrackutilsError(f"{home} holds {why}. Run its notebook again with FORCE=1.") from error
     return model, recipe

@@ -332,6 +332,20 @@ def test_the_command(tiles: Path, base: Path, tmp_path: Path, computed: list[int
     assert main(command[:3]) == 2 and "--out" in capsys.readouterr().err
 
 
+def test_a_full_disk_leaves_nothing_half(tiles: Path, base: Path, tmp_path: Path, capsys: Capture) -> None:
+    resource = pytest.importorskip("resource")
+    command = ["adapt", "--labels", str(tiles), "--model", str(base), "--out"]
+    assert main([*command, str(tmp_path / "first")]) == 0  # what is cached takes no room now
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # a file that is full, for there is no such disk
+    try:
+        assert main([*command, str(tmp_path / "second")]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "second cannot be written (File too large" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*second*"))
+
+
 def test_few_tiles(tiles: Path, base: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     tiles.write_text("\n".join(tiles.read_text("utf-8").splitlines()[:25]) + "\n", "utf-8")
     out = tmp_path / "out"

@@ -22,7 +22,10 @@ from crackutils.detector.data import CROP, GRID, SIDE, SOMEWHERE, UNKNOWN, label
 from crackutils.detector.network import CELL, build_detector, cell_maps, top_mean
 from crackutils.detector.runs import DETECTOR
 from crackutils.detector.training import cell_loss, fit_last_layer, train_detector
+from crackutils.images import resize
+from crackutils.inspection.attention import attend, attention_on_cracks
 from crackutils.stages import Recipe
+from crackutils.synthetic import patches as synthetic
 from crackutils.synthetic.store import Store
 from tools.pretraining import Schedule
 
@@ -359,3 +362,23 @@ def test_runs_of_the_flat_package_and_of_another_keras_load(tmp_path: Path, untr
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=config.ROOT, check=True)
     np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), model.predict_on_batch(x))
     assert training.load(tmp_path)[1] == dataclasses.replace(DETECTOR, size=64)
+
+
+def test_attention_on_cracks_is_compared_with_chance(tmp_path: Path, untrained: Any) -> None:
+    model = untrained(tmp_path / "run")
+    mask = np.zeros((227, 227), np.uint8)
+    mask[:, 100:110] = 255
+    walls = [np.random.default_rng(k).normal(170, 3, (227, 227, 1)).repeat(3, axis=2) for k in range(18)]
+    images = [np.where(mask[..., None] * (k % 2) > 0, 40, wall) for k, wall in enumerate(walls)]
+    patches = [
+        synthetic.Patch(image.astype(np.uint8), mask * (k % 2), k % 2, 0, 0, {}) for k, image in enumerate(images)
+    ]
+    look = attend(tmp_path / "run", [patch.image for patch in patches])  # more than a batch
+    assert look.p.shape == (18,) and look.heat.shape == (18, 4, 4)
+    x = np.stack([resize(patch.image, 64) for patch in patches]).astype(np.float32)
+    np.testing.assert_allclose(look.p, model.predict_on_batch(x)[:, 0], atol=1e-5)
+    summary = attention_on_cracks(look, patches)
+    assert attention_on_cracks(look, patches[:10])["cracked"] == 5  # images after the patches do not count
+    assert summary["cracked"] == 9 and summary["found"] == pytest.approx((look.p[1::2] >= 0.5).mean())
+    assert 0 <= summary["blank"] < 9 and summary["chance"] == pytest.approx(10 / 227)
+    assert summary["ratio"] == pytest.approx(summary["mass"] / summary["chance"]) and 0 < summary["mass"] < 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -162,6 +163,14 @@ def many_bands() -> bytes:
     return encoded(np.dstack([smooth()] * 2)[..., :4], "TIFF").replace(b"\x15\1\3\0\1\0\0\0\4", b"\x15\1\3\0\1\0\0\0\5")
 
 
+def tiff(*pages: np.ndarray, reduced: int | None = None, **options: object) -> bytes:
+    """Return a TIFF that Pillow does not write; the page `reduced` is a smaller view of another."""
+    with tifffile.TiffWriter(buffer := io.BytesIO()) as file:
+        for k, page in enumerate(pages):
+            file.write(page, subfiletype=int(k == reduced), **options)
+    return buffer.getvalue()
+
+
 def raw() -> bytes:
     """Return a picture with the mark of a DNG."""
     return encoded(smooth(), "TIFF", tiffinfo={50706: b"\1\4\0\0"})
@@ -174,6 +183,13 @@ UNUSABLE = {
     "truncated HEIC": (encoded(smooth(), "HEIF")[:-40], r"is truncated or damaged \(.+\)$"),
     "rough JPEG": (ROUGH[: len(ROUGH) // 5], "is cut short: .* without its fine detail$"),
     "five bands": (many_bands(), "is a TIFF with other channels or values than are read here; save it as RGB"),
+    "planes of 16 bits": (
+        tiff(np.moveaxis(smooth(), 2, 0) * np.uint16(257), planarconfig="separate"),
+        "is a TIFF with",
+    ),
+    "signed": (tiff((smooth()[..., 0] - 128).astype(np.int8)), "is a TIFF with other channels or values"),
+    "JPEG XL": (b"\xff\x0a\x7f\0", "is a JPEG XL file, which is not read here; save it as JPEG"),
+    "12 bits": (WHOLE.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "is a damaged or unusual JPEG file"),
     "raw": (raw(), "is a raw photo of a camera, which is not read here; save it as JPEG"),
     "Canon": (b"\0\0\0\x18ftypcrx \0\0\0\1", "is a raw photo of a camera"),
     "video": (b"\0\0\0\x18ftypisom\0\0\0\1", "is a video"),
@@ -219,6 +235,14 @@ def test_further_pictures_of_a_file_are_noted(kind: str, mode: str) -> None:
     data = encoded(first, kind, save_all=True, append_images=[first.rotate(180), first.rotate(90)])
     assert decode_image(data).note == "only the first of its 3 pictures is used"
     assert decode_image(encoded(first, kind)).note == ""
+
+
+@pytest.mark.parametrize("reduced", [0, 1])
+def test_smaller_views_in_a_tiff_are_no_pictures_of_their_own(reduced: int) -> None:
+    pages = [smooth(), smooth()[::2, ::2]]
+    pixels, _, note = decode_image(tiff(*(pages if reduced else pages[::-1]), reduced=reduced, photometric="rgb"))
+    np.testing.assert_array_equal(pixels, smooth())
+    assert note == ""
 
 
 def test_a_large_text_block_does_not_cost_a_png() -> None:

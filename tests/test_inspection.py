@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,7 @@ from crackutils.config import keras
 from crackutils.detector.network import top_mean
 from crackutils.detector.runs import DETECTOR
 from crackutils.files import write_atomically
-from crackutils.images import resize
 from crackutils.inference.engines import Engine
-from crackutils.inspection.attention import attend, attention_on_cracks
 from crackutils.inspection.calibration import calibrate_threshold, read_tile_labels
 from crackutils.inspection.drawing import FRAME, LINE, draw_overlay, tint_overlay
 from crackutils.inspection.folder import inspect
@@ -31,7 +31,6 @@ from crackutils.inspection.panel import panel
 from crackutils.inspection.photo import resume_photo
 from crackutils.inspection.tiling import Detector, cell_logits, crack_map, load_detector, tile_probabilities
 from crackutils.inspection.truth import compare_at_threshold, save_photos
-from crackutils.synthetic.patches import Patch
 from crackutils.synthetic.photo import make_photo
 
 SIZE = 256
@@ -315,6 +314,8 @@ def test_a_killed_inspection_continues(folder: Path, tmp_path: Path, fake: Fake,
     kill("photo", write_atomically, home / "found.json", 0.99)
     assert (home / "overlay.jpg").read_bytes() != first  # the picture of another threshold
     (out / "photos" / "turned.jpg" / "found.json").write_text("")  # as after a power cut
+    (out / "photos" / "north/short.jpg" / "found.json").write_text("[1]")
+    (out / ".inspection").write_text('{"turned.jpg": null}')
     pd.testing.assert_frame_equal(inspect([folder], out, "x"), whole)
     assert (home / "overlay.jpg").read_bytes() == first and (whole["cracks"] > 0).sum() == 3
     assert inspect([folder], out, "x", threshold=0.99)["cracks"].sum() == 0 and fake.windows == before
@@ -340,6 +341,16 @@ def test_names_stay_inside_and_are_those_below_the_folder_given(tmp_path: Path, 
         inspect(["south"], tmp_path / "1", "x")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_a_name_that_escapes_make_too_long_for_a_folder(tmp_path: Path, fake: Fake) -> None:
+    save(wall(), tmp_path / "site" / "a.png")
+    os.rename(tmp_path / "site" / "a.png", os.fsencode(tmp_path / "site") + b"/" + b"\xe4" * 100 + b".png")
+    command = ["inspect", str(tmp_path / "site"), "--out", str(tmp_path / "out"), "--model", "x"]
+    assert main(command) == 0 and (before := fake.windows)
+    assert main([*command, "--threshold", "0.4"]) == 0 and fake.windows == before
+    assert pd.read_csv(tmp_path / "out" / "photos.csv")["file"].tolist() == ["\\xe4" * 100 + ".png"]
+
+
 def test_more_photos_go_on_and_fewer_are_refused(tmp_path: Path, fake: Fake, capsys: Any) -> None:
     names = [tmp_path / "day1" / f"{k}.png" for k in range(5)]
     for k, name in enumerate(names):
@@ -352,6 +363,10 @@ def test_more_photos_go_on_and_fewer_are_refused(tmp_path: Path, fake: Fake, cap
     save(wall(100, 120, (), seed=9), tmp_path / "day2" / "a.png")
     assert main([*command, str(tmp_path / "day1"), str(tmp_path / "day2")]) == 0  # names are longer now
     assert fake.windows == before * 6 / 4 and len(pd.read_csv(out / "photos.csv")) == 6
+    (tmp_path / "linked").symlink_to(tmp_path)  # the same photos on another way
+    assert main([*command, str(tmp_path / "linked" / "day1"), str(tmp_path / "linked" / "day2")]) == 0
+    assert fake.windows == before * 6 / 4
+    assert main([*command, str(tmp_path / "day1"), str(tmp_path / "day2")]) == 0
     capsys.readouterr()
     assert main([*command, str(tmp_path / "day2")]) == 2
     said = capsys.readouterr().err
@@ -380,14 +395,21 @@ def test_own_reports_links_and_copies_are_not_inspected_again(tmp_path: Path, fa
     for link, to in (("linked", other), ("round", site), ("again.png", site / "a.png"), ("lost", "nowhere")):
         (site / link).symlink_to(to)
     assert len(inspect([site], site / "report", "x")) == 3
+    for copy in ("@eaDir/a.png/thumb.jpg", "$RECYCLE.BIN/a.jpg"):  # of a network drive, and thrown away
+        (site / copy).parent.mkdir(parents=True)
+        shutil.copy(site / "b.jfif", site / copy)
+    hidden = shutil.ignore_patterns(".*")
+    shutil.copytree(site / "report", site / "copy", ignore=hidden)  # as a mail or a program that packs leaves it
     table = inspect([site], tmp_path / "second", "x")
     assert sorted(table["file"]) == ["a.png", "b.jfif", "linked/c.png"]
     said = capsys.readouterr().out.rsplit("left out", 1)[1]
-    for told in ("1 written by this package (report)", "1 linked to a folder that is read already (round)"):
+    assert "4 written by this package (copy/photos/a.png, copy/photos/b.jfif, copy/photos/linked/c.png and 1" in said
+    for told in ("2 of the system ($RECYCLE.BIN, @eaDir)", "1 linked to a folder that is read already (round)"):
         assert told in said
     assert "1 linked to nothing (lost)" in said and "1 linked to a photo that is inspected already (again.png)" in said
     inside = sorted(str(file) for file in site.rglob("*.*g"))
-    assert len(inspect(inside, tmp_path / "third", "x")) == 1  # as a shell's * gives them
+    table = inspect(inside, tmp_path / "third", "x")  # as a shell's * gives them
+    assert sorted(table["file"]) == ["$RECYCLE.BIN/a.jpg", "@eaDir/a.png/thumb.jpg", "a.png"]
 
 
 def test_what_the_network_sees_without_a_line_is_shown(tmp_path: Path, fake: Fake, capsys: Any) -> None:
@@ -400,6 +422,15 @@ def test_what_the_network_sees_without_a_line_is_shown(tmp_path: Path, fake: Fak
     assert "12 of 12 tiles are crack-like, but no dark line was found in them" in page and page.count("<img") == 2
     assert "Nothing crack-like" not in page and "only the first of its 2 pictures is used" in page
     assert pd.read_csv(tmp_path / "out" / "photos.csv")["problem"][0] == "only the first of its 2 pictures is used"
+
+
+def test_a_place_too_small_for_a_tile_is_shown(tmp_path: Path, fake: Fake) -> None:
+    image = wall(256, 256, ())
+    image[100:108, 100:108] = DARK  # one cell, and too round for a crack
+    save(image, tmp_path / "a.png")
+    assert main(["inspect", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--model", "x"]) == 0
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "Small places are crack-like" in page and page.count("<img") == 2 and "given. All" in page
 
 
 def test_a_photo_that_goes_or_cannot_be_opened_stops_nothing(tmp_path: Path, fake: Fake, monkeypatch: Any) -> None:
@@ -431,12 +462,14 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake
     mine.mkdir()
     bare.mkdir()
     (mine / "photos.csv").write_text("mine")
+    (tmp_path / "dangling").symlink_to("gone")
     for photos, out, message in (
         (folder, mine, "is no earlier inspection"),
-        (folder, folder / "long.png", "long.png is a file. Give a folder"),
+        (folder, folder / "long.png", "long.png is a file, or a link to nothing. Give a folder"),
+        (folder, tmp_path / "dangling", "dangling is a file, or a link to nothing. Give a folder"),
         (tmp_path / "nowhere", tmp_path / "out", "does not exist"),
         (bare, tmp_path / "out", "There is no picture"),
-        (folder / "long.png", folder, "long.png lies in .*photos & more. Give a folder of its own as --out"),
+        (folder / "long.png", folder, "Photos lie in .*photos & more .*long.png.. Give a folder of its own as --out"),
     ):
         with pytest.raises(config.CrackutilsError, match=message):
             inspect([photos], out, "x")
@@ -520,23 +553,6 @@ def test_the_detector_gives_cells_and_what_adapt_fitted(adapted: bool, tmp_path:
     top = top_mean(cells[:, None], DETECTOR.cells)
     np.testing.assert_allclose(out[:, 0], np.log(p / (1 - p)) - top if adapted else np.zeros(8), atol=5e-3)
     assert config.ENGINES[0] == net.engine.name
-
-
-def test_attention_on_cracks_is_compared_with_chance(tmp_path: Path, untrained: Any) -> None:
-    model = untrained(tmp_path / "run")
-    mask = np.zeros((227, 227), np.uint8)
-    mask[:, 100:110] = 255
-    images = [np.where(mask[..., None] * (k % 2) > 0, DARK, wall(227, 227, (), seed=k)) for k in range(18)]
-    patches = [Patch(image.astype(np.uint8), mask * (k % 2), k % 2, 0, 0, {}) for k, image in enumerate(images)]
-    look = attend(tmp_path / "run", [patch.image for patch in patches])  # more than a batch
-    assert look.p.shape == (18,) and look.heat.shape == (18, 4, 4)
-    x = np.stack([resize(patch.image, 64) for patch in patches]).astype(np.float32)
-    np.testing.assert_allclose(look.p, model.predict_on_batch(x)[:, 0], atol=1e-5)
-    summary = attention_on_cracks(look, patches)
-    assert attention_on_cracks(look, patches[:10])["cracked"] == 5  # images after the patches do not count
-    assert summary["cracked"] == 9 and summary["found"] == pytest.approx((look.p[1::2] >= 0.5).mean())
-    assert 0 <= summary["blank"] < 9 and summary["chance"] == pytest.approx(10 / 227)
-    assert summary["ratio"] == pytest.approx(summary["mass"] / summary["chance"]) and 0 < summary["mass"] < 1
 
 
 def test_synthetic_photos_are_saved_and_compared_at_thresholds(tmp_path: Path) -> None:

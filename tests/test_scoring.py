@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -185,10 +186,16 @@ def test_what_cannot_work_is_refused_before_the_work(seen: list[str]) -> None:
         ("give a run's folder as --model", FOLDER, OUT),
     ):
         assert says in refused(*arguments)
+    Path("other").mkdir()
+    Path("other/metrics.json").write_text("[]")  # of another program
+    assert "holds no finished training run. Give a folder" in refused(FOLDER, OUT, Path("other"))
     for name in ("model.weights.h5", "model.keras"):
         (MODEL / "model" / name).rename(name)
         assert "holds no usable model.keras and model.weights.h5. Run its" in refused(FOLDER, OUT, MODEL)
         Path(name).rename(MODEL / "model" / name)
+    with zipfile.ZipFile(MODEL / "model" / "model.keras", "w") as parts:
+        parts.writestr("config.json", "[1]")
+    assert "holds no usable model.keras and model.weights.h5 (" in refused(FOLDER, OUT, MODEL)
     assert not seen and not OUT.exists()
 
 

@@ -22,7 +22,7 @@ from crackutils.inspection.calibration import (
     read_tile_labels,
 )
 from crackutils.inspection.measure import COLUMNS, LENGTHS
-from crackutils.inspection.photo import UNUSABLE, cached_map, resume_photo
+from crackutils.inspection.photo import UNUSABLE, cached_map, folder_of, resume_photo
 from crackutils.inspection.report import render_report
 from crackutils.inspection.tiling import Detector, load_detector, tile_probabilities
 from crackutils.userfiles.drives import identify_folders, refuse_lost
@@ -63,7 +63,7 @@ def inspect(
     out, photos = Path(out), [Path(photo) for photo in photos]
     files = _find_photos(photos, out)
     if inside := [file for file in files.values() if out.absolute() in file.parents]:
-        raise CrackutilsError(f"{name_some(inside)} lies in {out}. Give a folder of its own as --out.")
+        raise CrackutilsError(f"Photos lie in {out} ({name_some(inside)}). Give a folder of its own as --out.")
     with writing(out):
         _claim_folder(out, files, force)
         before = identify_folders(files.values())
@@ -74,7 +74,9 @@ def inspect(
             threshold, chosen = _choose_threshold(files, out, net, known)
         threshold = threshold or 0.5
         for name in progress(files, "inspecting", len(files), "photo"):
-            found[name] = resume_photo(files[name], out / "photos" / name, net, threshold, mm_per_pixel, force)
+            found[name] = resume_photo(
+                files[name], out / "photos" / folder_of(name), net, threshold, mm_per_pixel, force
+            )
             if found[name]["problem"]:
                 refuse_lost(files[name], before)
         table = _write_tables(out, found, threshold, unit)
@@ -91,7 +93,7 @@ def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
         if not os.path.lexists(path):
             raise CrackutilsError(f"{path} does not exist. Give photos, or folders of photos.")
         homes.append(path if path.is_dir() else path.parent)
-        if any((place / _MARK).is_file() for place in (path, *path.parents)):
+        if any((place / name).is_file() for place in (path, *path.parents) for name in (_MARK, "found.json")):
             below, others = [], {"written by this package": [path.name]}
         else:
             below, others = find_pictures(path, out) if path.is_dir() else ([path], {})
@@ -118,8 +120,8 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
     Results of photos whose names have changed, because more folders are given than before, are moved along.
     """
     mark, before = out / _MARK, {}
-    if out.exists() and not out.is_dir():
-        raise CrackutilsError(f"{out} is a file. Give a folder that does not exist.")
+    if os.path.lexists(out) and not out.is_dir():
+        raise CrackutilsError(f"{out} is a file, or a link to nothing. Give a folder that does not exist.")
     if out.exists() and any(out.iterdir()) and not (mark.is_file() or force):
         why = f"{out} exists and is no earlier inspection"
         raise CrackutilsError(f"{why}. Give a folder that does not exist, or write into this one with --force.")
@@ -127,13 +129,14 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
         refuse_foreign(out / name, force)
     if mark.is_file():
         with contextlib.suppress(ValueError, AttributeError):  # of an older version
-            before = {file: name for name, file in json.loads(mark.read_text("utf-8")).items()}
-    here = {str(file) for file in files.values()}
-    if not force and (rest := [file for file in before if file not in here and os.path.lexists(file)]):
+            before = {str(file): name for name, file in json.loads(mark.read_text("utf-8")).items()}
+    here = {os.path.realpath(file) for file in files.values()}
+    rest = [file for file in before if os.path.realpath(file) not in here and os.path.lexists(file)]
+    if rest and not force:
         why = f"{out} is an inspection of {len(rest):,} photos that are not given now ({name_some(rest)})"
         raise CrackutilsError(f"{why}. Give them too, give another folder for these, or drop them with --force.")
     for name, file in files.items():
-        old, new = out / "photos" / before.get(str(file), name), out / "photos" / name
+        old, new = (out / "photos" / folder_of(one) for one in (before.get(str(file), name), name))
         if old != new and old.is_dir() and not new.exists():
             new.parent.mkdir(parents=True, exist_ok=True)
             os.replace(old, new)
@@ -146,7 +149,7 @@ def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: 
     parts, some = [], [name for name in files if name in set(labels["photo"])]
     for name in progress(some, "calibrating", len(some), "photo"):
         with contextlib.suppress(OSError, *UNUSABLE):  # reported when its turn comes
-            maps = cached_map(read_image(files[name]), net, out / "photos" / name)
+            maps = cached_map(read_image(files[name]), net, out / "photos" / folder_of(name))
             parts.append(tile_probabilities(maps, net.share).assign(file=name))
     parts = parts or [pd.DataFrame(columns=["file", "row", "col", "p_crack"])]
     calibration = calibrate_threshold(pd.concat(parts), labels)

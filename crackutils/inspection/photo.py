@@ -15,7 +15,7 @@ from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, save_array, write_atomically
 from crackutils.images import DECODING, ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, encode_jpeg
-from crackutils.inspection.mask import crack_mask
+from crackutils.inspection.mask import crack_mask, likely_cells
 from crackutils.inspection.measure import LENGTHS, centre_lines, measure_cracks
 from crackutils.inspection.tiling import Detector, cell_logits, crack_map, tile_probabilities
 
@@ -25,12 +25,22 @@ _CODE = hash_sources(Path(__file__).parent)
 _PICTURES = ("overlay.jpg", "thumbnail.jpg")
 
 
+def folder_of(name: str) -> Path:
+    """Return the folder of a photo's results, its name; parts that escapes make longer than disks allow are cut."""
+    parts = []
+    for part in Path(name).parts:
+        raw = part.encode()
+        whole = len(raw) <= 255
+        parts.append(part if whole else raw[:200].decode(errors="ignore") + hashlib.sha256(raw).hexdigest()[:8])
+    return Path(*parts)
+
+
 def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None) -> dict:
     """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg and the map into a folder.
 
     Returns problem (what of the file is not used, else empty), cracks (rows of `measure_cracks`, in millimetres if a
-    scale is given, else in pixels), tiles (rows of `tile_probabilities`), wide and high (pixels). Raises `ImageError`
-    for a photo that cannot be used.
+    scale is given, else in pixels), framed (whether the overlay frames a cell), tiles (rows of `tile_probabilities`),
+    wide and high (pixels). Raises `ImageError` for a photo that cannot be used.
     """
     image, _, note = decode_image(file)
     maps = cached_map(image, net, folder)
@@ -45,7 +55,8 @@ def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_
     cracks[LENGTHS] *= mm_per_pixel or 1.0
     cracks["area"] *= (mm_per_pixel or 1.0) ** 2
     tiles = tile_probabilities(maps, net.share)
-    tables = {"cracks": cracks.round(4).to_dict("records"), "tiles": tiles.to_dict("records")}
+    framed = bool(likely_cells(logits, threshold)[0].any())
+    tables = {"framed": framed, "cracks": cracks.round(4).to_dict("records"), "tiles": tiles.to_dict("records")}
     return tables | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
 
 
@@ -66,8 +77,8 @@ def resume_photo(
     asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
     asked |= {"decoding": f"{DECODING} {PIL.__version__}", "threshold": threshold, "mm_per_pixel": mm_per_pixel}
     record, before = folder / "found.json", {}
-    with contextlib.suppress(OSError, ValueError):  # none, or cut short when the power went
-        before = json.loads(record.read_text("utf-8"))
+    with contextlib.suppress(OSError, ValueError, TypeError):  # none, or cut short when the power went
+        before = dict(json.loads(record.read_text("utf-8")))
     if before.get("asked") == asked and all((folder / name).is_file() for name in _PICTURES):
         return before
     for name, size in before.get("drawn", {}).items():

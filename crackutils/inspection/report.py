@@ -10,7 +10,7 @@ from PIL import Image
 
 from crackutils.files import render_template
 from crackutils.inspection.drawing import encode_jpeg
-from crackutils.inspection.photo import LISTED
+from crackutils.inspection.photo import LISTED, folder_of
 
 _MAILED = 1000  # longer side of a picture, pixels
 MAIL = 10e6  # bytes, about, of the report's pictures: as text, and written as text once more by mail, 18 million
@@ -24,14 +24,17 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
     """
     good, bad = table[table["wide"].notna()], table[table["wide"].isna()]
     photos = good.to_dict("records")
-    thumbnails = [(home / photo["file"] / "thumbnail.jpg").read_bytes() for photo in photos]
+    for photo in photos:
+        shown = found[photo["file"]]["framed"] or photo["cracks"] or photo["tiles_cracked"]
+        photo |= {"folder": folder_of(photo["file"]), "shown": shown}
+    thumbnails = [(home / photo["folder"] / "thumbnail.jpg").read_bytes() for photo in photos]
     left, waiting = MAIL, sum(map(len, thumbnails))  # thumbnails come first
     for photo, thumbnail in zip(photos, thumbnails, strict=True):
         waiting -= len(thumbnail)
         thumbnail, overlay = thumbnail if len(thumbnail) <= left else b"", b""
         left -= len(thumbnail)
-        if photo["cracks"] or photo["tiles_cracked"]:
-            with Image.open(home / photo["file"] / "overlay.jpg") as picture:
+        if photo["shown"]:
+            with Image.open(home / photo["folder"] / "overlay.jpg") as picture:
                 picture.thumbnail((_MAILED, _MAILED))
                 overlay = encode_jpeg(picture, 70)
         overlay = overlay if len(overlay) <= left - waiting else b""

@@ -13,7 +13,7 @@ from crackutils.files import printable
 
 # what people call the classes, in tables and as folders; `class_of` compares without case, spaces, dashes, underscores
 _NO = "negative neg uncracked uncrack nocrack nocracks noncrack noncracked notcracked withoutcrack withoutcracks"
-_NO += " crackfree no n false f nein falsch non faux intact normal undamaged uw ud up"
+_NO += " crackfree no n false f nein falsch non faux nee nej não nie intact normal undamaged uw ud up"
 _YES = "positive pos cracked crack cracks withcrack withcracks yes y true t ja j wahr oui vrai damaged cw cd cp"
 CLASS_NAMES = dict.fromkeys(["0", *_NO.split()], 0) | dict.fromkeys(["1", *_YES.split()], 1)
 
