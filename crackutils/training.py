@@ -19,7 +19,7 @@ from crackutils import config, models, provenance
 from crackutils.batches import make_batches, predict
 from crackutils.config import CrackutilsError, keras
 from crackutils.datasets import Dataset
-from crackutils.files import render_template, write_atomically
+from crackutils.files import explain_write_errors, render_template, write_atomically
 from crackutils.linear import choose_penalty, class_weights
 from crackutils.metrics import score_predictions, wilson
 from crackutils.runs import Run, read_recipe
@@ -212,11 +212,22 @@ def score_untrained(labels: np.ndarray, p_crack: np.ndarray) -> dict[str, Any]:
 
 
 def save_weights(model: Any, file: Path) -> Path:
-    """Save weights so that a kill leaves the old file or the whole new one."""
+    """Save weights so that a kill leaves the old file or the whole new one; CrackutilsError where there is no room."""
     part = file.with_name(f"part-{file.name}")
-    model.save_weights(part)
-    os.replace(part, file)
+    with explain_write_errors(file):
+        _reserve(part, model)
+        model.save_weights(part)
+        os.replace(part, file)
     return file
+
+
+def _reserve(file: Path, model: Any) -> None:
+    """Raise OSError where the disk has no room for a model: HDF5 crashes where it gets full."""
+    try:
+        with open(file, "wb") as room:
+            room.write(os.urandom(4 * model.count_params() + 500_000))  # some disks pack zeros
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def save(model: Any, folder: Path, card: str) -> dict[str, int]:
@@ -230,7 +241,9 @@ def save(model: Any, folder: Path, card: str) -> dict[str, int]:
     home = folder / "model"
     home.mkdir(parents=True, exist_ok=True)
     save_weights(model, home / "model.weights.h5")
-    model.save(home / "model.keras")
+    with explain_write_errors(home / "model.keras"):
+        _reserve(home / "model.keras", model)
+        model.save(home / "model.keras")
     write_atomically(home / "summary.txt", models.layer_table(model) + "\n")
     write_atomically(home / "README.md", card)
     return {name: (home / name).stat().st_size for name in ("model.weights.h5", "model.keras")}

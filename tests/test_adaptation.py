@@ -342,7 +342,7 @@ def test_a_full_disk_leaves_nothing_half(tiles: Path, base: Path, tmp_path: Path
         assert main([*command, str(tmp_path / "second")]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "second cannot be written (File too large" in capsys.readouterr().err
+    assert "model.weights.h5 cannot be written (File too large" in capsys.readouterr().err
     assert not list(tmp_path.glob("*second*"))
 
 
