@@ -29,6 +29,7 @@ _DNG, _SUBTYPE, _PARTS, _BITS, _COMPRESSION, _PLANES, _SIGN = 50706, 254, 330, 2
 _TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 _UPRIGHT = {orientation: Image.Transpose[turn] for orientation, turn in enumerate(_TURNS, 2)}
 _RAW = "is a raw photo of a camera, which is not read here; save it as JPEG or TIFF"
+_LARGE = f"has more than {LARGEST} million pixels; cut it into parts"
 _TIFF = "is a TIFF with other channels or values than are read here; save it as RGB with 8 or 16 bits"
 _OTHERS = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL": "JPEG XL", b"8BPS": "Photoshop", b"%PDF": "PDF"}
 _OTHERS |= {b"\xff\xd8": "damaged or unusual JPEG", b"\x89PNG": "damaged PNG"}
@@ -88,7 +89,7 @@ def decode_image(file: str | Path | bytes, size: int | None = None) -> Picture:
     except Image.UnidentifiedImageError as error:
         raise ImageError(_name_unknown(file)) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(_too_large()) from error
+        raise ImageError(_LARGE) from error
     except (FileNotFoundError, PermissionError) as error:
         raise ImageError("may not be read" if isinstance(error, PermissionError) else "does not exist") from error
     except MemoryError as error:
@@ -113,7 +114,7 @@ def _decode(file: str | Path | bytes, size: int | None, note: str = "") -> Pictu
             raise ImageError(_RAW)
         count = _select_first(opened)
         if opened.width * opened.height > LARGEST * 10**6:
-            raise ImageError(_too_large())
+            raise ImageError(_LARGE)
         if min(opened.size) < SMALLEST:
             raise ImageError(f"is too small ({opened.width}x{opened.height}, at least {SMALLEST} each way)")
         mode = opened.mode
@@ -187,16 +188,10 @@ def thumbnails(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(small), np.asarray(image.resize((COLOUR, COLOUR), Image.Resampling.BOX))
 
 
-def _too_large() -> str:
-    return f"has more than {LARGEST} million pixels; cut it into parts"
-
-
 def _name_unknown(file: str | Path | bytes) -> str:
     """Return why a file that Pillow does not know is not read."""
-    head = file[:16] if isinstance(file, bytes) else b""
-    if not isinstance(file, bytes):
-        with open(file, "rb") as opened:
-            head = opened.read(16)
+    with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as opened:
+        head = opened.read(16)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _TIFF
     if kind := next((kind for begin, kind in _OTHERS.items() if head.startswith(begin)), ""):
