@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from crackutils import config, images
-from crackutils.files import name_some, printable, progress, replacing_file, replacing_folder
+from crackutils.files import explain_write_errors, lock_file, name_some, printable, progress, replacing_folder
 from crackutils.folders import find_pictures
 from crackutils.images import COLOUR, DECODING, GREY
 
@@ -106,15 +106,17 @@ class Dataset:
         """Return all images at one size: uint8 (n, size, size, 3), memory-mapped from a cache made on first use."""
         file = self.cache / f"pixels-{size}.v{DECODING}.npy"
         if not file.exists():
-            n = len(self.index)
+            n, part = len(self.index), file.with_suffix(".part")  # of one name: what a kill has left is written over
+            file.parent.mkdir(parents=True, exist_ok=True)
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
             # written, not mapped: on a full disk a map would end the process
-            with replacing_file(file) as part, open(part, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
-                np.lib.format.write_array_header_1_0(out, header)
-                for image in progress(
-                    pool.map(lambda row: self.read(row, size), range(n)), f"decoding at {size} px", n
-                ):
-                    out.write(image.tobytes())
+            with explain_write_errors(file), lock_file(file.with_suffix(".lock")):
+                with open(part, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
+                    np.lib.format.write_array_header_1_0(out, header)
+                    decoded = pool.map(lambda row: self.read(row, size), range(n))
+                    for image in progress(decoded, f"decoding at {size} px", n):
+                        out.write(image.tobytes())
+                os.replace(part, file)
         return np.load(file, mmap_mode="r")
 
 

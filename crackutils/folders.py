@@ -37,8 +37,8 @@ def find_pictures(folder: Path, own: Path | None = None) -> tuple[list[Path], Le
 
 
 def describe_left_out(left_out: LeftOut) -> str:
-    """Return in one line what was left out: numbers and reasons, with at most three names each; empty for nothing."""
-    parts = [f"{len(names):,} {reason} ({name_some(names)})" for reason, names in sorted(left_out.items())]
+    """Return in one line what was left out: reasons and numbers, with at most three names each; empty for nothing."""
+    parts = [f"{reason}: {len(names):,} ({name_some(names)})" for reason, names in sorted(left_out.items())]
     return f"left out: {'; '.join(parts)}" if parts else ""
 
 
@@ -103,10 +103,10 @@ def _why_no_picture(entry: os.DirEntry) -> str:
         if not entry.is_file():
             if entry.is_symlink() and not os.path.exists(entry.path):
                 return "" if named else "linked to nothing"
-            return "no files"  # a pipe would block
+            return "not a file"  # a pipe would block
         if named:
             return ""
         with Image.open(entry.path, formats=_BY_CONTENT):
             return ""
     except Exception:  # not readable, or whatever Pillow's parsers run into
-        return "" if named else "no pictures by name or content"
+        return "" if named else "no picture by name or content"

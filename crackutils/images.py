@@ -130,11 +130,10 @@ def _select_first(image: Image.Image) -> int:
 
     Raises ImageError for a TIFF whose values Pillow reads wrongly.
     """
-    count = getattr(image, "n_frames", 1)
     if image.format != "TIFF":
-        return count if image.format != "MPO" else 1
+        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     pages = []
-    for page in range(count):  # of maps, smaller views lie in the file, or before it
+    for page in range(image.n_frames):  # of maps, smaller views lie in the file, or before it
         image.seek(page)
         pages += [page] * (not image.tag_v2.get(_SUBTYPE, 0) & 5)
     image.seek(pages[0] if pages else 0)

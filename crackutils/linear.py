@@ -13,6 +13,7 @@ from crackutils.config import CrackutilsError
 from crackutils.metrics import log_loss, score_predictions
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn, small is strict
+ENDED = "(?i)(the )?line search|newton-cg failed"  # warnings where iterations or, with few images, rounding end a fit
 _RARE = 0.1  # share of a class below which classes are weighted
 _TOLERANCE = 1e-6  # of the gradient; at scikit-learn's own weak penalties stop long before they make a difference
 
@@ -64,7 +65,7 @@ def fit_linear_head(
     heads, rows = [], []
     for strength in strengths:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the iterations are in the table; with few images rounding ends the search
+            warnings.filterwarnings("ignore", ENDED)  # the iterations are in the table
             model.set_params(C=strength).fit(standard, y)
         weights = model.coef_[0] / scale
         head = LinearHead(weights.astype(np.float32), float(model.intercept_[0] - weights @ mean))

@@ -27,9 +27,8 @@ from crackutils.stages import SOLVERS, Recipe, Stage
 
 # modules of what a model is made of, besides layers of our own
 _PARTS = ("keras.layers", "keras.src.models", "keras.regularizers", "keras.constraints", "keras.activations")
-_MODELS = ("Functional", "Model", "Sequential")
+_MODELS = ("Functional", "Model", "Sequential", "__keras_tensor__")
 _CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")  # layers that run what a file says
-_TENSOR = "__keras_tensor__"
 
 
 @dataclass
@@ -281,8 +280,8 @@ def _portable(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     named = (value.get("module") or "", value.get("class_name"), str(value.get("registered_name")))
-    known = named[0].startswith(_PARTS) or (named[0] == "keras" and named[1] in _MODELS) or named[1] == _TENSOR
-    if named[1] and not known and not named[2].startswith("crackutils>"):
+    known = named[0].startswith(_PARTS) or (named[0] in ("", "keras") and named[1] in _MODELS)
+    if named[1] and not known and named[2] != "crackutils>_TopMean":
         raise ValueError(f"its part {named[0]}.{named[1]} is none that this series uses")
     if named[1] in _CODE:
         raise ValueError(f"its layer {named[1]} holds code")

@@ -78,8 +78,8 @@ def test_left_out_says_why(raw: Path) -> None:
         "Negative/zero.jpg": "has zero bytes",
         "Negative/text.jpg": "is not an image",
         "Negative/tiny.png": "is too small (96x31, at least 32 each way)",
-        "Negative/notes.txt": "no pictures by name or content",
-        "Negative/README": "no pictures by name or content",
+        "Negative/notes.txt": "no picture by name or content",
+        "Negative/README": "no picture by name or content",
     }
     numbered = {f"{name}/0000{n}.jpg" for name in config.CLASSES for n in (1, 2, 3)}
     assert set(ds.index["file"]) == {"Negative/just.png"} | numbered

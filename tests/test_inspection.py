@@ -254,8 +254,8 @@ def test_a_folder_is_reported(folder: Path, tmp_path: Path, fake: Fake, capsys: 
     out = tmp_path / "out"
     assert main(["inspect", str(folder), "--out", str(out), "--model", "x", "--mm-per-pixel", "0.5"]) == 0
     said = capsys.readouterr().out
-    assert "1 no pictures by name or content (notes.txt)\n" in said and "3 of 9 photos show" in said
-    assert "1 hidden (.hidden.png)" in said and "; 5 could not be used" in said
+    assert "no picture by name or content: 1 (notes.txt)\n" in said and "3 of 9 photos show" in said
+    assert "hidden: 1 (.hidden.png)" in said and "; 5 could not be used" in said
     photos = pd.read_csv(out / "photos.csv", keep_default_na=False).set_index("file")
     assert photos.index.tolist()[:4] == ["long.png", "turned.jpg", "north/short.jpg", "<b>clean.png"]  # longest first
     assert photos["length_mm"].astype(float).tolist()[:4] == pytest.approx([300, 300, 60, 0], rel=0.06, abs=0.1)
@@ -337,7 +337,7 @@ def test_names_stay_inside_and_are_those_below_the_folder_given(tmp_path: Path, 
     both = inspect(["north", "../other", "../site/north"], tmp_path / "2", "x")["file"].tolist()
     assert both == ["other/b.png", "site/north/a.png"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "other", "site"]
-    with pytest.raises(config.CrackutilsError, match=r"an inspection of 1 photos that are not given now .*Give them"):
+    with pytest.raises(config.CrackutilsError, match=r"photos that are not given now: 1 .*Give them"):
         inspect(["south"], tmp_path / "1", "x")
 
 
@@ -370,7 +370,7 @@ def test_more_photos_go_on_and_fewer_are_refused(tmp_path: Path, fake: Fake, cap
     capsys.readouterr()
     assert main([*command, str(tmp_path / "day2")]) == 2
     said = capsys.readouterr().err
-    assert "is an inspection of 5 photos that are not given now" in said and "and 2 more)" in said and len(said) < 500
+    assert "is an inspection of photos that are not given now: 5" in said and "and 2 more)" in said and len(said) < 500
     assert main([*command, str(tmp_path / "day2"), "--force"]) == 0
     assert pd.read_csv(out / "photos.csv")["file"].tolist() == ["a.png"]
 
@@ -403,10 +403,12 @@ def test_own_reports_links_and_copies_are_not_inspected_again(tmp_path: Path, fa
     table = inspect([site], tmp_path / "second", "x")
     assert sorted(table["file"]) == ["a.png", "b.jfif", "linked/c.png"]
     said = capsys.readouterr().out.rsplit("left out", 1)[1]
-    assert "4 written by this package (copy/photos/a.png, copy/photos/b.jfif, copy/photos/linked/c.png and 1" in said
-    for told in ("2 of the system ($RECYCLE.BIN, @eaDir)", "1 linked to a folder that is read already (round)"):
+    assert "written by this package: 4 (copy/photos/a.png, copy/photos/b.jfif, copy/photos/linked/c.png and 1" in said
+    for told in ("of the system: 2 ($RECYCLE.BIN, @eaDir)", "linked to a folder that is read already: 1 (round)"):
         assert told in said
-    assert "1 linked to nothing (lost)" in said and "1 linked to a photo that is inspected already (again.png)" in said
+    assert (
+        "linked to nothing: 1 (lost)" in said and "linked to a photo that is inspected already: 1 (again.png)" in said
+    )
     inside = sorted(str(file) for file in site.rglob("*.*g"))
     table = inspect(inside, tmp_path / "third", "x")  # as a shell's * gives them
     assert sorted(table["file"]) == ["$RECYCLE.BIN/a.jpg", "@eaDir/a.png/thumb.jpg", "a.png"]

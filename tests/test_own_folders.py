@@ -67,9 +67,9 @@ LAYOUTS = [  # files, CLASSES, files afterwards, what is said
      "Positive/D/1-1.jpg Positive/W/1-1.jpg", "UD, UW -> Negative (2), CD, CW -> Positive (2)"),
     ("ohne_Riss/x.jpg Riss/y.jpg", "ohne riss:riss", "Negative/x.jpg Positive/y.jpg", "ohne_Riss -> N"),
     ("0/x.jpg 1/x.jpg 2/x.jpg", "0:1,2", "Negative/x.jpg Positive/1/x.jpg Positive/2/x.jpg", "1, 2 -> Positive (2)"),
-    ("a/0/x.jpg a/1/y.jpg b/0/z.jpg", "a/0:a/1", "Negative/x.jpg Positive/y.jpg", "1 in no folder of a class (b/0/"),
+    ("a/0/x.jpg a/1/y.jpg b/0/z.jpg", "a/0:a/1", "Negative/x.jpg Positive/y.jpg", "in no folder of a class: 1 (b/0/"),
     ("Positive/x.JFIF Positive/._x.jpg Positive/n.txt Negative/y.heic __MACOSX/Positive/x.jpg", "",
-     "Negative/y.heic Positive/x.JFIF", "1 hidden (Positive/._x.jpg); 1 no pictures by name or content ("),
+     "Negative/y.heic Positive/x.JFIF", "hidden: 1 (Positive/._x.jpg); no picture by name or content: 1 ("),
 ]  # fmt: skip
 
 
@@ -90,8 +90,8 @@ def test_only_the_walls_of_sdnet_are_its_profile(tmp_path: Path) -> None:
 OPEN = {  # files and CLASSES that are refused, and why
     ("", ""): r"holds no pictures\. Give a folder or an archive",
     ("x.jpg y.jpg", ""): r"holds 2 pictures and no folder of a class\. Put them into two folders, Negative and Pos",
-    ("Positive/x.jpg Negative/n.txt", ""): r"1 pictures of Positive, and none of the other class.* Left out: 1 no pict",
-    ("Positive/x.jpg Negative/._x.jpg", ""): r"none of the other class; .*1 hidden \(Negative/\._x\.jpg\)\.$",
+    ("Positive/x.jpg Negative/n.txt", ""): r"1 pictures of Positive, and none of the other class.* Left out: no pict",
+    ("Positive/x.jpg Negative/._x.jpg", ""): r"none of the other class; .*hidden: 1 \(Negative/\._x\.jpg\)\.$",
     ("Gut/x.jpg Riss/x.jpg", ""): r"the folders with pictures are Gut, Riss\. Name its folders: CLASSES=<without cr",
     ("0/x.jpg 1/x.jpg 2/x.jpg", ""): r"the folders with pictures are 0, 1, 2\. Name its folders: CLASSES=<",
     ("Negative/crack/x.jpg Positive/y.jpg", ""): r"Negative/crack in .* has the names of both classes\. Name the",
@@ -139,7 +139,7 @@ def test_tables_of_photos_and_parts_come_along(tmp_path: Path, capsys: Any) -> N
     assert make_data(f"FROM={origin}") == 0
     table = datasets.raw_folder("own") / "patches.csv"
     assert table.read_text() == "file,photo,x\nPositive/a.jpg,07,1\nNegative/b.jpg,8,\n"
-    assert "left out: 1 tables that fit no picture (other/given_split.csv)" in capsys.readouterr().out
+    assert "left out: tables that fit no picture: 1 (other/given_split.csv)" in capsys.readouterr().out
 
 
 def test_only_what_was_written_is_replaced(tmp_path: Path, capsys: Any) -> None:
@@ -156,7 +156,7 @@ def test_only_what_was_written_is_replaced(tmp_path: Path, capsys: Any) -> None:
     assert make_data(f"FROM={other}") == 0  # nothing would be lost
     (target / ".fetched.json").unlink()
     assert make_data(f"FROM={origin}") == 2 and names(target) == ["Negative/x.jpg", "Positive/y.jpg"]
-    assert "an older version kept no record (Positive/y.jpg)" in capsys.readouterr().err
+    assert "an older version kept no record: 1 (Positive/y.jpg)" in capsys.readouterr().err
 
 
 def test_a_published_set_is_not_replaced_by_a_smaller_one(tmp_path: Path, tree: Tree) -> None:
@@ -237,6 +237,6 @@ def test_unreadable_pictures_and_links_are_counted(tmp_path: Path, tree: Tree, m
     monkeypatch.setenv("HOME", str(tmp_path))
     assert make_data("FROM=~/a b's/") == 0
     said = capsys.readouterr().out
-    assert "own: 1 Negative, 1 Positive in" in said and "1 linked to nothing (Positive/dangling.jpg)" in said
-    assert "2 may not be read (Negative/00002.jpg, Positive/00002.jpg)" in said
-    assert "1 linked to a folder that is read already (Positive/up)" in said
+    assert "own: 1 Negative, 1 Positive in" in said and "linked to nothing: 1 (Positive/dangling.jpg)" in said
+    assert "may not be read: 2 (Negative/00002.jpg, Positive/00002.jpg)" in said
+    assert "linked to a folder that is read already: 1 (Positive/up)" in said

@@ -87,11 +87,11 @@ def test_score_lists_every_file_in_order(capsys: Capture) -> None:
     np.testing.assert_allclose([np.float32(r["p_crack"]) for r in rows[::2]], expected, atol=1e-5)
     cracks = f"{(expected >= 0.5).sum()} of 3 pictures show a crack at the threshold 0.5, 1 could not be read"
     said = capsys.readouterr().out
-    assert cracks in said and "1 hidden (.hidden.png); 1 no pictures by name or content (notes.txt)" in said
+    assert cracks in said and "hidden: 1 (.hidden.png); no picture by name or content: 1 (notes.txt)" in said
     assert sorted(p.name for p in out.parent.iterdir()) == [".scores.csv.sha256", "scores.csv"]
     score(folder, folder / "scores.csv", MODEL)  # the file that is written is not counted
     score(folder, folder / "scores.csv", MODEL)
-    assert capsys.readouterr().out.count("no pictures by name or content (notes.txt)\n") == 2
+    assert capsys.readouterr().out.count("no picture by name or content: 1 (notes.txt)\n") == 2
 
 
 def test_a_file_of_the_users_is_not_replaced(capsys: Capture) -> None:

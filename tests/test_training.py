@@ -396,13 +396,13 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
 
 
-def rewrite(run: Path, module: str, name: str) -> None:
+def rewrite(run: Path, module: str, name: str, registered: str | None = None) -> None:
     """Make the last layer of a saved model an object of another kind."""
     file = run / "model" / "model.keras"
     with zipfile.ZipFile(file) as parts:
         content = {part: parts.read(part) for part in parts.namelist()}
     architecture = json.loads(content["config.json"])
-    architecture["config"]["layers"][-1] |= {"module": module, "class_name": name, "registered_name": name}
+    architecture["config"]["layers"][-1] |= {"module": module, "class_name": name, "registered_name": registered}
     with zipfile.ZipFile(file, "w") as parts:
         for part, data in (content | {"config.json": json.dumps(architecture).encode()}).items():
             parts.writestr(part, data)
@@ -419,6 +419,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half of the model": (lambda run: os.truncate(run / "model" / "model.keras", 3000), UNUSABLE),
     "code in a layer": (lambda run: rewrite(run, "keras.layers", "Lambda"), "its layer Lambda holds code"),
     "foreign code": (lambda run: rewrite(run, "subprocess", "Popen"), "its part subprocess.Popen is none that this"),
+    "code under our name": (
+        lambda run: rewrite(run, "os", "Model", "crackutils>Evil"),
+        "its part os.Model is none",
+    ),
     "no batch": (lambda run: replace(run / "metrics.json", '"batch": 8', '"batches": 8'), OLD),
     "a stage of the future": (lambda run: replace(run / "metrics.json", '"unfreeze"', '"warmup": 3, "unfreeze"'), OLD),
 }

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from crackutils import config
 from crackutils.datasets import Dataset
 from crackutils.files import progress
-from crackutils.linear import class_weights, fit_linear_head
+from crackutils.linear import ENDED, class_weights, fit_linear_head
 from crackutils.metrics import wilson
 from crackutils.splits.make import PARTS, pack_groups
 
@@ -38,7 +38,7 @@ def out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int = co
         models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, **options)) for c in (1e-3, 0.1)]
         models.append(KNeighborsClassifier(min(10, int(away.sum())), metric="cosine"))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # with few images rounding ends the search for the weights
+            warnings.filterwarnings("ignore", ENDED)
             for name, model in zip(found, models, strict=True):
                 found.loc[here, name] = model.fit(x[away], y[away]).predict_proba(x[here])[:, 1]
     return found

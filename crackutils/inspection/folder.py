@@ -133,7 +133,7 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
     here = {os.path.realpath(file) for file in files.values()}
     rest = [file for file in before if os.path.realpath(file) not in here and os.path.lexists(file)]
     if rest and not force:
-        why = f"{out} is an inspection of {len(rest):,} photos that are not given now ({name_some(rest)})"
+        why = f"{out} is an inspection of photos that are not given now: {len(rest):,} ({name_some(rest)})"
         raise CrackutilsError(f"{why}. Give them too, give another folder for these, or drop them with --force.")
     for name, file in files.items():
         old, new = (out / "photos" / folder_of(one) for one in (before.get(str(file), name), name))

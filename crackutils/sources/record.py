@@ -28,9 +28,9 @@ def refuse_loss(target: Path, new: Path, force: bool) -> None:
         known = set(json.loads((target / RECORD).read_text("utf-8"))["files"].items())
         what = "that this command has not written, or that were changed since"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        known, what = set(), "that may be yours: an older version kept no record"
+        known, what = set(), "that may be yours, as an older version kept no record"
     if lost := sorted({name for name, _ in {*_list_files(target)} - known - {*_list_files(new)}}):
-        where = f"{display_path(target)} holds {len(lost):,} files {what} ({name_some(lost)})"
+        where = f"{display_path(target)} holds files {what}: {len(lost):,} ({name_some(lost)})"
         raise CrackutilsError(f"{where}. Move them elsewhere, or replace them with FORCE=1.")
 
 
