@@ -49,9 +49,7 @@ def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[
     width_mean, width_p10, width_p50, width_p90, width_most along its length (NaN where none can be measured); x_most,
     y_most, where it is widest; at_most, share of the length whose width is only an upper bound; pieces. In pixels.
     """
-    half = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
-    paths = prune_spurs(trace_lines(centre_lines(mask)), half + 4)
-    points = [_smooth(path.astype(np.float32)) for path in paths]
+    paths, points = find_lines(mask)
     found = _widths(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), points)
     rows, pieces = [], []
     for group in _groups(paths):
@@ -61,6 +59,16 @@ def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[
     for crack, (_, lines) in enumerate(rows, 1):
         pieces += [Piece(crack, k, line.points, line.width, line.at_most) for k, line in enumerate(lines, 1)]
     return pd.DataFrame([row for row, _ in rows], columns=COLUMNS), pieces
+
+
+def find_lines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the centre lines of a mask, bool (h, w), from an end or fork to the next: their pixels and their points.
+
+    Pixels are int (n, 2), x and y; points, the same smoothed, float32 (n, 2).
+    """
+    half = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    paths = prune_spurs(trace_lines(centre_lines(mask)), half + 4)
+    return paths, [_smooth(path.astype(np.float32)) for path in paths]
 
 
 def _smooth(points: np.ndarray) -> np.ndarray:
