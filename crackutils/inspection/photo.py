@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ import PIL
 from PIL import Image
 
 from crackutils.config import CrackutilsError
-from crackutils.files import hash_sources, save_array, write_atomically
+from crackutils.files import hash_sources, write_atomically
 from crackutils.images import DECODING, ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, encode_jpeg
-from crackutils.inspection.mask import crack_mask, likely_cells
-from crackutils.inspection.measure import LENGTHS, centre_lines, measure_cracks
-from crackutils.inspection.tiling import Detector, cell_logits, crack_map, tile_probabilities
+from crackutils.inspection.mask import crack_mask
+from crackutils.inspection.measure import LENGTHS, measure_cracks
+from crackutils.inspection.tiling import CrackMap, Detector, map_photo, tile_probabilities
 
 LISTED = 10  # cracks of a photo that the report lists, and that have their number in the picture
 UNUSABLE = (ImageError, MemoryError, cv2.error)  # what a photo may raise
@@ -43,20 +45,18 @@ def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_
     wide and high (pixels). Raises `ImageError` for a photo that cannot be used.
     """
     image, _, note = decode_image(file)
-    maps = cached_map(image, net, folder)
-    logits = cell_logits(maps)
-    mask = crack_mask(image, logits, threshold)
-    line = centre_lines(mask)
-    cracks = measure_cracks(mask, line, logits, threshold)
-    overlay = draw_overlay(image, logits, line, threshold, 2000, mm_per_pixel, cracks.head(LISTED))
-    thumbnail = draw_overlay(image, logits, line, threshold, 240)  # too small for a scale bar
+    found = cached_map(image, net, folder)
+    mask = crack_mask(found.pixels, threshold)
+    cracks, pieces = measure_cracks(image, mask, found.pixels)
+    overlay = draw_overlay(image, mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED))
+    thumbnail = draw_overlay(image, mask, pieces, 240)  # too small for a scale bar
     for name, picture in zip(_PICTURES, (overlay, thumbnail), strict=True):
         write_atomically(folder / name, encode_jpeg(Image.fromarray(picture), 85))
     cracks[LENGTHS] *= mm_per_pixel or 1.0
     cracks["area"] *= (mm_per_pixel or 1.0) ** 2
-    tiles = tile_probabilities(maps, net.share)
-    framed = bool(likely_cells(logits, threshold)[0].any())
-    tables = {"framed": framed, "cracks": cracks.round(4).to_dict("records"), "tiles": tiles.to_dict("records")}
+    tiles = tile_probabilities(found.cells, net.share)
+    tables = {"framed": bool(mask.any()), "cracks": cracks.round(4).to_dict("records")}
+    tables |= {"tiles": tiles.to_dict("records")}
     return tables | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
 
 
@@ -95,16 +95,15 @@ def resume_photo(
     return found
 
 
-def cached_map(image: np.ndarray, net: Detector, folder: Path) -> np.ndarray:
-    """Return `crack_map`, from map.npy in a folder where it was made of the same pixels, network and code."""
-    file, made_of = folder / "map.npy", folder / "map.json"
-    pixels = hashlib.sha256(image.ravel()).hexdigest()
-    key = {"model": net.key, "shape": list(image.shape), "pixels": pixels, "code": _CODE}
-    with contextlib.suppress(OSError, ValueError, EOFError):  # none, or cut short when the power went
-        if json.loads(made_of.read_text("utf-8")) == key:
-            return np.load(file)
-    made_of.unlink(missing_ok=True)
-    maps = crack_map(image, net)
-    save_array(file, maps)
-    write_atomically(made_of, json.dumps(key))
-    return maps
+def cached_map(image: np.ndarray, net: Detector, folder: Path) -> CrackMap:
+    """Return `map_photo`, from map.npz in a folder where it was made of the same pixels, network and code."""
+    file, pixels = folder / "map.npz", hashlib.sha256(image.ravel()).hexdigest()
+    key = json.dumps({"model": net.key, "shape": list(image.shape), "pixels": pixels, "code": _CODE})
+    with contextlib.suppress(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):  # none, or cut short
+        with np.load(file) as kept:
+            if str(kept["key"]) == key:
+                return CrackMap(kept["pixels"], kept["cells"])
+    found, content = map_photo(image, net), io.BytesIO()
+    np.savez_compressed(content, pixels=found.pixels, cells=found.cells, key=key)
+    write_atomically(file, content.getvalue())
+    return found

@@ -15,6 +15,19 @@ from crackutils.images import resize
 from crackutils.synthetic.patches import draw_patches
 from crackutils.synthetic.scene import MASK_BLOCK
 
+SURFACE, CRACK, JOINT, LINE, UNSURE = 0, 1, 2, 3, 255  # what a pixel of `Photos.targets` shows
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos with a target for each pixel."""
+
+    images: np.ndarray  # uint8 (n, side, side, 3) RGB
+    targets: np.ndarray  # uint8 (n, side, side): SURFACE, CRACK, JOINT, LINE or UNSURE
+    anchors: (
+        np.ndarray
+    )  # int16 (n, 2, 64, 2): y, x of pixels of cracks, and of joints and lines; -1 where there are none
+
 
 @dataclass(frozen=True)
 class Store:
