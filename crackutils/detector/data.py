@@ -1,6 +1,7 @@
-"""Training examples of the detector: crops of patches with masks and of labelled images, varied as by other cameras."""
+"""Training examples of the detector: crops of photos with masks and of labelled images, varied as by other cameras."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -8,20 +9,33 @@ import numpy as np
 
 from crackutils import config
 from crackutils.detector.network import CELL
-from crackutils.synthetic.scene import MASK_BLOCK
-from crackutils.synthetic.store import Store, load_store
+from crackutils.synthetic.store import CRACK, JOINT, LINE, UNSURE, Photos, Store, load_store
 
-CROP = 160  # side of a training image, pixels
+CROP = 224  # side of a training image, pixels
 GRID = CROP // CELL  # side of its map, cells
 SIDE = 224  # side of the patches with masks, pixels
 EACH = 5  # patches of a class from one photo, at most
 PHOTO_SEED = 555  # of the photos with masks; no profile has it
 SOMEWHERE = -1.0  # target of all cells of an image with a crack, where no mask shows which
-UNKNOWN = -2.0  # target of a cell between cracked and free
+UNKNOWN = -2.0  # target of a cell, and of a pixel, between cracked and free
 CENTRED = ("metu", "sample", "smoke")  # sources whose cracks run through the middle of the image
 VARIATIONS = ("scale", "contrast", "blur", "exposure and noise", "jpeg and tint")  # kinds of `vary`
 VARIED = 0.35  # how probable each variation of a training image is
-MASKED = 0.625  # share of a batch that has masks
+_ZOOM = (0.6, 1.7)  # of photos with masks
+_CRACKED = 8  # pixels of crack with which a cell counts as cracked
+
+Example = tuple[np.ndarray, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images of which is known whether they show a crack, but not where."""
+
+    read: Callable[[int], np.ndarray]  # from a row to the image, uint8 (side, side, 3)
+    labels: np.ndarray  # int (all,), 0 or 1
+    rows: np.ndarray  # those to train on
+    centred: bool  # whether their cracks run through the middle
+    odds: np.ndarray | None = None  # probabilities of `rows`; None for equal ones
 
 
 def load_patches(profile: config.Profile) -> Store:
@@ -36,33 +50,49 @@ def count_training(patches: Store) -> int:
     return int(np.searchsorted(photo, each[int(0.9 * len(each))])) or len(photo)
 
 
-def masked_example(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return a crop of a patch, uint8 (160, 160, 3), and the targets of its cells, float (10, 10): 1, 0 or `UNKNOWN`.
+def masked_example(photos: Photos, number: int, rng: np.random.Generator) -> Example:
+    """Return a crop of a photo with a mask, uint8 (224, 224, 3), and its targets; `rng` draws place, size, flip, more.
 
-    `image` is uint8 (224, 224, 3), `mask` uint8 (56, 56) as in `Store`; `rng` draws the crop, its flip and more.
+    Half of the crops lie on a crack and a quarter on a joint or another line, where there is one. The targets are
+    float32: pixels (224, 224, 1) and cells (14, 14, 1), 1, 0 or `UNKNOWN`, and kinds (112, 112, 2), 1 or 0.
     """
-    part = min(SIDE, int(CROP / np.exp(rng.uniform(np.log(0.8), np.log(1.4))))) // MASK_BLOCK
-    top, left = rng.integers(0, SIDE // MASK_BLOCK - part + 1, 2)
-    fine = cv2.resize(mask[top : top + part, left : left + part], (CROP // MASK_BLOCK,) * 2)
-    most = fine.reshape(GRID, CELL // MASK_BLOCK, GRID, CELL // MASK_BLOCK).max((1, 3))
-    targets = np.where(most > 100, 1.0, np.where(most < 20, 0.0, UNKNOWN))
-    image, targets = _crop(image, (v * MASK_BLOCK for v in (top, left, part)), targets, rng)
-    return vary(image, rng, VARIATIONS[1:], VARIED), targets  # a change of scale would move the mask
+    shape = np.array(photos.targets[number].shape)
+    part = min(*shape, int(CROP / np.exp(rng.uniform(*np.log(_ZOOM)))))
+    kind, place = rng.choice(3, p=(0.5, 0.25, 0.25)), rng.integers(0, shape)
+    if kind < 2 and (on := photos.anchors[number, kind])[0, 0] >= 0:
+        place = on[rng.integers(len(on))] + rng.normal(0, part / 5, 2)
+    y, x = np.clip(place - part / 2, 0, shape - part).astype(int)
+    target = photos.targets[number][y : y + part, x : x + part]
+    shrunk = part > CROP
+    planes = np.stack([target == value for value in (CRACK, UNSURE, JOINT, LINE)], 2).astype(np.uint8) * 255
+    planes = cv2.resize(planes, (CROP, CROP), interpolation=cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR)
+    image, planes = _crop(photos.images[number], (y, x, part), planes, rng)
+    crack, unsure = planes[..., 0] > (80 if shrunk else 127), planes[..., 1] > 80
+    pixels = np.where(crack, 1.0, np.where(unsure, UNKNOWN, 0.0))
+    kinds = planes[::2, ::2, 2:] > 110
+    counts = crack.reshape(GRID, CELL, GRID, CELL).sum((1, 3))
+    doubt = unsure.reshape(GRID, CELL, GRID, CELL).any((1, 3))
+    cells = np.where(counts >= _CRACKED, 1.0, np.where((counts == 0) & ~doubt, 0.0, UNKNOWN))
+    targets = {"pixels": pixels[..., None], "kinds": kinds, "cells": cells[..., None]}
+    image = vary(image, rng, VARIATIONS[1:], VARIED)  # a change of scale would move the mask
+    return image, {name: values.astype(np.float32) for name, values in targets.items()}
 
 
-def labelled_example(
-    image: np.ndarray, label: int, centred: bool, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a training image as `masked_example`, with all targets `SOMEWHERE` or all 0, from an image and its label.
+def labelled_example(image: np.ndarray, label: int, centred: bool, rng: np.random.Generator) -> Example:
+    """Return a training image as `masked_example`, from an image and its label; all cells are `SOMEWHERE` or 0.
 
     Images, uint8 (side, side, 3), are cropped and resized alike whatever their label, so that neither size nor blur
-    predicts it. They are cropped only where the cracks run through the middle (`centred`).
+    predicts it. They are cropped only where the cracks run through the middle (`centred`). The pixels of an image with
+    a crack are `UNKNOWN`, and so are all kinds.
     """
     side = len(image)
     part = int(rng.integers(round(0.625 * side), side + 1)) if centred and rng.random() < 0.7 else side
     place = rng.normal((side - part) / 2, 0.05 * side, 2) if label else rng.uniform(0, side - part, 2)
     y, x = np.clip(place, 0, side - part).astype(int)
-    image, targets = _crop(image, (y, x, part), np.full((GRID, GRID), SOMEWHERE if label else 0.0), rng)
+    image, _ = _crop(image, (y, x, part), np.zeros((CROP, CROP)), rng)
+    values = {"pixels": UNKNOWN, "cells": SOMEWHERE} if label else {"pixels": 0.0, "cells": 0.0}
+    shapes = {"pixels": (CROP, CROP, 1), "kinds": (CROP // 2, CROP // 2, 2), "cells": (GRID, GRID, 1)}
+    targets = {name: np.full(shape, values.get(name, UNKNOWN), np.float32) for name, shape in shapes.items()}
     return vary(image, rng, VARIATIONS, VARIED), targets
 
 
@@ -76,29 +106,19 @@ def _crop(image: np.ndarray, box: Any, targets: np.ndarray, rng: np.random.Gener
     return [np.ascontiguousarray(part[:, ::-1] if flip else part) for part in rotated]
 
 
-def make_batch(
-    n: int,
-    read: Callable,
-    labels: np.ndarray,
-    rows: np.ndarray,
-    patches: Store | None,
-    seed: Any,
-    centred: bool,
-    odds: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a training batch, float32 (n, 160, 160, 3) 0-255, and the targets of its cells, float32 (n, 10, 10, 1).
+def make_batch(n: int, labelled: Labelled, masked: Sequence[tuple[Photos, float]], seed: Any) -> Example:
+    """Return a training batch, float32 (n, 224, 224, 3) 0-255, and its targets, as of `masked_example`, stacked.
 
-    The same seed gives the same batch. `MASKED` of it are patches, where there are some; the rest are some of `rows`,
-    of which `read` returns the image, uint8 (side, side, 3), and `labels`, int (all,), holds the label. `odds` are the
-    probabilities of `rows`, None for equal ones.
+    The same seed gives the same batch. Of each of `masked` a share of the batch is taken, of the images with labels
+    the rest.
     """
-    rng = np.random.default_rng(seed)
-    count = round(MASKED * n) if patches is not None else 0
-    chosen = rng.integers(0, count_training(patches), count) if count else ()
-    pairs = [masked_example(patches.images[i], patches.masks[i], rng) for i in chosen]
-    pairs += [labelled_example(read(i), int(labels[i]), centred, rng) for i in rng.choice(rows, n - count, p=odds)]
-    x, targets = (np.stack(part).astype(np.float32) for part in zip(*pairs, strict=True))
-    return x, targets[..., None]
+    rng, examples = np.random.default_rng(seed), []
+    for photos, share in masked:
+        examples += [masked_example(photos, i, rng) for i in rng.integers(0, len(photos.images), round(share * n))]
+    chosen = rng.choice(labelled.rows, n - len(examples), p=labelled.odds)
+    examples += [labelled_example(labelled.read(i), int(labelled.labels[i]), labelled.centred, rng) for i in chosen]
+    images, targets = zip(*examples, strict=True)
+    return np.stack(images).astype(np.float32), {k: np.stack([one[k] for one in targets]) for k in targets[0]}
 
 
 def vary(image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str], share: float = 1.0) -> np.ndarray:

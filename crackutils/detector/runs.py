@@ -17,9 +17,9 @@ from crackutils.runs import read_recipe
 from crackutils.stages import Recipe, Stage
 
 _TITLE = "MobileNetV2 up to a stride of 16, a crack probability for each cell of 16 pixels"
-_STAGES = (Stage("cells", 1, 3e-4),)  # its steps are those of the profile
+_STAGES = (Stage("cells", 1, 5e-4),)  # its steps are those of the profile
 # Learns from patches with masks besides the images of a profile, so notebook 08 trains it and 03 cannot.
-DETECTOR = Recipe("mobilenetv2-cells", _TITLE, "cells", 256, 32, _STAGES, backbone="mobilenetv2", cells=0.06)
+DETECTOR = Recipe("mobilenetv2-cells", _TITLE, "cells", 256, 12, _STAGES, backbone="mobilenetv2", cells=0.06)
 
 
 def find_detector_run() -> Path:

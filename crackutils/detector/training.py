@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,25 +17,44 @@ import pandas as pd
 from crackutils import models, provenance
 from crackutils.config import keras, tf
 from crackutils.datasets import Dataset
-from crackutils.detector.data import CENTRED, CROP, GRID, SOMEWHERE, count_training, make_batch
+from crackutils.detector.data import CENTRED, CROP, GRID, SOMEWHERE, Labelled, count_training, make_batch
 from crackutils.detector.head import fit_head
 from crackutils.detector.network import build_detector, predict_images
 from crackutils.files import save_array, write_atomically
 from crackutils.linear import class_weights
 from crackutils.stages import Recipe
 from crackutils.synthetic.scene import PATCH
-from crackutils.synthetic.store import Store
+from crackutils.synthetic.store import Photos, Store
 from crackutils.training import Trained, split_rows
 
 CHUNK = 100  # steps between two checkpoints
 _WARM_UP = 50  # steps
 
 
+def pixel_loss(y: Any, z: Any) -> Any:
+    """Return the loss of pixels, (n,): cross-entropy and one minus the soft Dice of images with a crack.
+
+    Takes targets as `data` makes them and logits, both (n, size, size, 1). Dice: Milletari, Navab, Ahmadi 2016.
+    """
+    y, z = (tf.reshape(part, (-1, CROP * CROP)) for part in (y, z))
+    known, crack = tf.cast(y > -0.5, tf.float32), tf.cast(y > 0.5, tf.float32)
+    entropy = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(crack, z) * known * (1 + crack), 1)
+    p, count = tf.sigmoid(z) * known, tf.reduce_sum(crack, 1)
+    dice = 1 - (2 * tf.reduce_sum(p * crack, 1) + 1) / (tf.reduce_sum(p, 1) + count + 1)
+    return 4 * entropy + 0.5 * dice * tf.cast(count > 0, tf.float32)
+
+
+def kind_loss(y: Any, z: Any) -> Any:
+    """Return the cross-entropy of the known joints and lines, (n,); both are (n, size / 2, size / 2, 2)."""
+    kind, known = tf.cast(y > 0.5, tf.float32), tf.cast(y > -0.5, tf.float32)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(kind, z) * known * (1 + kind), (1, 2, 3))
+
+
 def cell_loss(share: float) -> Any:
     """Return a loss for maps of logits: cross-entropy of the known cells, and of the image by its top cells.
 
     The second part is multiple-instance learning: an image is cracked where some of its cells are (Dietterich, Lathrop,
-    Lozano-Perez 1997). The loss takes targets as `data` makes them and logits, both (n, 10, 10, 1), and returns (n,).
+    Lozano-Perez 1997). The loss takes targets as `data` makes them and logits, both (n, 14, 14, 1), and returns (n,).
     """
     top = models.top_count(share, GRID**2)
 
@@ -56,46 +75,52 @@ def train_detector(
     recipe: Recipe,
     ds: Dataset,
     manifest: pd.DataFrame,
-    patches: Store | None,
+    masked: Sequence[tuple[Photos, float]],
     folder: Path,
     seed: int,
     weights: str,
     steps: int,
+    before: Any = None,
 ) -> Trained:
-    """Train all layers but BatchNorm on the train part of a split and on patches with masks, with warm-up and decay.
+    """Train all layers but BatchNorm on the train part of a split and on photos with masks, with warm-up and decay.
 
     Every 100 steps are saved in `folder`; after a kill the same call goes on from them and ends with the same bytes.
     The weights are those of the last of `steps` batches: nothing is chosen by validation. `manifest` is as `make_split`
-    returns it, `weights` one of `config.WEIGHTS`; without patches only labels are learnt; `seed` draws batches and
-    initial weights. Raises CrackutilsError for a part of the split without images, and for one class only in training.
+    returns it, `weights` one of `config.WEIGHTS`; `masked` are photos, each with its share of a batch: without them
+    only labels are learnt; `seed` draws batches and initial weights; `before` is a detector to go on from. Raises
+    CrackutilsError for a part of the split without images, and for one class only in training.
     """
     labels = ds.index["label"].to_numpy()
     rows = split_rows(manifest, labels)["train"]
     rare = class_weights(labels[rows])  # then both classes are drawn as often
     odds = np.vectorize(rare.get)(labels[rows]) / len(rows) if rare else None
     read = lru_cache(512)(partial(ds.read, size=PATCH))  # large pictures take long; 512 at this size take 80 MB
+    labelled = Labelled(read, labels, rows, ds.profile.source in CENTRED, odds)
     model = build_detector(replace(recipe, size=CROP), weights, seed)
     start = models.weights_facts(recipe.backbone, CROP, weights)
     # everything that the bytes of a checkpoint depend on
     parts = [recipe.as_dict(), ds.sha256, "".join(manifest["label"].astype(str) + manifest["split"])]
-    parts += [hashlib.sha256(patches.masks).hexdigest() if patches is not None else "", seed, start["weights"]]
-    parts += [start["sha256"], steps, provenance.code_hash(), provenance.versions()]
+    parts += [[hashlib.sha256(photos.targets).hexdigest(), share] for photos, share in masked]
+    parts += [seed, start["weights"], start["sha256"], steps, provenance.code_hash(), provenance.versions()]
+    if before is not None:
+        model.set_weights(before.get_weights())
+        parts += [hashlib.sha256(b"".join(w.tobytes() for w in before.get_weights())).hexdigest()]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def batches(first: int, last: int) -> Any:
-        shapes = [tf.TensorSpec((None, side, side, n), tf.float32) for side, n in ((CROP, 3), (GRID, 1))]
-        fixed = recipe.batch, read, labels, rows, patches
-        made = (
-            make_batch(*fixed, (seed, step), ds.profile.source in CENTRED, odds=odds) for step in range(first, last)
-        )
-        return tf.data.Dataset.from_generator(lambda: made, output_signature=tuple(shapes)).prefetch(4)
+        spec = {"pixels": (CROP, CROP, 1), "kinds": (CROP // 2, CROP // 2, 2), "cells": (GRID, GRID, 1)}
+        spec = {name: tf.TensorSpec((None, *shape), tf.float32) for name, shape in spec.items()}
+        made = (make_batch(recipe.batch, labelled, masked, (seed, step)) for step in range(first, last))
+        images = tf.TensorSpec((None, CROP, CROP, 3), tf.float32)
+        return tf.data.Dataset.from_generator(lambda: made, output_signature=(images, spec)).prefetch(4)
 
     trunk, top, warm = models.backbone_of(model), recipe.stages[0].learning_rate, min(_WARM_UP, steps // 2)
     models.unfreeze_top(trunk, len(trunk.layers))
-    net = keras.Model(model.input, model.get_layer("cells").output)
+    losses = {"pixels": pixel_loss, "kinds": kind_loss, "cells": cell_loss(recipe.cells)}
+    net = keras.Model(model.input, {name: model.get_layer(name).output for name in losses})
     decay = {"alpha": 0.01, "warmup_target": top, "warmup_steps": warm}
     rate = keras.optimizers.schedules.CosineDecay(top / 20, max(steps - warm, 1), **decay)
-    net.compile(keras.optimizers.Adam(rate, clipnorm=1.0), cell_loss(recipe.cells))
+    net.compile(keras.optimizers.Adam(rate, clipnorm=1.0), losses)
     net.optimizer.build(net.trainable_variables)  # so that a checkpoint can be loaded
     chunks = _fit_chunks(net, batches, folder, key, steps)
     whole = build_detector(recipe, weights, seed, load=False)

@@ -23,7 +23,7 @@ from crackutils.images import ImageError
 
 Item = TypeVar("Item")
 Run = Callable[[np.ndarray], np.ndarray]
-_BATCH = 8  # images per call: larger ones gain nothing and leave the processor's caches
+_BATCH = 8  # images per call, usually: more gain nothing and leave the processor's caches
 _PACKAGES = dict(zip(config.ENGINES, ("ai-edge-litert", "tensorflow", "openvino", "openvino"), strict=True))
 
 
@@ -31,7 +31,7 @@ _PACKAGES = dict(zip(config.ENGINES, ("ai-edge-litert", "tensorflow", "openvino"
 class Engine:
     """Something that runs one network.
 
-    `worker` makes a function for one thread, float32 (8, size, size, 3) RGB 0-255 to (8, outputs); the first call reads
+    `worker` makes a function for one thread, float32 (batch, size, size, 3) RGB 0-255 to (batch, outputs); the first call reads
     the network.
     """
 
@@ -39,6 +39,7 @@ class Engine:
     version: str  # of its package
     precision: str  # of its arithmetic, "float32" or "bfloat16"
     worker: Callable[[], Run]
+    batch: int = _BATCH  # images per call
 
     @property
     def facts(self) -> dict[str, str]:
@@ -58,7 +59,7 @@ def program_file(name: str) -> Path:
     return config.data_dir() / "cache" / "engines" / f"{name}-{made_by}.tflite"
 
 
-def start_engine(name: str, file: Path, build: Callable[[], Any]) -> Engine:
+def start_engine(name: str, file: Path, build: Callable[[], Any], batch: int = _BATCH) -> Engine:
     """Return an engine, one of `config.ENGINES`, that runs the network of `build`.
 
     `file` is the network in LiteRT's format, which OpenVINO reads too; it is converted where it is missing. `build`
@@ -80,7 +81,7 @@ def start_engine(name: str, file: Path, build: Callable[[], Any]) -> Engine:
         if not file.is_file():
             convert(build(), file)
         try:
-            return _litert(file) if name == "litert" else _openvino(file, bf16=name == "openvino-bf16")
+            return _litert(file, batch) if name == "litert" else _openvino(file, name == "openvino-bf16", batch)
         except (ValueError, RuntimeError) as error:
             why = f"{display_path(file)} cannot be read ({_first_line(error)})"
             raise CrackutilsError(f"{why}. Remove it, and it is made again.") from error
@@ -97,7 +98,7 @@ def start_engine(name: str, file: Path, build: Callable[[], Any]) -> Engine:
             why = f"ENGINE={name} does not start ({_first_line(error)}), mostly for lack of memory"
             raise CrackutilsError(f"{why}. Close other programs, or choose another engine.") from error
 
-    return Engine(name, version, "bfloat16" if name == "openvino-bf16" else "float32", worker)
+    return Engine(name, version, "bfloat16" if name == "openvino-bf16" else "float32", worker, batch)
 
 
 def _first_line(error: Exception) -> str:
@@ -120,7 +121,7 @@ def convert(model: Any, file: Path) -> None:
     gc.collect()  # the converter leaves cycles, 100 MB of them
 
 
-def _litert(file: Path) -> Callable[[], Run]:
+def _litert(file: Path, batch: int) -> Callable[[], Run]:
     from ai_edge_litert.interpreter import Interpreter
 
     content = file.read_bytes()
@@ -128,7 +129,7 @@ def _litert(file: Path) -> Callable[[], Run]:
     def worker() -> Run:
         net = Interpreter(model_content=content, num_threads=1)
         taken, given = net.get_input_details()[0], net.get_output_details()[0]["index"]
-        net.resize_tensor_input(taken["index"], (_BATCH, *taken["shape"][1:]))
+        net.resize_tensor_input(taken["index"], (batch, *taken["shape"][1:]))
         net.allocate_tensors()
 
         def run(x: np.ndarray) -> np.ndarray:
@@ -143,12 +144,12 @@ def _litert(file: Path) -> Callable[[], Run]:
     return worker
 
 
-def _openvino(file: Path, bf16: bool) -> Callable[[], Run]:
+def _openvino(file: Path, bf16: bool, batch: int) -> Callable[[], Run]:
     import openvino
 
     core = openvino.Core()
     net = core.read_model(file)
-    net.reshape([_BATCH, *list(net.input().partial_shape)[1:]])
+    net.reshape([batch, *list(net.input().partial_shape)[1:]])
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", "NUM_STREAMS": cores()}
     compiled = core.compile_model(net, "CPU", settings | {"INFERENCE_NUM_THREADS": cores()})
     # without bfloat16 in the processor OpenVINO computes in float32, without a warning
@@ -185,7 +186,7 @@ def run_stream(
                 problems.append(str(error))
         if images:
             # of one size whatever the batch: some engines' last digits depend on it
-            x = np.zeros((_BATCH, *images[0].shape), np.float32)
+            x = np.zeros((engine.batch, *images[0].shape), np.float32)
             x[: len(images)] = images
             outputs = iter(mine.worker(x))
         return [(item, None if why else next(outputs), why) for item, why in zip(batch, problems, strict=True)]
@@ -194,7 +195,7 @@ def run_stream(
     pool = ThreadPoolExecutor(cores())
     try:
         while True:
-            while len(waiting) < 2 * cores() and (batch := list(islice(rest, _BATCH))):
+            while len(waiting) < 2 * cores() and (batch := list(islice(rest, engine.batch))):
                 waiting.append(pool.submit(run, batch))
             if not waiting:
                 return

@@ -171,8 +171,8 @@ def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: 
     parts, some = [], [name for name in files if name in set(labels["photo"])]
     for name in progress(some, "calibrating", len(some), "photo"):
         with contextlib.suppress(OSError, *UNUSABLE):  # reported when its turn comes
-            maps = cached_map(read_image(files[name]), net, out / "photos" / folder_of(name))
-            parts.append(tile_probabilities(maps, net.share).assign(file=name))
+            seen = cached_map(read_image(files[name]), net, out / "photos" / folder_of(name))
+            parts.append(tile_probabilities(seen.cells, net.share).assign(file=name))
     parts = parts or [pd.DataFrame(columns=["file", "row", "col", "p_crack"])]
     calibration = calibrate_threshold(pd.concat(parts), labels)
     if rest := len(labels) - calibration["n"]:

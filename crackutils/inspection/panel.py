@@ -38,7 +38,7 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
             one = resume_photo(Path(choice.value), folder, net, bound.value, None)
             drawn = (folder / "overlay.jpg").read_bytes() if "wide" in one else b""
             if drawn and probable.value:
-                drawn = tint_overlay(drawn, np.load(folder / "map.npy"))
+                drawn = tint_overlay(drawn, np.load(folder / "map.npz")["pixels"])
         except Exception as error:  # nobody sees what a widget's callback raises
             one, drawn = {"problem": f"cannot be shown ({error})"}, b""
         picture.value = drawn

@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,13 @@ import PIL
 from PIL import Image
 
 from crackutils.config import CrackutilsError
-from crackutils.files import hash_sources, save_array, write_atomically
+from crackutils.files import hash_sources, write_atomically
 from crackutils.images import DECODING, ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, encode_jpeg
 from crackutils.inspection.export import describe_areas, describe_lines, encode_mask, share_over_limit
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import LENGTHS, measure_cracks
-from crackutils.inspection.tiling import Detector, crack_map, tile_probabilities
+from crackutils.inspection.tiling import CrackMap, Detector, map_photo, tile_probabilities
 
 LISTED = 10  # cracks of a photo that the report lists, and that have their number in the picture
 UNUSABLE = (ImageError, MemoryError, cv2.error)  # what a photo may raise
@@ -47,9 +49,9 @@ def inspect_photo(
     limit what `share_over_limit` returns. Raises `ImageError` for a photo that cannot be used.
     """
     image, _, note = decode_image(file)
-    p = cached_map(image, net, folder)
-    mask, likely = crack_mask(p, threshold), p >= 255 * threshold
-    cracks, pieces = measure_cracks(image, mask, p)
+    seen = cached_map(image, net, folder)
+    mask, likely = crack_mask(seen.pixels, threshold), seen.pixels >= 255 * threshold
+    cracks, pieces = measure_cracks(image, mask, seen.pixels)
     overlay = draw_overlay(image, likely, pieces, 2000, mm_per_pixel, cracks.head(LISTED))
     thumbnail = draw_overlay(image, likely, pieces, 240)  # too small for a scale bar
     jpegs = [encode_jpeg(Image.fromarray(picture), 85) for picture in (overlay, thumbnail)]
@@ -62,7 +64,7 @@ def inspect_photo(
     found = {"seen": bool(likely.any()), "cracks": cracks.to_dict("records")}
     found |= {"lines": describe_lines(pieces, mm_per_pixel), "areas": describe_areas(mask, pieces)}
     found |= share_over_limit(pieces, limit_mm / scale) if limit_mm else {}
-    found |= {"tiles": tile_probabilities(p, net.share).to_dict("records")}
+    found |= {"tiles": tile_probabilities(seen.cells, net.share).to_dict("records")}
     return found | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
 
 
@@ -108,16 +110,15 @@ def resume_photo(
     return found
 
 
-def cached_map(image: np.ndarray, net: Detector, folder: Path) -> np.ndarray:
-    """Return `crack_map`, from map.npy in a folder where it was made of the same pixels, network and code."""
-    file, made_of = folder / "map.npy", folder / "map.json"
-    pixels = hashlib.sha256(image.ravel()).hexdigest()
-    key = {"model": net.key, "shape": list(image.shape), "pixels": pixels, "code": _CODE}
-    with contextlib.suppress(OSError, ValueError, EOFError):  # none, or cut short when the power went
-        if json.loads(made_of.read_text("utf-8")) == key:
-            return np.load(file)
-    made_of.unlink(missing_ok=True)
-    maps = crack_map(image, net)
-    save_array(file, maps)
-    write_atomically(made_of, json.dumps(key))
-    return maps
+def cached_map(image: np.ndarray, net: Detector, folder: Path) -> CrackMap:
+    """Return `map_photo`, from map.npz in a folder where it was made of the same pixels, network and code."""
+    file, pixels = folder / "map.npz", hashlib.sha256(image.ravel()).hexdigest()
+    key = json.dumps({"model": net.key, "shape": list(image.shape), "pixels": pixels, "code": _CODE})
+    with contextlib.suppress(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):  # none, or cut short
+        with np.load(file) as kept:
+            if str(kept["key"]) == key:
+                return CrackMap(kept["pixels"], kept["cells"])
+    found, content = map_photo(image, net), io.BytesIO()
+    np.savez_compressed(content, pixels=found.pixels, cells=found.cells, key=key)
+    write_atomically(file, content.getvalue())
+    return found

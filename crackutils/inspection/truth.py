@@ -128,7 +128,10 @@ def compare_with_truth(shot: Photo, mask: np.ndarray) -> dict[str, Any]:
 
 
 def compare_at_threshold(shots: Sequence[Photo], maps: Sequence[np.ndarray], threshold: float) -> dict[str, float]:
-    """Return medians over photos of scores at a threshold of their `crack_map`, length_error without its sign."""
+    """Return medians over photos of scores at a threshold, length_error without its sign.
+
+    maps are the pixels of their `CrackMap`.
+    """
     rows = [compare_with_truth(shot, crack_mask(p, threshold)) for shot, p in zip(shots, maps, strict=True)]
     return {"threshold": threshold} | score_counts(pd.DataFrame(rows))[_SCORES].abs().median().to_dict()
 

@@ -28,19 +28,12 @@ def add_cracks(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, list[np.nd
         line = line[outside.cumsum() == 0]  # up to where it leaves the photo
         if (n := len(line)) < 12:
             return
-        size = width * np.exp(0.35 * wave(rng, n, 40) + 0.22 * wave(rng, n, 9))
-        if taper:
-            size = size * np.clip(np.linspace(1.3, 0, n), 0, 1) ** 0.7
-        if rng.random() < (0.4 if style == "hairline" else 0.12):  # closed for a while, open again
-            size = size * np.clip(1.2 + 1.3 * wave(rng, n, rng.uniform(12, 40)), 0, 1)
-        long, short = max(7.0, 0.8 * width), max(2.5, 0.25 * width)
-        left, right = (
-            size / 2 * np.clip(1 + rough * (wave(rng, n, long) + 0.5 * wave(rng, n, short)), 0.1, 3) for _ in range(2)
-        )
+        ends = np.clip(np.linspace(1.3, 0, n), 0, 1) ** 0.7 if taper else 1.0
+        size, left, right = widen(rng, n, width, ends, 0.4 if style == "hairline" else 0.12, rough)
         ribbon(fine, line, left, right, FINE)
         edge_pixel = 1 / FINE  # OpenCV paints the outline of a shape, too
         lines.append(np.column_stack([line, left + right + edge_pixel]).astype(np.float32))
-        _add_chips(rng, chips, line, size)
+        add_chips(rng, chips, line, size)
         for _ in range(int(rng.poisson((0.9 if depth == 0 else 0.4) * branchy)) if depth < 2 else 0):
             i = int(rng.integers(n // 8, n - n // 8))
             ahead = math.atan2(*(line[min(i + 5, n - 1)] - line[i])[::-1])
@@ -55,10 +48,28 @@ def add_cracks(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, list[np.nd
         heading = math.pi / 2 * (edge + 1) + rng.normal(0, 0.35)
         add(start, heading, 1.6 * max(w, h), width * math.exp(rng.normal(0, 0.15)), bool(rng.random() < 0.25), 0)
     mask = cv2.resize(fine, (w, h), interpolation=cv2.INTER_AREA)
-    return _render(s, mask, chips, width, style), mask, lines, width
+    surface, cover, inside = render(s, mask, chips, width, style)
+    return surface + cover * (inside - surface), mask, lines, width
 
 
-def _add_chips(rng: Generator, chips: np.ndarray, line: np.ndarray, size: np.ndarray) -> None:
+def widen(
+    rng: Generator, n: int, width: float, ends: np.ndarray | float, closed: float, rough: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for n points of a crack the width, and how far it reaches to the left and to the right.
+
+    `ends` narrows it; `closed` is the chance that it closes and opens again along its course.
+    """
+    size = width * np.exp(0.35 * wave(rng, n, 40) + 0.22 * wave(rng, n, 9)) * ends
+    if rng.random() < closed:
+        size = size * np.clip(1.2 + 1.3 * wave(rng, n, rng.uniform(12, 40)), 0, 1)
+    long, short = max(7.0, 0.8 * width), max(2.5, 0.25 * width)
+    left, right = (
+        size / 2 * np.clip(1 + rough * (wave(rng, n, long) + 0.5 * wave(rng, n, short)), 0.1, 3) for _ in range(2)
+    )
+    return size, left, right
+
+
+def add_chips(rng: Generator, chips: np.ndarray, line: np.ndarray, size: np.ndarray) -> None:
     """Break pieces off the edges of a crack."""
     n, normal = len(line), normals(line)
     for i in rng.integers(0, n, int(rng.poisson(n / 50 * rng.choice([0.2, 1, 3])))):
@@ -67,8 +78,10 @@ def _add_chips(rng: Generator, chips: np.ndarray, line: np.ndarray, size: np.nda
         fill(chips, blob(rng, x, y, radius, rng.uniform(0.4, 1), 0.4), int(rng.uniform(90, 255)))
 
 
-def _render(s: Scene, mask: np.ndarray, chips: np.ndarray, width: float, style: str) -> np.ndarray:
-    """Return the luminance with the crack in it: broken edges, lit and shadowed rims, a dark inside."""
+def render(
+    s: Scene, mask: np.ndarray, chips: np.ndarray, width: float, style: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the luminance around the crack, with broken edges and lit and shadowed rims, its cover, and its inside."""
     rng, hairline, surface = s.rng, style == "hairline", shade_surface(s)
     c = mask.astype(np.float32) / 255
     if chips.any():
@@ -90,4 +103,4 @@ def _render(s: Scene, mask: np.ndarray, chips: np.ndarray, width: float, style: 
     if rng.random() < 0.15:  # partly filled with dust
         depth = depth * np.clip(1 + 0.5 * s.noise(rng.uniform(5, 20)), 0.3, 1)
     depth = depth * (rng.uniform(0.4, 1) if hairline else 1)
-    return surface + c * depth * (inside - surface)
+    return surface, c * depth, inside

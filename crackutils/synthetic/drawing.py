@@ -86,12 +86,21 @@ def stroke(canvas: np.ndarray, line: np.ndarray, value: float, thickness: int = 
     cv2.polylines(canvas, [fixed], False, value, thickness, cv2.LINE_AA, _BITS)
 
 
-def ribbon(canvas: np.ndarray, line: np.ndarray, left: np.ndarray, right: np.ndarray, scale: float) -> None:
-    """Fill the band between `left` and `right` pixels beside a line with 255; the canvas is `scale` times finer."""
-    normal, one = normals(line), 1 << _BITS
+def ribbon(
+    canvas: np.ndarray, line: np.ndarray, left: np.ndarray, right: np.ndarray, scale: float, exact: bool = False
+) -> None:
+    """Fill the band between `left` and `right` pixels beside a line with 255; the canvas is `scale` times finer.
+
+    OpenCV paints the outline of a shape, too, which adds one fine pixel to the width; `exact` takes it off before.
+    """
+    normal, one, wide = normals(line), 1 << _BITS, np.ones(len(line), bool)
+    if exact:
+        edge = 0.5 * np.abs(normal).max(1) / scale
+        left, right = left - edge, right - edge
+        wide = left + right > 0
     sides = line + normal * left[:, None], line - normal * right[:, None]
     a, b = (np.rint((side + 0.5) * (scale * one) - one // 2).astype(np.int32) for side in sides)
-    for quad in np.stack([a[:-1], a[1:], b[1:], b[:-1]], axis=1):
+    for quad in np.stack([a[:-1], a[1:], b[1:], b[:-1]], axis=1)[wide[:-1] & wide[1:]]:
         cv2.fillConvexPoly(canvas, quad, 255, cv2.LINE_8, _BITS)
 
 

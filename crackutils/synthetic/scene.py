@@ -20,6 +20,7 @@ THIN = (0.6, 0.25, 0.15)  # the same where thin cracks are to be learnt
 VISIBLE = (8.0, 1.0)  # least `crack_contrast` of a patch that counts as cracked
 FAINT = (5.0, 0.7)  # the same where faint cracks are to be learnt
 OBJECTS = ("hair", "wire", "joint", "scratch", "shadow", "paint", "leaf", "root", "stain", "salt", "hole", "ridge")
+SURFACE, JOINT, LINE = 0, 1, 2  # what a pixel shows besides cracks: a line is a hair, a wire, a mark, a scratch, ...
 FINE = 3  # cracks are drawn this many times finer than the photo, so that hairlines keep their width
 
 
@@ -32,6 +33,8 @@ class Photo:
     lines: list[np.ndarray]  # per crack and branch float32 (n, 3): x, y of the centre line and its width, pixels
     points: list[tuple[float, float]]  # places (x, y) on distractors
     facts: dict[str, Any]  # finish, objects, zoom, crack_width, blur (sigma), both pixels, noise (grey levels), ...
+    kinds: np.ndarray | None = None  # uint8 (height, width): one of `SURFACE`, `JOINT`, `LINE`
+    drop: np.ndarray | None = None  # uint8 (height, width): grey levels by which the crack changes the sharp view
 
 
 class Overlay(NamedTuple):
@@ -59,12 +62,19 @@ class Scene:
         self.chroma = np.zeros((-(-self.h // 8), -(-self.w // 8), 3), np.float32)  # grey levels to add
         self.shade: np.ndarray | None = None  # multiplies everything at the end
         self.overlays: list[Overlay] = []
+        self.kinds = self.canvas()
+        self.seams: list[np.ndarray] = []  # courses (n, 2) of some joints, which cracks may follow
+        self.behind: np.ndarray | None = None  # float32 (h, w, 4): colours of what lies behind the wall, and its share
         self.objects: list[str] = []
         self.points: list[tuple[float, float]] = []  # on those objects, for patches that show them
 
     def noise(self, grain: float, stretch: float = 1.0, angle: float = 0.0) -> np.ndarray:
         """Return `noise` of the size of the scene."""
         return noise(self.rng, self.h, self.w, grain, stretch, angle)
+
+    def mark(self, here: np.ndarray, kind: int) -> None:
+        """Note what the pixels `here`, bool (h, w), show."""
+        self.kinds[here] = kind
 
     def canvas(self, finer: int = 1) -> np.ndarray:
         """Return an empty uint8 canvas (h, w), or one `finer` times finer."""

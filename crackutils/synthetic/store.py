@@ -1,6 +1,7 @@
 """Patches with their masks, drawn once and cached in the data folder for training."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,26 @@ from crackutils.files import hash_sources, progress, replacing_folder
 from crackutils.images import resize
 from crackutils.synthetic.patches import draw_patches
 from crackutils.synthetic.scene import MASK_BLOCK
+
+SURFACE, CRACK, JOINT, LINE, UNSURE = 0, 1, 2, 3, 255  # what a pixel of `Photos.targets` shows
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos with a target for each pixel."""
+
+    images: Sequence[np.ndarray]  # uint8 (h, w, 3) RGB
+    targets: Sequence[np.ndarray]  # uint8 (h, w): SURFACE, CRACK, JOINT, LINE or UNSURE
+    anchors: np.ndarray  # int16 (n, 2, 64, 2): y, x on cracks, and on joints and lines; -1 where there are none
+
+
+def find_anchors(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return places on what a target of `Photos` shows, as one of `Photos.anchors`."""
+    found = np.full((2, 64, 2), -1, np.int16)
+    for kind, on in enumerate((target == CRACK, (target == JOINT) | (target == LINE))):
+        if len(places := np.argwhere(on)):
+            found[kind] = places[rng.integers(0, len(places), 64)]
+    return found
 
 
 @dataclass(frozen=True)
