@@ -32,13 +32,13 @@ def draw_overlay(
     h, w = image.shape[:2]
     scale = min(1.0, longest / max(h, w))
     wide, high = max(1, round(w * scale)), max(1, round(h * scale))
-    picture, thick = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA), max(1, round(longest / 800))
+    picture, thick = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA), max(1, round(max(wide, high) / 800))
     framed = cv2.resize(likely.astype(np.uint8) * 255, (wide, high), interpolation=cv2.INTER_AREA) > 0
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _APART * thick + 1,) * 2)
     outlines, _ = cv2.findContours(cv2.dilate(framed.astype(np.uint8), disk), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(picture, outlines, -1, FRAME, thick, cv2.LINE_AA)
     lines = [(((piece.points + 0.5) * scale - 0.5) * 16).round().astype(np.int32) for piece in pieces]  # in 1 / 16
-    cv2.polylines(picture, lines, False, LINE, thick, cv2.LINE_AA, 4)
+    cv2.polylines(picture, lines, False, LINE, thick + 1, cv2.LINE_AA, 4)
     for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
         right, down = round(crack.x_top * scale) + 10 * thick, round(crack.y_top * scale) + 12
         at = (min(right, wide - wide // 40), min(max(16, wide // 70, down), high - 4))

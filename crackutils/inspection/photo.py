@@ -114,10 +114,10 @@ def cached_map(image: np.ndarray, net: Detector, folder: Path) -> CrackMap:
     """Return `map_photo`, from map.npz in a folder where it was made of the same pixels, network and code."""
     file, pixels = folder / "map.npz", hashlib.sha256(image.ravel()).hexdigest()
     key = json.dumps({"model": net.key, "shape": list(image.shape), "pixels": pixels, "code": _CODE})
-    with contextlib.suppress(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):  # none, or cut short
-        with np.load(file) as kept:
-            if str(kept["key"]) == key:
-                return CrackMap(kept["pixels"], kept["cells"])
+    unread = contextlib.suppress(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile)  # none, or cut short
+    with unread, np.load(file) as kept:
+        if str(kept["key"]) == key:
+            return CrackMap(kept["pixels"], kept["cells"])
     found, content = map_photo(image, net), io.BytesIO()
     np.savez_compressed(content, pixels=found.pixels, cells=found.cells, key=key)
     write_atomically(file, content.getvalue())
