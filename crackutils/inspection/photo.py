@@ -52,8 +52,8 @@ def inspect_photo(
     seen = cached_map(image, net, folder)
     mask, likely = crack_mask(seen.pixels, threshold), seen.pixels >= 255 * threshold
     cracks, pieces = measure_cracks(image, mask, seen.pixels)
-    overlay = draw_overlay(image, likely, pieces, 2000, mm_per_pixel, cracks.head(LISTED))
-    thumbnail = draw_overlay(image, likely, pieces, 240)  # too small for a scale bar
+    overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED))
+    thumbnail = draw_overlay(image, likely | mask, pieces, 240)  # too small for a scale bar
     jpegs = [encode_jpeg(Image.fromarray(picture), 85) for picture in (overlay, thumbnail)]
     for name, content in zip(_PICTURES, [*jpegs, encode_mask(mask)], strict=True):
         write_atomically(folder / name, content)
