@@ -1,0 +1,64 @@
+"""Train the detector that the package ships: on synthetic photos, METU's labels and, where given, photos with masks."""
+
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from crackutils import config, datasets, provenance, training
+from crackutils.config import CrackutilsError
+from crackutils.detector.data import PHOTO_SEED, load_patches
+from crackutils.detector.network import build_detector
+from crackutils.detector.runs import DETECTOR, SHIPPED
+from crackutils.detector.training import fit_last_layer, train_detector
+from crackutils.files import write_atomically
+from crackutils.folders import find_pictures
+from crackutils.images import read_image
+from crackutils.sources.fetch import prepare
+from crackutils.splits.make import make_split
+from crackutils.synthetic.store import CRACK, Photos, find_anchors, load_photos
+
+PHOTOS, SIDE = 1500, 768  # synthetic ones, and their side, pixels
+STEPS = (6000, 1500)  # without photos with masks of people, and then with them
+SHARES = ((0.6, 0.0), (0.35, 0.3))  # of a batch: synthetic photos, and photos with masks of people
+_SLOWER = 0.4  # the learning rate of the second training, as a share of that of the first
+
+
+def read_masked(folder: Path) -> Photos:
+    """Return the photos in `folder/images` with the masks of the same stem in `folder/masks`; above half is crack."""
+    files, rng = find_pictures(folder / "images")[0], np.random.default_rng(config.DEFAULT_SEED)
+    masks = {file.stem: file for file in find_pictures(folder / "masks")[0]}
+    if lacking := [file.name for file in files if file.stem not in masks]:
+        raise CrackutilsError(f"{folder / 'masks'} has no mask of {lacking[0]}. Name masks as their photos.")
+    if not files:
+        raise CrackutilsError(f"{folder / 'images'} holds no photos. Give a folder with images/ and masks/.")
+    targets = [np.where(read_image(masks[file.stem])[..., 0] > 127, CRACK, 0).astype(np.uint8) for file in files]
+    return Photos([read_image(f) for f in files], targets, np.stack([find_anchors(t, rng) for t in targets]))
+
+
+def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPPED) -> None:
+    """Train on a profile of METU and write the run that `inspect` takes where none is given.
+
+    `masks` is a folder with images/ and masks/. After a kill the same call goes on, and ends with the same bytes.
+    """
+    cv2.setNumThreads(1)
+    prepare(profile)
+    ds, home, seed = datasets.load(profile), config.data_dir() / "cache" / "detector", config.DEFAULT_SEED
+    manifest, real = make_split(ds, "copy-safe", seed), read_masked(masks) if masks else None
+    photos = load_photos(PHOTO_SEED, PHOTOS, SIDE)
+    fixed = {"seed": seed, "weights": "imagenet"}
+    trained = train_detector(
+        DETECTOR, ds, manifest, [(photos, SHARES[0][0])], home / "drawn", steps=STEPS[0], **fixed
+    )
+    training.save_weights(trained.model, home / "drawn.weights.h5")
+    if real:
+        slower = replace(DETECTOR, stages=(replace(DETECTOR.stages[0], learning_rate=_SLOWER * DETECTOR.stages[0].learning_rate),))
+        both = list(zip((photos, real), SHARES[1], strict=True))
+        trained = train_detector(slower, ds, manifest, both, home / "both", steps=STEPS[1], before=trained.model, **fixed)
+    last = fit_last_layer(trained, DETECTOR, ds, manifest, load_patches(profile), home / "last", seed)
+    print(last)
