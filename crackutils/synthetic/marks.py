@@ -228,7 +228,7 @@ def _behind(s: Scene, rng: Generator) -> None:
 
 def _scales(s: Scene, rng: Generator) -> None:
     """Weather the surface: dark streaks that run down, blotches with ragged edges, worn patches."""
-    a, b = rng.uniform(0, 0.35, 2)
+    a, b = rng.uniform(0, 0.35) * rng.random(), rng.uniform(0.02, 0.25)
     streaks = s.noise(rng.uniform(4, 14), rng.uniform(8, 40), math.pi / 2 + rng.normal(0, 0.03))
     blotch = octaves(rng, s.h, s.w, [(2.2, 0.3), (5, 0.5), (14, 0.6), (45, 0.7), (130, 0.6)])
     if rng.random() < 0.5:
