@@ -128,7 +128,8 @@ def _draw(s: Scene, pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> 
         if s.behind is not None:  # no crack where the wall has ended
             x, y = np.rint(line).astype(int).T
             width *= s.behind[y.clip(0, s.h - 1), x.clip(0, s.w - 1), 3] < 0.5
-        lines.append(np.column_stack([line, width]).astype(np.float32))
+        middle = line + normals(line) * ((left - right) / 2)[:, None]
+        lines.append(np.column_stack([middle, width]).astype(np.float32))
     mask = cv2.resize(fine, (s.w, s.h), interpolation=cv2.INTER_AREA)
     if s.behind is not None:
         mask[s.behind[..., 3] >= 0.5] = 0
