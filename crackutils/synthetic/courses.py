@@ -12,7 +12,7 @@ from crackutils.synthetic.drawing import normals, ribbon, rotate, soften, walk, 
 from crackutils.synthetic.scene import Scene
 
 COURSES = {"through": 0.28, "straight": 0.16, "short": 0.16, "net": 0.12, "along": 0.16, "diagonal": 0.12}
-WIDTHS = {"hairline": (0.4, 3.0), "medium": (2.0, 11.0), "wide": (8.0, 60.0)}  # log-uniform, pixels
+WIDTHS = {"hairline": (0.3, 3.0), "medium": (2.0, 11.0), "wide": (8.0, 60.0)}  # log-uniform, pixels
 
 
 def add_any_cracks(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray], float]:
@@ -141,12 +141,16 @@ def _fill(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the luminance without and with the crack, which is empty or filled, wet or with lime beside it."""
     rng, what = s.rng, s.rng.random()
+    if width > 5 and rng.random() < 0.4:  # its far side, or what lies in it, is lit
+        reach = rng.uniform(0.2, 0.7) * width * np.array(s.light) * rng.choice([-1, 1])
+        dark = cv2.warpAffine(mask, np.array([[1, 0, reach[0]], [0, 1, reach[1]]]), (s.w, s.h), borderValue=255)
+        inside = inside + (1 - soften(dark, 1)) * rng.uniform(0.1, 0.6) * np.clip(0.9 + 0.4 * s.noise(6), 0, 1.5)
     cover = cover * (rng.uniform(0.35, 1) if width < 3 else rng.uniform(0.7, 1))
     if what < 0.12:  # lime or glue that came out of it, bright, and often a dark core
         halo = np.minimum(1, soften(mask, rng.uniform(1.5, 5)) * rng.uniform(2, 7) / min(width, 3) ** 0.5)
         halo *= np.clip(rng.uniform(0.3, 1.2) + 0.7 * s.noise(rng.uniform(6, 40)), 0, 1)
         bare = bare + halo * (rng.uniform(1.15, 1.7) * (1 + 0.05 * s.noise(3)) - bare) * rng.uniform(0.3, 0.9)
-        if rng.random() < 0.4:
+        if rng.random() < 0.3 and width < 4:
             inside = inside * 0 + rng.uniform(1.2, 1.6)
     elif what < 0.22:  # dust
         inside = inside * 0.4 + rng.uniform(0.3, 0.65) * (1 + 0.1 * s.noise(4))

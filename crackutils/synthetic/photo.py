@@ -26,7 +26,7 @@ def make_photo(
     """Make photo `number` (from 0) of the set of a seed, at least 256 pixels each way.
 
     `styles` holds the probability of each of `STYLES`. `rich` photos are for training a detector: a third of them show
-    no crack, the others cracks of 0.4 to 60 pixels, on walls and roads full of joints, marks and other distractors.
+    no crack, the others cracks of 0.3 to 60 pixels, on walls and roads full of joints, marks and other distractors.
     """
     rng = np.random.default_rng([seed, number])
     style = str(rng.choice(STYLES, p=styles))
