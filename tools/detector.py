@@ -24,7 +24,7 @@ from crackutils.splits.make import make_split
 from crackutils.synthetic.store import CRACK, Photos, find_anchors, load_photos
 
 PHOTOS, SIDE = 1500, 768  # synthetic ones, and their side, pixels
-STEPS = (6000, 1500)  # without photos with masks of people, and then with them
+STEPS = (5000, 1500)  # without photos with masks of people, and then with them
 SHARES = ((0.6, 0.0), (0.35, 0.3))  # of a batch: synthetic photos, and photos with masks of people
 _SLOWER = 0.4  # the learning rate of the second training, as a share of that of the first
 
@@ -52,13 +52,15 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
     manifest, real = make_split(ds, "copy-safe", seed), read_masked(masks) if masks else None
     photos = load_photos(PHOTO_SEED, PHOTOS, SIDE)
     fixed = {"seed": seed, "weights": "imagenet"}
-    trained = train_detector(
-        DETECTOR, ds, manifest, [(photos, SHARES[0][0])], home / "drawn", steps=STEPS[0], **fixed
-    )
+    trained = train_detector(DETECTOR, ds, manifest, [(photos, SHARES[0][0])], home / "drawn", steps=STEPS[0], **fixed)
     training.save_weights(trained.model, home / "drawn.weights.h5")
     if real:
-        slower = replace(DETECTOR, stages=(replace(DETECTOR.stages[0], learning_rate=_SLOWER * DETECTOR.stages[0].learning_rate),))
+        slower = replace(
+            DETECTOR, stages=(replace(DETECTOR.stages[0], learning_rate=_SLOWER * DETECTOR.stages[0].learning_rate),)
+        )
         both = list(zip((photos, real), SHARES[1], strict=True))
-        trained = train_detector(slower, ds, manifest, both, home / "both", steps=STEPS[1], before=trained.model, **fixed)
+        trained = train_detector(
+            slower, ds, manifest, both, home / "both", steps=STEPS[1], before=trained.model, **fixed
+        )
     last = fit_last_layer(trained, DETECTOR, ds, manifest, load_patches(profile), home / "last", seed)
     print(last)

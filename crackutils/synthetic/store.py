@@ -111,7 +111,9 @@ def load_photos(seed: int, count: int, side: int) -> Photos:
             )
             anchors = np.zeros((count, 2, 64, 2), np.int16)
             for start in progress(range(0, count, 16), "photographing", unit="16 photos"):
-                for i, made in zip(range(start, count), pool.map(make, range(start, min(start + 16, count))), strict=False):
+                for i, made in zip(
+                    range(start, count), pool.map(make, range(start, min(start + 16, count))), strict=False
+                ):
                     images[i], targets[i], anchors[i] = made
             images.flush(), targets.flush()
             del images, targets  # Windows renames no folder with an open file
