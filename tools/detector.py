@@ -1,11 +1,9 @@
 """Train the detector that the package ships: on synthetic photos, METU's labels and, where given, photos with masks."""
 
 import json
-import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,12 +11,12 @@ import numpy as np
 from crackutils import config, datasets, provenance, training
 from crackutils.config import CrackutilsError
 from crackutils.detector.data import PHOTO_SEED, load_patches
-from crackutils.detector.network import build_detector
 from crackutils.detector.runs import DETECTOR, SHIPPED
 from crackutils.detector.training import fit_last_layer, train_detector
-from crackutils.files import write_atomically
+from crackutils.files import replacing_folder, write_atomically
 from crackutils.folders import find_pictures
 from crackutils.images import read_image
+from crackutils.runs import SCHEMA
 from crackutils.sources.fetch import prepare
 from crackutils.splits.make import make_split
 from crackutils.synthetic.store import CRACK, Photos, find_anchors, load_photos
@@ -63,4 +61,24 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
             slower, ds, manifest, both, home / "both", steps=STEPS[1], before=trained.model, **fixed
         )
     last = fit_last_layer(trained, DETECTOR, ds, manifest, load_patches(profile), home / "last", seed)
-    print(last)
+    used = {"images": ds.sha256, "photos": PHOTOS, "side": SIDE, "masks": len(real.images) if real else 0}
+    settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": "imagenet", "threshold": 0.5}
+    settings |= {"recipe": DETECTOR.as_dict(), "steps": STEPS[: 1 + bool(real)], "shares": SHARES} | used
+    content = {"schema": SCHEMA, "notebook": "08_cross_dataset", "run": DETECTOR.name, "settings": settings}
+    content |= {"start": trained.start, "last_layer": last}
+    with replacing_folder(out) as work:
+        training.save(trained.model, work, "The card is written by tools.benchmarks.detector.\n")
+        _drop_weights(work / "model" / "model.keras")
+        write_atomically(work / "metrics.json", json.dumps(content, indent=1) + "\n")
+        facts = {"versions": provenance.versions(), "machine": provenance.machine()}
+        write_atomically(work / "run.json", json.dumps(facts, indent=1) + "\n")
+    print(f"the detector is in {config.display_path(out)}")
+
+
+def _drop_weights(file: Path) -> None:
+    """Keep the architecture alone of a .keras file; the weights lie beside it."""
+    with zipfile.ZipFile(file) as parts:
+        kept = {name: parts.read(name) for name in ("metadata.json", "config.json")}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as parts:
+        for name, content in kept.items():
+            parts.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
