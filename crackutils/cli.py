@@ -58,16 +58,25 @@ def adapt(labels: Path, **options: Any) -> None:
 @click.option("--threshold", type=float, metavar="P", help="Probability that counts as a crack; 0.5 if not given.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; lengths are then in mm too.")
 @_path("--labels", metavar="TABLE", help="Copy of tiles.csv with a column crack (1, 0, empty); sets the threshold.")
+@click.option("--limit-mm", type=float, metavar="MM", help="Report the share of the length that is wider.")
+@_path(
+    "--truth",
+    metavar="MASKS",
+    help="Folder of true masks (white is crack), named as the photos: print IoU, F1, precision, recall, the same of"
+    " centre lines (precision: share of found ones within 4 pixels of a true one), and the error of the length.",
+)
 @_FORCE
 def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
-    """Find cracks in whole PHOTOS (files or folders): maps, lengths, widths, and a report in one file."""
+    """Find cracks in whole PHOTOS (files or folders): masks, measures, GeoJSON, COCO, and a report."""
+    from crackutils.inspection.export import describe_limit
     from crackutils.inspection.folder import inspect
 
     table = inspect(list(photos), out, **options)
     cracked, usable = table["cracks"] > 0, table["wide"].notna()
     lineless = int((~cracked & (table["tiles_cracked"] > 0)).sum())
-    more = f"; in {lineless:,} more the network sees something, but no dark line is there" if lineless else ""
+    more = f"; in {lineless:,} more the network sees something too short to be measured" if lineless else ""
     more += f"; {(~usable).sum():,} could not be used" if not usable.all() else ""
+    more += f"; {text}" if (text := describe_limit(table)) else ""
     more += " (see the column problem)" if (table["problem"] != "").any() else ""
     print(f"{cracked.sum():,} of {len(table):,} photos show something crack-like{more} -> {out / 'report.html'}")
 

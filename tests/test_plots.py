@@ -59,7 +59,7 @@ SCORES = [
     f"{score}{part}" for score in ("auroc", "average_precision") for part in ("", "_gain", "_gain_low", "_gain_high")
 ]
 LEARNT = pd.DataFrame([{"n": n, "draws": 20} | dict.fromkeys(SCORES, 0.8 + n / 1000) for n in (0, 20, 100)])
-LENGTHS = pd.DataFrame({"style": ["wide", "hairline"], "length_true": [900.0, 400], "length": [880.0, 90]})
+LENGTHS = pd.DataFrame({"style": ["wide", "hairline"], "length_true": [900.0, 400], "length_found": [880.0, 90]})
 LOOK = SimpleNamespace(p=np.array([0.1, 0.9, 0.7, 0.2, 0.1, 0.8]), heat=np.ones((6, 4, 4)) / 2)
 MAPS = [np.eye(4), -np.eye(4)]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from sklearn.metrics import precision_recall_curve
 
 from crackutils.config import CrackutilsError
-from crackutils.inspection.tiling import sigmoid
 from crackutils.metrics import score_predictions
 from crackutils.userfiles.names import match_names
 from crackutils.userfiles.read import read_classes, read_table, refuse_rows
@@ -92,7 +92,7 @@ def _best_f1(y: np.ndarray, p: np.ndarray) -> float:
     precision, recall, bounds = precision_recall_curve(y, np.clip(p, 0.01, 0.99))
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best, logits = int(np.argmax(f1[:-1])), np.log(bounds / (1 - bounds))
-    return float(sigmoid((logits[best] + logits[max(0, best - 1)]) / 2))
+    return float(expit((logits[best] + logits[max(0, best - 1)]) / 2))
 
 
 def describe_calibration(calibration: dict[str, Any]) -> str:

@@ -1,47 +1,46 @@
-"""Pictures of a photo: crack-like cells framed, centre lines drawn, or the probability of each cell laid over it."""
+"""Pictures of a photo: crack-like areas framed, centre lines drawn, or the probability of each pixel laid over it."""
 
 import io
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from crackutils.detector.network import CELL
-from crackutils.inspection.mask import dilate, likely_cells
+from crackutils.inspection.measure import Piece
 
 FRAME, LINE = (0, 114, 178), (230, 159, 0)  # RGB; blue and orange that colour-blind readers can tell apart
 _OUTLINED = (((0, 0, 0), 2), ((255, 255, 255), 0))  # colours, pixels more: white with a black rim shows on any surface
+_APART = 5  # of a frame from what it frames, in its thicknesses, so that the crack itself can be seen
 
 
 def draw_overlay(
     image: np.ndarray,
-    logits: np.ndarray,
-    line: np.ndarray,
-    threshold: float,
+    likely: np.ndarray,
+    pieces: Sequence[Piece],
     longest: int,
     mm_per_pixel: float | None = None,
     numbered: pd.DataFrame | None = None,
 ) -> np.ndarray:
-    """Return a photo, uint8 (h, w, 3), with crack-like cells framed and the centre lines of cracks drawn.
+    """Return a photo, uint8 (h, w, 3), with its crack-like pixels, bool (h, w), framed, and centre lines drawn.
 
-    Takes what `cell_logits` and `centre_lines` return, and the threshold of `crack_mask`. The longer side has at most
-    `longest` pixels. A scale draws a scale bar; `numbered` rows of `measure_cracks` get their number, from 1.
+    The longer side has at most `longest` pixels. A scale draws a scale bar; `numbered` rows of `measure_cracks` get
+    their number, from 1.
     """
     h, w = image.shape[:2]
     scale = min(1.0, longest / max(h, w))
     wide, high = max(1, round(w * scale)), max(1, round(h * scale))
-    picture = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA)
-    shape, thick = [max(1, round(side * (CELL * scale))) for side in logits.shape[::-1]], max(1, round(longest / 800))
-    framed = cv2.resize(likely_cells(logits, threshold)[0].astype(np.uint8), shape, interpolation=cv2.INTER_NEAREST)
-    outlines, _ = cv2.findContours(framed, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    picture, thick = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA), max(1, round(max(wide, high) / 800))
+    framed = cv2.resize(likely.astype(np.uint8) * 255, (wide, high), interpolation=cv2.INTER_AREA) > 0
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _APART * thick + 1,) * 2)
+    outlines, _ = cv2.findContours(cv2.dilate(framed.astype(np.uint8), disk), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(picture, outlines, -1, FRAME, thick, cv2.LINE_AA)
-    drawn, (y, x) = np.zeros((high, wide), bool), np.nonzero(line)
-    drawn[np.minimum((y * scale).astype(int), high - 1), np.minimum((x * scale).astype(int), wide - 1)] = True
-    picture[dilate(drawn, thick + 1)] = LINE
+    lines = [(((piece.points + 0.5) * scale - 0.5) * 16).round().astype(np.int32) for piece in pieces]  # in 1 / 16
+    cv2.polylines(picture, lines, False, LINE, thick + 1, cv2.LINE_AA, 4)
     for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
-        right, down = round((crack.x_top + CELL) * scale) + 4, round(crack.y_top * scale) + 12
+        right, down = round(crack.x_top * scale) + 10 * thick, round(crack.y_top * scale) + 12
         at = (min(right, wide - wide // 40), min(max(16, wide // 70, down), high - 4))
         _write_text(picture, str(k + 1), at, max(0.45, wide / 2400))
     if mm_per_pixel is not None:
@@ -67,13 +66,12 @@ def _write_text(picture: np.ndarray, text: str, at: tuple[int, int], size: float
         cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, round(size * 2) + more, cv2.LINE_AA)
 
 
-def tint_overlay(content: bytes, p: np.ndarray, longest: int) -> bytes:
-    """Return the JPEG of a photo, its longer side `longest` pixels, with its cells' probabilities (h, w) over it."""
+def tint_overlay(content: bytes, p: np.ndarray) -> bytes:
+    """Return the JPEG of a photo with the probabilities of its pixels, uint8 (h, w), times 255, over it."""
     below = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    above = cv2.applyColorMap((255 * p).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
-    scale = max(below.shape) / longest
-    whole = [round(side * CELL * scale) for side in p.shape[::-1]]  # the last cells reach beyond the photo
-    above = cv2.resize(above, whole, interpolation=cv2.INTER_NEAREST)[: below.shape[0], : below.shape[1]]
+    side = math.ceil(max(p.shape) / max(below.shape))  # thin lines stay as probable as they are
+    p = cv2.resize(cv2.dilate(p, np.ones((side, side))), below.shape[1::-1], interpolation=cv2.INTER_AREA)
+    above = cv2.applyColorMap(p, cv2.COLORMAP_VIRIDIS)
     return cv2.imencode(".jpg", cv2.addWeighted(below, 0.5, above, 0.5, 0))[1].tobytes()
 
 

@@ -12,26 +12,30 @@ from crackutils.inspection.attention import Look
 
 
 def inspection(image: np.ndarray, p: np.ndarray, overlay: np.ndarray) -> Figure:
-    """Show a photo, uint8 (height, width, 3), the probabilities of its cells, (h, w), and its `draw_overlay`."""
+    """Show a photo, uint8 (h, w, 3), the probabilities of a crack, float (h, w), and its `draw_overlay`."""
     height, width = image.shape[:2]
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.4 * height / width + 0.9))
     axes[0].imshow(image)
-    cells = axes[1].imshow(p, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    shown = axes[1].imshow(p, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     axes[2].imshow(overlay)
-    for ax, title in zip(axes, ("photo", "crack in the cell", "found"), strict=True):
+    for ax, title in zip(axes, ("photo", "probability of a crack", "found"), strict=True):
         ax.set(title=title, xticks=[], yticks=[])
         ax.grid(False)
-    figure.colorbar(cells, ax=axes[1], label="probability", shrink=0.8)
+    figure.colorbar(shown, ax=axes[1], label="probability", shrink=0.8)
     return figure
 
 
 def lengths(table: pd.DataFrame) -> Figure:
-    """Show the length of cracks as found against the true one; a row per photo: style, length_true, length (pixels)."""
+    """Show the length of cracks as found against the true one; a row per photo: style, and length_true and
+    length_found, pixels.
+    """
     figure, ax = plt.subplots(figsize=(5.5, 5))
-    most = 1.08 * max(table["length_true"].max(), table["length"].max(), 1)
+    most = 1.08 * max(table["length_true"].max(), table["length_found"].max(), 1)
     ax.plot([0, most], [0, most], "--", color="0.4", linewidth=1)
     for k, (style, rows) in enumerate(table.groupby("style")):
-        ax.plot(rows["length_true"], rows["length"], "osD^"[k % 4], color=plots.PALETTE[k], markersize=8, label=style)
+        ax.plot(
+            rows["length_true"], rows["length_found"], "osD^"[k % 4], color=plots.PALETTE[k], markersize=8, label=style
+        )
     ax.set(xlabel="true length (pixels)", ylabel="length as found (pixels)", xlim=(0, most), ylim=(0, most))
     ax.legend(title="cracks")
     return figure

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +22,17 @@ from crackutils.inspection.calibration import (
     match_photos,
     read_tile_labels,
 )
+from crackutils.inspection.export import write_coco, write_geojson
 from crackutils.inspection.measure import COLUMNS, LENGTHS
 from crackutils.inspection.photo import UNUSABLE, cached_map, folder_of, resume_photo
 from crackutils.inspection.report import render_report
 from crackutils.inspection.tiling import Detector, load_detector, tile_probabilities
+from crackutils.inspection.truth import compare_masks, find_masks, read_mask, summarize_truth
 from crackutils.userfiles.drives import identify_folders, refuse_lost
 from crackutils.userfiles.write import refuse_foreign, table_bytes, write_own, writing
 
-_MARK, _WRITTEN = ".inspection", ("photos.csv", "cracks.csv", "tiles.csv", "report.html")
+_MARK = ".inspection"
+_WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.geojson", "coco.json", "truth.csv", "report.html")
 
 
 def inspect(
@@ -39,19 +43,23 @@ def inspect(
     threshold: float | None = None,
     mm_per_pixel: float | None = None,
     labels: str | Path | None = None,
+    limit_mm: float | None = None,
+    truth: str | Path | None = None,
     force: bool = False,
 ) -> pd.DataFrame:
     """Inspect photos, files and folders with all below, and write pictures, tables, and a report in one file.
 
-    `out` gets photos.csv, cracks.csv, tiles.csv, report.html and a folder per photo; the same call continues after a
-    kill, one with more photos adds these, and another threshold or scale reads the cached maps. `model` is a run of
-    notebook 08 or of `adapt`, by default that of `find_detector_run`. The threshold of cells is between 0 and 1, by
-    default 0.5; `labels`, a file for `read_tile_labels`, choose it. Lengths are in millimetres if a scale is given,
-    else in pixels. `force` replaces what the user has changed in `out`, and drops photos that are not given now.
+    `out` gets photos.csv, cracks.csv, tiles.csv, cracks.geojson, coco.json, report.html and a folder per photo; the
+    same call continues after a kill, one with more photos adds these, and another threshold or scale reads the cached
+    maps. `model` is a run of notebook 08 or of `adapt`, by default that of `find_detector_run`. The threshold of pixels
+    is between 0 and 1, by default 0.5; `labels`, a file for `read_tile_labels`, choose it. Lengths are in millimetres
+    if a scale is given, else in pixels. With a limit, the share of the length that is wider is reported; with `truth`,
+    a folder for `find_masks`, the found masks are compared with these, in truth.csv. `force` replaces what the user has
+    changed in `out`, and drops photos that are not given now.
 
     Returns a row per photo, the longest cracks first, unusable photos last; p_crack is that of its most crack-like
-    tile. Raises CrackutilsError for no photos, values out of range, an `out` that holds something of the user's or an
-    inspection of other photos, and labels of no use.
+    tile. Raises CrackutilsError for no photos, values out of range, a limit without a scale, an `out` that holds
+    something of the user's or an inspection of other photos, and labels or masks of no use.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise CrackutilsError(f"threshold={threshold} is out of range. Give a probability above 0 and below 1.")
@@ -59,27 +67,41 @@ def inspect(
         raise CrackutilsError("Both a threshold and labels were given. Give one of them: labels choose the threshold.")
     if mm_per_pixel is not None and not 1e-6 <= mm_per_pixel <= 1e6:
         raise CrackutilsError(f"mm_per_pixel={mm_per_pixel} is out of range. Give the millimetres that a pixel shows.")
+    if limit_mm is not None and mm_per_pixel is None:
+        raise CrackutilsError("A limit in millimetres needs a scale. Give --mm-per-pixel too.")
+    if limit_mm is not None and not 0 < limit_mm < math.inf:
+        raise CrackutilsError(f"limit_mm={limit_mm} is out of range. Give a width in millimetres above 0.")
     known = None if labels is None else read_tile_labels(labels)
     out, photos = Path(out), [Path(photo) for photo in photos]
     files = _find_photos(photos, out)
     if inside := [file for file in files.values() if out.absolute() in file.parents]:
         raise CrackutilsError(f"Photos lie in {out} ({name_some(inside)}). Give a folder of its own as --out.")
+    masks = {} if truth is None else find_masks(files, Path(truth))
     with writing(out):
         _claim_folder(out, files, force)
         before = identify_folders(files.values())
         if model is None:
             print(f"model: {config.display_path(model := find_detector_run())}")
         net, unit, chosen, found = load_detector(Path(model), engine), "mm" if mm_per_pixel else "px", "", {}
+        counts = {}
         if known is not None:
             threshold, chosen = _choose_threshold(files, out, net, known)
         threshold = threshold or 0.5
         for name in progress(files, "inspecting", len(files), "photo"):
-            found[name] = resume_photo(
-                files[name], out / "photos" / folder_of(name), net, threshold, mm_per_pixel, force
-            )
+            place = out / "photos" / folder_of(name)
+            found[name] = resume_photo(files[name], place, net, threshold, mm_per_pixel, limit_mm, force)
             if found[name]["problem"]:
                 refuse_lost(files[name], before)
-        table = _write_tables(out, found, threshold, unit)
+            if name in masks and "wide" in found[name]:
+                shape = found[name]["high"], found[name]["wide"]
+                counts[name] = compare_masks(read_mask(place / "mask.png", shape), read_mask(masks[name], shape))
+        table = _write_tables(out, found, threshold, unit, limit_mm)
+        write_own(out / "cracks.geojson", write_geojson(found, unit))
+        write_own(out / "coco.json", write_coco(found))
+        if counts:
+            write_own(out / "truth.csv", table_bytes(summarize_truth(counts).round(4)))
+        else:  # an earlier one is of other masks
+            (out / "truth.csv").unlink(missing_ok=True)
         facts = {"model": config.display_path(Path(model)), "threshold": f"{threshold:.3g}", "chosen": chosen}
         page = render_report(table, found, out / "photos", unit, mm_per_pixel=mm_per_pixel, **facts)
         write_own(out / "report.html", page)
@@ -149,8 +171,8 @@ def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: 
     parts, some = [], [name for name in files if name in set(labels["photo"])]
     for name in progress(some, "calibrating", len(some), "photo"):
         with contextlib.suppress(OSError, *UNUSABLE):  # reported when its turn comes
-            maps = cached_map(read_image(files[name]), net, out / "photos" / folder_of(name))
-            parts.append(tile_probabilities(maps, net.share).assign(file=name))
+            seen = cached_map(read_image(files[name]), net, out / "photos" / folder_of(name))
+            parts.append(tile_probabilities(seen.cells, net.share).assign(file=name))
     parts = parts or [pd.DataFrame(columns=["file", "row", "col", "p_crack"])]
     calibration = calibrate_threshold(pd.concat(parts), labels)
     if rest := len(labels) - calibration["n"]:
@@ -160,16 +182,21 @@ def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: 
     return calibration["threshold"], text
 
 
-def _write_tables(out: Path, found: dict[str, dict[str, Any]], threshold: float, unit: str) -> pd.DataFrame:
+def _write_tables(
+    out: Path, found: dict[str, dict[str, Any]], threshold: float, unit: str, limit_mm: float | None
+) -> pd.DataFrame:
     """Write photos.csv, cracks.csv and tiles.csv, and return the table of photos."""
     photos, cracks, tiles = [], [], []
     for name, one in found.items():
         p_tiles = [tile["p_crack"] for tile in one["tiles"]]
-        lengths, areas, widths = ([crack[k] for crack in one["cracks"]] for k in ("length", "area", "width_most"))
+        known = pd.DataFrame(one["cracks"], columns=COLUMNS).astype(float)  # None becomes NaN
         row = {"file": name, "problem": one["problem"], "wide": one.get("wide"), "high": one.get("high")}
         row |= {"tiles": len(p_tiles), "tiles_cracked": sum(p >= threshold for p in p_tiles)}
-        row |= {"p_crack": max(p_tiles, default=None), "cracks": len(lengths), f"length_{unit}": sum(lengths)}
-        photos.append(row | {f"area_{unit}2": sum(areas), f"width_most_{unit}": max(widths, default=0.0)})
+        row |= {"p_crack": max(p_tiles, default=None), "cracks": len(known), f"length_{unit}": known["length"].sum()}
+        row |= {f"area_{unit}2": known["area"].sum(), f"width_most_{unit}": known["width_most"].max()}
+        if limit_mm is not None:
+            row |= {"limit_mm": limit_mm} | {name: one.get(name) for name in ("over_limit", "over_unknown")}
+        photos.append(row)
         cracks += [{"file": name, "crack": k} | crack for k, crack in enumerate(one["cracks"], 1)]
         tiles += [{"file": name} | tile for tile in one["tiles"]]
     table = pd.DataFrame(photos).astype({"wide": "Int64", "high": "Int64"})  # whole, even where some are missing
@@ -178,6 +205,7 @@ def _write_tables(out: Path, found: dict[str, dict[str, Any]], threshold: float,
     units = {name: f"{name}_{unit}" for name in LENGTHS} | {"area": f"area_{unit}2"}
     tables = {"cracks": pd.DataFrame(cracks, columns=["file", "crack", *COLUMNS]).rename(columns=units)}
     tables |= {"photos": table, "tiles": pd.DataFrame(tiles, columns=["file", "row", "col", "p_crack"])}
+    tables["cracks"] = tables["cracks"].astype({"x_most": "Int64", "y_most": "Int64"})
     for name, content in tables.items():
         write_own(out / f"{name}.csv", table_bytes(content.round(4)))
     return table

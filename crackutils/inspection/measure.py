@@ -1,77 +1,143 @@
-"""Length and width of cracks: from a mask to centre lines, and to a table with a row per crack."""
+"""Length and width of cracks: from a mask to the pieces of their centre lines, and to a table with a row per crack."""
 
-import itertools
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pandas as pd
-from skimage.morphology import skeletonize
+from scipy.ndimage import gaussian_filter1d
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from crackutils.detector.network import CELL
-from crackutils.inspection.mask import BLOCK, GAP, RIM, cell_pixels, dilate, likely_cells
-from crackutils.inspection.tiling import sigmoid
+from crackutils.inspection.graph import centre_lines, prune_spurs, trace_lines
+from crackutils.inspection.width import measure_widths
 
-LENGTHS = ["length", "width_mean", "width_most"]
-COLUMNS = ["x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "area", "width_mean", "width_most"]
-
-
-def centre_lines(mask: np.ndarray) -> np.ndarray:
-    """Return the centre lines of cracks, bool (h, w), one pixel wide (Zhang, Suen 1984), across gaps of some pixels."""
-    disk, rim = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP, GAP)), GAP // 2
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), rim, rim, rim, rim, cv2.BORDER_REPLICATE)
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disk)[rim:-rim, rim:-rim]
-    return skeletonize(closed.astype(bool))
+LENGTHS = ["length", "width_mean", "width_p10", "width_p50", "width_p90", "width_most"]  # in pixels, as area in theirs
+COLUMNS = ["x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "area", *LENGTHS[1:]]
+COLUMNS += ["x_most", "y_most", "at_most", "pieces"]
+_SMOOTH = 2.0  # deviation of the Gaussian that smooths a centre line, pixels
 
 
-def measure_cracks(mask: np.ndarray, line: np.ndarray, logits: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Return a row per crack, the longest first. Lines in touching crack-like cells are one crack.
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a crack's centre line, from an end or fork to the next.
 
-    Takes what `crack_mask`, `centre_lines` and `cell_logits` return. Columns: x, y, width, height (box); x_top, y_top
-    (topmost pixel of its line); p_crack, of its most crack-like cell; length, of its centre line with all branches;
-    area; width_mean (area by length where it is more than a pixel wide; 1 if it is nowhere); width_most; all in pixels.
-    Cracks wider than about 40 pixels are measured wrongly: their middle is as bright as what surrounds it.
+    crack: number of its crack, from 1, as in the rows of `measure_cracks`; piece: its number in the crack, from 1;
+    points: float32 (n, 2), x and y in pixels, the middle of the first pixel is (0, 0); width: float32 (n,), pixels, NaN
+    where it cannot be measured; at_most: bool (n,), where the width is only an upper bound.
     """
-    near, rows = likely_cells(logits, threshold)[1].astype(np.uint8), []
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
-    for number in range(1, count):
-        left, top, wide, high = (int(v) for v in stats[number, :4])
-        cells = labels[top : top + high, left : left + wide] == number
-        box = np.s_[top * CELL : (top + high) * CELL, left * CELL : (left + wide) * CELL]
-        here = cell_pixels(cells, mask[box].shape)
-        own, part = line[box] & here, mask[box] & here
-        if not (length := line_length(own)):  # crack-like cells without a line
-            continue
-        y, x = (int(v[0]) for v in np.nonzero(own))
-        p_crack = float(sigmoid(logits[top : top + high, left : left + wide][cells].max()))
-        row = (left * CELL, top * CELL, part.shape[1], part.shape[0], left * CELL + x, top * CELL + y, p_crack)
-        # traced paths are one pixel wide by construction, so the mean width excludes them
-        solid = cv2.morphologyEx(part.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
-        along = line_length(own & dilate(solid, 3))
-        mean_width = float(solid.sum() / along) if along else 1.0
-        rows.append((*row, length, int(part.sum()), mean_width, _largest_width(part)))
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values("length", ascending=False, ignore_index=True)
+
+    crack: int
+    piece: int
+    points: np.ndarray
+    width: np.ndarray
+    at_most: np.ndarray
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Length of line at each point, float (n,): half of the way to its neighbours."""
+        step = np.hypot(*np.diff(self.points.astype(float), axis=0).T)
+        return (np.append(step, 0) + np.append(0, step)) / 2
 
 
-def line_length(line: np.ndarray) -> float:
-    """Return the length, pixels, of a line one pixel wide, bool (h, w) (Vossepoel, Smeulders 1982).
+def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[pd.DataFrame, list[Piece]]:
+    """Measure the cracks of a photo: a row per crack, the longest first, and the pieces of their centre lines.
 
-    By hand: scikit-image has only the perimeter of areas.
+    Takes the photo, uint8 (h, w, 3), the mask of its cracks, bool (h, w), and the probability of crack, uint8 (h, w),
+    times 255. Lines that touch are one crack. Columns: x, y, width, height (box); x_top, y_top (topmost point of its
+    line); p_crack, mean along its line; length, of its centre line with all branches; area, length times mean width;
+    width_mean, width_p10, width_p50, width_p90, width_most along its length (NaN where none can be measured); x_most,
+    y_most, where it is widest; at_most, share of the length whose width is only an upper bound; pieces. In pixels.
     """
-    line = np.pad(line, 1)
-    shift = lambda y, x: np.roll(line, (y, x), (0, 1))  # noqa: E731
-    # steps that begin or end at each pixel; where two straight steps lead round a corner, none slants across
-    straight = line * sum((shift(*step) for step in ((0, 1), (1, 0), (0, -1), (-1, 0))), np.uint8(0))
-    slants = (shift(y, x) & ~(shift(y, 0) | shift(0, x)) for y in (1, -1) for x in (1, -1))
-    slanting = line * sum(slants, np.uint8(0))
-    turns = ((straight == 1) & (slanting == 1)).sum()
-    return float(0.98 * straight.sum() / 2 + 1.406 * slanting.sum() / 2 - 0.091 * turns)
+    paths, points = find_lines(mask)
+    found = _widths(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), points)
+    rows, pieces = [], []
+    for group in _groups(paths):
+        lines = [Piece(0, 0, points[k], *found[k]) for k in group]
+        rows.append((_row(lines, p, mask.shape), sorted(lines, key=lambda line: -line.steps.sum())))
+    rows.sort(key=lambda row: -row[0]["length"])
+    for crack, (_, lines) in enumerate(rows, 1):
+        pieces += [Piece(crack, k, line.points, line.width, line.at_most) for k, line in enumerate(lines, 1)]
+    return pd.DataFrame([row for row, _ in rows], columns=COLUMNS), pieces
 
 
-def _largest_width(mask: np.ndarray) -> float:
-    """Return the largest width in a mask, pixels, on a grid twice as fine: even widths have a middle there as well."""
-    most = 0.0
-    for top, left in itertools.product(*(range(0, side, BLOCK) for side in mask.shape)):
-        part = mask[max(0, top - RIM) : top + BLOCK + RIM, max(0, left - RIM) : left + BLOCK + RIM].astype(np.uint8)
-        fine = np.pad(cv2.resize(part, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST), 1)
-        most = max(most, float(cv2.distanceTransform(fine, cv2.DIST_L2, 5).max()))
-    return most
+def find_lines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the centre lines of a mask, bool (h, w), from an end or fork to the next: their pixels and their points.
+
+    Pixels are int (n, 2), x and y; points, the same smoothed, float32 (n, 2).
+    """
+    half = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    paths = prune_spurs(trace_lines(centre_lines(mask)), half + 4)
+    return paths, [_smooth(path.astype(np.float32)) for path in paths]
+
+
+def _smooth(points: np.ndarray) -> np.ndarray:
+    if len(points) < 3:
+        return points
+    if closed := bool((points[0] == points[-1]).all()):
+        points = points[:-1]
+    smooth = gaussian_filter1d(points, _SMOOTH, axis=0, mode="wrap" if closed else "nearest")
+    if closed:
+        return np.concatenate([smooth, smooth[:1]])
+    smooth[[0, -1]] = points[[0, -1]]
+    return smooth
+
+
+def _widths(grey: np.ndarray, points: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return width and at_most along each line."""
+    found, across = [], np.arange(-24, 25, dtype=np.float32)
+    for line in points:
+        along = np.gradient(line, axis=0) if len(line) > 1 else np.array([[1.0, 0.0]], np.float32)
+        along /= np.maximum(np.hypot(*along.T), 1e-6)[:, None]
+        x = line[:, :1] - along[:, 1:] * across
+        y = line[:, 1:] + along[:, :1] * across
+        left, top = int(max(0, x.min() - 2)), int(max(0, y.min() - 2))
+        part = grey[top : int(y.max()) + 3, left : int(x.max()) + 3]
+        x, y = (x - left).astype(np.float32), (y - top).astype(np.float32)
+        found.append(measure_widths(cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)))
+    return found
+
+
+def _groups(paths: list[np.ndarray]) -> list[list[int]]:
+    """Return the numbers of the lines of each crack: lines that share an end."""
+    if not paths:
+        return []
+    ends = np.concatenate([[path[0], path[-1]] for path in paths])
+    _, node = np.unique(ends, axis=0, return_inverse=True)
+    node, owner = node.ravel() + len(paths), np.arange(len(ends)) // 2
+    size = len(paths) + len(ends)
+    _, label = connected_components(coo_array((np.ones(len(ends)), (owner, node)), (size, size)), directed=False)
+    return [np.nonzero(label[: len(paths)] == k)[0].tolist() for k in np.unique(label[: len(paths)])]
+
+
+def _row(lines: list[Piece], p: np.ndarray, shape: tuple[int, ...]) -> dict:
+    """Return the row of a crack."""
+    points = np.concatenate([line.points for line in lines])
+    width = np.concatenate([line.width for line in lines])
+    steps, bound = np.concatenate([line.steps for line in lines]), np.concatenate([line.at_most for line in lines])
+    x, y = points.round().astype(int).T
+    reach = np.nan_to_num(width[:, None], nan=1.0) / 2
+    left, top = np.maximum(0, np.floor((points - reach).min(0))).astype(int)
+    right, low = np.minimum(np.array(shape[::-1]) - 1, np.ceil((points + reach).max(0))).astype(int)
+    first = int(y.argmin())
+    row = {
+        "x": left,
+        "y": top,
+        "width": right - left + 1,
+        "height": low - top + 1,
+        "x_top": x[first],
+        "y_top": y[first],
+    }
+    row |= {"p_crack": float(p[y, x].mean() / 255), "length": float(steps.sum()), "pieces": len(lines)}
+    known = np.isfinite(width)
+    weight = steps[known] + 1e-9
+    measures = dict.fromkeys([*LENGTHS[1:], "area", "x_most", "y_most", "at_most"], np.nan)
+    if known.any():
+        order = np.argsort(width[known])
+        share = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
+        mean, most = float(np.average(width[known], weights=weight)), int(np.nanargmax(width))
+        measures |= {f"width_p{q}": float(np.interp(q / 100, share, width[known][order])) for q in (10, 50, 90)}
+        measures |= {"width_mean": mean, "width_most": float(width[most]), "area": mean * row["length"]}
+        measures |= {"x_most": x[most], "y_most": y[most]}
+        measures["at_most"] = float(np.average(bound[known], weights=weight))
+    return row | measures

@@ -10,7 +10,7 @@ import numpy as np
 
 from crackutils.inspection.drawing import tint_overlay
 from crackutils.inspection.photo import resume_photo
-from crackutils.inspection.tiling import cell_logits, load_detector, sigmoid
+from crackutils.inspection.tiling import load_detector
 
 
 def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
@@ -25,7 +25,7 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
     choice = w.Dropdown(options=[(Path(p).name, str(p)) for p in photos], description="photo")
     upload = w.FileUpload(accept="image/*", description="upload")
     bound = w.FloatSlider(0.5, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False)
-    probable = w.Checkbox(False, description="probability of each cell")
+    probable = w.Checkbox(False, description="probability of each pixel")
     picture, text = w.Image(format="jpeg", layout={"max_width": "100%"}), w.HTML()
 
     def show(_: Any = None) -> None:
@@ -38,8 +38,7 @@ def panel(photos: Sequence[str | Path], out: str | Path, model: Path) -> Any:
             one = resume_photo(Path(choice.value), folder, net, bound.value, None)
             drawn = (folder / "overlay.jpg").read_bytes() if "wide" in one else b""
             if drawn and probable.value:
-                p = sigmoid(cell_logits(np.load(folder / "map.npy")))
-                drawn = tint_overlay(drawn, p, max(one["wide"], one["high"]))
+                drawn = tint_overlay(drawn, np.load(folder / "map.npz")["pixels"])
         except Exception as error:  # nobody sees what a widget's callback raises
             one, drawn = {"problem": f"cannot be shown ({error})"}, b""
         picture.value = drawn

@@ -17,6 +17,7 @@ from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, write_atomically
 from crackutils.images import DECODING, ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, encode_jpeg
+from crackutils.inspection.export import describe_areas, describe_lines, encode_mask, share_over_limit
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import LENGTHS, measure_cracks
 from crackutils.inspection.tiling import CrackMap, Detector, map_photo, tile_probabilities
@@ -24,7 +25,7 @@ from crackutils.inspection.tiling import CrackMap, Detector, map_photo, tile_pro
 LISTED = 10  # cracks of a photo that the report lists, and that have their number in the picture
 UNUSABLE = (ImageError, MemoryError, cv2.error)  # what a photo may raise
 _CODE = hash_sources(Path(__file__).parent)
-_PICTURES = ("overlay.jpg", "thumbnail.jpg")
+_PICTURES = ("overlay.jpg", "thumbnail.jpg", "mask.png")
 
 
 def folder_of(name: str) -> Path:
@@ -37,31 +38,44 @@ def folder_of(name: str) -> Path:
     return Path(*parts)
 
 
-def inspect_photo(file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None) -> dict:
-    """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg and the map into a folder.
+def inspect_photo(
+    file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None, limit_mm: float | None = None
+) -> dict:
+    """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg, mask.png and the map into a folder.
 
     Returns problem (what of the file is not used, else empty), cracks (rows of `measure_cracks`, in millimetres if a
-    scale is given, else in pixels), framed (whether the overlay frames a cell), tiles (rows of `tile_probabilities`),
-    wide and high (pixels). Raises `ImageError` for a photo that cannot be used.
+    scale is given, else in pixels; None where unknown), seen (whether a pixel reaches the threshold), tiles (rows of
+    `tile_probabilities`), lines and areas (`describe_lines`, `describe_areas`), wide and high (pixels), and with a
+    limit what `share_over_limit` returns. Raises `ImageError` for a photo that cannot be used.
     """
     image, _, note = decode_image(file)
-    found = cached_map(image, net, folder)
-    mask = crack_mask(found.pixels, threshold)
-    cracks, pieces = measure_cracks(image, mask, found.pixels)
-    overlay = draw_overlay(image, mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED))
-    thumbnail = draw_overlay(image, mask, pieces, 240)  # too small for a scale bar
-    for name, picture in zip(_PICTURES, (overlay, thumbnail), strict=True):
-        write_atomically(folder / name, encode_jpeg(Image.fromarray(picture), 85))
-    cracks[LENGTHS] *= mm_per_pixel or 1.0
-    cracks["area"] *= (mm_per_pixel or 1.0) ** 2
-    tiles = tile_probabilities(found.cells, net.share)
-    tables = {"framed": bool(mask.any()), "cracks": cracks.round(4).to_dict("records")}
-    tables |= {"tiles": tiles.to_dict("records")}
-    return tables | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
+    seen = cached_map(image, net, folder)
+    mask, likely = crack_mask(seen.pixels, threshold), seen.pixels >= 255 * threshold
+    cracks, pieces = measure_cracks(image, mask, seen.pixels)
+    overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED))
+    thumbnail = draw_overlay(image, likely | mask, pieces, 240)  # too small for a scale bar
+    jpegs = [encode_jpeg(Image.fromarray(picture), 85) for picture in (overlay, thumbnail)]
+    for name, content in zip(_PICTURES, [*jpegs, encode_mask(mask)], strict=True):
+        write_atomically(folder / name, content)
+    scale = mm_per_pixel or 1.0
+    cracks[LENGTHS] *= scale
+    cracks["area"] *= scale**2
+    cracks = cracks.round(4).astype(object).where(cracks.notna(), None)  # JSON has no NaN
+    found = {"seen": bool(likely.any()), "cracks": cracks.to_dict("records")}
+    found |= {"lines": describe_lines(pieces, mm_per_pixel), "areas": describe_areas(mask, pieces)}
+    found |= share_over_limit(pieces, limit_mm / scale) if limit_mm else {}
+    found |= {"tiles": tile_probabilities(seen.cells, net.share).to_dict("records")}
+    return found | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
 
 
 def resume_photo(
-    file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None, force: bool = False
+    file: Path,
+    folder: Path,
+    net: Detector,
+    threshold: float,
+    mm_per_pixel: float | None,
+    limit_mm: float | None = None,
+    force: bool = False,
 ) -> dict:
     """Return what an earlier call found in a photo where nothing has changed since, else `inspect_photo`.
 
@@ -76,6 +90,7 @@ def resume_photo(
         return found | {"problem": f"cannot be read ({error.strerror})"}
     asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
     asked |= {"decoding": f"{DECODING} {PIL.__version__}", "threshold": threshold, "mm_per_pixel": mm_per_pixel}
+    asked |= {"limit_mm": limit_mm}
     record, before = folder / "found.json", {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or cut short when the power went
         before = dict(json.loads(record.read_text("utf-8")))
@@ -87,7 +102,7 @@ def resume_photo(
             raise CrackutilsError(f"{why}. Move it, or replace it with --force.")
     record.unlink(missing_ok=True)  # pictures and numbers must not come from two calls
     try:
-        found = {"asked": asked} | found | inspect_photo(file, folder, net, threshold, mm_per_pixel)
+        found = {"asked": asked} | found | inspect_photo(file, folder, net, threshold, mm_per_pixel, limit_mm)
     except UNUSABLE as error:
         return found | {"problem": str(error) if isinstance(error, ImageError) else "needs more memory than there is"}
     found["drawn"] = {name: (folder / name).stat().st_size for name in _PICTURES}
@@ -99,10 +114,10 @@ def cached_map(image: np.ndarray, net: Detector, folder: Path) -> CrackMap:
     """Return `map_photo`, from map.npz in a folder where it was made of the same pixels, network and code."""
     file, pixels = folder / "map.npz", hashlib.sha256(image.ravel()).hexdigest()
     key = json.dumps({"model": net.key, "shape": list(image.shape), "pixels": pixels, "code": _CODE})
-    with contextlib.suppress(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):  # none, or cut short
-        with np.load(file) as kept:
-            if str(kept["key"]) == key:
-                return CrackMap(kept["pixels"], kept["cells"])
+    unread = contextlib.suppress(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile)  # none, or cut short
+    with unread, np.load(file) as kept:
+        if str(kept["key"]) == key:
+            return CrackMap(kept["pixels"], kept["cells"])
     found, content = map_photo(image, net), io.BytesIO()
     np.savez_compressed(content, pixels=found.pixels, cells=found.cells, key=key)
     write_atomically(file, content.getvalue())

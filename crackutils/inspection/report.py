@@ -10,6 +10,7 @@ from PIL import Image
 
 from crackutils.files import render_template
 from crackutils.inspection.drawing import encode_jpeg
+from crackutils.inspection.export import describe_limit
 from crackutils.inspection.photo import LISTED, folder_of
 
 _MAILED = 1000  # longer side of a picture, pixels
@@ -24,9 +25,9 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
     """
     good, bad = table[table["wide"].notna()], table[table["wide"].isna()]
     photos = good.to_dict("records")
-    for photo in photos:
-        shown = found[photo["file"]]["framed"] or photo["cracks"] or photo["tiles_cracked"]
-        photo |= {"folder": folder_of(photo["file"]), "shown": shown}
+    for k, photo in enumerate(photos):
+        shown = found[photo["file"]]["seen"] or photo["cracks"] or photo["tiles_cracked"]
+        photo |= {"folder": folder_of(photo["file"]), "shown": shown, "limit": describe_limit(good.iloc[[k]])}
     thumbnails = [(home / photo["folder"] / "thumbnail.jpg").read_bytes() for photo in photos]
     left, waiting = MAIL, sum(map(len, thumbnails))  # thumbnails come first
     for photo, thumbnail in zip(photos, thumbnails, strict=True):
@@ -43,6 +44,7 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
         photo["listed"] = found[photo["file"]]["cracks"][:LISTED]
     facts |= {"lineless": int(((good["cracks"] == 0) & (good["tiles_cracked"] > 0)).sum())}
+    facts |= {"limit": describe_limit(good)}
     facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum()), "unit": unit}
     facts |= {"photos": photos, "unusable": bad.to_dict("records"), "made": time.strftime("%Y-%m-%d %H:%M")}
     return render_template(Path(__file__).with_name("report.html.j2"), facts)

@@ -1,46 +1,139 @@
-"""Comparison with synthetic photos, of which every crack is known to the pixel."""
+"""Comparison with true masks, of the user's own photos and of synthetic ones."""
 
-from collections.abc import Sequence
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from crackutils.inspection.mask import crack_mask, dilate
-from crackutils.inspection.measure import centre_lines, measure_cracks
+from crackutils.config import CrackutilsError
+from crackutils.files import as_text, name_some, printable
+from crackutils.folders import find_pictures
+from crackutils.images import ImageError, read_image
+from crackutils.inspection.mask import crack_mask
+from crackutils.inspection.measure import find_lines
 from crackutils.inspection.tiling import TILE, cut_tiles
 from crackutils.synthetic.scene import Photo
+from crackutils.userfiles.names import match_names
+
+NEAR = 4  # pixels that a found and a true centre line may be apart
+_DISK = (np.hypot(*np.mgrid[-NEAR : NEAR + 1, -NEAR : NEAR + 1]) <= NEAR).astype(np.uint8)
+_SCORES = ["iou", "f1", "precision", "recall", "line_f1", "line_precision", "line_recall", "length_error"]
 
 
-def compare_with_truth(shot: Photo, mask: np.ndarray, cracks: pd.DataFrame) -> dict[str, Any]:
-    """Compare what `crack_mask` and `measure_cracks` found in a synthetic photo with the truth.
+def compare_masks(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Count what `score_counts` needs: pixels, pixels of centre lines, and lengths, of a found and a true mask.
 
-    iou is that of found and true pixels; true_found the share of true pixels that have a found one within 4 pixels, and
-    found_true the share of found pixels that have a true one so near (None where there are none); length_error the
-    difference of length and length_true (pixels) as a share of the latter.
+    Both are bool (h, w), and their centre lines those of `find_lines`. line_found_right are pixels of found lines that
+    have a pixel of a true one within 4 pixels, and line_true_found the other way round.
     """
-    truth, length, true_length = shot.mask > 127, float(cracks["length"].sum()), 0.0
+    counts, lines = {"found": int(mask.sum()), "true": int(truth.sum()), "both": int((mask & truth).sum())}, {}
+    for kind, part in (("found", mask), ("true", truth)):
+        paths, points = find_lines(part)
+        lines[kind] = np.zeros(mask.shape, np.uint8)
+        for path in paths:
+            lines[kind][path[:, 1], path[:, 0]] = 1
+        counts[f"line_{kind}"] = int(lines[kind].sum())
+        counts[f"length_{kind}"] = float(sum(np.hypot(*np.diff(line, axis=0).T).sum() for line in points))
+    counts["line_found_right"] = int((lines["found"] & cv2.dilate(lines["true"], _DISK)).sum())
+    counts["line_true_found"] = int((lines["true"] & cv2.dilate(lines["found"], _DISK)).sum())
+    return counts
+
+
+def score_counts(counts: pd.DataFrame) -> pd.DataFrame:
+    """Return scores in front of rows of `compare_masks`; NaN where there is nothing that they would be a share of.
+
+    iou, f1, precision and recall are those of pixels; line_precision and line_recall the shares of pixels of found
+    centre lines with a true one within 4 pixels, and of true ones with a found one, line_f1 their harmonic mean;
+    length_error is the difference of the lengths as a share of the true one.
+    """
+    c = counts
+    scores = {"iou": c["both"] / (c["found"] + c["true"] - c["both"]), "f1": 2 * c["both"] / (c["found"] + c["true"])}
+    scores |= {"precision": c["both"] / c["found"], "recall": c["both"] / c["true"]}
+    p, r = c["line_found_right"] / c["line_found"], c["line_true_found"] / c["line_true"]
+    lineless = c["line_found"] + c["line_true"] == 0
+    scores["line_f1"] = (2 * p * r / (p + r)).fillna(0).mask(lineless)  # lines of one of the two only are all wrong
+    scores |= {"line_precision": p, "line_recall": r}
+    scores["length_error"] = (c["length_found"] - c["length_true"]) / c["length_true"].replace(0, np.nan)
+    return pd.concat([pd.DataFrame(scores), c], axis=1)
+
+
+def find_masks(photos: Iterable[str], folder: Path) -> dict[str, Path]:
+    """Return the true masks in a folder by the names of the photos, which they have, or end in, but for the suffix.
+
+    Photos without a mask are printed, and so are masks without a photo. Raises CrackutilsError where there is none.
+    """
+    if not folder.is_dir():
+        raise CrackutilsError(f"{folder} is no folder. Give the folder of the masks, which are named as the photos.")
+    masks = {as_text(file.relative_to(folder).as_posix()): file for file in find_pictures(folder)[0]}
+    whole = {photo: posixpath.splitext(photo)[0] for photo in photos}
+    last = {photo: posixpath.basename(stem) for photo, stem in whole.items()}
+    count, found = Counter(last.values()), {}
+    for names in (last, whole):
+        for photo, name in zip(names, match_names(names.values(), masks), strict=True):
+            if name in masks and (names is whole or count[last[photo]] == 1):
+                found[photo] = masks[name]
+    if not found:
+        raise CrackutilsError(f"No mask in {folder} is named as a photo. Name them alike: wall.jpg and wall.png.")
+    if rest := [photo for photo in whole if photo not in found]:
+        print(f"photos without a mask: {len(rest):,} ({name_some(rest)})")
+    if rest := [name for name, file in masks.items() if file not in found.values()]:
+        print(f"masks without a photo: {len(rest):,} ({name_some(rest)})")
+    return found
+
+
+def read_mask(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Return a mask as bool (h, w): white is crack, or, where nothing is above 127, whatever is not 0.
+
+    Raises CrackutilsError for a file that cannot be used, or whose height and width are not `shape`.
+    """
+    try:
+        values = read_image(file).max(2)
+    except ImageError as error:
+        raise CrackutilsError(f"{file} {error}. Save it again, or take it out of the folder of masks.") from error
+    if values.shape != shape:
+        sizes = " and ".join(f"{wide}x{high}" for high, wide in (values.shape, shape))
+        raise CrackutilsError(
+            f"The mask {file} and its photo differ in size ({sizes} pixels). Give a mask of its size."
+        )
+    return values > (127 if values.max() > 127 else 0)
+
+
+def summarize_truth(counts: dict[str, dict]) -> pd.DataFrame:
+    """Return a table of `score_counts` with a row per photo and one called "all", of the sums; print its scores."""
+    table = pd.DataFrame(list(counts.values()), index=list(counts))
+    table = score_counts(pd.concat([table, table.sum().to_frame("all").T]))
+    print(table[_SCORES].round(3).rename(printable).to_string(na_rep="-"))
+    error = table["length_error"][:-1].abs().median()
+    print(f"lines agree within {NEAR} pixels; length is wrong by {error:.1%} (median, without its sign)")
+    return table.rename_axis("file").reset_index()
+
+
+def compare_with_truth(shot: Photo, mask: np.ndarray) -> dict[str, Any]:
+    """Return style and `compare_masks` for a synthetic photo, and what `crack_mask` found in it.
+
+    length_true is that of the lines that were drawn, in pixels.
+    """
+    counts = compare_masks(mask, truth := shot.mask > 127) | {"length_true": 0.0}
     for line in shot.lines:  # cracks and branches; what lies outside the photo does not count
         steps, middles = np.diff(line[:, :2], axis=0), (line[1:, :2] + line[:-1, :2]) / 2
         inside = ((middles >= 0) & (middles < truth.shape[::-1])).all(1)
-        true_length += float(np.hypot(*steps[inside].T).sum())
-    share = lambda part, of: float((part & of).sum() / of.sum()) if of.any() else None  # noqa: E731
-    iou = float((mask & truth).sum() / max(1, (mask | truth).sum()))
-    found = {"style": shot.facts["style"], "iou": iou, "true_found": share(dilate(mask, 9), truth)}
-    found |= {"found_true": share(dilate(truth, 9), mask), "length_true": true_length, "length": length}
-    return found | {"length_error": (length - true_length) / true_length if true_length else None}
+        counts["length_true"] += float(np.hypot(*steps[inside].T).sum())
+    return {"style": shot.facts["style"]} | counts
 
 
-def compare_at_threshold(shots: Sequence[Photo], logits: Sequence[np.ndarray], threshold: float) -> dict[str, float]:
-    """Return the medians over photos of `compare_with_truth` at a threshold, that of length_error without its sign."""
-    rows = []
-    for shot, cells in zip(shots, logits, strict=True):
-        mask = crack_mask(shot.image, cells, threshold)
-        rows.append(compare_with_truth(shot, mask, measure_cracks(mask, centre_lines(mask), cells, threshold)))
-    table = pd.DataFrame(rows)[["iou", "true_found", "found_true", "length_error"]].astype(float)
-    return {"threshold": threshold} | table.abs().median().to_dict()  # no share is below 0
+def compare_at_threshold(shots: Sequence[Photo], maps: Sequence[np.ndarray], threshold: float) -> dict[str, float]:
+    """Return medians over photos of scores at a threshold, length_error without its sign.
+
+    maps are the pixels of their `CrackMap`.
+    """
+    rows = [compare_with_truth(shot, crack_mask(p, threshold)) for shot, p in zip(shots, maps, strict=True)]
+    return {"threshold": threshold} | score_counts(pd.DataFrame(rows))[_SCORES].abs().median().to_dict()
 
 
 def save_photos(shots: Sequence[Photo], folder: Path) -> pd.DataFrame:

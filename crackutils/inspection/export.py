@@ -1,0 +1,118 @@
+"""What other programs read: masks as PNG, centre lines as GeoJSON, the pixels of cracks as COCO annotations."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from skimage.measure import approximate_polygon
+
+from crackutils.inspection.measure import Piece
+
+# the coordinate system of a photo; without one, readers take pixels for degrees of longitude and latitude
+_PLACE = 'LOCAL_CS["photo",UNIT["pixel",1]]'
+_LOSS = 0.5  # pixels by which an exported line may leave the measured one
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Return a bool mask (h, w) as a PNG file of one bit a pixel, white where it is true."""
+    return cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
+
+
+def describe_lines(pieces: Sequence[Piece], mm_per_pixel: float | None) -> list[dict[str, Any]]:
+    """Return crack, piece, length, width_mean and width_most (None where unknown), at_most and points of each piece.
+
+    Measures are in millimetres if a scale is given, else in pixels; at_most is the share of its length whose width is
+    only an upper bound. Points, [x, y], lie as GIS programs lay a photo that has no place on a map: x to the right and
+    y up, in pixels from the photo's upper left corner, so that y is negative.
+    """
+    lines = []
+    for piece in pieces:
+        steps, known, scale = piece.steps, np.isfinite(piece.width), mm_per_pixel or 1.0
+        mean = float(np.average(piece.width[known], weights=steps[known])) * scale if known.any() else None
+        most = float(piece.width[known].max()) * scale if known.any() else None
+        line = {"crack": piece.crack, "piece": piece.piece, "length": float(steps.sum()) * scale}
+        line |= {"width_mean": mean, "width_most": most, "at_most": float(np.average(piece.at_most, weights=steps))}
+        points = (approximate_polygon(piece.points, _LOSS) + 0.5) * (1, -1)
+        line = {name: round(value, 4) if isinstance(value, float) else value for name, value in line.items()}
+        lines.append(line | {"points": points.round(1).tolist()})
+    return lines
+
+
+def describe_areas(mask: np.ndarray, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    """Return the pixels of each crack of a mask, bool (h, w), as COCO has them: bbox, area, segmentation, and crack."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    crack_of = np.zeros(count, int)
+    for piece in pieces:
+        x, y = piece.points.round().astype(int).T
+        crack_of[labels[y, x]] = piece.crack
+    crack_of[0] = 0
+    y, x = np.nonzero(mask)
+    crack, areas = crack_of[labels[y, x]], []
+    for number in np.unique(crack[crack > 0]).tolist():
+        own_y, own_x = y[crack == number], x[crack == number]
+        left, top = int(own_x.min()), int(own_y.min())
+        box = [left, top, int(own_x.max()) - left + 1, int(own_y.max()) - top + 1]
+        segmentation = {"size": list(mask.shape), "counts": _encode_runs(own_y, own_x, mask.shape)}
+        areas.append({"crack": number, "bbox": box, "area": len(own_y), "segmentation": segmentation})
+    return areas
+
+
+def _encode_runs(y: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> list[int]:
+    """Return the lengths of runs of other and own pixels in turn, down the columns one by one, as COCO has them."""
+    at = np.sort(x.astype(np.int64) * shape[0] + y)
+    begins, ends = at[np.diff(at, prepend=-2) > 1], at[np.diff(at, append=at[-1] + 2) > 1] + 1
+    edges = np.stack([begins, ends], 1).ravel()
+    return np.diff(edges, prepend=0, append=shape[0] * shape[1]).tolist()
+
+
+def share_over_limit(pieces: Sequence[Piece], limit: float) -> dict[str, float]:
+    """Return the share of the length of pieces whose width is over a limit, pixels, and the share that may be.
+
+    over_unknown is where the width cannot be measured, or is over the limit and only an upper bound.
+    """
+    if not pieces:
+        return {"over_limit": 0.0, "over_unknown": 0.0}
+    steps, width, bound = (np.concatenate([getattr(p, k) for p in pieces]) for k in ("steps", "width", "at_most"))
+    wide, shares = width > limit, steps / steps.sum()
+    return {
+        "over_limit": float(shares[wide & ~bound].sum()),
+        "over_unknown": float(shares[np.isnan(width) | (wide & bound)].sum()),
+    }
+
+
+def describe_limit(photos: pd.DataFrame) -> str:
+    """Return in words what share of the length in photos, rows of photos.csv, is over the limit; empty without one."""
+    if "limit_mm" not in photos or not (length := photos["length_mm"]).any():
+        return ""
+    over, unknown = ((photos[name] * length).sum() / length.sum() for name in ("over_limit", "over_unknown"))
+    text = f"{over:.0%} of the length is wider than {photos['limit_mm'].iloc[0]:g} mm"
+    return text + (f" (for another {unknown:.0%} this is not known)" if unknown >= 0.005 else "")
+
+
+def write_geojson(found: dict[str, dict], unit: str) -> str:
+    """Return the centre lines of photos, results of `inspect_photo` by name, as GeoJSON: a feature per piece."""
+    features = []
+    for photo, one in found.items():
+        for line in one.get("lines", []):
+            facts = {"photo": photo} | {name: value for name, value in line.items() if name != "points"}
+            geometry = {"type": "LineString", "coordinates": line["points"]}
+            features.append({"type": "Feature", "properties": facts | {"unit": unit}, "geometry": geometry})
+    head = {"type": "FeatureCollection", "name": "cracks", "crs": {"type": "name", "properties": {"name": _PLACE}}}
+    return json.dumps(head)[:-1] + ', "features": [\n' + ",\n".join(map(json.dumps, features)) + "\n]}\n"
+
+
+def write_coco(found: dict[str, dict]) -> str:
+    """Return the cracks of photos, results of `inspect_photo` by name, as COCO annotations; all in pixels."""
+    images, annotations = [], []
+    for photo, one in found.items():
+        if "wide" in one:
+            images.append({"id": len(images) + 1, "file_name": photo, "width": one["wide"], "height": one["high"]})
+        for area in one.get("areas", []):
+            row = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1, "iscrowd": 0} | area
+            annotations.append(row | {"score": one["cracks"][area["crack"] - 1]["p_crack"]})
+    content = {"info": {"description": "Cracks found by crackutils inspect"}, "licenses": []}
+    content |= {"categories": [{"id": 1, "name": "crack", "supercategory": "damage"}]}
+    return json.dumps(content | {"images": images, "annotations": annotations}) + "\n"
