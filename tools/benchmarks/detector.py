@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import precision_recall_curve, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from crackutils import config, datasets
 from crackutils.config import CrackutilsError
@@ -50,7 +50,7 @@ def measure_walls(run: Path, folder: Path, cleaned: Path | None) -> dict[str, An
     ds = load_target(str(folder))
     x, labels = features_of_run(ds, np.arange(len(ds.index)), run).x[:, 0], ds.index["label"].to_numpy()
     tuned, names = tuning_images(ds), ds.index["file"].str.split("/").str[-1]
-    found = {"photos": int(len(np.unique(photo_of_image(ds)[~tuned]))), "tiles": int((~tuned).sum())}
+    found = {"photos": len(np.unique(photo_of_image(ds)[~tuned])), "tiles": int((~tuned).sum())}
     found |= {"published": _auroc(labels[~tuned], x[~tuned]), "tuning": _auroc(labels[tuned], x[tuned])}
     if cleaned:
         other = names.map(pd.read_csv(cleaned).set_index("file")["crack_cleaned"])
