@@ -95,7 +95,7 @@ def test_a_photo_and_its_mask_are_cropped_and_rotated_together(plain: Mock) -> N
         grey = image[..., 1:2]
         assert (grey[pixels == 1] < 160).all() and (grey[pixels != 1] > 60).all()  # at most half a pixel off
         counts += [(pixels == v).sum() for v in (1, 0, UNKNOWN)]
-        assert not (kinds.any(2) & (pixels[::2, ::2, 0] == 1)).any() and (k or not kinds.any())
+        assert (kinds.any(2) & (pixels[::2, ::2, 0] == 1)).mean() < 0.01 and (k or not kinds.any())  # at their edges
         dark = (pixels[..., 0] == 1).reshape(GRID, CELL, GRID, CELL).sum((1, 3))
         assert (dark[cells[..., 0] == 1] >= 8).all() and not dark[cells[..., 0] == 0].any()
     assert counts[0] > 20_000 and counts[1] > 10 * counts[0] and counts[2] > 1000

@@ -19,7 +19,7 @@ from crackutils.stages import Recipe, Stage
 SHIPPED = PACKAGE / "detector" / "shipped"  # the run in this package, which `inspect` and `adapt` take by default
 _TITLE = "MobileNetV2 up to a stride of 16 and a decoder back to 2, a crack probability for each pixel"
 _STAGES = (Stage("cells", 1, 5e-4),)  # its steps are those of the profile
-# Learns from patches with masks besides the images of a profile, so notebook 08 trains it and 03 cannot.
+# Learns from photos with masks besides the images of a profile, so notebook 08 trains it and 03 cannot.
 DETECTOR = Recipe("mobilenetv2-cells", _TITLE, "cells", 256, 12, _STAGES, backbone="mobilenetv2", cells=0.06)
 
 

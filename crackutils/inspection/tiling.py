@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.special import expit
 
 from crackutils import config, training
-from crackutils.config import keras
+from crackutils.config import CrackutilsError, keras
 from crackutils.detector.network import CELL, build_detector, top_mean
 from crackutils.detector.runs import read_detector_run
 from crackutils.files import sha256
@@ -58,7 +58,11 @@ def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
 
     def build() -> Any:
         model = build_detector(recipe, start, config.DEFAULT_SEED, load=False)
-        model.set_weights(training.load(folder)[0].get_weights())
+        try:
+            model.set_weights(training.load(folder)[0].get_weights())
+        except ValueError as error:  # its map has a value for each cell
+            why = f"{folder} was made by a version without a probability for each pixel"
+            raise CrackutilsError(f"{why}. Run notebook 08 again with FORCE=1, or leave --model out.") from error
         last, flat = keras.layers.Dense(1, dtype="float32"), keras.layers.Flatten()
         added = last(model.get_layer("features").output)
         kernel, bias = model.get_layer("p_crack").get_weights()
