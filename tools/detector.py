@@ -4,6 +4,7 @@ import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,9 +21,10 @@ from crackutils.runs import SCHEMA
 from crackutils.sources.fetch import prepare
 from crackutils.splits.make import make_split
 from crackutils.synthetic.store import CRACK, Photos, find_anchors, load_photos
+from crackutils.training import Trained
 
 PHOTOS, SIDE = 1500, 768  # synthetic ones, and their side, pixels
-STEPS = (5000, 1500)  # without photos with masks of people, and then with them
+STEPS = (3000, 1000)  # without photos with masks of people, and then with them
 SHARES = ((0.6, 0.0), (0.35, 0.3))  # of a batch: synthetic photos, and photos with masks of people
 _SLOWER = 0.4  # the learning rate of the second training, as a share of that of the first
 
@@ -49,30 +51,32 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
     ds, home, seed = datasets.load(profile), config.data_dir() / "cache" / "detector", config.DEFAULT_SEED
     manifest, real = make_split(ds, "copy-safe", seed), read_masked(masks) if masks else None
     photos = load_photos(PHOTO_SEED, PHOTOS, SIDE)
-    fixed = {"seed": seed, "weights": "imagenet"}
+    fixed: dict[str, Any] = {"seed": seed, "weights": "imagenet"}
+    patches = load_patches(profile)
+
+    def finish(trained: Trained, name: str, target: Path, masks: int) -> None:
+        last = fit_last_layer(trained, DETECTOR, ds, manifest, patches, home / name, seed)
+        settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": "imagenet"}
+        settings |= {"recipe": DETECTOR.as_dict(), "threshold": 0.5, "steps": STEPS[: 1 + bool(masks)]}
+        settings |= {"shares": SHARES, "images": ds.sha256, "photos": PHOTOS, "side": SIDE, "masks": masks}
+        content = {"schema": SCHEMA, "notebook": "08_cross_dataset", "run": DETECTOR.name, "settings": settings}
+        with replacing_folder(target) as work:
+            training.save(trained.model, work, "The card is written by tools.benchmarks.detector.\n")
+            _drop_weights(work / "model" / "model.keras")
+            content |= {"start": trained.start, "last_layer": last}
+            write_atomically(work / "metrics.json", json.dumps(content, indent=1) + "\n")
+            facts = {"versions": provenance.versions(), "machine": provenance.machine()}
+            write_atomically(work / "run.json", json.dumps(facts, indent=1) + "\n")
+        print(f"the detector is in {config.display_path(target)}")
+
     trained = train_detector(DETECTOR, ds, manifest, [(photos, SHARES[0][0])], home / "drawn", steps=STEPS[0], **fixed)
-    training.save_weights(trained.model, home / "drawn.weights.h5")
+    finish(trained, "drawn-last", home / "unmasked" if real else out, 0)  # to compare with, where there are masks
     if real:
-        slower = replace(
-            DETECTOR, stages=(replace(DETECTOR.stages[0], learning_rate=_SLOWER * DETECTOR.stages[0].learning_rate),)
-        )
-        both = list(zip((photos, real), SHARES[1], strict=True))
-        trained = train_detector(
-            slower, ds, manifest, both, home / "both", steps=STEPS[1], before=trained.model, **fixed
-        )
-    last = fit_last_layer(trained, DETECTOR, ds, manifest, load_patches(profile), home / "last", seed)
-    used = {"images": ds.sha256, "photos": PHOTOS, "side": SIDE, "masks": len(real.images) if real else 0}
-    settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": "imagenet", "threshold": 0.5}
-    settings |= {"recipe": DETECTOR.as_dict(), "steps": STEPS[: 1 + bool(real)], "shares": SHARES} | used
-    content = {"schema": SCHEMA, "notebook": "08_cross_dataset", "run": DETECTOR.name, "settings": settings}
-    content |= {"start": trained.start, "last_layer": last}
-    with replacing_folder(out) as work:
-        training.save(trained.model, work, "The card is written by tools.benchmarks.detector.\n")
-        _drop_weights(work / "model" / "model.keras")
-        write_atomically(work / "metrics.json", json.dumps(content, indent=1) + "\n")
-        facts = {"versions": provenance.versions(), "machine": provenance.machine()}
-        write_atomically(work / "run.json", json.dumps(facts, indent=1) + "\n")
-    print(f"the detector is in {config.display_path(out)}")
+        stage = DETECTOR.stages[0]
+        slower = replace(DETECTOR, stages=(replace(stage, learning_rate=_SLOWER * stage.learning_rate),))
+        both, fixed["before"] = list(zip((photos, real), SHARES[1], strict=True)), trained.model
+        trained = train_detector(slower, ds, manifest, both, home / "both", steps=STEPS[1], **fixed)
+        finish(trained, "both-last", out, len(real.images))
 
 
 def _drop_weights(file: Path) -> None:

@@ -1,9 +1,11 @@
-"""How good a detector is: masks of people, labels of tiles, synthetic photos; writes detector.json beside itself.
+"""How good a detector is: masks of people, labels of tiles, synthetic photos.
 
-    .venv/bin/python -m tools.benchmarks.detector [RUN] MASKED=uav/val WALLS=sdnet PHOTOS=photos METU=metu-half
+    .venv/bin/python -m tools.benchmarks.detector [RUN] MASKED=uav/val WALLS=sdnet PHOTOS=photos METU=metu-half DRAWN=1
 
-Each part is measured where its data are given: MASKED, a folder with images/ and masks/; WALLS, SDNET2018's tiles in
-Negative/ and Positive/; PHOTOS, whole photos with a tiles.csv; METU, a profile. CLEANED is a table of other labels.
+Of the detector of the package it writes detector.json beside itself, and the model card; UNMASKED is then the run
+before it saw masks of people. Each part is measured where its data are given: MASKED, a folder with images/ and masks/;
+WALLS, SDNET2018's tiles in Negative/ and Positive/; PHOTOS, whole photos with a tiles.csv; METU, a profile. CLEANED is
+a table of other labels for WALLS, with the columns file and crack_cleaned.
 """
 
 import json
@@ -15,10 +17,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from crackutils import config, datasets
+from crackutils import config, datasets, training
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import SHIPPED, features_of_run
-from crackutils.files import progress, write_atomically
+from crackutils.files import progress, render_template, write_atomically
 from crackutils.images import read_image
 from crackutils.inspection.calibration import rank_tiles, read_tile_labels
 from crackutils.inspection.mask import crack_mask
@@ -128,7 +130,9 @@ def main(words: list[str]) -> None:
     if folder := path("WALLS"):
         found["walls"] = measure_walls(run, folder, path("CLEANED"))
     if folder := path("PHOTOS"):
-        found["whole photos"] = measure_photos(net, folder)
+        found["whole"] = measure_photos(net, folder)
+    if folder := path("UNMASKED"):
+        found["unmasked"] = measure_masked(load_detector(folder), Path(given["MASKED"]), threshold)
     if "METU" in given:
         found["metu"] = measure_metu(run, config.profile(given["METU"]))
     if "DRAWN" in given:
@@ -137,6 +141,10 @@ def main(words: list[str]) -> None:
     print(text)
     if run == SHIPPED:
         write_atomically(OUT, text + "\n")
+        model, recipe = training.load(run)
+        settings = json.loads((run / "metrics.json").read_text("utf-8"))["settings"]
+        facts = found | {"recipe": recipe, "parameters": model.count_params(), "settings": settings}
+        write_atomically(run / "model" / "README.md", render_template(OUT.with_suffix(".md.j2"), facts))
 
 
 if __name__ == "__main__":
