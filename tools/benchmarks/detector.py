@@ -5,20 +5,24 @@
 Of the detector of the package it writes detector.json beside itself, and the model card; UNMASKED is then the run
 before it saw masks of people. Each part is measured where its data are given: MASKED, a folder with images/ and masks/;
 WALLS, SDNET2018's tiles in Negative/ and Positive/; PHOTOS, whole photos with a tiles.csv; METU, a profile. CLEANED is
-a table of other labels for WALLS, with the columns file and crack_cleaned.
+a table of other labels for WALLS, with the columns file and crack_cleaned; CRACKPOT the network of crackpot 2.0, a
+program that users take instead (my_model.keras in its wheel; MIT licence).
 """
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from crackutils import config, datasets, training
-from crackutils.config import CrackutilsError
+from crackutils.config import CrackutilsError, keras
 from crackutils.detector.runs import SHIPPED, features_of_run
 from crackutils.files import progress, render_template, write_atomically
 from crackutils.images import read_image
@@ -29,6 +33,7 @@ from crackutils.inspection.truth import compare_masks, compare_with_truth, score
 from crackutils.splits.make import make_split
 from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.scene import THIN
+from crackutils.synthetic.store import CRACK
 from crackutils.transfer.targets import load_target, photo_of_image, tuning_images
 from tools.detector import read_masked
 
@@ -38,13 +43,26 @@ _SCORES = ["iou", "line_precision", "line_recall", "line_f1"]
 _THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.1), 1)
 
 
-def measure_masked(net: Detector, folder: Path, threshold: float) -> dict[str, Any]:
-    """Return scores over all photos of a folder with masks of people."""
-    photos, rows = read_masked(folder), []
-    for image, target in zip(progress(photos.images, "masks", unit="photo"), photos.targets, strict=True):
-        rows.append(compare_masks(crack_mask(map_photo(image, net).pixels, threshold), target == 1))
+def measure_masked(find: Callable[[np.ndarray], np.ndarray], folder: Path) -> dict[str, Any]:
+    """Return scores over all photos of a folder with masks of people; `find` returns the mask of a photo."""
+    photos, rows, began = read_masked(folder), [], time.perf_counter()
+    found = [find(image) for image in progress(photos.images, "masks", unit="photo")]
+    seconds = (time.perf_counter() - began) / len(found)
+    rows = [compare_masks(mask, target == CRACK) for mask, target in zip(found, photos.targets, strict=True)]
     scores = score_counts(pd.DataFrame(rows).sum().to_frame().T)[_SCORES].iloc[0]
-    return {"photos": len(rows)} | scores.round(4).to_dict()
+    return {"photos": len(rows)} | scores.round(4).to_dict() | {"seconds": round(seconds, 3)}
+
+
+def open_crackpot(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what finds masks with crackpot's network: it squeezes every photo to 256x256 pixels."""
+    model = keras.models.load_model(file, compile=False)
+
+    def find(image: np.ndarray) -> np.ndarray:
+        small = cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        p = np.asarray(model.predict_on_batch(small[None]))[0, ..., -1]
+        return cv2.resize(p, image.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+
+    return find
 
 
 def measure_walls(run: Path, folder: Path, cleaned: Path | None) -> dict[str, Any]:
@@ -125,14 +143,17 @@ def main(words: list[str]) -> None:
     threshold, net = float(given.get("THRESHOLD", 0.5)), load_detector(run)
     path = lambda name: Path(given[name]) if name in given else None  # noqa: E731
     found: dict[str, Any] = {"threshold": threshold}
+    mask_of = lambda net: lambda image: crack_mask(map_photo(image, net).pixels, threshold)  # noqa: E731
     if folder := path("MASKED"):
-        found["masked"] = measure_masked(net, folder, threshold)
+        found["masked"] = measure_masked(mask_of(net), folder)
+        if file := path("CRACKPOT"):
+            found["crackpot"] = measure_masked(open_crackpot(file), folder)
     if folder := path("WALLS"):
         found["walls"] = measure_walls(run, folder, path("CLEANED"))
     if folder := path("PHOTOS"):
         found["whole"] = measure_photos(net, folder)
     if folder := path("UNMASKED"):
-        found["unmasked"] = measure_masked(load_detector(folder), Path(given["MASKED"]), threshold)
+        found["unmasked"] = measure_masked(mask_of(load_detector(folder)), Path(given["MASKED"]))
     if "METU" in given:
         found["metu"] = measure_metu(run, config.profile(given["METU"]))
     if "DRAWN" in given:
