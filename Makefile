@@ -13,7 +13,7 @@ PYTHON ?= $(if $(wildcard .venv/crackutils-stamp),$(VENV_PYTHON),python3)
 RUN := @$(VENV_PYTHON) -m tools --make
 
 .DEFAULT_GOAL := help
-.PHONY: help setup recipes lab data verify reference spread tables report pretrain bench tensorboard test test-all lint badges lock clean
+.PHONY: help setup recipes lab data verify reference spread tables report pretrain train-detector bench tensorboard test test-all lint badges lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ report: setup ## write the HTML report of a profile again
 
 pretrain: setup ## train our own backbone again: half an hour on two cores, 2.5 GB of disk, continues after a kill
 	$(RUN) pretrain
+
+train-detector: setup ## train the detector of the package again: PROFILE=metu MASKS=folder; up to two hours, continues
+	$(RUN) train-detector
 
 tensorboard: setup ## open TensorBoard on the results of a profile
 	$(RUN) tensorboard

@@ -40,7 +40,7 @@ def score(folder: Path, **options: Any) -> None:
 @cli.command()
 @_path("--labels", metavar="TABLE", help="CSV or spreadsheet: file, label and, if known, photo.", required=True)
 @_path("--out", metavar="FOLDER", help="New folder to write.", required=True)
-@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; else that on the largest METU profile or the sample.")
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; else the network of the package.")
 @_ENGINE
 @_FORCE
 def adapt(labels: Path, **options: Any) -> None:
@@ -53,7 +53,7 @@ def adapt(labels: Path, **options: Any) -> None:
 @cli.command()
 @click.argument("photos", nargs=-1, required=True, type=_PATH)
 @_path("--out", metavar="FOLDER", help="Folder to write, or to continue in.", required=True)
-@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else 08 on METU or the sample.")
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
 @_ENGINE
 @click.option("--threshold", type=float, metavar="P", help="Probability that counts as a crack; 0.5 if not given.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; lengths are then in mm too.")

@@ -26,7 +26,7 @@ from crackutils.cli import main
 from crackutils.config import CrackutilsError, keras
 from crackutils.detector.head import PENALTIES, fit_head
 from crackutils.detector.network import build_detector
-from crackutils.detector.runs import DETECTOR, features_of_run, find_detector_run
+from crackutils.detector.runs import DETECTOR, features_of_run
 from crackutils.files import sha256
 
 matplotlib.use("Agg")
@@ -366,21 +366,3 @@ def test_few_tiles(tiles: Path, base: Path, tmp_path: Path, monkeypatch: Patch, 
         with pytest.raises(CrackutilsError, match=message):
             adapt(tiles, tmp_path / place, base, force=True)
     assert (tmp_path / "file").read_text() == "mine" and len(list((tmp_path / "folder").iterdir())) == 1
-
-
-def test_the_run_to_adapt() -> None:
-    def write(profile: str, name: str, *files: str) -> Path:
-        folder = config.results_dir() / profile / "08_cross_dataset" / name
-        (folder / "model").mkdir(parents=True)
-        for file in ("model/model.weights.h5", *files):
-            (folder / file).write_text("{}")
-        return folder
-
-    with pytest.raises(CrackutilsError, match=r"No finished run of notebook 08 .*\. Run make run-08 PROFILE=metu-half"):
-        find_detector_run()
-    write("sample", TINY.name, "run.json")
-    tenth = write("metu-tenth", TINY.name, "run.json")
-    write("metu-half", TINY.name)  # one that is not finished
-    assert find_detector_run() == tenth
-    other = write("metu-half", f"{TINY.name}--target-walls", "run.json")
-    assert find_detector_run() == other  # where it was tested does not change the network

@@ -18,15 +18,25 @@ import pytest
 from crackutils import config, datasets, models, training
 from crackutils.config import keras, tf
 from crackutils.detector import data
-from crackutils.detector.data import CROP, GRID, SIDE, SOMEWHERE, UNKNOWN, labelled_example, make_batch, masked_example
-from crackutils.detector.network import CELL, build_detector, cell_maps, top_mean
+from crackutils.detector.data import (
+    CROP,
+    GRID,
+    SIDE,
+    SOMEWHERE,
+    UNKNOWN,
+    Labelled,
+    labelled_example,
+    make_batch,
+    masked_example,
+)
+from crackutils.detector.network import CELL, build_detector, find_maps, top_mean
 from crackutils.detector.runs import DETECTOR
-from crackutils.detector.training import cell_loss, fit_last_layer, train_detector
+from crackutils.detector.training import cell_loss, fit_last_layer, kind_loss, pixel_loss, train_detector
 from crackutils.images import resize
 from crackutils.inspection.attention import attend, attention_on_cracks
 from crackutils.stages import Recipe
 from crackutils.synthetic import patches as synthetic
-from crackutils.synthetic.store import Store
+from crackutils.synthetic.store import CRACK, JOINT, LINE, UNSURE, Photos, Store, find_anchors
 from tools.pretraining import Schedule
 
 Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
@@ -43,6 +53,17 @@ def painted(seed: int = 0) -> Store:
             (mask if rng.random() < 0.5 else mask.T)[at : at + 2, begin:end] = 255
     images = np.repeat(np.where(masks.repeat(4, 1).repeat(4, 2) > 0, DARK, BRIGHT).astype(np.uint8)[..., None], 3, 3)
     return Store(images, masks, pd.DataFrame({"photo": np.arange(12) // 2, "label": masks.any((1, 2)).astype(int)}))
+
+
+def lined(seed: int = 0) -> Photos:
+    """Return 6 bright photos with dark bands: cracks, unsure ones, joints and lines; the first shows none."""
+    rng, targets = np.random.default_rng(seed), np.zeros((6, 400, 400), np.uint8)
+    for target in targets[1:]:
+        for value in (JOINT, LINE, UNSURE, CRACK, CRACK):
+            at = rng.integers(0, 390)
+            (target if rng.random() < 0.5 else target.T)[at : at + 6] = value
+    images = np.repeat(np.where(targets == CRACK, DARK, BRIGHT).astype(np.uint8)[..., None], 3, 3)
+    return Photos(images, targets, np.stack([find_anchors(target, rng) for target in targets]))
 
 
 def ramp(side: int) -> np.ndarray:
@@ -63,29 +84,34 @@ def plain(monkeypatch: Patch) -> Mock:
     return vary
 
 
-def test_a_patch_and_its_mask_are_cropped_and_rotated_together(plain: Mock) -> None:
-    patches, rng, counts = painted(), np.random.default_rng(3), np.zeros(3, int)
-    for k in list(range(12)) * 8:
-        image, found = masked_example(patches.images[k], patches.masks[k], rng)
-        assert (image.shape, image.dtype, found.shape) == ((CROP, CROP, 3), np.uint8, (GRID, GRID))
-        assert set(np.unique(found)) <= {1.0, 0.0, UNKNOWN} and (k or not found.any())
-        cells = image[..., 1].reshape(GRID, CELL, GRID, CELL)
-        assert (cells.min((1, 3))[found == 1] < 130).all()
-        assert (cells.min((1, 3))[found == 0] > 100).all()  # less than half of a pixel
-        assert (found[(cells < DARK + 30).sum((1, 3)) >= 30] == 1).all()  # much of a crack is never unknown
-        counts += [(found == v).sum() for v in (1, 0, UNKNOWN)]
-    assert counts[0] > 500 and counts[1] > 3000 and 0 < counts[2] < 0.2 * counts[0]
+def test_a_photo_and_its_mask_are_cropped_and_rotated_together(plain: Mock) -> None:
+    photos, rng, counts = lined(), np.random.default_rng(3), np.zeros(3, int)
+    for k in list(range(6)) * 8:
+        image, found = masked_example(photos, k, rng)
+        assert (image.shape, image.dtype) == ((CROP, CROP, 3), np.uint8)
+        pixels, kinds, cells = (found[name] for name in ("pixels", "kinds", "cells"))
+        assert {part.dtype for part in found.values()} == {np.dtype(np.float32)}
+        assert (pixels.shape, kinds.shape, cells.shape) == ((CROP, CROP, 1), (112, 112, 2), (GRID, GRID, 1))
+        grey = image[..., 1:2]
+        assert (grey[pixels == 1] < 160).all() and (grey[pixels != 1] > 60).all()  # at most half a pixel off
+        counts += [(pixels == v).sum() for v in (1, 0, UNKNOWN)]
+        assert (kinds.any(2) & (pixels[::2, ::2, 0] == 1)).mean() < 0.01 and (k or not kinds.any())  # at their edges
+        dark = (pixels[..., 0] == 1).reshape(GRID, CELL, GRID, CELL).sum((1, 3))
+        assert (dark[cells[..., 0] == 1] >= 8).all() and not dark[cells[..., 0] == 0].any()
+    assert counts[0] > 20_000 and counts[1] > 10 * counts[0] and counts[2] > 1000
     # a change of scale would move the mask
     assert {args[2:] for args, _ in plain.call_args_list} == {(data.VARIATIONS[1:], data.VARIED)}
     assert data.VARIATIONS[0] == "scale"
 
 
-def test_patches_are_cropped_larger_and_smaller_from_everywhere_in_all_orientations(plain: Mock) -> None:
-    rng, mask = np.random.default_rng(1), np.zeros((56, 56), np.uint8)
-    found = np.array([crop_of(masked_example(ramp(SIDE), mask, rng)[0]) for _ in range(300)])
-    assert 108 <= found[:, 0].min() < 120  # 160 / 1.4
-    assert 190 < found[:, 0].max() <= 202  # 160 / 0.8
-    assert found[:, 1:].min() < 75 and found[:, 1:].max() > 149
+def test_photos_are_cropped_larger_and_smaller_half_of_them_on_a_crack_in_all_orientations(plain: Mock) -> None:
+    rng, empty = np.random.default_rng(1), Photos([ramp(255)], [np.zeros((255, 255), np.uint8)], lined().anchors[:1])
+    found = np.array([crop_of(masked_example(empty, 0, rng)[0]) for _ in range(300)])
+    assert 125 <= found[:, 0].min() < 145  # 224 / 1.7
+    assert found[:, 0].max() > 250
+    photos = lined()
+    on = np.mean([(masked_example(photos, 1, rng)[1]["pixels"] == 1).any() for _ in range(60)])
+    assert on > 0.6
     rng = np.random.default_rng(0)
     images = [labelled_example(ramp(CROP), 0, False, rng)[0] for _ in range(200)]
     ways = [(image[[0, 0, -1], [0, -1, 0], :2] > CROP // 2).tobytes() for image in images]
@@ -96,11 +122,12 @@ def test_patches_are_cropped_larger_and_smaller_from_everywhere_in_all_orientati
 @pytest.mark.parametrize("centred", [True, False])
 def test_images_without_a_mask_are_cropped_alike_whatever_their_label(centred: bool, plain: Mock) -> None:
     rng, side, boxes = np.random.default_rng(2), 227, []
-    for label, value in ((0, 0.0), (1, SOMEWHERE)):
+    for label, value, pixel in ((0, 0.0, 0.0), (1, SOMEWHERE, UNKNOWN)):
         examples = [labelled_example(ramp(side), label, centred, rng) for _ in range(300)]
         for image, found in examples:
             assert (image.shape, image.dtype) == ((CROP, CROP, 3), np.uint8)
-            np.testing.assert_array_equal(found, np.full((GRID, GRID), value))
+            assert (found["cells"] == value).all() and found["cells"].shape == (GRID, GRID, 1)
+            assert (found["pixels"] == pixel).all() and (found["kinds"] == UNKNOWN).all()
         boxes.append(np.array([crop_of(image) for image, _ in examples]))
     assert {args[2:] for args, _ in plain.call_args_list} == {(data.VARIATIONS, data.VARIED)}
     if not centred:  # a crack in a corner must not be cut off
@@ -115,42 +142,41 @@ def test_images_without_a_mask_are_cropped_alike_whatever_their_label(centred: b
 
 
 def test_variations_reach_the_images() -> None:
-    image, mask = painted().images[0], painted().masks[0]  # of one colour
-    for make in (lambda rng: masked_example(image, mask, rng), lambda rng: labelled_example(image, 1, True, rng)):
+    photos = Photos([np.full((300, 300, 3), 90, np.uint8)], [np.zeros((300, 300), np.uint8)], lined().anchors[:1])
+    for make in (
+        lambda rng: masked_example(photos, 0, rng),
+        lambda rng: labelled_example(photos.images[0], 1, True, rng),
+    ):
         one, two = (make(np.random.default_rng(k))[0].mean() for k in (0, 1))
         assert one != pytest.approx(two, abs=0.5)
 
 
-def greys() -> tuple[Callable[[int], np.ndarray], np.ndarray]:
-    """Return what reads 40 images that are as bright as their number, and labels."""
-    return lambda row: np.full((64, 64, 3), row, np.uint8), np.arange(40) % 3 % 2
+def greys(rows: np.ndarray) -> Labelled:
+    """Return 40 images that are as bright as their number."""
+    return Labelled(lambda row: np.full((64, 64, 3), row, np.uint8), np.arange(40) % 3 % 2, rows, True)
 
 
 @pytest.mark.usefixtures("plain")
-@pytest.mark.parametrize("masked", [round(data.MASKED * 4), 0])
+@pytest.mark.parametrize("masked", [2, 0])
 def test_part_of_a_batch_has_masks_and_the_rest_is_of_the_rows_that_were_asked_for(masked: int) -> None:
-    (read, labels), rows, patches = greys(), np.arange(5, 35), painted()
-    used, marked = set(), 0
-    patches.images[data.count_training(patches) :] = 0  # photos that are not for training
+    labelled, photos, used, marked = greys(np.arange(5, 35)), lined(), set(), 0
     for seed in range(20):
-        x, y = make_batch(4, read, labels, rows, patches if masked else None, (1, seed), True)
-        assert (x.shape, y.shape, x.dtype, y.dtype) == ((4, CROP, CROP, 3), (4, GRID, GRID, 1), np.float32, np.float32)
-        marked += (y[:masked] == 1).sum()  # patches with masks come first
-        assert (x[:masked].max((1, 2, 3)) > 150).all() and not (y[:masked] == SOMEWHERE).any()
-        for image, found in zip(x[masked:], y[masked:], strict=True):
+        x, y = make_batch(4, labelled, [(photos, 0.5)] if masked else [], (1, seed))
+        assert (x.shape, x.dtype, y["pixels"].shape) == ((4, CROP, CROP, 3), np.float32, (4, CROP, CROP, 1))
+        marked += (y["pixels"][:masked] == 1).sum()  # photos with masks come first
+        assert (x[:masked].max((1, 2, 3)) > 150).all() and not (y["cells"][:masked] == SOMEWHERE).any()
+        for image, cells in zip(x[masked:], y["cells"][masked:], strict=True):
             row = int(image[0, 0, 0])
-            assert (image == row).all() and (found == (SOMEWHERE if labels[row] else 0)).all()
+            assert (image == row).all() and (cells == (SOMEWHERE if labelled.labels[row] else 0)).all()
             used.add(row)
-    assert marked > 100 or not masked
-    assert used <= set(rows) and len(used) > 15
+    assert marked > 1000 or not masked
+    assert used <= set(range(5, 35)) and len(used) > 15
 
 
 def test_the_seed_decides_a_batch_and_nine_photos_in_ten_are_for_training() -> None:
-    first, again, *others = (
-        [part.tobytes() for part in make_batch(4, *greys(), np.arange(40), painted(), seed, True)]
-        for seed in ((7, 3), (7, 3), (7, 4), (8, 3))
-    )
-    assert again == first and all(a != b for other in others for a, b in zip(other, first, strict=True))
+    batches = [make_batch(4, greys(np.arange(40)), [(lined(), 0.5)], seed) for seed in ((7, 3), (7, 3), (7, 4), (8, 3))]
+    first, again, *others = ([x.tobytes(), *(y[k].tobytes() for k in ("pixels", "kinds"))] for x, y in batches)
+    assert again == first and all(other[0] != first[0] for other in others)
     for photos, count in (([0, 0, 1, 2, 2, 2], 3), ([*range(0, 40, 2)], 18), ([0] * 5 + [1] * 7 + [*range(2, 20)], 28)):
         found = data.count_training(dataclasses.replace(painted(), facts=pd.DataFrame({"photo": photos})))
         assert found == count and not set(photos[:found]) & set(photos[found:])
@@ -160,55 +186,70 @@ def test_the_photos_with_masks_belong_to_no_data_set(monkeypatch: Patch) -> None
     monkeypatch.setattr("crackutils.detector.data.load_store", load := Mock())
     data.load_patches(config.profile("smoke"))
     load.assert_called_once_with(data.PHOTO_SEED, config.profile("smoke").cells[1], data.EACH, SIDE, thin=True)
+    monkeypatch.setattr("crackutils.detector.data.load_photos", photos := Mock())
+    data.draw_photos(config.profile("smoke"))
+    photos.assert_called_once_with(data.PHOTO_SEED, config.profile("smoke").cells[1] // 4, 512)
     used = {entry["seed"] for entry in datasets.sources().values() if "seed" in entry}
     assert used and data.PHOTO_SEED not in used | {Schedule().seed}
 
 
-@pytest.mark.parametrize("count", [1, 3, 5, 6, 40])  # of cracked cells; six of 100 decide
-def test_the_loss_is_that_computed_by_hand(count: int) -> None:
-    softplus = partial(np.logaddexp, 0)
-    z, y = np.random.default_rng(0).normal(0, 2, (5, 100)), np.zeros((5, 100))
+@pytest.mark.parametrize("count", [1, 3, 5, 12, 40])  # of cracked cells; twelve of 196 decide
+def test_the_loss_of_cells_is_that_computed_by_hand(count: int) -> None:
+    softplus, n = partial(np.logaddexp, 0), GRID**2
+    z, y = np.random.default_rng(0).normal(0, 2, (5, n)), np.zeros((5, n))
     y[1] = SOMEWHERE
     y[2:4, :count], y[2, count : count + 10] = 1, UNKNOWN
     y[4, :count] = UNKNOWN
-    top = np.sort(z, 1)[:, -6:].mean(1)
-    image = 0.5 * softplus(-top) * (count >= 6)
+    top = np.sort(z, 1)[:, -12:].mean(1)
+    image = 0.5 * softplus(-top) * (count >= 12)
     expected = [
         softplus(z[0]).mean() + 0.5 * softplus(top[0]),
         0.5 * softplus(-top[1]),
-        (3 * softplus(-z[2, :count]).sum() + softplus(z[2, count + 10 :]).sum()) / 100 + image[2],
-        (3 * softplus(-z[3, :count]).sum() + softplus(z[3, count:]).sum()) / 100 + image[3],
-        softplus(z[4, count:]).sum() / 100,  # neither cracked nor free of cracks
+        (3 * softplus(-z[2, :count]).sum() + softplus(z[2, count + 10 :]).sum()) / n + image[2],
+        (3 * softplus(-z[3, :count]).sum() + softplus(z[3, count:]).sum()) / n + image[3],
+        softplus(z[4, count:]).sum() / n,  # neither cracked nor free of cracks
     ]
     targets, maps = (tf.constant(part.reshape(5, GRID, GRID, 1), tf.float32) for part in (y, z))
     with tf.GradientTape() as tape:
         tape.watch(maps)
         found = cell_loss(0.06)(targets, maps)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    free, somewhere = tape.gradient(found, maps).numpy().reshape(5, 100)[:2]
-    assert (free > 0).all() and ((somewhere < 0) == (z[1] >= np.sort(z[1])[-6])).all()  # the top cells are pulled up
-    half = cell_loss(0.5)(tf.fill((1, 100), SOMEWHERE), tf.range(100, dtype=tf.float32)[None] / 10)
-    np.testing.assert_allclose(half, 0.5 * softplus(-np.arange(50, 100).mean() / 10), rtol=1e-5)
+    free, somewhere = tape.gradient(found, maps).numpy().reshape(5, n)[:2]
+    assert (free > 0).all() and ((somewhere < 0) == (z[1] >= np.sort(z[1])[-12])).all()  # the top cells are pulled up
+
+
+def test_the_losses_of_pixels_and_kinds_are_those_computed_by_hand() -> None:
+    softplus, rng = partial(np.logaddexp, 0), np.random.default_rng(0)
+    z, y = rng.normal(0, 2, (3, CROP, CROP, 1)), rng.choice([0.0, 1.0, UNKNOWN], (3, CROP, CROP, 1), p=(0.8, 0.1, 0.1))
+    y[1][y[1] == 1] = 0  # no crack: no Dice
+    y[2] = UNKNOWN
+    entropy = np.where(y == 1, 2 * softplus(-z), np.where(y == 0, softplus(z), 0)).mean((1, 2, 3))
+    p = np.where(y == UNKNOWN, 0, 1 / (1 + np.exp(-z)))
+    dice = 1 - (2 * p[0][y[0] == 1].sum() + 1) / (p[0].sum() + (y[0] == 1).sum() + 1)
+    found = pixel_loss(*(tf.constant(part, tf.float32) for part in (y, z)))
+    np.testing.assert_allclose(found, 4 * entropy + 0.5 * np.array([dice, 0, 0]), rtol=1e-4)
+    np.testing.assert_allclose(kind_loss(*(tf.constant(part, tf.float32) for part in (y, z))), entropy, rtol=1e-4)
 
 
 def test_maps_are_what_the_probability_is_made_of(smoke: datasets.Dataset) -> None:
     network = build_detector(dataclasses.replace(DETECTOR, size=96), "crackutils", 1)
     rows = np.random.default_rng(0).permutation(len(smoke.index))[:35]  # a whole batch and a part of one
-    found = cell_maps(network, smoke, rows, 96)
+    found = find_maps(network, smoke, rows, 96)
     assert (found.shape, found.dtype) == ((35, 6, 6), np.float32)
     p = network.predict_on_batch(np.stack([smoke.read(row, 96) for row in rows]).astype(np.float32))[:, 0]
     np.testing.assert_allclose(1 / (1 + np.exp(-top_mean(found, DETECTOR.cells))), p, atol=1e-5)
-    assert p.std() > 0.01
+    assert p.std() > 0.001
+    assert find_maps(network, smoke, rows[:2], 96, "pixels").shape == (2, 96, 96)
 
 
 @pytest.fixture
-def task(smoke: datasets.Dataset, monkeypatch: Patch) -> tuple[datasets.Dataset, pd.DataFrame, Store]:
-    """Twenty of the smoke images, of which twelve are for training, and patches with masks."""
+def task(smoke: datasets.Dataset, monkeypatch: Patch) -> tuple[datasets.Dataset, pd.DataFrame, Any]:
+    """Twenty of the smoke images, of which twelve are for training, and photos with masks."""
     monkeypatch.setattr("crackutils.provenance.code_hash", lambda: "code")
     rows = np.concatenate([np.flatnonzero(smoke.index["label"] == k)[:10] for k in (0, 1)])
     index = smoke.index.iloc[rows].reset_index(drop=True)
     split = np.array((["train"] * 6 + ["val"] * 2 + ["test"] * 2) * 2)
-    return dataclasses.replace(smoke, index=index), index[["file", "label"]].assign(split=split), painted()
+    return dataclasses.replace(smoke, index=index), index[["file", "label"]].assign(split=split), [(lined(), 0.5)]
 
 
 @pytest.fixture
@@ -219,14 +260,17 @@ def tiny(monkeypatch: Patch) -> None:
         keras.utils.set_random_seed(seed)
         layers, inputs = keras.layers, keras.Input((recipe.size, recipe.size, 3))
         trunk = keras.Sequential([layers.Conv2D(4, CELL, CELL), layers.BatchNormalization(), layers.ReLU()])
-        cells = layers.Conv2D(1, 1, name="cells")(trunk(layers.Rescaling(1 / 255)(inputs)))
-        return keras.Model(inputs, layers.GlobalMaxPooling2D()(cells))
+        x = layers.Rescaling(1 / 255)(inputs)
+        pixels, kinds = layers.Conv2D(1, 1, name="pixels")(x), layers.Conv2D(2, 1, 2, name="kinds")(x)
+        cells = layers.Conv2D(1, 1, name="cells")(trunk(x))
+        most = [layers.GlobalMaxPooling2D()(part) for part in (cells, pixels, kinds)]
+        return keras.Model(inputs, layers.Concatenate()(most))
 
     monkeypatch.setattr("crackutils.detector.training.build_detector", build)
 
 
-def train(task: Any, folder: Path, recipe: Recipe = RECIPE, seed: int = 7, steps: int = 4) -> Any:
-    return train_detector(recipe, *task, folder, seed, "crackutils", steps)
+def train(task: Any, folder: Path, recipe: Recipe = RECIPE, seed: int = 7, steps: int = 4, before: Any = None) -> Any:
+    return train_detector(recipe, *task, folder, seed, "crackutils", steps, before)
 
 
 def weights_of(model: Any) -> list[bytes]:
@@ -281,26 +325,26 @@ def test_a_killed_training_goes_on(when: str, task: Any, tmp_path: Path, monkeyp
     assert "going on after step 4 of 4" in capsys.readouterr().out and weights_of(rest.model) == weights_of(whole.model)
 
 
-def test_it_trains_without_patches(task: Any, tiny: None, tmp_path: Path, monkeypatch: Patch) -> None:
+def test_it_trains_without_photos(task: Any, tiny: None, tmp_path: Path, monkeypatch: Patch) -> None:
     ds, manifest, _ = task
     monkeypatch.setattr("crackutils.detector.training.make_batch", made := Mock(side_effect=make_batch))
-    trained = train((ds, manifest, None), tmp_path / "run", steps=2)
+    trained = train((ds, manifest, []), tmp_path / "run", steps=2)
     rows = np.flatnonzero(manifest["split"] == "train").tolist()
-    asked = [(args[3].tolist(), *args[4:]) for args, _ in made.call_args_list]
-    assert asked == [(rows, None, (7, 0), True), (rows, None, (7, 1), True)] and np.isfinite(trained.stages[0]["loss"])
+    asked = [(args[1].rows.tolist(), args[1].centred, *args[2:]) for args, _ in made.call_args_list]
+    assert asked == [(rows, True, [], (7, 0)), (rows, True, [], (7, 1))] and np.isfinite(trained.stages[0]["loss"])
     monkeypatch.setattr("crackutils.detector.training.class_weights", lambda labels: {0: 0.5, 1: 1.5})
-    train((ds, manifest, None), tmp_path / "lopsided", steps=1)  # as if three in four were Negative
-    odds = made.call_args[1]["odds"]
+    train((ds, manifest, []), tmp_path / "lopsided", steps=1)  # as if three in four were Negative
+    odds = made.call_args[0][1].odds
     assert odds[manifest["label"][rows] == 1] == pytest.approx(3 * odds[manifest["label"][rows] == 0].mean())
     few = manifest.assign(split=manifest["split"].where(manifest["label"] == 1, "test"))
     with pytest.raises(config.CrackutilsError, match=r"^The training images are all of one class\. Add images"):
-        train((ds, few, None), tmp_path / "one class")
+        train((ds, few, []), tmp_path / "one class")
     assert not (tmp_path / "one class").exists()
 
 
 @pytest.mark.usefixtures("tiny")
 def test_a_checkpoint_counts_only_where_nothing_changed(task: Any, tmp_path: Path, monkeypatch: Patch) -> None:
-    ds, manifest, patches = task
+    ds, manifest, masked = task
     monkeypatch.setattr(keras.Model, "fit", Mock(return_value=Mock(history={"loss": [0.5]})))
 
     def key(name: str = "", value: Any = None, parts: Any = task, **options: Any) -> str:
@@ -317,15 +361,15 @@ def test_a_checkpoint_counts_only_where_nothing_changed(task: Any, tmp_path: Pat
     moved = manifest.assign(split=manifest["split"].iloc[::-1].to_numpy())
     others = [key(recipe=dataclasses.replace(RECIPE, **change)) for change in ({"batch": 16}, {"cells": 0.1})]
     others += [key(name, "2") for name in ("sha256", "weights", "code_hash", "versions")]
-    others += [key(parts=(ds, manifest, other)) for other in (None, painted(seed=1))]
-    others += [key(parts=(ds, other, patches)) for other in (moved, manifest.assign(label=1 - manifest["label"]))]
-    others += [key(parts=(dataclasses.replace(ds, index=ds.index.iloc[:-1]), manifest, patches))]
-    others += [key(seed=8), key(steps=2)]
-    assert len({first, *others}) == 14
+    others += [key(parts=(ds, manifest, other)) for other in ([], [(lined(seed=1), 0.5)], [(lined(), 0.25)])]
+    others += [key(parts=(ds, other, masked)) for other in (moved, manifest.assign(label=1 - manifest["label"]))]
+    others += [key(parts=(dataclasses.replace(ds, index=ds.index.iloc[:-1]), manifest, masked))]
+    others += [key(seed=8), key(steps=2), key(before=train(task, tmp_path / "before", steps=1).model)]
+    assert len({first, *others}) == 16
 
 
 def test_the_last_layer_is_fitted_and_found_again(task: Any, tmp_path: Path, monkeypatch: Patch) -> None:
-    ds, manifest, patches = task
+    (ds, manifest, _), patches = task, painted()
     model = build_detector(RECIPE, "crackutils", 7)
     trained, last = training.Trained(model, {}, pd.DataFrame(), []), model.get_layer("p_crack")
     rows = np.flatnonzero(manifest["split"] == "train")

@@ -227,7 +227,9 @@ def maps_of(model: Any, x: np.ndarray) -> np.ndarray:
 def test_a_cell_is_sixteen_pixels_and_a_mark_shows_in_the_cells_about_it(detector: Any) -> None:
     for size in (64, 160):
         model = build_detector(dataclasses.replace(DETECTOR, size=size), "crackutils", 1, load=False)
-        assert model.get_layer("cells").output.shape == (None, size // 16, size // 16, 1)
+        shapes = {name: model.get_layer(name).output.shape[1:] for name in ("cells", "pixels", "kinds")}
+        fine = {"pixels": (size, size, 1), "kinds": (size // 2, size // 2, 2)}
+        assert shapes == {"cells": (size // 16, size // 16, 1)} | fine
     x = np.full((3, 96, 96, 3), 128, np.float32)
     x[1, 4:12, 4:12], x[2, 84:92, 84:92] = 0, 0
     plain, first, last = maps_of(detector, x)
@@ -235,10 +237,21 @@ def test_a_cell_is_sixteen_pixels_and_a_mark_shows_in_the_cells_about_it(detecto
     assert min(np.unravel_index(np.abs(last - plain).argmax(), (6, 6))) >= 4
 
 
+def test_pixels_are_where_they_are_in_the_image(detector: Any) -> None:
+    net = keras.Model(detector.input, detector.get_layer("pixels").output)
+    x = np.full((4, 96, 96, 3), 128, np.float32)
+    for k, (row, column) in enumerate(((32, 32), (32, 33), (33, 32))):
+        x[k, row, column] = 0
+    *marked, plain = net.predict_on_batch(x)[..., 0]
+    one, right, below = (np.abs(found - plain) for found in marked)
+    assert np.hypot(*(np.array(np.unravel_index(one.argmax(), one.shape)) - 32)) < 6
+    assert not np.allclose(one, right, atol=1e-3 * one.max()) and not np.allclose(one, below, atol=1e-3 * one.max())
+
+
 def test_the_last_layer_sees_the_most_crack_like_cells_and_mean_and_maximum_of_features(detector: Any) -> None:
     x = pictures(6, 96)
     features = keras.Model(detector.input, detector.get_layer("features").output).predict_on_batch(x)
-    found = models.backbone_of(detector).predict_on_batch(x / 127.5 - 1)
+    found = keras.Model(detector.input, detector.get_layer("found").output).predict_on_batch(x)
     expected = [top_mean(maps_of(detector, x), MAP.cells)[:, None], found.mean((1, 2)), found.max((1, 2))]
     np.testing.assert_allclose(features, np.concatenate(expected, 1), atol=1e-4)
 

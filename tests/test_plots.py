@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "transfer.methods": (lambda: transfer.methods(METHODS, 0.85), 1),
     "transfer.by_measure": (lambda: transfer.by_measure(THIRDS), 3),
     "transfer.robustness": (lambda: transfer.robustness(BROKEN), 2),
-    "transfer.cell_maps": (lambda: transfer.cell_maps(IMAGES[:2], MAPS, ["a", "b"], "Maps"), 0),
+    "transfer.crack_maps": (lambda: transfer.crack_maps(IMAGES[:2], MAPS, ["a", "b"], "Maps"), 0),
     "inspection.inspection": (lambda: inspection.inspection(IMAGES[0], MAPS[0], IMAGES[1]), 0),
     "inspection.lengths": (lambda: inspection.lengths(LENGTHS), 1),
     "inspection.attention": (lambda: inspection.attention(IMAGES[:6], LABELS[:6], {"a": LOOK, "b": LOOK}), 0),
@@ -148,7 +148,7 @@ def test_nothing_to_show_is_a_figure_that_says_so() -> None:
     for figure in (
         *(plots.image_grid([], title="Wrong ones"), plots.image_grid([], [], 3, "Wrong ones", [])),
         *(plots.pairs([], [], [], "Wrong ones"), plots.predicted_against_true([], TABLE[:0], "Wrong ones")),
-        transfer.cell_maps([], [], [], "Wrong ones"),
+        transfer.crack_maps([], [], [], "Wrong ones"),
     ):
         assert isinstance(figure, Figure) and "Wrong ones - nothing to show" in words(figure)
         pixels(figure)

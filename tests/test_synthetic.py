@@ -21,10 +21,12 @@ from crackutils.files import sha256
 from crackutils.images import read_image, resize
 from crackutils.synthetic import scene
 from crackutils.synthetic.distractors import add_distractor, lay_overlays
+from crackutils.synthetic.drawing import ribbon
+from crackutils.synthetic.joints import add_structure
 from crackutils.synthetic.patches import Patch, crack_contrast, cut_patches, draw_patches
 from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.sample import write_patches, write_tiles
-from crackutils.synthetic.scene import FAINT, OBJECTS, PATCH, STYLES, THIN, USUAL, VISIBLE, Photo, Scene
+from crackutils.synthetic.scene import FAINT, JOINT, LINE, OBJECTS, PATCH, STYLES, THIN, USUAL, VISIBLE, Photo, Scene
 from crackutils.synthetic.store import load_store
 from crackutils.synthetic.surface import shade_surface
 
@@ -159,6 +161,89 @@ def test_photos_vary_and_cracks_are_dark(small: list[Photo]) -> None:
     length = [2 * sum(len(inside(line, shot.mask)[0]) for line in shot.lines) for shot in shots]
     widths = [shot.mask.sum() / 255 / n for shot, n in zip(shots, length, strict=True)]
     assert min(widths) < 2 and max(widths) > 10 and np.ptp([shot.image.mean() for shot in shots]) > 60
+
+
+def test_default_photos_have_stayed_what_they_were() -> None:
+    facts = [
+        (200.4, 15.9, 336, 168, "stain hair"),
+        (132.0, 24.6, 1074, 326, "joint salt scratch"),
+        (180.3, 34.3, 4918, 979, ""),
+        (160.5, 30.5, 4106, 352, ""),
+        (167.3, 15.9, 1311, 490, "hair"),
+    ]
+    for number, expected in enumerate(facts):
+        shot = make_photo(SEED, number, *TINY)
+        objects, length = " ".join(shot.facts["objects"]), sum(map(len, shot.lines))
+        found = round(shot.image.mean(), 1), round(shot.image.std(), 1), int(shot.mask.sum() / 255), length, objects
+        assert found == (pytest.approx(expected[0], abs=0.1), pytest.approx(expected[1], abs=0.1), *expected[2:])
+        assert shot.drop is None and set(np.unique(shot.kinds)) <= {0, JOINT, LINE}
+
+
+@pytest.fixture(scope="module")
+def rich() -> list[Photo]:
+    """Seventy photos of 300x260 pixels for the training of a detector."""
+    return [make_photo(SEED, number, *TINY, THIN, rich=True) for number in range(70)]
+
+
+def test_a_third_of_rich_photos_shows_no_crack_and_the_others_all_widths(rich: list[Photo]) -> None:
+    assert same(rich[9], make_photo(SEED, 9, *TINY, THIN, rich=True))
+    without = [shot for shot in rich if not shot.lines]
+    assert 0.2 < len(without) / len(rich) < 0.47
+    assert not any(shot.mask.any() or shot.drop.any() for shot in without)
+    widths = [shot.facts["crack_width"] for shot in rich if shot.lines]
+    assert min(widths) < 0.7 and max(widths) > 15 and np.median(widths) < 4
+    drops = [np.median(shot.drop[shot.mask > 60]) for shot in rich if (shot.mask > 60).any()]
+    assert np.quantile(drops, 0.05) < 5 and np.quantile(drops, 0.9) > 25  # faint to strong
+    assert np.ptp([shot.image.mean() for shot in rich]) > 120
+    assert min(len(shot.facts["objects"]) for shot in rich) > 0
+
+
+def test_width_of_a_line_is_what_its_mask_covers_across(rich: list[Photo]) -> None:
+    tested = 0
+    for shot in rich:
+        if len(shot.lines) != 1 or "behind" in shot.facts["objects"]:
+            continue
+        line = shot.lines[0].astype(float)
+        middle, step = (line[1:] + line[:-1]) / 2, np.hypot(*np.diff(line[:, :2], axis=0).T)
+        open_ = (line[1:, 2] > 0) & (line[:-1, 2] > 0)
+        here = open_ & ((middle[:, :2] > -0.5) & (middle[:, :2] < np.array(TINY) - 0.5)).all(1)
+        if (area := (step * middle[:, 2])[here].sum()) > 60:
+            tested += 1
+            assert shot.mask.sum() / 255 == pytest.approx(area, rel=0.06), shot.facts
+    assert tested >= 5
+
+
+@pytest.mark.parametrize(("width", "angle"), [(0.3, 0.4), (0.6, 0), (1, 1.2), (3, 0.7), (25, 0.3)])
+def test_an_exact_ribbon_is_as_wide_as_asked(width: float, angle: float) -> None:
+    line = np.outer(np.arange(100) * 2, (np.cos(angle), np.sin(angle))) + 30.3
+    canvas, half = np.zeros((270 * 8, 270 * 8), np.uint8), np.full(100, width / 2)
+    ribbon(canvas, line, half, half, 8, exact=True)
+    assert canvas.sum() / 255 / 64 / 198 == pytest.approx(width, abs=0.025 + 0.005 * width)
+
+
+@pytest.mark.parametrize("name", ["saw", "seal", "joint"])
+def test_kinds_are_the_pixels_that_a_joint_changed(name: str) -> None:
+    for seed in range(4):
+        s = Scene(np.random.default_rng(seed), 320, 320, 1.0, (0.8, 0.6))
+        (add_distractor if name == "joint" else add_structure)(s, name)
+        changed, noted = np.abs(s.albedo - 1) > 0.08, s.kinds == JOINT
+        assert noted.any() and (changed & noted).sum() > 0.9 * noted.sum()
+        around = cv2.dilate(noted.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        assert not (changed & ~around).any()
+
+
+@pytest.mark.parametrize("name", ["planks", "panels", "bricks", "blocks", "tiles"])
+def test_seams_run_along_noted_joints(name: str) -> None:
+    on = []
+    for seed in range(6):
+        s = Scene(np.random.default_rng(seed), 320, 320, 1.0, (0.8, 0.6))
+        add_structure(s, name)
+        noted = cv2.dilate((s.kinds == JOINT).astype(np.uint8), np.ones((9, 9), np.uint8))
+        for seam in s.seams:
+            row, column, _ = inside(np.column_stack([seam, seam[:, 0]]), s.kinds)
+            on.append(noted[row, column].mean() if len(row) else 1.0)
+        assert (s.kinds == JOINT).mean() < 0.4
+    assert len(on) > 5 and np.median(on) > 0.8
 
 
 def striped(surface: float, crack: float) -> tuple[np.ndarray, np.ndarray]:
@@ -425,6 +510,8 @@ def test_each_object_can_be_put_into_a_scene(name: str) -> None:
         np.testing.assert_allclose(seen(s), 170, rtol=1e-6)
         add_distractor(s, name)
         assert s.objects == [name]
+        assert (s.kinds == LINE).any() == (name in ("hair", "wire", "root", "scratch"))
+        assert (s.kinds == JOINT).any() == (name in ("joint", "ridge"))
         picture = seen(s)
         assert np.isfinite(picture).all()
         other, points = np.abs(picture - 170).max(2) > 2, np.array(s.points).reshape(-1, 2)

@@ -222,6 +222,19 @@ def pretrain(_: Settings) -> None:
     print(f"{config.display_path(models.OWN_FILE)} is written. Measure it with {_NAME}.benchmarks.sample --final.")
 
 
+@_command("PROFILE", "MASKS")
+def train_detector(values: Settings) -> None:
+    """Train the detector of the package again, MASKS=folder with images/ and masks/: up to two hours on two cores.
+
+    PROFILE is metu or metu-half. Continues after a kill.
+    """
+    from pathlib import Path
+
+    from tools.detector import train_shipped
+
+    train_shipped(config.start(values.get("PROFILE", "metu-half")), Path(m) if (m := values.get("MASKS")) else None)
+
+
 @_command()
 def bench(_: Settings) -> int:
     """Measure the speed of the series against a published recipe: more than three quarters of an hour."""

@@ -16,7 +16,7 @@ from crackutils.adaptation.curve import describe_gain, plot_learning_curve, try_
 from crackutils.adaptation.labels import photos_of_tiles, read_labels
 from crackutils.config import CrackutilsError, display_path
 from crackutils.detector.head import fit_head
-from crackutils.detector.runs import features_of_run, find_detector_run
+from crackutils.detector.runs import SHIPPED, features_of_run
 from crackutils.files import explain_write_errors, render_template, replacing_folder, write_atomically
 from crackutils.userfiles.read import refuse_rows
 from crackutils.userfiles.write import write_table
@@ -34,7 +34,7 @@ def adapt(
     `labels` is a CSV file or a spreadsheet with the columns file (relative to the table's folder, or absolute), label
     or crack (0 or 1, or what `class_of` knows) and, if it is known, photo: the photo that a tile was cut from. The
     folder `out` must not exist, or be empty, or hold an adapted model, which `force` replaces. `model` None takes the
-    run of `find_detector_run`; `engine` is one of `config.ENGINES`. Raises CrackutilsError where labels, images, run,
+    network of the package; `engine` is one of `config.ENGINES`. Raises CrackutilsError where labels, images, run,
     folder or engine cannot be used.
     """
     labels, out, began = Path(labels), Path(out).resolve(), time.perf_counter()
@@ -43,9 +43,7 @@ def adapt(
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (adapted and force):
         more = ", or replace this adapted model with --force" if adapted else ""
         raise CrackutilsError(f"{out} exists already. Give a folder that does not{more}.")
-    if model is None:
-        print(f"model: {display_path(model := find_detector_run())}")
-    model = Path(model)
+    model = Path(model or SHIPPED)
     net, recipe = training.load(model)
     run = json.loads((model / "metrics.json").read_text("utf-8"))
     if adapted := run["settings"].get("adapted"):

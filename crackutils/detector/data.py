@@ -9,7 +9,7 @@ import numpy as np
 
 from crackutils import config
 from crackutils.detector.network import CELL
-from crackutils.synthetic.store import CRACK, JOINT, LINE, UNSURE, Photos, Store, load_store
+from crackutils.synthetic.store import CRACK, JOINT, LINE, UNSURE, Photos, Store, load_photos, load_store
 
 CROP = 224  # side of a training image, pixels
 GRID = CROP // CELL  # side of its map, cells
@@ -21,6 +21,8 @@ UNKNOWN = -2.0  # target of a cell, and of a pixel, between cracked and free
 CENTRED = ("metu", "sample", "smoke")  # sources whose cracks run through the middle of the image
 VARIATIONS = ("scale", "contrast", "blur", "exposure and noise", "jpeg and tint")  # kinds of `vary`
 VARIED = 0.35  # how probable each variation of a training image is
+MASKED = 0.6  # share of a batch that has masks
+_PHOTO = 512  # side of the photos of notebook 08, pixels
 _ZOOM = (0.6, 1.7)  # of photos with masks
 _CRACKED = 8  # pixels of crack with which a cell counts as cracked
 
@@ -41,6 +43,11 @@ class Labelled:
 def load_patches(profile: config.Profile) -> Store:
     """Return the patches with masks that a profile trains with: thin and faint cracks more than others."""
     return load_store(PHOTO_SEED, profile.cells[1], EACH, SIDE, thin=True)
+
+
+def draw_photos(profile: config.Profile) -> Photos:
+    """Return the photos with masks that notebook 08 trains with: a quarter as many as patches of a class."""
+    return load_photos(PHOTO_SEED, profile.cells[1] // 4, _PHOTO)
 
 
 def count_training(patches: Store) -> int:

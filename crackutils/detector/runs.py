@@ -1,4 +1,4 @@
-"""The detector's recipe, and its runs: find the one to use, read one, and compute its logits and features."""
+"""The detector's recipe, and its runs: read one, and compute its logits and features."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crackutils import training
-from crackutils.config import ENGINES, CrackutilsError, display_path, keras, results_dir
+from crackutils.config import ENGINES, PACKAGE, CrackutilsError, keras
 from crackutils.datasets import Dataset
 from crackutils.files import sha256
 from crackutils.inference.engines import program_file, start_engine
@@ -16,26 +16,11 @@ from crackutils.inference.features import Features, cached_features
 from crackutils.runs import read_recipe
 from crackutils.stages import Recipe, Stage
 
-_TITLE = "MobileNetV2 up to a stride of 16, a crack probability for each cell of 16 pixels"
+SHIPPED = PACKAGE / "detector" / "shipped"  # the run in this package, which `inspect` and `adapt` take by default
+_TITLE = "MobileNetV2 up to a stride of 16 and a decoder back to 2, a crack probability for each pixel"
 _STAGES = (Stage("cells", 1, 5e-4),)  # its steps are those of the profile
-# Learns from patches with masks besides the images of a profile, so notebook 08 trains it and 03 cannot.
+# Learns from photos with masks besides the images of a profile, so notebook 08 trains it and 03 cannot.
 DETECTOR = Recipe("mobilenetv2-cells", _TITLE, "cells", 256, 12, _STAGES, backbone="mobilenetv2", cells=0.06)
-
-
-def find_detector_run() -> Path:
-    """Return the folder of the run of `DETECTOR` on the largest METU profile that has one, else on the sample.
-
-    Only runs with the usual settings count. Raises CrackutilsError where there is none.
-    """
-    for profile in ("metu", "metu-half", "metu-tenth", "metu-mini", "sample"):
-        home = results_dir() / profile / "08_cross_dataset"
-        # where it was tested does not change the network
-        for folder in (home / DETECTOR.name, *sorted(home.glob(f"{DETECTOR.name}--target-*"))):
-            finished = (folder / "run.json").is_file() and (folder / "model" / "model.weights.h5").is_file()
-            if finished and "--" not in folder.name.removeprefix(DETECTOR.name).removeprefix("--target-"):
-                return folder
-    why = f"No finished run of notebook 08 is in {display_path(results_dir())}"
-    raise CrackutilsError(f"{why}. Run make run-08 PROFILE=metu-half first, or give a run's folder as --model.")
 
 
 def read_detector_run(folder: Path) -> tuple[Recipe, str, Path]:

@@ -1,4 +1,4 @@
-"""Train the detector on labelled images and patches with exact masks, and then fit its last layer to both."""
+"""Train the detector on labelled images and photos with masks, and then fit its last layer."""
 
 import hashlib
 import json

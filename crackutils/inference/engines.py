@@ -31,8 +31,8 @@ _PACKAGES = dict(zip(config.ENGINES, ("ai-edge-litert", "tensorflow", "openvino"
 class Engine:
     """Something that runs one network.
 
-    `worker` makes a function for one thread, float32 (batch, size, size, 3) RGB 0-255 to (batch, outputs); the first call reads
-    the network.
+    `worker` makes a function for one thread, float32 (batch, size, size, 3) RGB 0-255 to (batch, outputs); the first
+    call reads the network.
     """
 
     name: str  # one of `config.ENGINES`
@@ -64,8 +64,8 @@ def start_engine(name: str, file: Path, build: Callable[[], Any], batch: int = _
 
     `file` is the network in LiteRT's format, which OpenVINO reads too; it is converted where it is missing. `build`
     returns the keras.Model, from float32 (n, size, size, 3) RGB 0-255 to float32 (n, outputs), and is called only where
-    it is needed, so that TensorFlow need not start. Raises CrackutilsError for an unknown name, and for an engine that
-    is not installed; `worker` raises it for a file that cannot be read.
+    it is needed, so that TensorFlow need not start. `batch` images go through it per call. Raises CrackutilsError for
+    an unknown name, and for an engine that is not installed; `worker` raises it for a file that cannot be read.
     """
     package = _PACKAGES[config.choose("ENGINE", name, config.ENGINES)]
     try:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from crackutils import config
 from crackutils.config import CrackutilsError
-from crackutils.detector.runs import find_detector_run
+from crackutils.detector.runs import SHIPPED
 from crackutils.files import as_text, name_some, progress, write_atomically
 from crackutils.folders import describe_left_out, find_pictures
 from crackutils.images import read_image
@@ -51,7 +51,7 @@ def inspect(
 
     `out` gets photos.csv, cracks.csv, tiles.csv, cracks.geojson, coco.json, report.html and a folder per photo; the
     same call continues after a kill, one with more photos adds these, and another threshold or scale reads the cached
-    maps. `model` is a run of notebook 08 or of `adapt`, by default that of `find_detector_run`. The threshold of pixels
+    maps. `model` is a run of notebook 08 or of `adapt`, by default the network of the package. The threshold of pixels
     is between 0 and 1, by default 0.5; `labels`, a file for `read_tile_labels`, choose it. Lengths are in millimetres
     if a scale is given, else in pixels. With a limit, the share of the length that is wider is reported; with `truth`,
     a folder for `find_masks`, the found masks are compared with these, in truth.csv. `force` replaces what the user has
@@ -80,9 +80,8 @@ def inspect(
     with writing(out):
         _claim_folder(out, files, force)
         before = identify_folders(files.values())
-        if model is None:
-            print(f"model: {config.display_path(model := find_detector_run())}")
-        net, unit, chosen, found = load_detector(Path(model), engine), "mm" if mm_per_pixel else "px", "", {}
+        model = Path(model or SHIPPED)
+        net, unit, chosen, found = load_detector(model, engine), "mm" if mm_per_pixel else "px", "", {}
         counts = {}
         if known is not None:
             threshold, chosen = _choose_threshold(files, out, net, known)

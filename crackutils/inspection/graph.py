@@ -12,22 +12,34 @@ from skimage.morphology import skeletonize
 
 GAP = 9  # pixels of a gap that a centre line bridges
 _BLOCK, _RIM = 1024, 128  # side of the blocks that a mask is thinned in, and of what they see around them, pixels
+_PAD = 32  # pixels that lines go on beyond the photo while they are thinned
+_SPUR = 4  # pixels that a branch must be longer than from centre line to edge
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of the neighbours of a pixel, straight ones first (y, x)
 
 
 def centre_lines(mask: np.ndarray) -> np.ndarray:
     """Return the centre lines of cracks, bool (h, w), one pixel wide (Zhang, Suen 1984), across gaps of some pixels."""
-    disk, line = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP, GAP)), np.zeros(mask.shape, bool)
+    return thin_mask(mask) > 0
+
+
+def thin_mask(mask: np.ndarray) -> np.ndarray:
+    """Return how far it is from `centre_lines` to the edge, uint8 (h, w), pixels rounded up, at most 255; else 0."""
+    disk, reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP, GAP)), np.zeros(mask.shape, np.uint8)
     # block by block: thinning is local, and memory does not grow with the photo
     for y, x in itertools.product(*(range(0, side, _BLOCK) for side in mask.shape)):
-        top, left = max(0, y - _RIM), max(0, x - _RIM)
-        part = mask[top : y + _BLOCK + _RIM, left : x + _BLOCK + _RIM]
-        if part.any():
-            padded = cv2.copyMakeBorder(part.astype(np.uint8), *(GAP,) * 4, cv2.BORDER_REPLICATE)
-            closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disk)[GAP:-GAP, GAP:-GAP]
-            thin = skeletonize(closed.astype(bool))[y - top :, x - left :]
-            line[y : y + _BLOCK, x : x + _BLOCK] = thin[:_BLOCK, :_BLOCK]
-    return line
+        part = mask[max(0, y - _RIM) : y + _BLOCK + _RIM, max(0, x - _RIM) : x + _BLOCK + _RIM]
+        if not part.any():
+            continue
+        # lines go on beyond the photo, so that they are not shortened at its border
+        closed = cv2.copyMakeBorder(part.astype(np.uint8), *(_PAD,) * 4, cv2.BORDER_REPLICATE)
+        closed = cv2.morphologyEx(closed, cv2.MORPH_CLOSE, disk)
+        left, top, wide, high = cv2.boundingRect(closed)
+        box = np.s_[top : top + high, left : left + wide]
+        closed[box] = skeletonize(closed[box])
+        closed = closed[_PAD:-_PAD, _PAD:-_PAD]
+        closed *= np.ceil(cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 3)).clip(1, 255).astype(np.uint8)
+        reach[y : y + _BLOCK, x : x + _BLOCK] = closed[min(y, _RIM) :, min(x, _RIM) :][:_BLOCK, :_BLOCK]
+    return reach
 
 
 def trace_lines(line: np.ndarray) -> list[np.ndarray]:
@@ -79,8 +91,8 @@ def _neighbours(line: np.ndarray, y: np.ndarray, x: np.ndarray) -> list[list[int
     return links
 
 
-def prune_spurs(paths: list[np.ndarray], limit: np.ndarray) -> list[np.ndarray]:
-    """Return `trace_lines` without branches that are shorter, in steps, than `limit` (h, w) where they leave a line.
+def prune_spurs(paths: list[np.ndarray], reach: np.ndarray) -> list[np.ndarray]:
+    """Return `trace_lines` without branches that hardly leave the line they come from, with `thin_mask` for `reach`.
 
     The shortest goes first; lines that meet where it left become one.
     """
@@ -96,7 +108,11 @@ def prune_spurs(paths: list[np.ndarray], limit: np.ndarray) -> list[np.ndarray]:
         one, other = tuple(kept[k][0]), tuple(kept[k][-1])
         free = [len(ends[end]) == 1 for end in (one, other)]
         fork = other if free[0] else one
-        return fork if k not in loops and sum(free) == 1 and len(kept[k]) - 1 <= limit[fork[1], fork[0]] else None
+        return (
+            fork
+            if k not in loops and sum(free) == 1 and len(kept[k]) - 1 <= int(reach[fork[1], fork[0]]) + _SPUR
+            else None
+        )
 
     heap = [(len(path), k) for k, path in kept.items() if fork_of(k)]
     heapq.heapify(heap)

@@ -1,21 +1,24 @@
 """Length and width of cracks: from a mask to the pieces of their centre lines, and to a table with a row per crack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from crackutils.inspection.graph import centre_lines, prune_spurs, trace_lines
-from crackutils.inspection.width import measure_widths
+from crackutils.inspection.graph import prune_spurs, thin_mask, trace_lines
+from crackutils.inspection.width import BAND, BRIGHT, UNSURE, Reading, estimate_widths, fit_photo, read_profiles
 
 LENGTHS = ["length", "width_mean", "width_p10", "width_p50", "width_p90", "width_most"]  # in pixels, as area in theirs
 COLUMNS = ["x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "area", *LENGTHS[1:]]
 COLUMNS += ["x_most", "y_most", "at_most", "pieces"]
-_SMOOTH = 2.0  # deviation of the Gaussian that smooths a centre line, pixels
+_FINE, _COARSE, _ALONG = 1.0, 3.0, 2.0  # deviations that smooth a line, its direction, and values along it, pixels
+_MEDIAN = 9  # points of a line whose median is the width
+_CHUNK, _OVERLAP = 2048, 12  # points that are measured at once, and of their neighbours that these see
+_INDEPENDENT = 7  # points of a line that tell as much as one alone
 
 
 @dataclass(frozen=True)
@@ -49,53 +52,98 @@ def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[
     width_mean, width_p10, width_p50, width_p90, width_most along its length (NaN where none can be measured); x_most,
     y_most, where it is widest; at_most, share of the length whose width is only an upper bound; pieces. In pixels.
     """
-    paths, points = find_lines(mask)
-    found = _widths(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), points)
-    rows, pieces = [], []
+    paths, lines, reach = find_lines(mask)
+    widths = _measure_widths(image, mask, paths, reach)
+    cracks = []
     for group in _groups(paths):
-        lines = [Piece(0, 0, points[k], *found[k]) for k in group]
-        rows.append((_row(lines, p, mask.shape), sorted(lines, key=lambda line: -line.steps.sum())))
-    rows.sort(key=lambda row: -row[0]["length"])
-    for crack, (_, lines) in enumerate(rows, 1):
-        pieces += [Piece(crack, k, line.points, line.width, line.at_most) for k, line in enumerate(lines, 1)]
-    return pd.DataFrame([row for row, _ in rows], columns=COLUMNS), pieces
+        own = sorted((Piece(0, 0, lines[k], *widths[k]) for k in group), key=lambda piece: -piece.steps.sum())
+        cracks.append((_row(own, p, mask.shape), own))
+    cracks.sort(key=lambda crack: -crack[0]["length"])
+    pieces = [
+        replace(piece, crack=i, piece=k) for i, (_, own) in enumerate(cracks, 1) for k, piece in enumerate(own, 1)
+    ]
+    return pd.DataFrame([row for row, _ in cracks], columns=COLUMNS), pieces
 
 
-def find_lines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def find_lines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
     """Return the centre lines of a mask, bool (h, w), from an end or fork to the next: their pixels and their points.
 
-    Pixels are int (n, 2), x and y; points, the same smoothed, float32 (n, 2).
+    Pixels are int (n, 2), x and y; points, the same smoothed, float32 (n, 2). The third is what `thin_mask` returns.
     """
-    half = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
-    paths = prune_spurs(trace_lines(centre_lines(mask)), half + 4)
-    return paths, [_smooth(path.astype(np.float32)) for path in paths]
+    reach = thin_mask(mask)
+    paths = prune_spurs(trace_lines(reach > 0), reach)
+    return paths, [_smooth(path, _FINE) for path in paths], reach
 
 
-def _smooth(points: np.ndarray) -> np.ndarray:
-    if len(points) < 3:
-        return points
-    if closed := bool((points[0] == points[-1]).all()):
-        points = points[:-1]
-    smooth = gaussian_filter1d(points, _SMOOTH, axis=0, mode="wrap" if closed else "nearest")
+def _smooth(path: np.ndarray, sigma: float) -> np.ndarray:
+    """Return a line, float32 (n, 2), smoothed along its way; its ends stay, and closed lines stay closed."""
+    points, closed = path.astype(np.float32), len(path) > 3 and bool((path[0] == path[-1]).all())
+    smooth = gaussian_filter1d(points[: len(points) - closed], sigma, axis=0, mode="wrap" if closed else "nearest")
     if closed:
         return np.concatenate([smooth, smooth[:1]])
     smooth[[0, -1]] = points[[0, -1]]
     return smooth
 
 
-def _widths(grey: np.ndarray, points: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return width and at_most along each line."""
-    found, across = [], np.arange(-24, 25, dtype=np.float32)
-    for line in points:
-        along = np.gradient(line, axis=0) if len(line) > 1 else np.array([[1.0, 0.0]], np.float32)
-        along /= np.maximum(np.hypot(*along.T), 1e-6)[:, None]
-        x = line[:, :1] - along[:, 1:] * across
-        y = line[:, 1:] + along[:, :1] * across
-        left, top = int(max(0, x.min() - 2)), int(max(0, y.min() - 2))
-        part = grey[top : int(y.max()) + 3, left : int(x.max()) + 3]
-        x, y = (x - left).astype(np.float32), (y - top).astype(np.float32)
-        found.append(measure_widths(cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)))
+def _measure_widths(
+    image: np.ndarray, mask: np.ndarray, paths: list[np.ndarray], reach: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return width and at_most of each line, as in `Piece`."""
+    readings, known = [], []
+    for path in paths:
+        far = reach[path[:, 1], path[:, 0]].astype(int)
+        parts = []
+        for begin in range(0, len(path), _CHUNK):  # OpenCV's pictures end at 32,767 pixels, and memory must not grow
+            some = slice(max(0, begin - _OVERLAP), begin + _CHUNK + _OVERLAP)
+            own = slice(begin - some.start, begin - some.start + len(path[begin : begin + _CHUNK]))
+            grey, inside, whole = _sample(image, mask, path[some], far[some])
+            reading = read_profiles(gaussian_filter1d(grey, _ALONG, axis=0, mode="nearest")[own], inside[own])
+            parts.append((*reading, whole[own]))
+        *values, whole = map(np.concatenate, zip(*parts, strict=True))
+        readings.append(Reading(*values))
+        known.append(whole)
+    if not paths:
+        return []
+    every, whole = Reading(*map(np.concatenate, zip(*readings, strict=True))), np.concatenate(known)
+    fit = fit_photo(Reading(*(values[whole] for values in every)), whole.sum() / _INDEPENDENT)
+    width, blur = estimate_widths(every, *fit), fit[2]
+    bright = every.surface >= BRIGHT
+    ends, found = np.cumsum([len(path) for path in paths])[:-1], []
+    split = zip(*(np.split(a, ends) for a in (width, whole, bright, every.edges)), strict=True)
+    for own, known, light, edges in split:
+        if known.any():
+            own = np.interp(np.arange(len(own)), np.nonzero(known)[0], own[known])
+            own = gaussian_filter1d(median_filter(own, _MEDIAN, mode="nearest"), _ALONG, mode="nearest")
+        thin = own < UNSURE * blur
+        own = np.where(light, np.maximum(edges, own), np.where(thin, blur, own))
+        found.append((np.where(known, own, np.nan).astype(np.float32), (thin | light) & known))
     return found
+
+
+def _sample(
+    image: np.ndarray, mask: np.ndarray, path: np.ndarray, far: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return grey values across a line, float32 (n, m), a mask of them as `read_profiles` takes, and what is whole.
+
+    A profile is not whole where the crack goes on along it: at forks.
+    """
+    half = int(1.5 * far.max()) + BAND + 9
+    across, line = np.arange(-half, half + 1, dtype=np.float32), _smooth(path, _FINE)
+    along = np.gradient(_smooth(path, _COARSE), axis=0) if len(path) > 1 else np.array([[1.0, 0.0]], np.float32)
+    along /= np.maximum(np.hypot(*along.T), 1e-6)[:, None]
+    x, y = line[:, :1] - along[:, 1:] * across, line[:, 1:] + along[:, :1] * across
+    left, top = (max(0, int(v.min()) - 3) for v in (x, y))
+    box = np.s_[top : int(y.max()) + 4, left : int(x.max()) + 4]
+    x, y = (x - left).astype(np.float32), (y - top).astype(np.float32)
+    grey = cv2.cvtColor(np.ascontiguousarray(image[box]), cv2.COLOR_RGB2GRAY)
+    grey = cv2.remap(grey, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    hit = cv2.remap(mask[box].astype(np.uint8), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=2)
+    longest, whole, inside = 2 * far + 3, np.ones(len(path), bool), np.where(hit > 0, 2, 0).astype(np.uint8)
+    for side in (slice(half, None), slice(half, None, -1)):
+        run = np.where(hit[:, side] == 1, half + 1, np.arange(half + 1)).min(1)  # ends where the mask does
+        whole &= run <= longest
+        inside[:, side][np.arange(half + 1) < run[:, None]] = 1
+    return grey, inside, whole
 
 
 def _groups(paths: list[np.ndarray]) -> list[list[int]]:

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.special import expit
 
 from crackutils import config, training
-from crackutils.config import keras
+from crackutils.config import CrackutilsError, keras
 from crackutils.detector.network import CELL, build_detector, top_mean
 from crackutils.detector.runs import read_detector_run
 from crackutils.files import sha256
@@ -23,7 +23,7 @@ from crackutils.inference.engines import Engine, program_file, run_stream, start
 
 TILE = 256  # side of a tile, pixels: tiles.csv has a row for each
 _WINDOW = 512  # side of a window, pixels
-_RIM = 32  # pixels at a window's rim that its neighbour sees better
+_RIM = 2  # cells at a window's rim that its neighbour sees better
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
 
     def build() -> Any:
         model = build_detector(recipe, start, config.DEFAULT_SEED, load=False)
-        model.set_weights(training.load(folder)[0].get_weights())
+        try:
+            model.set_weights(training.load(folder)[0].get_weights())
+        except ValueError as error:  # its map has a value for each cell
+            why = f"{folder} was made by a version without a probability for each pixel"
+            raise CrackutilsError(f"{why}. Run notebook 08 again with FORCE=1, or leave --model out.") from error
         last, flat = keras.layers.Dense(1, dtype="float32"), keras.layers.Flatten()
         added = last(model.get_layer("features").output)
         kernel, bias = model.get_layer("p_crack").get_weights()
@@ -75,26 +79,30 @@ def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
 def map_photo(image: np.ndarray, net: Detector) -> CrackMap:
     """Return what the network finds in a photo, uint8 (h, w, 3) of any size.
 
-    Windows overlap, and what lies within 32 pixels of a window's rim is taken from its neighbour.
+    Windows overlap, and what lies within 32 pixels of a window's rim is taken from its neighbour. Beyond the photo its
+    mirror image goes on.
     """
-    high, wide = image.shape[:2]
-    h, w = (max(net.size, math.ceil(side / CELL) * CELL) for side in (high, wide))
-    image = cv2.copyMakeBorder(image, 0, h - high, 0, w - wide, cv2.BORDER_REFLECT)
-    side = net.size // CELL
-    pixels, cells = np.zeros((h, w), np.uint8), np.zeros((h // CELL, w // CELL), np.float32)
-    # windows begin at multiples of 16, and the last ends where the photo does
-    ys, xs = ([*range(0, n - net.size, net.size - 2 * _RIM), n - net.size] for n in (h, w))
-    places = list(itertools.product(ys, xs))
-    read = lambda at: image[at[0] : at[0] + net.size, at[1] : at[1] + net.size]  # noqa: E731
-    for (y, x), out, problem in run_stream(net.engine, places, read):
+    (h, w), side = image.shape[:2], net.size // CELL
+    high, wide = (math.ceil(n / CELL) for n in (h, w))
+    pixels, cells = np.zeros((h, w), np.uint8), np.zeros((high, wide), np.float32)
+    # windows begin at multiples of 16, and the last ends with the photo's last cell
+    ys, xs = ([*range(0, n - side, side - 2 * _RIM), max(0, n - side)] for n in (high, wide))
+
+    def read(at: tuple[int, int]) -> np.ndarray:
+        part = image[at[0] * CELL :, at[1] * CELL :][: net.size, : net.size]
+        beyond = (net.size - n for n in part.shape[:2])
+        return cv2.copyMakeBorder(part, 0, next(beyond), 0, next(beyond), cv2.BORDER_REFLECT)
+
+    for (y, x), out, problem in run_stream(net.engine, list(itertools.product(ys, xs)), read):
         assert out is not None, problem
         top, left = (_RIM * (at > 0) for at in (y, x))
-        own, fine = out[0] + out[1 : 1 + side * side], out[0] + out[1 + side * side :]
-        here = np.s_[(y + top) // CELL : y // CELL + side, (x + left) // CELL : x // CELL + side]
-        cells[here] = own.reshape(side, side)[top // CELL :, left // CELL :]
-        p = (255 * expit(fine)).astype(np.uint8).reshape(net.size, net.size)
-        pixels[y + top : y + net.size, x + left : x + net.size] = p[top:, left:]
-    return CrackMap(pixels[:high, :wide], cells[: math.ceil(high / CELL), : math.ceil(wide / CELL)])
+        own, fine = (out[0] + part for part in np.split(out[1:], [side * side]))
+        here = cells[y + top : y + side, x + left : x + side]
+        here[:] = own.reshape(side, side)[top:, left:][: here.shape[0], : here.shape[1]]
+        p = (255 * expit(fine)).astype(np.uint8).reshape(net.size, net.size)[top * CELL :, left * CELL :]
+        here = pixels[(y + top) * CELL :, (x + left) * CELL :][: p.shape[0], : p.shape[1]]
+        here[:] = p[: here.shape[0], : here.shape[1]]
+    return CrackMap(pixels, cells)
 
 
 def tile_probabilities(cells: np.ndarray, share: float) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def compare_masks(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """
     counts, lines = {"found": int(mask.sum()), "true": int(truth.sum()), "both": int((mask & truth).sum())}, {}
     for kind, part in (("found", mask), ("true", truth)):
-        paths, points = find_lines(part)
+        paths, points, _ = find_lines(part)
         lines[kind] = np.zeros(mask.shape, np.uint8)
         for path in paths:
             lines[kind][path[:, 1], path[:, 0]] = 1

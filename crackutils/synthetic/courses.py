@@ -8,11 +8,11 @@ from numpy.random import Generator
 from scipy.spatial import Voronoi
 
 from crackutils.synthetic.cracks import add_chips, render, widen
-from crackutils.synthetic.drawing import normals, ribbon, soften, walk, wave
+from crackutils.synthetic.drawing import normals, ribbon, rotate, soften, walk, wave
 from crackutils.synthetic.scene import Scene
 
 COURSES = {"through": 0.28, "straight": 0.16, "short": 0.16, "net": 0.12, "along": 0.16, "diagonal": 0.12}
-WIDTHS = {"hairline": (0.4, 3.0), "medium": (2.0, 11.0), "wide": (8.0, 60.0)}  # log-uniform, pixels
+WIDTHS = {"hairline": (0.3, 3.0), "medium": (2.0, 11.0), "wide": (8.0, 60.0)}  # log-uniform, pixels
 
 
 def add_any_cracks(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray], float]:
@@ -23,9 +23,8 @@ def add_any_cracks(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, np.nda
     rng = s.rng
     width = math.exp(rng.uniform(*np.log(WIDTHS[style])))
     course = str(rng.choice(list(COURSES), p=list(COURSES.values())))
-    courses = _net(rng, s.w, s.h) if course == "net" else _plan(s, course)
     if course == "net":
-        width = min(width, 12)
+        width = min(width, rng.uniform(3, 8))
     wander, kinks, rough = rng.uniform(0.02, 0.2), rng.uniform(0.3, 5), rng.uniform(0.05, 0.45)
     branchy, chips, pieces = float(rng.choice([0.2, 0.8, 2.5])), s.canvas(), []
 
@@ -33,7 +32,7 @@ def add_any_cracks(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, np.nda
         inside = ((line > -20) & (line < (s.w + 20, s.h + 20))).all(1)
         first = int(inside.argmax())
         line = line[first:][(~inside[first:]).cumsum() == 0]  # its first stretch in the photo
-        if (n := len(line)) < 12:
+        if (n := len(line)) < 12 or width < 0.2:
             return
         t = np.linspace(0, 1, n)
         ends = np.clip(1.3 * (1 - t), 0, 1) ** 0.7 if tapered else np.ones(n)
@@ -46,16 +45,33 @@ def add_any_cracks(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, np.nda
             i = int(rng.integers(n // 8, n - n // 8))
             ahead = math.atan2(*(line[min(i + 5, n - 1)] - line[i])[::-1])
             turn = ahead + rng.choice([-1, 1]) * rng.uniform(0.3, 1.3)
-            twig = walk(rng, turn, rng.uniform(40, 420), wander, kinks) + line[i]
-            add(twig, float(size[i]) * rng.uniform(0.35, 0.85), 1, depth + 1)
+            long = max(rng.uniform(40, 420), 5 * float(size[i]))
+            twig = _jagged(rng, turn, long, calm, width) if jagged else walk(rng, turn, long, wander, kinks)
+            add(twig + line[i], float(size[i]) * rng.uniform(0.25, 0.85 if width < 8 else 0.5), 1, depth + 1)
 
-    for line, heading, length, tapered in courses:
-        calm = rng.uniform(0.05, 0.4) if course == "straight" else 1.0
-        path = walk(rng, heading, length, wander * calm, kinks * calm) + line[0] if len(line) == 1 else line
-        add(path, width * math.exp(rng.normal(0, 0.35 if course == "net" else 0.15)), tapered, 2 * (course == "net"))
+    calm, jagged = rng.uniform(0.1, 0.4) if course == "straight" else 1.0, rng.random() < 0.65
+    while not pieces:
+        for line, heading, length, tapered in _net(rng, s.w, s.h) if course == "net" else _plan(s, course):
+            path = line
+            if len(line) == 1 and jagged:
+                path = _jagged(rng, heading, max(length, 12 * width), calm, width) + line
+            elif len(line) == 1:
+                path = walk(rng, heading, length, wander * calm, kinks * calm) + line
+            size = width * math.exp(rng.normal(0, 0.35 if course == "net" else 0.15))
+            add(path, size, tapered, 2 * (course == "net"))
     mask, lines = _draw(s, pieces)
-    bare, cover, inside = render(s, mask, chips, max(1.0, width), "hairline" if width < 3 else "medium")
+    look = "hairline" if width < 3 else "medium" if width < 6 else "wide"
+    bare, cover, inside = render(s, mask, chips, max(1.0, width), look, rng.uniform(0, 0.8))
     return *_fill(s, bare, cover, inside, mask, width), mask, lines, width
+
+
+def _jagged(rng: Generator, heading: float, length: float, calm: float, width: float) -> np.ndarray:
+    """Return an angular line (n, 2), a point every 2 pixels, of straight steps, few of them shorter than its width."""
+    n, aside = max(4, int(length / 2)), 0.0
+    for step in (240, 90, 35, 14, 6):
+        step = step * rng.uniform(0.6, 1.5)
+        aside = aside + min(calm, step / max(width, 1)) * rng.uniform(0.05, 0.22) * step * wave(rng, n, step / 2)
+    return rotate(np.arange(n) * 2.0, aside - aside[0], heading)
 
 
 def _plan(s: Scene, course: str) -> list[tuple[np.ndarray, float, float, int]]:
@@ -112,7 +128,8 @@ def _draw(s: Scene, pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> 
         if s.behind is not None:  # no crack where the wall has ended
             x, y = np.rint(line).astype(int).T
             width *= s.behind[y.clip(0, s.h - 1), x.clip(0, s.w - 1), 3] < 0.5
-        lines.append(np.column_stack([line, width]).astype(np.float32))
+        middle = line + normals(line) * ((left - right) / 2)[:, None]
+        lines.append(np.column_stack([middle, width]).astype(np.float32))
     mask = cv2.resize(fine, (s.w, s.h), interpolation=cv2.INTER_AREA)
     if s.behind is not None:
         mask[s.behind[..., 3] >= 0.5] = 0
@@ -124,13 +141,16 @@ def _fill(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the luminance without and with the crack, which is empty or filled, wet or with lime beside it."""
     rng, what = s.rng, s.rng.random()
-    if width < 12:
-        cover = cover * rng.uniform(0.35, 1)
+    if width > 5 and rng.random() < 0.4:  # its far side, or what lies in it, is lit
+        reach = rng.uniform(0.2, 0.7) * width * np.array(s.light) * rng.choice([-1, 1])
+        dark = cv2.warpAffine(mask, np.array([[1, 0, reach[0]], [0, 1, reach[1]]]), (s.w, s.h), borderValue=255)
+        inside = inside + (1 - soften(dark, 1)) * rng.uniform(0.1, 0.6) * np.clip(0.9 + 0.4 * s.noise(6), 0, 1.5)
+    cover = cover * (rng.uniform(0.35, 1) if width < 3 else rng.uniform(0.7, 1))
     if what < 0.12:  # lime or glue that came out of it, bright, and often a dark core
         halo = np.minimum(1, soften(mask, rng.uniform(1.5, 5)) * rng.uniform(2, 7) / min(width, 3) ** 0.5)
         halo *= np.clip(rng.uniform(0.3, 1.2) + 0.7 * s.noise(rng.uniform(6, 40)), 0, 1)
         bare = bare + halo * (rng.uniform(1.15, 1.7) * (1 + 0.05 * s.noise(3)) - bare) * rng.uniform(0.3, 0.9)
-        if rng.random() < 0.4:
+        if rng.random() < 0.3 and width < 4:
             inside = inside * 0 + rng.uniform(1.2, 1.6)
     elif what < 0.22:  # dust
         inside = inside * 0.4 + rng.uniform(0.3, 0.65) * (1 + 0.1 * s.noise(4))

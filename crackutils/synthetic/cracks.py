@@ -79,9 +79,12 @@ def add_chips(rng: Generator, chips: np.ndarray, line: np.ndarray, size: np.ndar
 
 
 def render(
-    s: Scene, mask: np.ndarray, chips: np.ndarray, width: float, style: str
+    s: Scene, mask: np.ndarray, chips: np.ndarray, width: float, style: str, rim: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the luminance around the crack, with broken edges and lit and shadowed rims, its cover, and its inside."""
+    """Return the luminance around the crack, with broken edges and lit and shadowed rims, its cover, and its inside.
+
+    `rim` is how strong the rims are.
+    """
     rng, hairline, surface = s.rng, style == "hairline", shade_surface(s)
     c = mask.astype(np.float32) / 255
     if chips.any():
@@ -95,7 +98,7 @@ def render(
     for sigma, most in rims:
         lit = slope(cv2.GaussianBlur(c, (0, 0), sigma), s.light) * (sigma * 2.5)
         uneven = np.clip(1 + 0.6 * s.noise(25), 0, 2)
-        gain = np.where(lit > 0, rng.uniform(0, most), rng.uniform(0, most * 1.2)).astype(np.float32)
+        gain = np.where(lit > 0, rng.uniform(0, most * rim), rng.uniform(0, most * rim * 1.2)).astype(np.float32)
         surface = surface * (1 + gain * lit * uneven)
     inside = rng.uniform(0.05, 0.3) if style == "wide" else rng.uniform(0.1, 0.45)
     inside = inside * np.clip(1 + 0.35 * s.noise(max(3, width)), 0.2, 2.5)

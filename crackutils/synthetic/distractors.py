@@ -31,7 +31,7 @@ def _straight_line(s: Scene, upright: float = 0.8) -> np.ndarray:
     return across
 
 
-def away_from_light(s: Scene, cover: np.ndarray, reach: float) -> np.ndarray:
+def _away_from_light(s: Scene, cover: np.ndarray, reach: float) -> np.ndarray:
     """Return a cover moved by `reach` pixels, as its shadow is."""
     return np.roll(cover, (int(-s.light[1] * reach), int(-s.light[0] * reach)), (0, 1))
 
@@ -53,7 +53,7 @@ def _strand(name: str, s: Scene, rng: Generator, x: float, y: float, heading: fl
         "wire": tuple(rng.uniform(15, 230, 3)) if rng.random() < 0.4 else (tone, tone, tone),
         "root": (rng.uniform(90, 150), rng.uniform(75, 115), rng.uniform(50, 85)),
     }[name]
-    shadow = cv2.GaussianBlur(away_from_light(s, cover, 2 + size / 2), (0, 0), 1 + size / 4)
+    shadow = cv2.GaussianBlur(_away_from_light(s, cover, 2 + size / 2), (0, 0), 1 + size / 4)
     s.overlays.append(Overlay(shadow, "shadow", strength=rng.uniform(0.1, 0.5)))
     s.overlays.append(Overlay(cover, "solid", colour, 0.0 if name == "hair" else rng.uniform(0.3, 0.9)))
     s.points += [tuple(p) for p in line[:: max(1, n // 12)]]
@@ -133,7 +133,7 @@ def _leaf(s: Scene, rng: Generator, *_: float) -> None:
         green = rng.random() < 0.5
         colour = rng.uniform((70, 85, 45), (120, 130, 80)) if green else rng.uniform((90, 70, 45), (160, 125, 90))
         s.overlays += [
-            Overlay(cv2.GaussianBlur(away_from_light(s, leaf, 4), (0, 0), 2), "shadow", strength=0.4),
+            Overlay(cv2.GaussianBlur(_away_from_light(s, leaf, 4), (0, 0), 2), "shadow", strength=0.4),
             Overlay(leaf, "solid", tuple(colour), 0.3),
             Overlay(rib, "solid", tuple(0.65 * colour)),
         ]
@@ -166,7 +166,7 @@ def _hole(s: Scene, rng: Generator, x: float, y: float, _: float) -> None:
     fill(cover, blob(rng, x, y, radius, rng.uniform(0.85, 1), 0.04), 255)
     s.points.append((x, y))
     s.height -= soften(cover, 1.5) * rng.uniform(3, 8)
-    deep = np.minimum(cover, away_from_light(s, cover, radius * 0.25))
+    deep = np.minimum(cover, _away_from_light(s, cover, radius * 0.25))
     s.albedo *= 1 - soften(deep, 2) * rng.uniform(0.3, 0.85)
 
 

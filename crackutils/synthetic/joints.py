@@ -53,7 +53,7 @@ def _cut(s: Scene, off: np.ndarray, half: float, depth: float | None = None) -> 
     Its edges are ragged or straight, and it may fade away; where it has faded, the scene notes no joint.
     """
     rng = s.rng
-    if (ragged := rng.choice([0, 0.15, 0.5]) * min(half, 4)) > 0:
+    if (ragged := rng.choice([0, 0.12, 0.3]) * min(half, 4)) > 0:
         off = off + ragged * s.noise(rng.uniform(3, 25))
     groove = np.clip((half - off) / rng.choice([1, 1, 1, 1 + half * 0.5]) + 0.5, 0, min(1.0, 2 * half))
     if rng.random() < 0.4:
@@ -131,8 +131,9 @@ def _masonry(s: Scene, rng: Generator, kind: str) -> None:
     pv = math.exp(rng.uniform(math.log(low), math.log(high)))
     pu = pv * {"bricks": rng.uniform(2.2, 3.6), "blocks": rng.uniform(1.6, 2.4), "tiles": rng.choice([1, 1, 2])}[kind]
     bond, shift = 0.0 if kind == "tiles" and rng.random() < 0.7 else rng.choice([0.5, 0.5, 0.33]), rng.random()
-    dv, row = _apart(g.v + rng.uniform(0, 0.03) * pv * s.noise(40), pv)
-    du, column = _apart(g.u + rng.uniform(0, 0.03) * pv * s.noise(40), pu, shift + (row % 2) * np.float32(bond))
+    wavy = pv * rng.uniform(0, {"bricks": 0.03, "blocks": 0.015, "tiles": 0.004}[kind])
+    dv, row = _apart(g.v + wavy * s.noise(40), pv)
+    du, column = _apart(g.u + wavy * s.noise(40), pu, shift + (row % 2) * np.float32(bond))
     half = {"bricks": rng.uniform(0.03, 0.08), "blocks": rng.uniform(0.01, 0.035), "tiles": rng.uniform(0.004, 0.02)}
     half, stone = max(0.7, half[kind] * pv), row * 37 + column
     s.albedo *= np.clip(1 + _per_field(rng, stone, rng.uniform(0.02, 0.16)), 0.4, 1.6)

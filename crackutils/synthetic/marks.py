@@ -7,10 +7,15 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from crackutils.synthetic.distractors import away_from_light
 from crackutils.synthetic.drawing import blob, fill, normals, octaves, ribbon, soften, stroke, trace, walk, wave
 from crackutils.synthetic.joints import add_tie_holes
 from crackutils.synthetic.scene import LINE, Overlay, Scene
+
+
+def _cast(s: Scene, cover: np.ndarray, reach: float) -> np.ndarray:
+    """Return a cover moved away from the light by `reach` pixels, as its shadow is."""
+    move = np.array([[1, 0, -s.light[0] * reach], [0, 1, -s.light[1] * reach]])
+    return cv2.warpAffine(cover, move, (s.w, s.h))
 
 
 def _worn(s: Scene, cover: np.ndarray, colour: tuple[float, ...], most: float) -> None:
@@ -66,7 +71,7 @@ def _strands(s: Scene, rng: Generator) -> None:
     place, heading = rng.uniform(0, 1, 2) * (s.w, s.h), rng.uniform(0, 2 * math.pi)
 
     def twig(start: np.ndarray, heading: float, n: int, half: float, depth: int) -> None:
-        bend = rng.normal(0, 0.012) + 0.02 * wave(rng, n, 25)
+        bend = rng.normal(0, 0.005) + 0.012 * wave(rng, n, 15)
         line = trace(heading + np.cumsum(bend)) + start
         widths = half * np.linspace(1, 0.2, n)
         ribbon(cover, line, widths, widths, 2)
@@ -90,7 +95,7 @@ def _strands(s: Scene, rng: Generator) -> None:
         soft = cv2.GaussianBlur(cover, (0, 0), rng.uniform(0.6, 4))
         s.overlays.append(Overlay(soft, "shadow", strength=rng.uniform(0.2, 0.65)))
     else:
-        shadow = cv2.GaussianBlur(away_from_light(s, cover, rng.uniform(1, 9)), (0, 0), rng.uniform(0.7, 3))
+        shadow = cv2.GaussianBlur(_cast(s, cover, rng.uniform(1, 9)), (0, 0), rng.uniform(0.7, 3))
         s.overlays.append(Overlay(shadow, "shadow", strength=rng.uniform(0.1, 0.5)))
         tone = {"grass": ((80, 95, 40), (150, 150, 90)), "twigs": ((45, 35, 25), (130, 110, 90))}
         colour = rng.uniform(*tone.get(kind, ((150, 150, 150), (240, 240, 240))))
@@ -109,7 +114,7 @@ def _cable(s: Scene, rng: Generator) -> None:
         line = trace(heading + bend * np.arange(n))
         line += start - line[n // 2] + np.array([-math.sin(heading), math.cos(heading)]) * k * (pitch + 2 * half)
         stroke(cover, line[::6], 255, max(1, int(2 * half)))
-    shadow = away_from_light(s, cover, 0 if only_shadow else rng.uniform(0.5, 3) * half)
+    shadow = _cast(s, cover, 0 if only_shadow else rng.uniform(0.5, 3) * half)
     shadow = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(0.6, 5))
     s.overlays.append(Overlay(shadow, "shadow", strength=rng.uniform(0.2, 0.65)))
     if not only_shadow:
@@ -146,7 +151,7 @@ def _spalls(s: Scene, rng: Generator) -> None:
     deep = rng.uniform(1.5, 9)
     s.height += ragged * (rng.uniform(0.2, 1.2) * s.noise(rng.uniform(2, 7)) - deep)
     s.albedo *= 1 + ragged * (rng.normal(-0.05, 0.15) + 0.1 * s.noise(4))
-    rim = ragged * (1 - soften(away_from_light(s, (ragged * 255).astype(np.uint8), -rng.uniform(2, 8)), 1.2))
+    rim = ragged * (1 - soften(_cast(s, (ragged * 255).astype(np.uint8), -rng.uniform(2, 8)), 1.2))
     s.albedo *= 1 - np.clip(rim, 0, 1) * rng.uniform(0, 0.7)
 
 
@@ -220,7 +225,8 @@ def _behind(s: Scene, rng: Generator) -> None:
     strength = {"sky": 0.01, "soil": 0.2, "plants": 0.4, "wall": 0.05, "dark": 0.2}[kind]
     grains = [(1.8, 0.3), (4, 0.7), (9, 0.6), (30, 0.4)]
     texture = 1 + strength * octaves(rng, s.h, s.w, grains)
-    colours = rng.uniform(low, high).astype(np.float32) * np.clip(texture, 0.1, 2.5)[..., None]
+    colour = np.array(low) + np.subtract(high, low) * (rng.random() + rng.normal(0, 0.07, 3))
+    colours = colour.astype(np.float32) * np.clip(texture, 0.1, 2.5)[..., None]
     s.behind = np.dstack([colours, share]).astype(np.float32)
     s.albedo *= 1 + rng.normal(0, 0.3) * np.exp(-np.abs(off) / rng.uniform(2, 15))
     s.height -= share * rng.uniform(0, 6)
@@ -228,9 +234,9 @@ def _behind(s: Scene, rng: Generator) -> None:
 
 def _scales(s: Scene, rng: Generator) -> None:
     """Weather the surface: dark streaks that run down, blotches with ragged edges, worn patches."""
-    a, b = rng.uniform(0, 0.35, 2)
+    a, b = rng.uniform(0, 0.35) * rng.random(), rng.uniform(0.02, 0.25)
     streaks = s.noise(rng.uniform(4, 14), rng.uniform(8, 40), math.pi / 2 + rng.normal(0, 0.03))
-    blotch = octaves(rng, s.h, s.w, [(2.2, 0.3), (5, 0.5), (14, 0.6), (45, 0.7), (130, 0.6)])
+    blotch = octaves(rng, s.h, s.w, [(2.2, 0.5), (5, 0.6), (14, 0.5), (45, 0.5), (130, 0.5)])
     if rng.random() < 0.5:
         blotch = np.tanh(blotch * rng.uniform(1, 4))
     s.albedo *= np.clip(np.exp(a * streaks * (0.6 + 0.5 * s.noise(120)) + b * blotch), 0.25, 2.2)

@@ -26,7 +26,7 @@ def make_photo(
     """Make photo `number` (from 0) of the set of a seed, at least 256 pixels each way.
 
     `styles` holds the probability of each of `STYLES`. `rich` photos are for training a detector: a third of them show
-    no crack, the others cracks of 0.4 to 60 pixels, on walls and roads full of joints, marks and other distractors.
+    no crack, the others cracks of 0.3 to 60 pixels, on walls and roads full of joints, marks and other distractors.
     """
     rng = np.random.default_rng([seed, number])
     style = str(rng.choice(STYLES, p=styles))
@@ -35,14 +35,17 @@ def make_photo(
     s = Scene(rng, width, height, zoom, (math.cos(turn), math.sin(turn)))
     finish = str(rng.choice(FINISHES, p=[0.34, 0.26, 0.1, 0.07, 0.12, 0.11]))
     add_surface(s, finish)
+    calm = rich and rng.random() < 0.4  # as most concrete is
     if rich:
-        bare, surface, mask, lines, crack_width = furnish_wall(s, style)
-        level = rng.uniform(50, 230)
-        cast = (np.array([0.45, -0.08, -1.0]) * rng.normal(0.04, 0.12) + rng.normal(0, 0.025, 3)) * level
+        bare, surface, mask, lines, crack_width = furnish_wall(s, style, calm)
     else:
         for i in rng.permutation(len(OBJECTS))[: int(rng.choice([0, 1, 2, 3], p=[0.4, 0.35, 0.2, 0.05]))]:
             add_distractor(s, OBJECTS[i])
         surface, mask, lines, crack_width = add_cracks(s, style)
+    if rich and not calm:
+        level = rng.uniform(50, 230)
+        cast = (np.array([0.45, -0.08, -1.0]) * rng.normal(0.03, 0.09) + rng.normal(0, 0.02, 3)) * level
+    else:
         level = float(np.clip(rng.normal(178, 24), 95, 222))
         # warm, as in METU, or cool, as on SDNET's walls
         cast, *spread = ([0.45, -0.08, -1.0], 9, 5) if rng.random() < 0.7 else ([-0.9, 0.25, 1.0], 8, 4)
@@ -73,21 +76,30 @@ def make_photo(
     return Photo(image, mask, lines, s.points, facts, s.kinds, drop)
 
 
-def furnish_wall(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray], float]:
-    """Furnish a bare surface with joints, distractors and mostly cracks; return the same as `add_any_cracks`."""
+def furnish_wall(
+    s: Scene, style: str, calm: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray], float]:
+    """Furnish a surface with joints, distractors and mostly cracks; return the same as `add_any_cracks`.
+
+    On a `calm` one there is less of it, and it stays as rough as it is.
+    """
     rng = s.rng
-    roughen(s)
-    if rng.random() < 0.55:
+    if not calm:
+        roughen(s)
+        if rng.random() < 0.3:
+            add_mark(s, "scales")
+    if rng.random() < (0.3 if calm else 0.55):
         names = ("planks", "panels", "bricks", "blocks", "tiles", "seal", "saw", "joint", "ridge")
         name = str(rng.choice(names, p=[0.2, 0.24, 0.14, 0.08, 0.06, 0.06, 0.08, 0.07, 0.07]))
         add_distractor(s, name) if name in OBJECTS else add_structure(s, name)
-    others = [name for name in OBJECTS if name not in ("joint", "ridge")]
+    others = [name for name in (*MARKS, *OBJECTS) if name not in ("joint", "ridge", "scales")]
+    few, many = ([0, 1, 2], [0.4, 0.4, 0.2]), ([1, 2, 3, 4, 5], [0.3, 0.28, 0.2, 0.14, 0.08])
     names = rng.choice(
-        [*MARKS, *others], int(rng.choice([1, 2, 3, 4, 5], p=[0.3, 0.28, 0.2, 0.14, 0.08])), replace=False
+        others, int(rng.choice(few[0], p=few[1]) if calm else rng.choice(many[0], p=many[1])), replace=False
     )
     for name in map(str, names):
         add_mark(s, name) if name in MARKS else add_distractor(s, name)
-    if rng.random() < 0.34:
+    if rng.random() < 0.33:
         bare, mask, lines, width = shade_surface(s), s.canvas(), [], 0.0
         found = bare, bare, mask, lines, width
     else:
@@ -123,7 +135,7 @@ def take_photo(rng: np.random.Generator, rgb: np.ndarray) -> tuple[np.ndarray, n
         rgb = cv2.filter2D(rgb, -1, kernel.astype(np.float32) / max(1, int(kernel.sum())))
     if rich:
         rgb, drop = np.ascontiguousarray(rgb[..., :3]), np.rint(rgb[..., 3]).clip(0, 255).astype(np.uint8)
-    noise = float(np.clip(math.exp(rng.normal(0.9, 0.5 if not rich else 0.8)), 0.5, 9))
+    noise = float(np.clip(math.exp(rng.normal(*((0.3, 0.8) if rich else (0.9, 0.5)))), 0.5, 9))
     grain = rng.standard_normal((h, w), np.float32)
     rgb += (cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.5, 0.9)) * 2 * noise)[..., None]
     tint = rng.standard_normal((h // 4, w // 4, 3), np.float32)

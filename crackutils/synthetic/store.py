@@ -1,7 +1,9 @@
 """Patches with their masks, drawn once and cached in the data folder for training."""
 
 import hashlib
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +15,13 @@ import PIL
 from crackutils import config
 from crackutils.files import hash_sources, progress, replacing_folder
 from crackutils.images import resize
+from crackutils.synthetic import scene
 from crackutils.synthetic.patches import draw_patches
-from crackutils.synthetic.scene import MASK_BLOCK
+from crackutils.synthetic.photo import make_photo
+from crackutils.synthetic.scene import MASK_BLOCK, THIN, Photo
 
 SURFACE, CRACK, JOINT, LINE, UNSURE = 0, 1, 2, 3, 255  # what a pixel of `Photos.targets` shows
+_SEEN, _OF_TEXTURE = 6.0, 0.8  # least grey levels, and share of the deviation around, by which a crack is seen
 
 
 @dataclass(frozen=True)
@@ -79,3 +84,56 @@ def load_store(seed: int, count: int, each: int, side: int, thin: bool = False) 
             pd.DataFrame(facts).to_csv(work / "facts.csv", index=False, lineterminator="\n")
     images, masks = np.load(home / "images.npy", mmap_mode="r"), np.load(home / "masks.npy")
     return Store(images, masks, pd.read_csv(home / "facts.csv"))
+
+
+def load_photos(seed: int, count: int, side: int) -> Photos:
+    """Return `count` photos for training a detector, side x side pixels, made on first use and kept in the data folder.
+
+    They are `make_photo`'s rich ones, with thin cracks more than others. A pixel is crack where at least half of it is,
+    or where the centre line of a thinner crack runs. It is unsure where it has less of one, and where nobody sees it.
+    """
+    made_by = f"{hash_sources(Path(__file__).parent)} {library_versions()}"
+    key = hashlib.sha256(made_by.encode()).hexdigest()[:12]
+    home = config.data_dir() / "cache" / f"photos-{key}-{seed}-{count}-{side}"
+
+    def make(number: int) -> tuple[np.ndarray, ...]:
+        shot = make_photo(seed, number, side, side, THIN, rich=True)
+        target = _target(shot)
+        return shot.image, target, find_anchors(target, np.random.default_rng([seed, number, 2]))
+
+    if not home.exists():
+        cv2.setNumThreads(1)  # the threads below do better, one photo each
+        with replacing_folder(home) as work, ThreadPoolExecutor(os.cpu_count()) as pool:
+            shapes = {"images": (side, side, 3), "targets": (side, side)}
+            images, targets = (
+                np.lib.format.open_memmap(work / f"{name}.npy", "w+", np.uint8, (count, *shape))
+                for name, shape in shapes.items()
+            )
+            anchors = np.zeros((count, 2, 64, 2), np.int16)
+            for start in progress(range(0, count, 16), "photographing", unit="16 photos"):
+                for i, made in zip(
+                    range(start, count), pool.map(make, range(start, min(start + 16, count))), strict=False
+                ):
+                    images[i], targets[i], anchors[i] = made
+            images.flush(), targets.flush()
+            del images, targets  # Windows renames no folder with an open file
+            np.save(work / "anchors.npy", anchors)
+    images, targets = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("images", "targets"))
+    return Photos(images, targets, np.load(home / "anchors.npy"))
+
+
+def _target(shot: Photo) -> np.ndarray:
+    """Return the target of a rich photo."""
+    middle = np.zeros(shot.mask.shape, np.uint8)
+    for line in shot.lines:
+        for part in np.split(line, np.flatnonzero(line[:, 2] <= 0)):  # where it is closed
+            cv2.polylines(middle, [np.rint(part[part[:, 2] > 0, :2]).astype(np.int32)], False, 1)
+    grey = cv2.cvtColor(shot.image, cv2.COLOR_RGB2GRAY).astype(np.float32) + shot.drop  # as without the crack
+    around = [cv2.blur(part, (25, 25)) for part in (grey, grey**2)]
+    texture = np.sqrt(np.maximum(around[1] - around[0] ** 2, 0))
+    seen = cv2.dilate(shot.drop, np.ones((3, 3), np.uint8)) >= np.maximum(_SEEN, _OF_TEXTURE * texture)
+    crack = (shot.mask > 127) | ((middle > 0) & (shot.mask > 0))
+    target = np.select([shot.kinds == scene.JOINT, shot.kinds == scene.LINE], [JOINT, LINE], SURFACE)
+    target[(shot.mask > 25) & ~crack] = UNSURE
+    target[crack] = np.where(seen, CRACK, UNSURE)[crack]
+    return target.astype(np.uint8)

@@ -48,11 +48,13 @@ def add_surface(s: Scene, finish: str) -> None:
 def roughen(s: Scene) -> None:
     """Make the surface much smoother or rougher, and give it the coarse grains of asphalt or washed-out concrete."""
     rng, h, w = s.rng, s.h, s.w
-    s.height *= math.exp(rng.uniform(-1.5, 1.1))
-    s.albedo = 1 + (s.albedo - 1) * math.exp(rng.uniform(-1.0, 1.3))
+    s.height *= math.exp(rng.uniform(-1.9, 0.9))
+    s.albedo = 1 + (s.albedo - 1) * math.exp(rng.uniform(-1.4, 1.0))
     if rng.random() < 0.3:
-        grain, strength = math.exp(rng.uniform(math.log(1.6), math.log(7))), rng.uniform(0.06, 0.35)
-        stones = np.tanh(rng.uniform(0.7, 2.5) * octaves(rng, h, w, [(grain, 0.8), (grain * 1.9, 0.7)]))
+        grain, strength = math.exp(rng.uniform(math.log(1.6), math.log(6))), math.exp(rng.uniform(-3.6, -1.3))
+        parts = [(g, a * rng.uniform(0.3, 1)) for g, a in ((1.5, 0.6), (grain, 0.9), (grain * 1.9, 0.7))]
+        stones = octaves(rng, h, w, parts)
+        stones = np.tanh(rng.uniform(0.7, 2.5) * stones) if rng.random() < 0.5 else stones
         s.albedo *= 1 + strength * stones * np.clip(0.8 + 0.3 * s.noise(60), 0.2, 1.5)
         s.height += rng.uniform(0, 1.2) * grain**0.5 * stones
     s.albedo = np.clip(s.albedo, 0.15, 2.5)

@@ -14,7 +14,7 @@ from crackutils import config, models
 from crackutils.config import keras
 from crackutils.datasets import Dataset
 from crackutils.detector.data import SIDE, VARIATIONS, vary
-from crackutils.detector.network import CELL, build_detector, cell_maps, top_mean
+from crackutils.detector.network import CELL, build_detector, find_maps, top_mean
 from crackutils.detector.runs import DETECTOR, features_of_run
 from crackutils.files import progress, render_template
 from crackutils.images import resize
@@ -134,7 +134,7 @@ class TransferStudy:
             if size != DETECTOR.size:
                 model = build_detector(replace(DETECTOR, size=size), self.weights, self.seed, load=False)
                 model.set_weights(self.networks[name].get_weights())
-            self._known[key] = cell_maps(model, ds, rows, size)
+            self._known[key] = find_maps(model, ds, rows, size)
         return self._known[key]
 
 

@@ -1,0 +1,172 @@
+"""How good a detector is: masks of people, labels of tiles, synthetic photos.
+
+    .venv/bin/python -m tools.benchmarks.detector [RUN] MASKED=uav/val WALLS=sdnet PHOTOS=photos METU=metu-half DRAWN=1
+
+Of the detector of the package it writes detector.json beside itself, and the model card; UNMASKED is then the run
+before it saw masks of people. Each part is measured where its data are given: MASKED, a folder with images/ and masks/;
+WALLS, SDNET2018's tiles in Negative/ and Positive/; PHOTOS, whole photos with a tiles.csv; METU, a profile. CLEANED is
+a table of other labels for WALLS, with the columns file and crack_cleaned; CRACKPOT the network of crackpot 2.0, a
+program that users take instead (my_model.keras in its wheel; MIT licence).
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from crackutils import config, datasets, training
+from crackutils.config import CrackutilsError, keras
+from crackutils.detector.runs import SHIPPED, features_of_run
+from crackutils.files import progress, render_template, write_atomically
+from crackutils.images import read_image
+from crackutils.inspection.calibration import rank_tiles, read_tile_labels
+from crackutils.inspection.mask import crack_mask
+from crackutils.inspection.tiling import Detector, load_detector, map_photo, tile_probabilities
+from crackutils.inspection.truth import compare_masks, compare_with_truth, score_counts
+from crackutils.splits.make import make_split
+from crackutils.synthetic.photo import make_photo
+from crackutils.synthetic.scene import THIN
+from crackutils.synthetic.store import CRACK
+from crackutils.transfer.targets import load_target, photo_of_image, tuning_images
+from tools.detector import read_masked
+
+OUT = Path(__file__).with_suffix(".json")
+DRAWN, RICH = 909, 911  # seeds of synthetic photos that trained nothing
+_SCORES = ["iou", "line_precision", "line_recall", "line_f1"]
+_THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.1), 1)
+
+
+def measure_masked(find: Callable[[np.ndarray], np.ndarray], folder: Path) -> dict[str, Any]:
+    """Return scores over all photos of a folder with masks of people; `find` returns the mask of a photo."""
+    photos, rows, began = read_masked(folder), [], time.perf_counter()
+    found = [find(image) for image in progress(photos.images, "masks", unit="photo")]
+    seconds = (time.perf_counter() - began) / len(found)
+    rows = [compare_masks(mask, target == CRACK) for mask, target in zip(found, photos.targets, strict=True)]
+    scores = score_counts(pd.DataFrame(rows).sum().to_frame().T)[_SCORES].iloc[0]
+    return {"photos": len(rows)} | scores.round(4).to_dict() | {"seconds": round(seconds, 3)}
+
+
+def open_crackpot(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what finds masks with crackpot's network: it squeezes every photo to 256x256 pixels."""
+    model = keras.models.load_model(file, compile=False)
+
+    def find(image: np.ndarray) -> np.ndarray:
+        small = cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        p = np.asarray(model.predict_on_batch(small[None]))[0, ..., -1]
+        return cv2.resize(p, image.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+
+    return find
+
+
+def measure_walls(run: Path, folder: Path, cleaned: Path | None) -> dict[str, Any]:
+    """Return the AUROC of SDNET2018's tiles, of the photos that chose nothing and of those that may choose."""
+    ds = load_target(str(folder))
+    x, labels = features_of_run(ds, np.arange(len(ds.index)), run).x[:, 0], ds.index["label"].to_numpy()
+    tuned, names = tuning_images(ds), ds.index["file"].str.split("/").str[-1]
+    found = {"photos": len(np.unique(photo_of_image(ds)[~tuned])), "tiles": int((~tuned).sum())}
+    found |= {"published": _auroc(labels[~tuned], x[~tuned]), "tuning": _auroc(labels[tuned], x[tuned])}
+    if cleaned:
+        other = names.map(pd.read_csv(cleaned).set_index("file")["crack_cleaned"])
+        if other.isna().any():
+            raise CrackutilsError(f"{cleaned} lacks {names[other.isna()].iloc[0]}. Give labels of all tiles.")
+        found["cleaned"] = _auroc(other.to_numpy(int)[~tuned], x[~tuned])
+    return found
+
+
+def _auroc(labels: np.ndarray, scores: np.ndarray) -> float:
+    return round(float(roc_auc_score(labels, scores)), 4)
+
+
+def measure_photos(net: Detector, folder: Path) -> dict[str, Any]:
+    """Return how well the tiles of whole photos are ranked."""
+    labels, tiles = read_tile_labels(folder / "tiles.csv"), []
+    names = sorted(labels["photo"].unique())
+    for name in progress(names, "photos", len(names), "photo"):
+        cells = map_photo(read_image(folder / name), net).cells
+        tiles.append(tile_probabilities(cells, net.share).assign(file=name))
+    row = rank_tiles(pd.concat(tiles), labels).set_index("photo").loc["all"]
+    return {"photos": len(names)} | {k: round(float(row[k]), 4) for k in ("auroc", "average_precision")}
+
+
+def measure_metu(run: Path, profile: config.Profile) -> dict[str, Any]:
+    """Return the errors on the copy-safe test part of a profile, at the threshold 0.5."""
+    ds = datasets.load(profile)
+    test = np.flatnonzero(make_split(ds, "copy-safe", config.DEFAULT_SEED)["split"] == "test")
+    x, labels = features_of_run(ds, test, run).x[:, 0], ds.index["label"].to_numpy()[test]
+    return {"images": len(test), "errors": int(((x > 0) != labels).sum()), "auroc": _auroc(labels, x)}
+
+
+def measure_drawn(net: Detector, threshold: float, count: int = 16) -> dict[str, Any]:
+    """Return medians over synthetic photos of thin cracks: IoU, error of the length, that of hairlines too."""
+    rows = []
+    for k in progress(range(count), "drawn", count, "photo"):
+        shot = make_photo(DRAWN, k, 1536, 1152, THIN)
+        rows.append(compare_with_truth(shot, crack_mask(map_photo(shot.image, net).pixels, threshold)))
+    table = pd.DataFrame(rows)
+    error = (table["length_found"] / table["length_true"] - 1).abs()
+    found = {"photos": count, "iou": score_counts(table)["iou"].median(), "length_error": error.median()}
+    found["length_error_hairlines"] = error[table["style"] == "hairline"].median()
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def measure_lines(net: Detector, count: int = 40) -> dict[str, Any]:
+    """Return precision and recall of lines by threshold, in synthetic photos full of joints and other lines.
+
+    Cracks that nobody could see, and joints or lines that run over one, do not count.
+    """
+    totals = dict.fromkeys(_THRESHOLDS, 0)
+    for k in progress(range(count), "joints", count, "photo"):
+        shot = make_photo(RICH, k, 768, 768, THIN, rich=True)
+        pixels = map_photo(shot.image, net).pixels
+        for t in _THRESHOLDS:
+            counts = compare_masks(crack_mask(pixels, t), shot.mask > 127)
+            totals[t] = totals[t] + pd.Series(counts)
+    table = score_counts(pd.DataFrame(totals).T)
+    at = table[table["line_recall"] >= 0.8]["line_precision"]
+    return {"photos": count, "precision_at_recall_0.8": round(float(at.max()), 4) if len(at) else None} | {
+        f"{t:g}": table.loc[t, ["line_precision", "line_recall"]].round(4).tolist() for t in _THRESHOLDS
+    }
+
+
+def main(words: list[str]) -> None:
+    """Measure what the words name, and write it."""
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    run = Path(next((word for word in words if "=" not in word), SHIPPED))
+    config.start(given.get("METU", config.DEFAULT_PROFILE))
+    threshold, net = float(given.get("THRESHOLD", 0.5)), load_detector(run)
+    path = lambda name: Path(given[name]) if name in given else None  # noqa: E731
+    found: dict[str, Any] = {"threshold": threshold}
+    mask_of = lambda net: lambda image: crack_mask(map_photo(image, net).pixels, threshold)  # noqa: E731
+    if folder := path("MASKED"):
+        found["masked"] = measure_masked(mask_of(net), folder)
+        if file := path("CRACKPOT"):
+            found["crackpot"] = measure_masked(open_crackpot(file), folder)
+    if folder := path("WALLS"):
+        found["walls"] = measure_walls(run, folder, path("CLEANED"))
+    if folder := path("PHOTOS"):
+        found["whole"] = measure_photos(net, folder)
+    if folder := path("UNMASKED"):
+        found["unmasked"] = measure_masked(mask_of(load_detector(folder)), Path(given["MASKED"]))
+    if "METU" in given:
+        found["metu"] = measure_metu(run, config.profile(given["METU"]))
+    if "DRAWN" in given:
+        found["drawn"], found["joints"] = measure_drawn(net, threshold), measure_lines(net)
+    text = json.dumps(found, indent=1)
+    print(text)
+    if run == SHIPPED:
+        write_atomically(OUT, text + "\n")
+        model, recipe = training.load(run)
+        settings = json.loads((run / "metrics.json").read_text("utf-8"))["settings"]
+        facts = found | {"recipe": recipe, "parameters": model.count_params(), "settings": settings}
+        write_atomically(run / "model" / "README.md", render_template(OUT.with_suffix(".md.j2"), facts))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,88 @@
+"""Train the detector that the package ships: on synthetic photos, METU's labels and, where given, photos with masks."""
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from crackutils import config, datasets, provenance, training
+from crackutils.config import CrackutilsError
+from crackutils.detector.data import PHOTO_SEED, load_patches
+from crackutils.detector.runs import DETECTOR, SHIPPED
+from crackutils.detector.training import fit_last_layer, train_detector
+from crackutils.files import replacing_folder, write_atomically
+from crackutils.folders import find_pictures
+from crackutils.images import read_image
+from crackutils.runs import SCHEMA
+from crackutils.sources.fetch import prepare
+from crackutils.splits.make import make_split
+from crackutils.synthetic.store import CRACK, Photos, find_anchors, load_photos
+from crackutils.training import Trained
+
+PHOTOS, SIDE = 1500, 768  # synthetic ones, and their side, pixels
+STEPS = (3000, 1000)  # without photos with masks of people, and then with them
+SHARES = ((0.6, 0.0), (0.35, 0.3))  # of a batch: synthetic photos, and photos with masks of people
+_SLOWER = 0.4  # the learning rate of the second training, as a share of that of the first
+
+
+def read_masked(folder: Path) -> Photos:
+    """Return the photos in `folder/images` with the masks of the same stem in `folder/masks`; above half is crack."""
+    files, rng = find_pictures(folder / "images")[0], np.random.default_rng(config.DEFAULT_SEED)
+    masks = {file.stem: file for file in find_pictures(folder / "masks")[0]}
+    if lacking := [file.name for file in files if file.stem not in masks]:
+        raise CrackutilsError(f"{folder / 'masks'} has no mask of {lacking[0]}. Name masks as their photos.")
+    if not files:
+        raise CrackutilsError(f"{folder / 'images'} holds no photos. Give a folder with images/ and masks/.")
+    targets = [np.where(read_image(masks[file.stem])[..., 0] > 127, CRACK, 0).astype(np.uint8) for file in files]
+    return Photos([read_image(f) for f in files], targets, np.stack([find_anchors(t, rng) for t in targets]))
+
+
+def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPPED) -> None:
+    """Train on a profile of METU and write the run that `inspect` takes where none is given.
+
+    `masks` is a folder with images/ and masks/. After a kill the same call goes on, and ends with the same bytes.
+    """
+    cv2.setNumThreads(1)
+    prepare(profile)
+    ds, home, seed = datasets.load(profile), config.data_dir() / "cache" / "detector", config.DEFAULT_SEED
+    manifest, real = make_split(ds, "copy-safe", seed), read_masked(masks) if masks else None
+    photos = load_photos(PHOTO_SEED, PHOTOS, SIDE)
+    fixed: dict[str, Any] = {"seed": seed, "weights": "imagenet"}
+    patches = load_patches(profile)
+
+    def finish(trained: Trained, name: str, target: Path, masks: int) -> None:
+        last = fit_last_layer(trained, DETECTOR, ds, manifest, patches, home / name, seed)
+        settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": "imagenet"}
+        settings |= {"recipe": DETECTOR.as_dict(), "threshold": 0.5, "steps": STEPS[: 1 + bool(masks)]}
+        settings |= {"shares": SHARES, "images": ds.sha256, "photos": PHOTOS, "side": SIDE, "masks": masks}
+        content = {"schema": SCHEMA, "notebook": "08_cross_dataset", "run": DETECTOR.name, "settings": settings}
+        with replacing_folder(target) as work:
+            training.save(trained.model, work, "The card is written by tools.benchmarks.detector.\n")
+            _drop_weights(work / "model" / "model.keras")
+            content |= {"start": trained.start, "last_layer": last}
+            write_atomically(work / "metrics.json", json.dumps(content, indent=1) + "\n")
+            facts = {"versions": provenance.versions(), "machine": provenance.machine()}
+            write_atomically(work / "run.json", json.dumps(facts, indent=1) + "\n")
+        print(f"the detector is in {config.display_path(target)}")
+
+    trained = train_detector(DETECTOR, ds, manifest, [(photos, SHARES[0][0])], home / "drawn", steps=STEPS[0], **fixed)
+    finish(trained, "drawn-last", home / "unmasked" if real else out, 0)  # to compare with, where there are masks
+    if real:
+        stage = DETECTOR.stages[0]
+        slower = replace(DETECTOR, stages=(replace(stage, learning_rate=_SLOWER * stage.learning_rate),))
+        both, fixed["before"] = list(zip((photos, real), SHARES[1], strict=True)), trained.model
+        trained = train_detector(slower, ds, manifest, both, home / "both", steps=STEPS[1], **fixed)
+        finish(trained, "both-last", out, len(real.images))
+
+
+def _drop_weights(file: Path) -> None:
+    """Keep the architecture alone of a .keras file; the weights lie beside it."""
+    with zipfile.ZipFile(file) as parts:
+        kept = {name: parts.read(name) for name in ("metadata.json", "config.json")}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as parts:
+        for name, content in kept.items():
+            parts.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
