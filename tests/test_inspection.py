@@ -370,6 +370,8 @@ def test_a_place_too_small_for_a_tile_is_shown(tmp_path: Path, fake: Fake) -> No
     assert main(["inspect", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--model", "x"]) == 0
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "Small places are crack-like" in page and page.count("<img") == 2 and "given. All" in page
+    overlay = np.asarray(Image.open(tmp_path / "out" / "photos" / "a.png" / "overlay.jpg")).astype(int)
+    assert 20 < (overlay[..., 2] - overlay[..., 0] > 80).sum() < 200  # a blue frame round it
 
 
 def test_a_photo_that_goes_or_cannot_be_opened_stops_nothing(tmp_path: Path, fake: Fake, monkeypatch: Any) -> None:
