@@ -85,6 +85,10 @@ def test_places_are_to_the_pixel() -> None:
     assert [area["crack"] for area in areas] == [1, 2] and areas[0]["segmentation"]["counts"][:2] == [0, 1]
     np.testing.assert_array_equal(mask_of(areas[0]) | mask_of(areas[1]), mask)
     assert describe_areas(np.zeros((5, 7), bool), []) == []
+    mask[:, 3] = mask[0, 4:] = True  # two cracks touch
+    halves = [mask_of(area) for area in describe_areas(mask, lines)]
+    assert halves[0][1, 3] and halves[1][3, 3]
+    np.testing.assert_array_equal(halves[0] ^ halves[1], mask)
     line = describe_lines([piece([(0, 0), (1, 0), (2, 0), (2, 1)], [1, 3, np.nan, np.nan], [1, 0, 0, 0])], 0.5)[0]
     assert line["points"] == [[0.5, -0.5], [2.5, -0.5], [2.5, -1.5]]  # middles of pixels, from the upper left corner
     assert (line["length"], line["width_most"], line["at_most"]) == (1.5, 1.5, 0.1667)

@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 from skimage.measure import approximate_polygon
 
 from crackutils.inspection.measure import Piece
@@ -42,15 +43,24 @@ def describe_lines(pieces: Sequence[Piece], mm_per_pixel: float | None) -> list[
 
 
 def describe_areas(mask: np.ndarray, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """Return the pixels of each crack of a mask, bool (h, w), as COCO has them: bbox, area, segmentation, and crack."""
+    """Return the pixels of each crack of a mask, bool (h, w), as COCO has them: bbox, area, segmentation, and crack.
+
+    They are what hangs together with its centre line, or, where several cracks do, what is nearest to it.
+    """
+    if not pieces:
+        return []
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    crack_of = np.zeros(count, int)
-    for piece in pieces:
-        x, y = piece.points.round().astype(int).T
-        crack_of[labels[y, x]] = piece.crack
-    crack_of[0] = 0
+    points = np.concatenate([piece.points for piece in pieces])
+    owner = np.repeat([piece.crack for piece in pieces], [len(piece.points) for piece in pieces])
+    part = labels[tuple(points.round().astype(int).T[::-1])]
+    crack_of, last_of = np.zeros((2, count), int)
+    crack_of[part[::-1]], last_of[part] = owner[::-1], owner
+    crack_of[0] = last_of[0] = 0
     y, x = np.nonzero(mask)
-    crack, areas = crack_of[labels[y, x]], []
+    label, areas = labels[y, x], []
+    crack, shared = crack_of[label], (crack_of != last_of)[label]
+    if shared.any():
+        crack[shared] = owner[cKDTree(points).query(np.stack([x, y], 1)[shared])[1]]
     for number in np.unique(crack[crack > 0]).tolist():
         own_y, own_x = y[crack == number], x[crack == number]
         left, top = int(own_x.min()), int(own_y.min())
