@@ -76,8 +76,8 @@ def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
     lineless = int((~cracked & (table["tiles_cracked"] > 0)).sum())
     more = f"; in {lineless:,} more the network sees something too short to be measured" if lineless else ""
     more += f"; {(~usable).sum():,} could not be used" if not usable.all() else ""
-    more += f"; {text}" if (text := describe_limit(table)) else ""
     more += " (see the column problem)" if (table["problem"] != "").any() else ""
+    more += f"; {text}" if (text := describe_limit(table)) else ""
     print(f"{cracked.sum():,} of {len(table):,} photos show something crack-like{more} -> {out / 'report.html'}")
 
 
