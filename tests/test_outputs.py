@@ -13,7 +13,7 @@ from test_inspection import DARK, Fake, fake, save, wall  # noqa: F401
 
 from crackutils.cli import main
 from crackutils.config import CrackutilsError
-from crackutils.inspection.export import describe_areas, share_over_limit
+from crackutils.inspection.export import describe_areas, describe_lines, share_over_limit
 from crackutils.inspection.folder import inspect
 from crackutils.inspection.measure import Piece
 from crackutils.inspection.truth import compare_masks, find_masks, read_mask, score_counts
@@ -77,7 +77,7 @@ def piece(points: Any, width: Any, at_most: Any, crack: int = 1) -> Piece:
     return Piece(crack, 1, np.float32(points), np.float32(width), np.array(at_most, bool))
 
 
-def test_runs_reach_into_the_corners() -> None:
+def test_places_are_to_the_pixel() -> None:
     mask = np.zeros((5, 7), bool)
     mask[0, :3], mask[4, 4:] = True, True
     lines = [piece([(4, 4), (6, 4)], [1, 1], [0, 0], 2), piece([(0, 0), (2, 0)], [1, 1], [0, 0])]
@@ -85,6 +85,11 @@ def test_runs_reach_into_the_corners() -> None:
     assert [area["crack"] for area in areas] == [1, 2] and areas[0]["segmentation"]["counts"][:2] == [0, 1]
     np.testing.assert_array_equal(mask_of(areas[0]) | mask_of(areas[1]), mask)
     assert describe_areas(np.zeros((5, 7), bool), []) == []
+    line = describe_lines([piece([(0, 0), (1, 0), (2, 0), (2, 1)], [1, 3, np.nan, np.nan], [1, 0, 0, 0])], 0.5)[0]
+    assert line["points"] == [[0.5, -0.5], [2.5, -0.5], [2.5, -1.5]]  # middles of pixels, from the upper left corner
+    assert (line["length"], line["width_most"], line["at_most"]) == (1.5, 1.5, 0.1667)
+    assert line["width_mean"] == round((0.5 * 1 + 1 * 3) / 1.5 / 2, 4)
+    assert describe_lines([piece([(0, 0), (1, 0)], [np.nan] * 2, [0, 0])], None)[0]["width_mean"] is None
 
 
 def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake, capsys: Any) -> None:  # noqa: F811
