@@ -1,8 +1,7 @@
 """Paths, profiles, threads and the one kind of error that users see.
 
 Everything that a profile fixes (data, split, weights, threads, budgets) stands in `PROFILES`.
-At first this module imports the standard library only, so that it can set thread counts before NumPy and TensorFlow
-start.
+It first imports the standard library only, so that it can set thread counts before NumPy and TensorFlow start.
 """
 
 import contextlib
@@ -103,8 +102,9 @@ def profile(name: str) -> Profile:
 
 
 def data_dir() -> Path:
-    """Folder of the images and caches: `data/`, or `CRACKUTILS_DATA_DIR`."""
-    return Path(os.environ.get("CRACKUTILS_DATA_DIR", ROOT / "data")).resolve()
+    """Folder of the images and caches: `data/`, of an installed wheel the user's cache, or `CRACKUTILS_DATA_DIR`."""
+    home = ROOT / "data" if NOTEBOOKS.is_dir() else importlib.import_module("platformdirs").user_cache_path(__package__)
+    return Path(os.environ.get("CRACKUTILS_DATA_DIR", home)).resolve()
 
 
 def results_dir() -> Path:

@@ -24,6 +24,7 @@ from crackutils.synthetic.store import CRACK, Photos, find_anchors, load_photos
 from crackutils.training import Trained
 
 PHOTOS, SIDE = 1500, 768  # synthetic ones, and their side, pixels
+WEIGHTS = "imagenet"  # of the backbone, at first
 STEPS = (3000, 1000)  # without photos with masks of people, and then with them
 SHARES = ((0.6, 0.0), (0.35, 0.3))  # of a batch: synthetic photos, and photos with masks of people
 _SLOWER = 0.4  # the learning rate of the second training, as a share of that of the first
@@ -51,12 +52,12 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
     ds, home, seed = datasets.load(profile), config.data_dir() / "cache" / "detector", config.DEFAULT_SEED
     manifest, real = make_split(ds, "copy-safe", seed), read_masked(masks) if masks else None
     photos = load_photos(PHOTO_SEED, PHOTOS, SIDE)
-    fixed: dict[str, Any] = {"seed": seed, "weights": "imagenet"}
+    fixed: dict[str, Any] = {"seed": seed, "weights": WEIGHTS}
     patches = load_patches(profile)
 
     def finish(trained: Trained, name: str, target: Path, masks: int) -> None:
         last = fit_last_layer(trained, DETECTOR, ds, manifest, patches, home / name, seed)
-        settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": "imagenet"}
+        settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": WEIGHTS}
         settings |= {"recipe": DETECTOR.as_dict(), "threshold": 0.5, "steps": STEPS[: 1 + bool(masks)]}
         settings |= {"shares": SHARES, "images": ds.sha256, "photos": PHOTOS, "side": SIDE, "masks": masks}
         content = {"schema": SCHEMA, "notebook": "08_cross_dataset", "run": DETECTOR.name, "settings": settings}

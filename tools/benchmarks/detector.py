@@ -135,6 +135,14 @@ def measure_lines(net: Detector, count: int = 40) -> dict[str, Any]:
     }
 
 
+def write_card(found: dict[str, Any], run: Path) -> str:
+    """Return the model card of a run, Markdown, with what was measured."""
+    model, recipe = training.load(run)
+    settings = json.loads((run / "metrics.json").read_text("utf-8"))["settings"]
+    facts = {"recipe": recipe, "parameters": model.count_params(), "settings": settings}
+    return render_template(OUT.with_suffix(".md.j2"), found | facts)
+
+
 def main(words: list[str]) -> None:
     """Measure what the words name, and write it."""
     given = dict(word.split("=", 1) for word in words if "=" in word)
@@ -162,10 +170,7 @@ def main(words: list[str]) -> None:
     print(text)
     if run == SHIPPED:
         write_atomically(OUT, text + "\n")
-        model, recipe = training.load(run)
-        settings = json.loads((run / "metrics.json").read_text("utf-8"))["settings"]
-        facts = found | {"recipe": recipe, "parameters": model.count_params(), "settings": settings}
-        write_atomically(run / "model" / "README.md", render_template(OUT.with_suffix(".md.j2"), facts))
+        write_atomically(run / "model" / "README.md", write_card(json.loads(text), run))
 
 
 if __name__ == "__main__":
