@@ -5,14 +5,18 @@ By hand: skan needs numba and its compiler, 130 MB, for what is a hundred lines 
 
 import heapq
 import itertools
+from collections import defaultdict
 
 import cv2
 import numpy as np
+from scipy.spatial import KDTree
 from skimage.morphology import skeletonize
 
-GAP = 9  # pixels of a gap that a centre line bridges
+GAP = 15  # pixels of a gap that a centre line bridges
 _BLOCK, _RIM = 1024, 128  # side of the blocks that a mask is thinned in, and of what they see around them, pixels
+_HOLE = 3  # side of the disk that closes holes and notches, pixels
 _PAD = 32  # pixels that lines go on beyond the photo while they are thinned
+_TANGENT = 8  # pixels of a line that tell which way its end points
 _SPUR = 4  # pixels that a branch must be longer than from centre line to edge
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of the neighbours of a pixel, straight ones first (y, x)
 
@@ -24,7 +28,7 @@ def centre_lines(mask: np.ndarray) -> np.ndarray:
 
 def thin_mask(mask: np.ndarray) -> np.ndarray:
     """Return how far it is from `centre_lines` to the edge, uint8 (h, w), pixels rounded up, at most 255; else 0."""
-    disk, reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP, GAP)), np.zeros(mask.shape, np.uint8)
+    disk, reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_HOLE, _HOLE)), np.zeros(mask.shape, np.uint8)
     # block by block: thinning is local, and memory does not grow with the photo
     for y, x in itertools.product(*(range(0, side, _BLOCK) for side in mask.shape)):
         part = mask[max(0, y - _RIM) : y + _BLOCK + _RIM, max(0, x - _RIM) : x + _BLOCK + _RIM]
@@ -39,7 +43,35 @@ def thin_mask(mask: np.ndarray) -> np.ndarray:
         closed = closed[_PAD:-_PAD, _PAD:-_PAD]
         closed *= np.ceil(cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 3)).clip(1, 255).astype(np.uint8)
         reach[y : y + _BLOCK, x : x + _BLOCK] = closed[min(y, _RIM) :, min(x, _RIM) :][:_BLOCK, :_BLOCK]
+    bridge_gaps(reach)
     return reach
+
+
+def bridge_gaps(reach: np.ndarray) -> None:
+    """Join ends of `thin_mask` that face each other across `GAP` pixels or fewer, in place, the nearest first."""
+    y, x = np.nonzero(reach)
+    points, links = np.stack([x, y], 1).astype(float), _neighbours(reach, y, x)
+    ends = [k for k, near in enumerate(links) if len(near) < 2]
+    if len(ends) < 2:
+        return
+    ahead = []
+    for end in ends:
+        path = [end, *links[end]]
+        while len(path) < _TANGENT and len(links[path[-1]]) == 2:
+            path.append(links[path[-1]][links[path[-1]][0] == path[-2]])
+        ahead.append(points[end] - points[path[-1]])
+    free, spots = [2 - len(links[end]) for end in ends], points[ends]  # a single pixel may be joined twice
+    pairs = KDTree(spots).query_pairs(GAP, output_type="ndarray")
+    gaps = spots[pairs[:, 1]] - spots[pairs[:, 0]]
+    for k in np.argsort(np.hypot(*gaps.T), kind="stable"):
+        (one, other), gap = pairs[k], gaps[k]
+        faces = all(
+            way @ to >= 0.7 * np.hypot(*way) * np.hypot(*to) for way, to in ((ahead[one], gap), (ahead[other], -gap))
+        )
+        if free[one] and free[other] and faces:
+            free[one], free[other] = free[one] - 1, free[other] - 1
+            steps = np.linspace(spots[one], spots[other], int(np.abs(gap).max()) + 1).round().astype(int)
+            reach[steps[:, 1], steps[:, 0]] = np.maximum(reach[steps[:, 1], steps[:, 0]], 1)
 
 
 def trace_lines(line: np.ndarray) -> list[np.ndarray]:
@@ -92,50 +124,40 @@ def _neighbours(line: np.ndarray, y: np.ndarray, x: np.ndarray) -> list[list[int
 
 
 def prune_spurs(paths: list[np.ndarray], reach: np.ndarray) -> list[np.ndarray]:
-    """Return `trace_lines` without branches that hardly leave the line they come from, with `thin_mask` for `reach`.
+    """Return `trace_lines` without branches and loops that hardly leave the crack, with `thin_mask` for `reach`.
 
     The shortest goes first; lines that meet where it left become one.
     """
-    ends: dict[tuple, set[int]] = {}
-    kept = dict(enumerate(paths))
+    kept, ends = dict(enumerate(paths)), defaultdict(set)
     for k, path in kept.items():
-        for end in (path[0], path[-1]):
-            ends.setdefault(tuple(end), set()).add(k)
-    loops = {k for k, path in kept.items() if (path[0] == path[-1]).all()}
-
-    def fork_of(k: int) -> tuple | None:
-        """Return the fork that a spur leaves, None where the line is no spur."""
-        one, other = tuple(kept[k][0]), tuple(kept[k][-1])
-        free = [len(ends[end]) == 1 for end in (one, other)]
-        fork = other if free[0] else one
-        return (
-            fork
-            if k not in loops and sum(free) == 1 and len(kept[k]) - 1 <= int(reach[fork[1], fork[0]]) + _SPUR
-            else None
-        )
-
-    heap = [(len(path), k) for k, path in kept.items() if fork_of(k)]
+        for node in _ends(path):
+            ends[node].add(k)
+    numbers, heap = itertools.count(len(paths)), [(len(path), k) for k, path in kept.items()]
     heapq.heapify(heap)
-    new = len(paths)
     while heap:
         length, k = heapq.heappop(heap)
-        if k not in kept or length != len(kept[k]) or (fork := fork_of(k)) is None:
+        if k not in kept:
             continue
-        for end in (kept[k][0], kept[k][-1]):
-            ends[tuple(end)].discard(k)
+        one, other = _ends(kept[k])
+        free = [len(ends[node]) == 1 for node in (one, other)]
+        double = one == other or len(ends[one] & ends[other]) > 1
+        x, y = other if free[0] else one
+        if all(free) or not (any(free) or double) or length - 1 > 1.5 * int(reach[y, x]) + _SPUR:
+            continue
         del kept[k]
-        if len(ends[fork]) != 2 or ends[fork] & loops:
-            continue
-        one, other = (kept.pop(k) for k in sorted(ends.pop(fork)))
-        one = one if tuple(one[-1]) == fork else one[::-1]
-        other = other if tuple(other[0]) == fork else other[::-1]
-        kept[new] = np.concatenate([one, other[1:]])
-        for end in (one[0], other[-1]):
-            ends[tuple(end)] -= ends[tuple(end)] - kept.keys()
-            ends[tuple(end)].add(new)
-        if tuple(one[0]) == tuple(other[-1]):
-            loops.add(new)
-        elif fork_of(new):
-            heapq.heappush(heap, (len(kept[new]), new))
-        new += 1
+        for node in {one, other}:
+            ends[node].discard(k)
+            if len(ends[node]) == 2 and all(len(set(_ends(kept[j]))) == 2 for j in ends[node]):
+                first, last = (kept.pop(j) for j in sorted(ends.pop(node)))
+                first = first if _ends(first)[1] == node else first[::-1]
+                last = last if _ends(last)[0] == node else last[::-1]
+                new = next(numbers)
+                kept[new] = np.concatenate([first, last[1:]])
+                heapq.heappush(heap, (len(kept[new]), new))
+                for end in _ends(kept[new]):
+                    ends[end] = {j for j in ends[end] if j in kept} | {new}
     return list(kept.values())
+
+
+def _ends(path: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+    return tuple(map(int, path[0])), tuple(map(int, path[-1]))

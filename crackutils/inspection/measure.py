@@ -10,12 +10,22 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from crackutils.inspection.graph import prune_spurs, thin_mask, trace_lines
-from crackutils.inspection.width import BAND, BRIGHT, UNSURE, Reading, estimate_widths, fit_photo, read_profiles
+from crackutils.inspection.width import (
+    BAND,
+    BRIGHT,
+    UNSURE,
+    Reading,
+    estimate_widths,
+    fit_photo,
+    read_profiles,
+    volume_error,
+)
 
 LENGTHS = ["length", "width_mean", "width_p10", "width_p50", "width_p90", "width_most"]  # in pixels, as area in theirs
 COLUMNS = ["x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "area", *LENGTHS[1:]]
 COLUMNS += ["x_most", "y_most", "at_most", "pieces"]
 _FINE, _COARSE, _ALONG = 1.0, 3.0, 2.0  # deviations that smooth a line, its direction, and values along it, pixels
+TURN=0.5
 _MEDIAN = 9  # points of a line whose median is the width
 _CHUNK, _OVERLAP = 2048, 12  # points that are measured at once, and of their neighbours that these see
 _INDEPENDENT = 7  # points of a line that tell as much as one alone
@@ -105,6 +115,7 @@ def _measure_widths(
     if not paths:
         return []
     every, whole = Reading(*map(np.concatenate, zip(*readings, strict=True))), np.concatenate(known)
+    whole &= every.volume > -2 * volume_error(every)  # else it is filled, brighter than the surface
     fit = fit_photo(Reading(*(values[whole] for values in every)), whole.sum() / _INDEPENDENT)
     width, blur = estimate_widths(every, *fit), fit[2]
     bright = every.surface >= BRIGHT
@@ -129,7 +140,7 @@ def _sample(
     """
     half = int(1.5 * far.max()) + BAND + 9
     across, line = np.arange(-half, half + 1, dtype=np.float32), _smooth(path, _FINE)
-    along = np.gradient(_smooth(path, _COARSE), axis=0) if len(path) > 1 else np.array([[1.0, 0.0]], np.float32)
+    along = np.gradient(_smooth(path, max(_COARSE, TURN * float(np.median(far)))), axis=0) if len(path) > 1 else np.array([[1.0, 0.0]], np.float32)
     along /= np.maximum(np.hypot(*along.T), 1e-6)[:, None]
     x, y = line[:, :1] - along[:, 1:] * across, line[:, 1:] + along[:, :1] * across
     left, top = (max(0, int(v.min()) - 3) for v in (x, y))

@@ -179,6 +179,11 @@ def fit_photo(reading: Reading, independent: float) -> tuple[float, float, float
     return d, float(spread[0]), float(np.exp(log)), float(np.exp(log) * spread[1])
 
 
+def volume_error(reading: Reading) -> np.ndarray:
+    """Return the deviation of the volumes, pixels."""
+    return _ERRORS[0] + _ERRORS[1] * reading.noise
+
+
 def estimate_widths(
     reading: Reading,
     dark: float = _DARK[0],
@@ -191,7 +196,7 @@ def estimate_widths(
     by_volume = np.maximum(reading.volume, 0.02) / dark
     ratio = reading.edges / blur
     by_edges = blur * (np.interp(ratio, _EDGES, _WIDTHS) + np.maximum(ratio - _EDGES[-1], 0))
-    fixed = (_ERRORS[0] + _ERRORS[1] * reading.noise) / dark
+    fixed = volume_error(reading) / dark
     blurred = _ERRORS[2] + _ERRORS[3] * relative + 0.03 * reading.edges
     width = by_volume
     for _ in range(4):  # precisions depend on the width
