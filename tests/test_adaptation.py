@@ -272,7 +272,7 @@ def test_features_are_what_the_last_layer_sees(tiles: Path, base: Path, tmp_path
     training.save(build_detector(TINY, "crackutils", 6), other, "")
     second = features_of_run(ds, np.arange(2), other).x
     assert computed == [*range(8), 0, 1] and x[0, 0] != second[0, 0]
-    np.testing.assert_allclose(x[:2, 1:], second[:, 1:], atol=1e-5)  # the backbone is the same
+    np.testing.assert_allclose(x[:2, 1:33], second[:, 1:33], atol=1e-5)  # the backbone is the same, the decoder is not
     edited(other / "metrics.json", ('"cells": 0.06', '"cells": 0'))
     with pytest.raises(CrackutilsError, match=r"has no cells\. Give a run of notebook 08"):
         features_of_run(ds, np.arange(2), other)
@@ -288,13 +288,10 @@ assert "tensorflow" not in sys.modules"""
 
 
 def test_the_command(tiles: Path, base: Path, tmp_path: Path, computed: list[int], capsys: Capture) -> None:
-    usual, out = config.results_dir() / "metu-half" / "08_cross_dataset" / TINY.name, tmp_path / "deep" / "adapted"
-    usual.parent.mkdir(parents=True)
-    usual.symlink_to(base)
-    before = sorted(base.rglob("*"))
-    assert main(["adapt", "--labels", str(tiles), "--out", str(out)]) == 0
+    out, before = tmp_path / "deep" / "adapted", sorted(base.rglob("*"))
+    assert main(["adapt", "--labels", str(tiles), "--out", str(out), "--model", str(base)]) == 0
     printed = capsys.readouterr().out
-    assert f"08_cross_dataset/{TINY.name}" in printed and "24 photos, by the column photo" in printed
+    assert "24 photos, by the column photo" in printed
     assert "On these tiles labelling was" in printed and "average_precision_gain_low" in printed
     assert sorted(base.rglob("*")) == before and sorted(computed) == list(range(48))
     written = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -261,7 +261,8 @@ def tiny(monkeypatch: Patch) -> None:
         layers, inputs = keras.layers, keras.Input((recipe.size, recipe.size, 3))
         trunk = keras.Sequential([layers.Conv2D(4, CELL, CELL), layers.BatchNormalization(), layers.ReLU()])
         x = layers.Rescaling(1 / 255)(inputs)
-        pixels, kinds = layers.Conv2D(1, 1, name="pixels")(x), layers.Conv2D(2, 1, 2, name="kinds")(x)
+        pixels = layers.Conv2D(1, 3, padding="same", name="pixels")(x)
+        kinds = layers.Conv2D(2, 3, padding="same", name="kinds")(layers.AveragePooling2D(2)(x))
         cells = layers.Conv2D(1, 1, name="cells")(trunk(x))
         most = [layers.GlobalMaxPooling2D()(part) for part in (cells, pixels, kinds)]
         return keras.Model(inputs, layers.Concatenate()(most))

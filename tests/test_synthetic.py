@@ -195,7 +195,7 @@ def test_a_third_of_rich_photos_shows_no_crack_and_the_others_all_widths(rich: l
     drops = [np.median(shot.drop[shot.mask > 60]) for shot in rich if (shot.mask > 60).any()]
     assert np.quantile(drops, 0.05) < 5 and np.quantile(drops, 0.9) > 25  # faint to strong
     assert np.ptp([shot.image.mean() for shot in rich]) > 120
-    assert min(len(shot.facts["objects"]) for shot in rich) > 0
+    assert np.mean([len(shot.facts["objects"]) for shot in rich]) > 1.5
 
 
 def test_width_of_a_line_is_what_its_mask_covers_across(rich: list[Photo]) -> None:
@@ -209,7 +209,7 @@ def test_width_of_a_line_is_what_its_mask_covers_across(rich: list[Photo]) -> No
         here = open_ & ((middle[:, :2] > -0.5) & (middle[:, :2] < np.array(TINY) - 0.5)).all(1)
         if (area := (step * middle[:, 2])[here].sum()) > 60:
             tested += 1
-            assert shot.mask.sum() / 255 == pytest.approx(area, rel=0.06), shot.facts
+            assert shot.mask.sum() / 255 == pytest.approx(area, rel=0.08), shot.facts
     assert tested >= 5
 
 

@@ -55,8 +55,9 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
     fixed: dict[str, Any] = {"seed": seed, "weights": WEIGHTS}
     patches = load_patches(profile)
 
-    def finish(trained: Trained, name: str, target: Path, masks: int) -> None:
-        last = fit_last_layer(trained, DETECTOR, ds, manifest, patches, home / name, seed)
+    def finish(trained: Trained, target: Path, masks: int) -> None:
+        if last := target == out:
+            last = fit_last_layer(trained, DETECTOR, ds, manifest, patches, home / "last", seed)
         settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": WEIGHTS}
         settings |= {"recipe": DETECTOR.as_dict(), "threshold": 0.5, "steps": STEPS[: 1 + bool(masks)]}
         settings |= {"shares": SHARES, "images": ds.sha256, "photos": PHOTOS, "side": SIDE, "masks": masks}
@@ -71,13 +72,13 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
         print(f"the detector is in {config.display_path(target)}")
 
     trained = train_detector(DETECTOR, ds, manifest, [(photos, SHARES[0][0])], home / "drawn", steps=STEPS[0], **fixed)
-    finish(trained, "drawn-last", home / "unmasked" if real else out, 0)  # to compare with, where there are masks
+    finish(trained, home / "unmasked" if real else out, 0)  # to compare with, where there are masks
     if real:
         stage = DETECTOR.stages[0]
         slower = replace(DETECTOR, stages=(replace(stage, learning_rate=_SLOWER * stage.learning_rate),))
         both, fixed["before"] = list(zip((photos, real), SHARES[1], strict=True)), trained.model
         trained = train_detector(slower, ds, manifest, both, home / "both", steps=STEPS[1], **fixed)
-        finish(trained, "both-last", out, len(real.images))
+        finish(trained, out, len(real.images))
 
 
 def _drop_weights(file: Path) -> None:
