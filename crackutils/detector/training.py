@@ -100,7 +100,11 @@ def train_detector(
     start = models.weights_facts(recipe.backbone, CROP, weights)
     # everything that the bytes of a checkpoint depend on
     parts = [recipe.as_dict(), ds.sha256, "".join(manifest["label"].astype(str) + manifest["split"])]
-    parts += [[hashlib.sha256(photos.targets).hexdigest(), share] for photos, share in masked]
+    for photos, share in masked:
+        known = hashlib.sha256()
+        for target in photos.targets:
+            known.update(np.ascontiguousarray(target))
+        parts.append([known.hexdigest(), share])
     parts += [seed, start["weights"], start["sha256"], steps, provenance.code_hash(), provenance.versions()]
     if before is not None:
         model.set_weights(before.get_weights())
