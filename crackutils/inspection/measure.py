@@ -25,8 +25,8 @@ LENGTHS = ["length", "width_mean", "width_p10", "width_p50", "width_p90", "width
 COLUMNS = ["x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "area", *LENGTHS[1:]]
 COLUMNS += ["x_most", "y_most", "at_most", "pieces"]
 _FINE, _COARSE, _ALONG = 1.0, 3.0, 2.0  # deviations that smooth a line, its direction, and values along it, pixels
-TURN=0.5
 _MEDIAN = 9  # points of a line whose median is the width
+_BORDER = 3  # pixels along the border of a photo where nothing is measured
 _CHUNK, _OVERLAP = 2048, 12  # points that are measured at once, and of their neighbours that these see
 _INDEPENDENT = 7  # points of a line that tell as much as one alone
 
@@ -136,11 +136,15 @@ def _sample(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return grey values across a line, float32 (n, m), a mask of them as `read_profiles` takes, and what is whole.
 
-    A profile is not whole where the crack goes on along it: at forks.
+    A profile is not whole where the crack goes on along it, at forks, nor at the photo's border.
     """
     half = int(1.5 * far.max()) + BAND + 9
     across, line = np.arange(-half, half + 1, dtype=np.float32), _smooth(path, _FINE)
-    along = np.gradient(_smooth(path, max(_COARSE, TURN * float(np.median(far)))), axis=0) if len(path) > 1 else np.array([[1.0, 0.0]], np.float32)
+    along = (
+        np.gradient(_smooth(path, max(_COARSE, float(np.median(far)) / 2)), axis=0)
+        if len(path) > 1
+        else np.array([[1.0, 0.0]], np.float32)
+    )
     along /= np.maximum(np.hypot(*along.T), 1e-6)[:, None]
     x, y = line[:, :1] - along[:, 1:] * across, line[:, 1:] + along[:, :1] * across
     left, top = (max(0, int(v.min()) - 3) for v in (x, y))
@@ -149,7 +153,8 @@ def _sample(
     grey = cv2.cvtColor(np.ascontiguousarray(image[box]), cv2.COLOR_RGB2GRAY)
     grey = cv2.remap(grey, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     hit = cv2.remap(mask[box].astype(np.uint8), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=2)
-    longest, whole, inside = 2 * far + 3, np.ones(len(path), bool), np.where(hit > 0, 2, 0).astype(np.uint8)
+    longest, inside = 2 * far + 3, np.where(hit > 0, 2, 0).astype(np.uint8)
+    whole = ((path >= _BORDER) & (path < np.array(mask.shape[::-1]) - _BORDER)).all(1)
     for side in (slice(half, None), slice(half, None, -1)):
         run = np.where(hit[:, side] == 1, half + 1, np.arange(half + 1)).min(1)  # ends where the mask does
         whole &= run <= longest

@@ -14,7 +14,7 @@ import numpy as np
 
 from crackutils.config import CrackutilsError
 
-BAND = 8  # values on each side from which the surface's grey value is read
+BAND = 6  # values on each side from which the surface's grey value is read
 FEWEST = 16  # values of a profile
 UNSURE = 0.4  # a crack narrower than this many deviations of the blur is not told from one as narrow as the blur
 BRIGHT = 250  # a surface as bright is overexposed
@@ -65,15 +65,12 @@ def read_profiles(grey: np.ndarray, mask: np.ndarray | None = None) -> Reading:
         inside, free = (mask == 1) | (x == at), mask != 2
     begin, end = _first(inside, x), _last(inside, x)
     core = x == at if mask is None else (x == at) | ((x >= begin + 4) & (x <= end - 4))
-    left, right, near = begin, end, inside
+    near, (surface, _) = inside, _surface(grey, free, begin - 2, end + 2)
+    depth = 1 - grey / surface
+    dark = (depth > _level(depth * near) / 2) | core  # the crack reaches from the middle as far as it is half as deep
+    left, right = _last(~dark & (x < at), x) + 1, _first(~dark & (x > at), x) - 1
+    near = (x >= left - 1) & (x <= right + 1)  # farther away there is more noise than dark volume
     surface, noise = _surface(grey, free, left - 2, right + 2)
-    for _ in range(2):  # the crack reaches from the middle as far as it is half as deep
-        depth = 1 - grey / surface
-        dark = (depth > _level(depth * near) / 2) | core
-        left, right = _last(~dark & (x < at), x) + 1, _first(~dark & (x > at), x) - 1
-        margin = 1 + np.minimum((right - left + 1) // 4, 3)  # dark volume lies there, too
-        near = (x >= left - margin) & (x <= right + margin)
-        surface, noise = _surface(grey, free, left - margin - 1, right + margin + 1)
     depth = (1 - grey / surface) * near
     if mask is None:
         begin, end, core = left, right, core & False
