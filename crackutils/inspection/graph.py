@@ -1,6 +1,6 @@
 """Centre lines of cracks as a graph: lines between ends and forks, without the spurs of rough edges.
 
-By hand: skan needs numba and its compiler, 130 MB, for what is a hundred lines here.
+By hand: skan brings numba, llvmlite, openpyxl and toolz along, for what is a hundred lines here.
 """
 
 import heapq
@@ -65,9 +65,8 @@ def bridge_gaps(reach: np.ndarray) -> None:
     gaps = spots[pairs[:, 1]] - spots[pairs[:, 0]]
     for k in np.argsort(np.hypot(*gaps.T), kind="stable"):
         (one, other), gap = pairs[k], gaps[k]
-        faces = all(
-            way @ to >= 0.7 * np.hypot(*way) * np.hypot(*to) for way, to in ((ahead[one], gap), (ahead[other], -gap))
-        )
+        ways = (ahead[one], gap), (ahead[other], -gap)
+        faces = all(way @ to >= 0.7 * np.hypot(*way) * np.hypot(*to) for way, to in ways)
         if free[one] and free[other] and faces:
             free[one], free[other] = free[one] - 1, free[other] - 1
             steps = np.linspace(spots[one], spots[other], int(np.abs(gap).max()) + 1).round().astype(int)

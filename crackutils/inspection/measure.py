@@ -57,10 +57,11 @@ def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[
     """Measure the cracks of a photo: a row per crack, the longest first, and the pieces of their centre lines.
 
     Takes the photo, uint8 (h, w, 3), the mask of its cracks, bool (h, w), and the probability of crack, uint8 (h, w),
-    times 255. Lines that touch are one crack. Columns: x, y, width, height (box); x_top, y_top (topmost point of its
-    line); p_crack, mean along its line; length, of its centre line with all branches; area, length times mean width;
-    width_mean, width_p10, width_p50, width_p90, width_most along its length (NaN where none can be measured); x_most,
-    y_most, where it is widest; at_most, share of the length whose width is only an upper bound; pieces. In pixels.
+    times 255. Lines that touch are one crack; what has no length is left out. Columns, in pixels: x, y, width, height
+    (box); x_top, y_top (topmost point of its line); p_crack, mean along its line; length, of its centre line with all
+    branches; area, length times mean width; width_mean, width_p10, width_p50, width_p90, width_most along its length
+    (NaN where none can be measured); x_most, y_most, where it is widest; at_most, share of the length whose width is
+    only an upper bound; pieces.
     """
     paths, lines, reach = find_lines(mask)
     widths = _measure_widths(image, mask, paths, reach)
@@ -140,11 +141,7 @@ def _sample(
     """
     half = int(1.5 * far.max()) + BAND + 9
     across, line = np.arange(-half, half + 1, dtype=np.float32), _smooth(path, _FINE)
-    along = (
-        np.gradient(_smooth(path, max(_COARSE, float(np.median(far)) / 2)), axis=0)
-        if len(path) > 1
-        else np.array([[1.0, 0.0]], np.float32)
-    )
+    along = np.gradient(_smooth(path, max(_COARSE, float(np.median(far)) / 2)), axis=0)
     along /= np.maximum(np.hypot(*along.T), 1e-6)[:, None]
     x, y = line[:, :1] - along[:, 1:] * across, line[:, 1:] + along[:, :1] * across
     left, top = (max(0, int(v.min()) - 3) for v in (x, y))
@@ -153,7 +150,7 @@ def _sample(
     grey = cv2.cvtColor(np.ascontiguousarray(image[box]), cv2.COLOR_RGB2GRAY)
     grey = cv2.remap(grey, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     hit = cv2.remap(mask[box].astype(np.uint8), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=2)
-    longest, inside = 2 * far + 3, np.where(hit > 0, 2, 0).astype(np.uint8)
+    longest, inside = np.minimum(2 * far + 3, half - BAND - 2), np.where(hit > 0, 2, 0).astype(np.uint8)
     whole = ((path >= _BORDER) & (path < np.array(mask.shape[::-1]) - _BORDER)).all(1)
     for side in (slice(half, None), slice(half, None, -1)):
         run = np.where(hit[:, side] == 1, half + 1, np.arange(half + 1)).min(1)  # ends where the mask does
@@ -184,14 +181,8 @@ def _row(lines: list[Piece], p: np.ndarray, shape: tuple[int, ...]) -> dict:
     left, top = np.maximum(0, np.floor((points - reach).min(0))).astype(int)
     right, low = np.minimum(np.array(shape[::-1]) - 1, np.ceil((points + reach).max(0))).astype(int)
     first = int(y.argmin())
-    row = {
-        "x": left,
-        "y": top,
-        "width": right - left + 1,
-        "height": low - top + 1,
-        "x_top": x[first],
-        "y_top": y[first],
-    }
+    row = {"x": left, "y": top, "width": right - left + 1, "height": low - top + 1}
+    row |= {"x_top": x[first], "y_top": y[first]}
     row |= {"p_crack": float(p[y, x].mean() / 255), "length": float(steps.sum()), "pieces": len(lines)}
     known = np.isfinite(width)
     weight = steps[known] + 1e-9

@@ -159,21 +159,18 @@ def fit_photo(reading: Reading, independent: float) -> tuple[float, float, float
     """
     dark, blur = np.linspace(0.3, 1.0, 15), np.geomspace(0.5, 3, 13)
     cost = ((dark[:, None] - _DARK[0]) / _DARK[1]) ** 2 / 2 + (np.log(blur / _BLUR[0]) / _BLUR[1]) ** 2 / 2
-    some = slice(None, None, -(-len(reading.volume) // 2000))
+    some = slice(None, None, max(1, -(-len(reading.volume) // 2000)))
     volume, edges = np.maximum(reading.volume[some], 0.02), reading.edges[some]
     error = _ERRORS[2] + _ERRORS[3] * (reading.noise / reading.level)[some] + 0.1 * edges
-    for i, j in np.ndindex(cost.shape):
+    for i, j in np.ndindex(cost.shape) if independent else ():
         off = (edges - _expected_edges(volume / dark[i], blur[j])) / error
         cost[i, j] += independent * np.log1p(off**2 / 2).mean()  # outliers count little
     p = np.exp(cost.min() - cost)
     p /= p.sum()
     d, log = float(p.sum(1) @ dark), float(p.sum(0) @ np.log(blur))
+    d_spread, spread = np.sqrt(p.sum(1) @ (dark - d) ** 2), np.sqrt(p.sum(0) @ (np.log(blur) - log) ** 2)
     # cracks of one photo are not equally dark, nor is its blur the same everywhere
-    spread = (
-        np.hypot(0.08, np.sqrt(p.sum(1) @ (dark - d) ** 2)),
-        np.hypot(0.12, np.sqrt(p.sum(0) @ (np.log(blur) - log) ** 2)),
-    )
-    return d, float(spread[0]), float(np.exp(log)), float(np.exp(log) * spread[1])
+    return d, float(np.hypot(0.08, d_spread)), float(np.exp(log)), float(np.exp(log) * np.hypot(0.12, spread))
 
 
 def volume_error(reading: Reading) -> np.ndarray:
