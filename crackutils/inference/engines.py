@@ -79,7 +79,7 @@ def start_engine(name: str, file: Path, build: Callable[[], Any], batch: int = _
             model = build()
             return lambda: lambda x: np.asarray(model.predict_on_batch(x))
         if not file.is_file():
-            convert(build(), file)
+            convert(build(), file, batch)
         try:
             return _litert(file, batch) if name == "litert" else _openvino(file, name == "openvino-bf16", batch)
         except (ValueError, RuntimeError) as error:
@@ -105,8 +105,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def convert(model: Any, file: Path) -> None:
-    """Write a keras.Model in LiteRT's format, float32, atomically."""
+def convert(model: Any, file: Path, batch: int = _BATCH) -> None:
+    """Write a keras.Model in LiteRT's format, float32, for batches of one size: else some layers run slowly."""
     size = model.input_shape[1]
     values = [[v.numpy() for v in kind] for kind in (model.trainable_variables, model.non_trainable_variables)]
 
@@ -115,7 +115,7 @@ def convert(model: Any, file: Path) -> None:
         return model.stateless_call(*([tf.constant(v) for v in kind] for kind in values), x, training=False)[0]
 
     with config.silent_stderr(), contextlib.redirect_stdout(None):
-        traced = tf.function(call, [tf.TensorSpec((None, size, size, 3), tf.float32)]).get_concrete_function()
+        traced = tf.function(call, [tf.TensorSpec((batch, size, size, 3), tf.float32)]).get_concrete_function()
         content = tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module()).convert()
     write_atomically(file, content)
     gc.collect()  # the converter leaves cycles, 100 MB of them

@@ -5,6 +5,7 @@ import itertools
 import cv2
 import numpy as np
 from skimage.filters import apply_hysteresis_threshold
+from skimage.morphology import skeletonize
 
 BLOCK, RIM = 2048, 128  # side of the blocks that a map is worked on in, and of what they see around them, pixels
 _SHORTEST = 20  # pixels of a line that counts
@@ -14,8 +15,8 @@ _LOW = 0.5  # of the threshold: down to this a crack goes on
 def crack_mask(pixels: np.ndarray, threshold: float) -> np.ndarray:
     """Return the pixels of cracks, bool (h, w), from the probabilities of a `CrackMap`, uint8 (h, w).
 
-    A crack goes on from pixels that reach the threshold to neighbours of half of it (hysteresis: Canny 1986). What is
-    shorter than 20 pixels is dropped.
+    A crack goes on from pixels that reach the threshold to neighbours of half of it (hysteresis: Canny 1986): there the
+    centre line alone counts, as the mask would be too wide else. What is shorter than 20 pixels is dropped.
     """
     mask, h, w = np.zeros(pixels.shape, bool), *pixels.shape
     # block by block, so that memory does not grow with the photo
@@ -27,6 +28,7 @@ def crack_mask(pixels: np.ndarray, threshold: float) -> np.ndarray:
             _, labels, stats, _ = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)
             long = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= _SHORTEST
             found &= long[labels]
+            found &= (part >= threshold * 255) | skeletonize(found)
             mask[row : row + BLOCK, col : col + BLOCK] = found[row - top :, col - left :][:BLOCK, :BLOCK]
     return mask
 

@@ -98,7 +98,7 @@ def load_photos(seed: int, count: int, side: int) -> Photos:
 
     def make(number: int) -> tuple[np.ndarray, ...]:
         shot = make_photo(seed, number, side, side, THIN, rich=True)
-        target = _target(shot)
+        target = target_of(shot)
         return shot.image, target, find_anchors(target, np.random.default_rng([seed, number, 2]))
 
     if not home.exists():
@@ -122,8 +122,8 @@ def load_photos(seed: int, count: int, side: int) -> Photos:
     return Photos(images, targets, np.load(home / "anchors.npy"))
 
 
-def _target(shot: Photo) -> np.ndarray:
-    """Return the target of a rich photo."""
+def target_of(shot: Photo) -> np.ndarray:
+    """Return the target of a rich photo, as one of `Photos.targets`."""
     middle = np.zeros(shot.mask.shape, np.uint8)
     for line in shot.lines:
         for part in np.split(line, np.flatnonzero(line[:, 2] <= 0)):  # where it is closed

@@ -27,13 +27,13 @@ from crackutils.detector.runs import SHIPPED, features_of_run
 from crackutils.files import progress, render_template, write_atomically
 from crackutils.images import read_image
 from crackutils.inspection.calibration import rank_tiles, read_tile_labels
-from crackutils.inspection.mask import crack_mask
+from crackutils.inspection.mask import crack_mask, dilate
 from crackutils.inspection.tiling import Detector, load_detector, map_photo, tile_probabilities
 from crackutils.inspection.truth import compare_masks, compare_with_truth, score_counts
 from crackutils.splits.make import make_split
 from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.scene import THIN
-from crackutils.synthetic.store import CRACK
+from crackutils.synthetic.store import CRACK, UNSURE, target_of
 from crackutils.transfer.targets import load_target, photo_of_image, tuning_images
 from tools.detector import read_masked
 
@@ -124,9 +124,10 @@ def measure_lines(net: Detector, count: int = 40) -> dict[str, Any]:
     totals = dict.fromkeys(_THRESHOLDS, 0)
     for k in progress(range(count), "joints", count, "photo"):
         shot = make_photo(RICH, k, 768, 768, THIN, rich=True)
-        pixels = map_photo(shot.image, net).pixels
+        pixels, target = map_photo(shot.image, net).pixels, target_of(shot)
+        unsure = dilate(target == UNSURE, 9) & ~dilate(target == CRACK, 9)
         for t in _THRESHOLDS:
-            counts = compare_masks(crack_mask(pixels, t), shot.mask > 127)
+            counts = compare_masks(crack_mask(pixels, t) & ~unsure, target == CRACK)
             totals[t] = totals[t] + pd.Series(counts)
     table = score_counts(pd.DataFrame(totals).T)
     at = table[table["line_recall"] >= 0.8]["line_precision"]
