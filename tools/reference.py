@@ -28,7 +28,6 @@ PICTURES = {  # held with the reference because README and docs show them
         "05_comparison/default/figures/error_rates.png",
         "07_data_audit/default/figures/mosaic_2.png",
         "08_cross_dataset/mobilenetv2-cells/figures/maps.png",
-        "09_inspect_photos/default/figures/photo.png",
     ),
     "sample": (
         "01_eda/default/figures/photos.png",

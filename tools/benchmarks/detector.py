@@ -111,9 +111,9 @@ def measure_drawn(net: Detector, threshold: float, count: int = 16) -> dict[str,
         rows.append(compare_with_truth(shot, crack_mask(map_photo(shot.image, net).pixels, threshold)))
     table = pd.DataFrame(rows)
     error = (table["length_found"] / table["length_true"] - 1).abs()
-    found = {"photos": count, "iou": score_counts(table)["iou"].median(), "length_error": error.median()}
+    found = {"iou": score_counts(table)["iou"].median(), "length_error": error.median()}
     found["length_error_hairlines"] = error[table["style"] == "hairline"].median()
-    return {name: round(float(value), 4) for name, value in found.items()}
+    return {"photos": count} | {name: round(float(value), 4) for name, value in found.items()}
 
 
 def measure_lines(net: Detector, count: int = 40) -> dict[str, Any]:
