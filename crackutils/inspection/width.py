@@ -65,9 +65,12 @@ def read_profiles(grey: np.ndarray, mask: np.ndarray | None = None) -> Reading:
         inside, free = (mask == 1) | (x == at), mask != 2
     begin, end = _first(inside, x), _last(inside, x)
     core = x == at if mask is None else (x == at) | ((x >= begin + 4) & (x <= end - 4))
-    near, (surface, _) = inside, _surface(grey, free, begin - 2, end + 2)
+    surface, _ = _surface(grey, free, begin - 2, end + 2)
+    if mask is None:  # what is close may be the inside of a wide crack
+        usual = np.quantile(grey, 0.7, axis=1, keepdims=True)
+        surface = np.where(np.take_along_axis(grey, at, 1) < 0.6 * usual, usual, surface)
     depth = 1 - grey / surface
-    dark = (depth > _level(depth * near) / 2) | core  # the crack reaches from the middle as far as it is half as deep
+    dark = (depth > _level(depth * inside) / 2) | core  # the crack reaches from the middle as far as it is half as deep
     left, right = _last(~dark & (x < at), x) + 1, _first(~dark & (x > at), x) - 1
     near = (x >= left - 1) & (x <= right + 1)  # farther away there is more noise than dark volume
     surface, noise = _surface(grey, free, left - 2, right + 2)
