@@ -28,7 +28,7 @@ _FINE, _COARSE, _ALONG = 1.0, 3.0, 2.0  # deviations that smooth a line, its dir
 _MEDIAN = 9  # points of a line whose median is the width
 _BORDER = 3  # pixels along the border of a photo where nothing is measured
 _CHUNK, _OVERLAP = 2048, 12  # points that are measured at once, and of their neighbours that these see
-_INDEPENDENT = 7  # points of a line that tell as much as one alone
+_INDEPENDENT = 5  # points of a line that tell as much as one alone
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ and steepen contrast, and in linear light real hairlines come out half as wide a
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtr
 
 from crackutils.config import CrackutilsError
 
@@ -138,14 +139,15 @@ def _edges(grey: np.ndarray, begin: np.ndarray, end: np.ndarray, core: np.ndarra
     return np.maximum(places[1] - places[0], 1.0)
 
 
-def _blurred_edges() -> tuple[np.ndarray, np.ndarray]:
-    """Return widths and the distances between their edges, in deviations of the blur."""
+def _blurred() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return widths and distances between edges, in deviations of the blur, and levels, as shares of the darkness."""
     width, x = np.linspace(0.02, 12, 200), np.linspace(0, 14, 1401)
     steep = np.exp(-((x - width[:, None] / 2) ** 2) / 2) - np.exp(-((x + width[:, None] / 2) ** 2) / 2)
-    return width, 2 * (steep**2 * x).sum(1) / (steep**2).sum(1)
+    depth = ndtr(x + width[:, None] / 2) - ndtr(x - width[:, None] / 2)
+    return width, 2 * (steep**2 * x).sum(1) / (steep**2).sum(1), (depth**3).sum(1) / (depth**2).sum(1)
 
 
-_WIDTHS, _EDGES = _blurred_edges()
+_WIDTHS, _EDGES, _LEVELS = _blurred()
 _SLOPES = np.gradient(_EDGES, _WIDTHS)
 
 
@@ -157,17 +159,20 @@ def _expected_edges(width: np.ndarray, blur: float) -> np.ndarray:
 def fit_photo(reading: Reading, independent: float) -> tuple[float, float, float, float]:
     """Return darkness and its deviation, blur and its deviation in pixels, of the cracks of one photo.
 
-    As widths vary along cracks, edges and volumes vary together, and how they do shows both. Where they hardly vary
-    the prior stays. `independent` is how many of the profiles count as independent.
+    As widths vary along cracks, edges, levels and volumes vary together, and how they do shows both. Where they hardly
+    vary the prior stays. `independent` is how many of the profiles count as independent.
     """
-    dark, blur = np.linspace(0.3, 1.0, 15), np.geomspace(0.5, 3, 13)
+    dark, blur = np.linspace(0.2, 1.1, 19), np.geomspace(0.5, 3, 19)
     cost = ((dark[:, None] - _DARK[0]) / _DARK[1]) ** 2 / 2 + (np.log(blur / _BLUR[0]) / _BLUR[1]) ** 2 / 2
-    some = slice(None, None, max(1, -(-len(reading.volume) // 2000)))
-    volume, edges = np.maximum(reading.volume[some], 0.02), reading.edges[some]
-    error = _ERRORS[2] + _ERRORS[3] * (reading.noise / reading.level)[some] + 0.1 * edges
+    some = slice(None, None, max(1, -(-len(reading.volume) // 500)))
+    volume, level, edges, noise, _ = (values[some] for values in reading)
+    volume, noise = np.maximum(volume, 0.02), noise / level
+    error = _ERRORS[2] + _ERRORS[3] * noise + 0.1 * edges, np.hypot(0.2, noise)
     for i, j in np.ndindex(cost.shape) if independent else ():
-        off = (edges - _expected_edges(volume / dark[i], blur[j])) / error
-        cost[i, j] += independent * np.log1p(off**2 / 2).mean()  # outliers count little
+        width = volume / dark[i]
+        off = (edges - _expected_edges(width, blur[j])) / error[0]
+        pale = np.log(level / dark[i] / np.interp(width / blur[j], _WIDTHS, _LEVELS)) / error[1]
+        cost[i, j] += independent * np.log1p((off**2 + pale**2) / 2).mean()  # outliers count little
     p = np.exp(cost.min() - cost)
     p /= p.sum()
     d, log = float(p.sum(1) @ dark), float(p.sum(0) @ np.log(blur))

@@ -3,10 +3,11 @@
     python -m tools.benchmarks.widths PROFILES
 
 PROFILES is a folder of CSV files (Benz and Rodehorst 2021), each a grey profile across a crack: a header, a line of
-numbers with width_px and mean_res (mm per pixel) among them, the word intensities, and the grey values. Nothing was
-chosen on them. The photos come with their masks, as they are, and as networks give them: edges soft or too wide. Beside
-ours stand "1 px always", the distance between the points of half depth, and twice the largest distance to the mask's
-edge. Writes widths.json.
+numbers with width_px and mean_res (mm per pixel) among them, the word intensities, and the grey values. No constant was
+fitted to them; that grey values are used and not linear light was decided when both had been measured on them. The
+photos come with their masks, as they are, and as networks give them: edges soft or too wide. Some of them served to
+choose between variants of the method. Beside ours stand "1 px always", the distance between the points of half depth,
+and twice the distance to the mask's edge. Writes widths.json.
 """
 
 from __future__ import annotations
