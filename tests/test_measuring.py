@@ -68,7 +68,7 @@ def test_cracks_are_as_wide_and_long_as_they_are(width: float, grown: int) -> No
     table, pieces = measure(band(width), grown)
     crack = table.iloc[0]
     assert len(table) == len(pieces) == 1 and list(table.columns) == COLUMNS
-    assert crack["width_p50"] == pytest.approx(width, abs=0.4 + 0.03 * width + 0.3 * grown)
+    assert crack["width_p50"] == pytest.approx(width, abs=0.25 + 0.03 * width + 0.3 * grown)
     assert crack["width_p10"] <= crack["width_p50"] <= crack["width_p90"] <= crack["width_most"]
     assert crack["length"] == pytest.approx(620 * np.hypot(1, 0.15), rel=0.02 + width / 620)  # it ends before wide ends
     assert crack["area"] == pytest.approx(crack["length"] * crack["width_mean"])

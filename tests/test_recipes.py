@@ -188,6 +188,8 @@ def test_recipes_of_the_committed_references_are_read() -> None:
         settings = json.loads(file.read_text("utf-8"))["settings"]
         found, profile = Recipe.from_dict(settings["recipe"]), config.profile(settings["profile"])
         known = choose_recipe(found.name, found.family, profile, 0, "imagenet") if found.name in RECIPES else DETECTOR
+        if known is DETECTOR and found.title != DETECTOR.title:  # as it was before it gave a probability for each pixel
+            known = dataclasses.replace(DETECTOR, title=found.title, batch=found.batch, stages=found.stages)
         assert found == dataclasses.replace(known, network=None), file
 
 

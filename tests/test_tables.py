@@ -100,7 +100,7 @@ def test_the_command_reports_how_it_read_a_table_and_refuses_one_sentence_at_a_t
 ) -> None:
     command = ["adapt", "--labels", str(file := site / "labels.csv"), "--out", str(site / "out")]
     for content, told in (
-        (TABLES["decimal commas"][0], "No finished run of notebook 08"),
+        (TABLES["decimal commas"][0], "has zero bytes"),
         (text("file,label,crack", "{},{},1").encode(), "in 5 of 10 rows the columns label and crack differ (first: ti"),
         (text(classes=("0", "-1")).encode(), "(first: tiles/70-0.jpg: -1, tiles/72-2.jpg: -1, tiles/74-4.jpg: -1)"),
         (text(row="C:\\{},{}").encode(), f"is that of another computer (first: C:\\{FILES[0]}, "),
