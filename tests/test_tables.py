@@ -113,7 +113,7 @@ def test_the_command_reports_how_it_read_a_table_and_refuses_one_sentence_at_a_t
         assert main(command) == 2
         out, error = capsys.readouterr()
         assert told in error and error.count("\n") == 1
-        assert ("decimal commas; column label: 5 crack, 5 no crack" in out) == ("No finished run" in told)
+        assert ("decimal commas; column label: 5 crack, 5 no crack" in out) == ("zero bytes" in told)
 
 
 def test_names_that_two_files_may_mean_stay_as_they_are(tmp_path: Path) -> None:
