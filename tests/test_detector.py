@@ -36,7 +36,8 @@ from crackutils.images import resize
 from crackutils.inspection.attention import attend, attention_on_cracks
 from crackutils.stages import Recipe
 from crackutils.synthetic import patches as synthetic
-from crackutils.synthetic.store import CRACK, JOINT, LINE, UNSURE, Photos, Store, find_anchors
+from crackutils.synthetic.scene import CRACK, JOINT, LINE, UNSURE
+from crackutils.synthetic.store import Photos, Store, find_anchors
 from tools.pretraining import Schedule
 
 Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch

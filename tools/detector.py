@@ -20,7 +20,8 @@ from crackutils.images import read_image
 from crackutils.runs import SCHEMA
 from crackutils.sources.fetch import prepare
 from crackutils.splits.make import make_split
-from crackutils.synthetic.store import CRACK, Photos, find_anchors, load_photos
+from crackutils.synthetic.scene import CRACK
+from crackutils.synthetic.store import Photos, find_anchors, load_photos
 from crackutils.training import Trained
 
 PHOTOS, SIDE = 1500, 768  # synthetic ones, and their side, pixels
@@ -32,6 +33,8 @@ _SLOWER = 0.4  # the learning rate of the second training, as a share of that of
 
 def read_masked(folder: Path) -> Photos:
     """Return the photos in `folder/images` with the masks of the same stem in `folder/masks`; above half is crack."""
+    if not all((folder / name).is_dir() for name in ("images", "masks")):
+        raise CrackutilsError(f"{folder} has no images/ and masks/. Give a folder with both.")
     files, rng = find_pictures(folder / "images")[0], np.random.default_rng(config.DEFAULT_SEED)
     masks = {file.stem: file for file in find_pictures(folder / "masks")[0]}
     if lacking := [file.name for file in files if file.stem not in masks]:
@@ -56,7 +59,8 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
     patches = load_patches(profile)
 
     def finish(trained: Trained, target: Path, masks: int) -> None:
-        if last := target == out:
+        last = None
+        if target == out:  # the one to compare with is asked for pixels only
             last = fit_last_layer(trained, DETECTOR, ds, manifest, patches, home / "last", seed)
         settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": WEIGHTS}
         settings |= {"recipe": DETECTOR.as_dict(), "threshold": 0.5, "steps": STEPS[: 1 + bool(masks)]}

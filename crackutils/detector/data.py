@@ -9,7 +9,8 @@ import numpy as np
 
 from crackutils import config
 from crackutils.detector.network import CELL
-from crackutils.synthetic.store import CRACK, JOINT, LINE, UNSURE, Photos, Store, load_photos, load_store
+from crackutils.synthetic.scene import CRACK, JOINT, LINE, UNSURE
+from crackutils.synthetic.store import Photos, Store, load_photos, load_store
 
 CROP = 224  # side of a training image, pixels
 GRID = CROP // CELL  # side of its map, cells

@@ -4,6 +4,7 @@ import itertools
 
 import cv2
 import numpy as np
+from scipy.ndimage import binary_fill_holes
 from skimage.filters import apply_hysteresis_threshold
 from skimage.morphology import skeletonize
 
@@ -28,7 +29,8 @@ def crack_mask(pixels: np.ndarray, threshold: float) -> np.ndarray:
             _, labels, stats, _ = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)
             long = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= _SHORTEST
             found &= long[labels]
-            found &= (part >= threshold * 255) | skeletonize(found)
+            sure = (part >= threshold * 255) & found
+            found &= binary_fill_holes(sure | skeletonize(found))  # a wide crack may be sure at its edges only
             mask[row : row + BLOCK, col : col + BLOCK] = found[row - top :, col - left :][:BLOCK, :BLOCK]
     return mask
 

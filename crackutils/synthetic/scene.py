@@ -20,7 +20,7 @@ THIN = (0.6, 0.25, 0.15)  # the same where thin cracks are to be learnt
 VISIBLE = (8.0, 1.0)  # least `crack_contrast` of a patch that counts as cracked
 FAINT = (5.0, 0.7)  # the same where faint cracks are to be learnt
 OBJECTS = ("hair", "wire", "joint", "scratch", "shadow", "paint", "leaf", "root", "stain", "salt", "hole", "ridge")
-SURFACE, JOINT, LINE = 0, 1, 2  # what a pixel shows besides cracks: a line is a hair, a wire, a mark, a scratch, ...
+SURFACE, CRACK, JOINT, LINE, UNSURE = 0, 1, 2, 3, 255  # what a pixel shows; a line is a hair, a wire, a mark, ...
 FINE = 3  # cracks are drawn this many times finer than the photo, so that hairlines keep their width
 
 
@@ -33,7 +33,7 @@ class Photo:
     lines: list[np.ndarray]  # per crack and branch float32 (n, 3): x, y of the centre line and its width, pixels
     points: list[tuple[float, float]]  # places (x, y) on distractors
     facts: dict[str, Any]  # finish, objects, zoom, crack_width, blur (sigma), both pixels, noise (grey levels), ...
-    kinds: np.ndarray | None = None  # uint8 (height, width): one of `SURFACE`, `JOINT`, `LINE`
+    kinds: np.ndarray | None = None  # uint8 (height, width): `SURFACE`, `JOINT` or `LINE`
     drop: np.ndarray | None = None  # uint8 (height, width): grey levels by which the crack changes the sharp view
 
 

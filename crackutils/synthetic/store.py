@@ -15,12 +15,10 @@ import PIL
 from crackutils import config
 from crackutils.files import hash_sources, progress, replacing_folder
 from crackutils.images import resize
-from crackutils.synthetic import scene
 from crackutils.synthetic.patches import draw_patches
 from crackutils.synthetic.photo import make_photo
-from crackutils.synthetic.scene import MASK_BLOCK, THIN, Photo
+from crackutils.synthetic.scene import CRACK, JOINT, LINE, MASK_BLOCK, THIN, UNSURE, Photo
 
-SURFACE, CRACK, JOINT, LINE, UNSURE = 0, 1, 2, 3, 255  # what a pixel of `Photos.targets` shows
 _SEEN, _OF_TEXTURE = 6.0, 0.8  # least grey levels, and share of the deviation around, by which a crack is seen
 
 
@@ -29,7 +27,7 @@ class Photos:
     """Photos with a target for each pixel."""
 
     images: Sequence[np.ndarray]  # uint8 (h, w, 3) RGB
-    targets: Sequence[np.ndarray]  # uint8 (h, w): SURFACE, CRACK, JOINT, LINE or UNSURE
+    targets: Sequence[np.ndarray]  # uint8 (h, w): `SURFACE`, `CRACK`, `JOINT`, `LINE` or `UNSURE`
     anchors: np.ndarray  # int16 (n, 2, 64, 2): y, x on cracks, and on joints and lines; -1 where there are none
 
 
@@ -111,11 +109,10 @@ def load_photos(seed: int, count: int, side: int) -> Photos:
             )
             anchors = np.zeros((count, 2, 64, 2), np.int16)
             for start in progress(range(0, count, 16), "photographing", unit="16 photos"):
-                for i, made in zip(
-                    range(start, count), pool.map(make, range(start, min(start + 16, count))), strict=False
-                ):
+                for i, made in enumerate(pool.map(make, range(start, min(start + 16, count))), start):
                     images[i], targets[i], anchors[i] = made
-            images.flush(), targets.flush()
+            images.flush()
+            targets.flush()
             del images, targets  # Windows renames no folder with an open file
             np.save(work / "anchors.npy", anchors)
     images, targets = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("images", "targets"))
@@ -133,7 +130,7 @@ def target_of(shot: Photo) -> np.ndarray:
     texture = np.sqrt(np.maximum(around[1] - around[0] ** 2, 0))
     seen = cv2.dilate(shot.drop, np.ones((3, 3), np.uint8)) >= np.maximum(_SEEN, _OF_TEXTURE * texture)
     crack = (shot.mask > 127) | ((middle > 0) & (shot.mask > 0))
-    target = np.select([shot.kinds == scene.JOINT, shot.kinds == scene.LINE], [JOINT, LINE], SURFACE)
+    target = shot.kinds.copy()
     target[(shot.mask > 25) & ~crack] = UNSURE
     target[crack] = np.where(seen, CRACK, UNSURE)[crack]
-    return target.astype(np.uint8)
+    return target

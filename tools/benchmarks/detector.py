@@ -32,8 +32,8 @@ from crackutils.inspection.tiling import Detector, load_detector, map_photo, til
 from crackutils.inspection.truth import compare_masks, compare_with_truth, score_counts
 from crackutils.splits.make import make_split
 from crackutils.synthetic.photo import make_photo
-from crackutils.synthetic.scene import THIN
-from crackutils.synthetic.store import CRACK, UNSURE, target_of
+from crackutils.synthetic.scene import CRACK, THIN, UNSURE
+from crackutils.synthetic.store import target_of
 from crackutils.transfer.targets import load_target, photo_of_image, tuning_images
 from tools.detector import read_masked
 
