@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.special import expit
 
 from crackutils import config
 from crackutils.cli import main
@@ -54,7 +55,8 @@ class Fake:
         self.counts.append(int((x.max((1, 2, 3)) > 0).sum()))  # the rest of a batch is empty
         cells = x.reshape(len(x), SIZE // 16, 16, SIZE // 16, 16, 3).min((2, 4, 5)).reshape(len(x), -1)
         dark = np.concatenate([cells, x.min(3).reshape(len(x), -1)], 1) < 100
-        return np.insert(np.where(dark, 4.0, -6.0), 0, self.added, axis=1).astype(np.float32)
+        logits = np.where(dark, 4.0, -6.0) + self.added
+        return np.concatenate([logits[:, : cells.shape[1]], 255 * expit(logits[:, cells.shape[1] :])], 1).astype("f")
 
 
 @pytest.fixture
@@ -122,9 +124,16 @@ def test_a_crack_goes_on_where_the_network_is_less_sure(monkeypatch: Any) -> Non
     assert (mask[100:103, 201:848].sum(0) == 1).all() and not mask[:100].any()  # beyond, the centre line alone
     assert not mask[150:].any() and not crack_mask(p, 0.9).any()
     p[100:103, 50:850:40] = 200
-    whole = crack_mask(p, 0.5)
-    monkeypatch.setattr("crackutils.inspection.mask.BLOCK", 256)  # blocks leave no seam
-    np.testing.assert_array_equal(crack_mask(p, 0.5), whole)
+    far, tall = np.hypot(*(np.indices(p.shape) - np.array([150, 600])[:, None, None])), p.copy()
+    tall[far < 100], tall[far < 80] = 200, 70
+    assert crack_mask(tall, 0.5)[far < 100].all()  # sure edges enclose what is less so
+    tall[:, 20:23], tall[290:, 20:23] = 70, 200  # as long as the photo is high, and sure at its end only
+    both = [crack_mask(part, 0.5) for part in (p, tall)]
+    monkeypatch.setattr("crackutils.inspection.mask._STRIP", 64)  # neither strips nor blocks leave a seam
+    monkeypatch.setattr("crackutils.inspection.mask._BLOCK", 128)
+    for part, before in zip((p, tall), both, strict=True):
+        np.testing.assert_array_equal(crack_mask(part, 0.5), before)
+    assert (both[1][:280, 20:23].sum(1) == 1).all()
 
 
 def test_the_picture_shows_frame_line_and_scale() -> None:

@@ -4,11 +4,12 @@ import itertools
 
 import cv2
 import numpy as np
-from scipy.ndimage import binary_fill_holes
-from skimage.filters import apply_hysteresis_threshold
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from skimage.morphology import skeletonize
 
-BLOCK, RIM = 2048, 128  # side of the blocks that a map is worked on in, and of what they see around them, pixels
+_STRIP = 2048  # rows that are labelled at once, so that memory does not grow with the photo
+_BLOCK, _RIM = 512, 64  # side of the blocks that are thinned, and of what they see around them, pixels
 _SHORTEST = 20  # pixels of a line that counts
 _LOW = 0.5  # of the threshold: down to this a crack goes on
 
@@ -19,20 +20,64 @@ def crack_mask(pixels: np.ndarray, threshold: float) -> np.ndarray:
     A crack goes on from pixels that reach the threshold to neighbours of half of it (hysteresis: Canny 1986): there the
     centre line alone counts, as the mask would be too wide else. What is shorter than 20 pixels is dropped.
     """
-    mask, h, w = np.zeros(pixels.shape, bool), *pixels.shape
-    # block by block, so that memory does not grow with the photo
-    for row, col in itertools.product(range(0, h, BLOCK), range(0, w, BLOCK)):
-        top, left = max(0, row - RIM), max(0, col - RIM)
-        part = pixels[top : row + BLOCK + RIM, left : col + BLOCK + RIM]
-        if (part >= 255 * threshold).any():
-            found = apply_hysteresis_threshold(part, _LOW * threshold * 255, threshold * 255)
-            _, labels, stats, _ = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)
-            long = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) >= _SHORTEST
-            found &= long[labels]
-            sure = (part >= threshold * 255) & found
-            found &= binary_fill_holes(sure | skeletonize(found))  # a wide crack may be sure at its edges only
-            mask[row : row + BLOCK, col : col + BLOCK] = found[row - top :, col - left :][:BLOCK, :BLOCK]
+    found = _grow(pixels, _LOW * threshold * 255, threshold * 255)
+    mask, (h, w) = found.copy(), pixels.shape
+    for row, col in itertools.product(range(0, h, _BLOCK), range(0, w, _BLOCK)):
+        top, left = max(0, row - _RIM), max(0, col - _RIM)
+        window = np.s_[top : row + _BLOCK + _RIM, left : col + _BLOCK + _RIM]
+        own, sure = found[window], found[window] & (pixels[window] >= threshold * 255)
+        if (own != sure).any():
+            kept = _thin_doubtful(own, sure)[row - top :, col - left :][:_BLOCK, :_BLOCK]
+            mask[row : row + _BLOCK, col : col + _BLOCK] = kept
     return mask
+
+
+def _grow(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return the pixels of at least `low` that hang together with one of `high`, where they reach far enough."""
+
+    def label(strip: slice) -> tuple[int, np.ndarray, np.ndarray]:
+        return cv2.connectedComponentsWithStats((pixels[strip] >= low).astype(np.uint8), connectivity=8)[:3]
+
+    strips = [slice(top, top + _STRIP) for top in range(0, len(pixels), _STRIP)]
+    boxes, sure, pairs, first, last = [], [], [np.empty((2, 0), int)], 0, None
+    for strip in strips:
+        count, labels, stats = label(strip)
+        x, y, wide, tall = stats.T[:4]
+        boxes.append(np.stack([-x, -y - strip.start, x + wide, y + strip.start + tall]))
+        sure.append(np.isin(np.arange(count), labels[pixels[strip] >= high]))
+        if last is not None:  # what touches across the seam is one
+            for shift in (-1, 0, 1):
+                above, below = last[max(0, -shift) : len(last) - max(0, shift)], labels[0][max(0, shift) :]
+                both = (above[: len(below)] > 0) & (below[: len(above)] > 0)
+                pairs.append(np.stack([first_above + above[: len(both)][both], first + below[: len(both)][both]]))
+        last, first_above, first = labels[-1], first, first + count
+    one, other = np.concatenate(pairs, 1)
+    groups, group = connected_components(coo_array((np.ones(len(one)), (one, other)), (first, first)), directed=False)
+    reach, certain = np.full((4, groups), -np.inf), np.zeros(groups, bool)
+    for side, values in zip(reach, np.concatenate(boxes, 1), strict=True):
+        np.maximum.at(side, group, values)
+    certain[group[np.concatenate(sure)]] = True
+    kept = (certain & (np.hypot(reach[0] + reach[2], reach[1] + reach[3]) >= _SHORTEST))[group]
+    found, first = np.zeros(pixels.shape, bool), 0
+    for strip in strips:
+        count, labels, _ = label(strip)
+        own = kept[first : first + count]
+        own[0] = False  # the surface
+        found[strip], first = own[labels], first + count
+    return found
+
+
+def _thin_doubtful(found: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """Return what is sure, the centre line of the rest, and what both enclose: wide cracks may be sure at their edges.
+
+    Takes and returns bool (h, w).
+    """
+    core, cross = sure | skeletonize(found), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    rest = found & ~core
+    _, labels = cv2.connectedComponents(rest.astype(np.uint8), connectivity=4)
+    outside = cv2.dilate((~found).astype(np.uint8), cross) > 0
+    enclosed = ~np.isin(np.arange(labels.max() + 1), labels[rest & outside])
+    return core | (rest & enclosed[labels])
 
 
 def dilate(mask: np.ndarray, side: int) -> np.ndarray:

@@ -30,7 +30,7 @@ _RIM = 2  # cells at a window's rim that its neighbour sees better
 class Detector:
     """A trained crack network, ready for windows of a photo."""
 
-    engine: Engine  # gives float32 (n, 1 + cells + pixels): what the last layer adds to a window's top cells, logits
+    engine: Engine  # gives float32 (n, cells + pixels): the logits of cells, and the probabilities of pixels times 255
     size: int  # side of a window, pixels
     share: float  # of a window's cells that decide, as in `Recipe.cells`
     key: str  # identifies weights, recipe and engine
@@ -68,11 +68,11 @@ def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
         kernel, bias = model.get_layer("p_crack").get_weights()
         kernel[0] -= 1  # the top cells' own logit is not added once more
         last.set_weights([kernel * adapted, bias * adapted])
-        maps = [flat(model.get_layer(name).output) for name in ("cells", "pixels")]
-        return keras.Model(model.input, keras.layers.Concatenate()([added, *maps]))
+        cells, pixels = (flat(model.get_layer(name).output) + added for name in ("cells", "pixels"))
+        return keras.Model(model.input, keras.layers.Concatenate()([cells, 255 * keras.ops.sigmoid(pixels)]))
 
-    program = program_file(f"{recipe.name}-map-{recipe.size}-{key[:12]}")
-    running = start_engine(engine, program, build, 2)
+    program = program_file(f"{recipe.name}-photo-{recipe.size}-{key[:12]}")
+    running = start_engine(engine, program, build, 1)  # more at once gain nothing and leave the processor's caches
     return Detector(running, recipe.size, recipe.cells, f"{key} {program.name} {running.facts}")
 
 
@@ -96,10 +96,10 @@ def map_photo(image: np.ndarray, net: Detector) -> CrackMap:
     for (y, x), out, problem in run_stream(net.engine, list(itertools.product(ys, xs)), read):
         assert out is not None, problem
         top, left = (_RIM * (at > 0) for at in (y, x))
-        own, fine = (out[0] + part for part in np.split(out[1:], [side * side]))
+        own, fine = np.split(out, [side * side])
         here = cells[y + top : y + side, x + left : x + side]
         here[:] = own.reshape(side, side)[top:, left:][: here.shape[0], : here.shape[1]]
-        p = (255 * expit(fine)).astype(np.uint8).reshape(net.size, net.size)[top * CELL :, left * CELL :]
+        p = fine.astype(np.uint8).reshape(net.size, net.size)[top * CELL :, left * CELL :]
         here = pixels[(y + top) * CELL :, (x + left) * CELL :][: p.shape[0], : p.shape[1]]
         here[:] = p[: here.shape[0], : here.shape[1]]
     return CrackMap(pixels, cells)
