@@ -42,25 +42,36 @@ def describe_lines(pieces: Sequence[Piece], mm_per_pixel: float | None) -> list[
     return lines
 
 
-def describe_areas(mask: np.ndarray, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """Return the pixels of each crack of a mask, bool (h, w), as COCO has them: bbox, area, segmentation, and crack.
+def assign_pixels(mask: np.ndarray, pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pixels of a mask, bool (h, w), and the number of their crack, 0 for none: y, x, crack, int (n,) each.
 
-    They are what hangs together with its centre line, or, where several cracks do, what is nearest to it.
+    A crack's pixels are what hangs together with its centre line, or, where several cracks do, what is nearest to it.
     """
-    if not pieces:
-        return []
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    y, x = np.nonzero(mask)
+    if not pieces:
+        return y, x, np.zeros(len(y), int)
     points = np.concatenate([piece.points for piece in pieces])
     owner = np.repeat([piece.crack for piece in pieces], [len(piece.points) for piece in pieces])
     part = labels[tuple(points.round().astype(int).T[::-1])]
     crack_of, last_of = np.zeros((2, count), int)
     crack_of[part[::-1]], last_of[part] = owner[::-1], owner
     crack_of[0] = last_of[0] = 0
-    y, x = np.nonzero(mask)
-    label, areas = labels[y, x], []
+    label = labels[y, x]
     crack, shared = crack_of[label], (crack_of != last_of)[label]
     if shared.any():
         crack[shared] = owner[cKDTree(points).query(np.stack([x, y], 1)[shared])[1]]
+    return y, x, crack
+
+
+def describe_areas(mask: np.ndarray, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    """Return the pixels of each crack of a mask, bool (h, w), as COCO has them: bbox, area, segmentation, and crack.
+
+    `assign_pixels` says which they are.
+    """
+    if not pieces:
+        return []
+    (y, x, crack), areas = assign_pixels(mask, pieces), []
     for number in np.unique(crack[crack > 0]).tolist():
         own_y, own_x = y[crack == number], x[crack == number]
         left, top = int(own_x.min()), int(own_y.min())
