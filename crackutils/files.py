@@ -45,7 +45,11 @@ def name_some(names: Iterable[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _replacing_file(path: Path) -> Iterator[Path]:
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Give the path of a new file, which takes the place of `path` once the block has ended without an error.
+
+    Raises CrackutilsError where it cannot be written.
+    """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,7 @@ def _replacing_file(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write bytes, or text as UTF-8, so that a reader, or a kill, sees the old file or the whole new one."""
-    with _replacing_file(path) as part:
+    with replacing_file(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -66,7 +70,7 @@ def save_array(path: Path, array: Any) -> None:
     """Write a NumPy array as `write_atomically` writes text."""
     import numpy as np
 
-    with _replacing_file(path) as part, open(part, "wb") as handle:  # given a name, NumPy would add .npy to it
+    with replacing_file(path) as part, open(part, "wb") as handle:  # given a name, NumPy would add .npy to it
         np.save(handle, array)
 
 
