@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import io
 import json
+import os
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +35,14 @@ _CODE = hash_sources(Path(__file__).parent)
 _PICTURES = ("overlay.jpg", "thumbnail.jpg", "mask.png")
 
 
-def folder_of(name: str) -> Path:
-    """Return the folder of a photo's results, its name; parts that escapes make longer than disks allow are cut."""
+def folder_of(name: str, windows: bool = os.name == "nt") -> Path:
+    """Return the folder of a photo's results, its name; parts that escapes make longer than disks allow are cut.
+
+    On Windows, characters that it forbids, as names in a session from elsewhere have them, are escapes too.
+    """
     parts = []
     for part in Path(name).parts:
+        part = re.sub(r'[<>:"|?*\x00-\x1f]', lambda sign: f"%{ord(sign[0]):02X}", part) if windows else part
         raw = part.encode()
         whole = len(raw) <= 255
         parts.append(part if whole else raw[:200].decode(errors="ignore") + hashlib.sha256(raw).hexdigest()[:8])
