@@ -81,6 +81,19 @@ def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
     print(f"{cracked.sum():,} of {len(table):,} photos show something crack-like{more} -> {out / 'report.html'}")
 
 
+@cli.command()
+@click.argument("photos", nargs=-1, type=_PATH)
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
+@_ENGINE
+@click.option("--host", default="127.0.0.1", help="Address to listen on; this computer alone if not given.")
+@click.option("--port", type=int, help="Port to listen on; the first free one from 7860 if not given.")
+def app(photos: tuple[Path, ...], **options: Any) -> None:
+    """Open a page in the browser: photos in, cracks looked at and corrected, a report out."""
+    from crackutils.app.serve import serve
+
+    serve(photos, **options)
+
+
 def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
     """Run `argv` (None: of this process) in a group called `name`, and return its status.
 
