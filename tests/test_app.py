@@ -31,7 +31,14 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_a_desk_takes_photos_by_any_name_and_keeps_them_apart(tmp_path: Path, desk: Desk) -> None:
-    names = ["wall.png", "../../wall.png", "<script>alert(1)</script>.png", "a\"b'c.png", "mauer 🧱.png", "C:\\x\\wall.png"]
+    names = [
+        "wall.png",
+        "../../wall.png",
+        "<script>alert(1)</script>.png",
+        "a\"b'c.png",
+        "mauer 🧱.png",
+        "C:\\x\\wall.png",
+    ]
     assert not desk.add([(tmp_path / "wall.png", name) for name in names])
     assert len(desk.session.photos) == 7 and len(set(desk.session.photos.values())) == 7
     assert all((desk.home / "photos") == file.parent for file in desk.session.photos.values())

@@ -17,7 +17,7 @@ import pandas as pd
 from crackutils.config import CrackutilsError, data_dir
 from crackutils.files import as_text, save_array, write_atomically
 from crackutils.images import ImageError, decode_image
-from crackutils.inspection.drawing import draw_overlay
+from crackutils.inspection.drawing import draw_overlay, tint_overlay
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import LENGTHS, Piece
 from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
@@ -217,6 +217,10 @@ class Desk:
         sight = self._sight()
         wide, high = (max(1, round(n * sight.shrink)) for n in sight.image.shape[1::-1])
         return cv2.resize(sight.image, (wide, high), interpolation=cv2.INTER_AREA)
+
+    def tinted(self) -> np.ndarray:
+        """Return the photo with the probability of each pixel over it, uint8 (h, w, 3), of the same size."""
+        return tint_overlay(self.plain(), self._sight().seen.pixels)
 
     def crack_at(self, x: float, y: float) -> int | None:
         """Return the number, from 1, of the crack nearest to a point of the page's picture, None where none is near."""

@@ -25,15 +25,10 @@ footer {display: none !important}
 """
 
 
-class Upload(gr.File):
-    """A file field that hands on the user's own names, which gradio shortens."""
-
-    is_template = True  # the browser shows it as a gr.File
-
-    def preprocess(self, payload: Any) -> list[tuple[Path, str]]:
-        """Return path and name of each file."""
-        files = getattr(payload, "root", [payload] if payload else [])
-        return [(Path(file.path), file.orig_name or Path(file.path).name) for file in files]
+def _read_upload(payload: Any) -> list[tuple[Path, str]]:
+    """Return path and the user's own name, which gradio shortens, of each file."""
+    files = getattr(payload, "root", [payload] if payload else [])
+    return [(Path(file.path), file.orig_name or Path(file.path).name) for file in files]
 
 
 def lay_out(model: str) -> SimpleNamespace:
@@ -55,7 +50,8 @@ def lay_out(model: str) -> SimpleNamespace:
 def _lay_out_settings() -> dict[str, Any]:
     gr.Markdown("## 1 Photos")
     label = f"Photos, or a session file (.zip); each at most {UPLOAD.upper()}"
-    parts = {"files": Upload(label=label, file_count="multiple", elem_id="files")}
+    parts = {"files": gr.File(label=label, file_count="multiple", elem_id="files")}
+    parts["files"].preprocess = _read_upload  # not a class of our own: gradio writes files beside those
     parts["photo"] = gr.Dropdown(label="Photo", choices=[], elem_id="photo")
     parts["facts"] = gr.Markdown(elem_id="facts")
     gr.Markdown("## 2 Scale")
@@ -84,12 +80,14 @@ def _lay_out_pictures() -> dict[str, Any]:
             parts["clicks"] = gr.Radio(list(CLICKS), value=CLICKS[0], label="A click there", elem_id="clicks")
         with gr.Tab("Beside the photo") as parts["beside_tab"]:
             parts["beside"] = gr.ImageSlider(label="Photo and cracks", format="jpeg", interactive=False, max_height=900)
+        with gr.Tab("Probability") as parts["tint_tab"]:
+            parts["tint"] = gr.Image(label="Probability of each pixel: blue 0, yellow 1", elem_id="tint", **shown)
         with gr.Tab("Brush") as parts["brush_tab"]:
             fixed = {"type": "numpy", "format": "png", "sources": (), "transforms": (), "layers": False, "buttons": []}
             brush = gr.Brush(6, list(BRUSHES.values()), BRUSHES["add"], "fixed")
             side = LONGEST // 2
             parts["editor"] = gr.ImageEditor(
-                label="Paint, then apply", brush=brush, canvas_size=(side, side), elem_id="editor", **fixed
+                label="Paint, then apply", brush=brush, height=700, canvas_size=(side, side), elem_id="editor", **fixed
             )
             gr.Markdown("Orange adds cracks, blue erases. By keyboard: a line from point to point.")
             with gr.Row():

@@ -36,6 +36,7 @@ def build_page(net: Detector, home: Path, model: str, given: Sequence[Path] = ()
         _connect_cracks(p, shown)
         p.seen_tab.select(_see, p.desk, p.picture)
         p.beside_tab.select(_compare, p.desk, p.beside)
+        p.tint_tab.select(_tint, p.desk, p.tint)
         p.brush_tab.select(_see, p.desk, p.editor)
         p.write.click(_report, p.desk, p.done)
         p.keep.click(_keep, p.desk, p.done)
@@ -231,6 +232,11 @@ def _see(desk: Desk) -> Any:
 @_said
 def _compare(desk: Desk) -> Any:
     return (desk.plain(), desk.picture()) if desk.sight else None
+
+
+@_said
+def _tint(desk: Desk) -> Any:
+    return desk.tinted() if desk.sight else None
 
 
 @_said

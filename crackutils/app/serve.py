@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,11 @@ def serve(photos: Sequence[Path], **options: Any) -> None:
         page.block_thread()
     finally:
         page.close()
+
+
+def show_page(photos: Sequence[Path], model: Path | None = None) -> None:
+    """Show the page in a notebook in Jupyter or Colab, and say how to open it in a run that nobody looks at."""
+    if "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules:
+        start_page(photos, model, inline=True)
+    else:
+        print("Nobody looks at this run. Run make app, or open this notebook in JupyterLab or Colab.")

@@ -66,13 +66,12 @@ def _write_text(picture: np.ndarray, text: str, at: tuple[int, int], size: float
         cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, round(size * 2) + more, cv2.LINE_AA)
 
 
-def tint_overlay(content: bytes, p: np.ndarray) -> bytes:
-    """Return the JPEG of a photo with the probabilities of its pixels, uint8 (h, w), times 255, over it."""
-    below = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    side = math.ceil(max(p.shape) / max(below.shape))  # thin lines stay as probable as they are
-    p = cv2.resize(cv2.dilate(p, np.ones((side, side))), below.shape[1::-1], interpolation=cv2.INTER_AREA)
-    above = cv2.applyColorMap(p, cv2.COLORMAP_VIRIDIS)
-    return cv2.imencode(".jpg", cv2.addWeighted(below, 0.5, above, 0.5, 0))[1].tobytes()
+def tint_overlay(picture: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return a picture of a photo, uint8 (h, w, 3), with the probabilities of its pixels, uint8, times 255, over it."""
+    side = math.ceil(max(p.shape) / max(picture.shape))  # thin lines stay as probable as they are
+    p = cv2.resize(cv2.dilate(p, np.ones((side, side))), picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+    above = cv2.cvtColor(cv2.applyColorMap(p, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    return cv2.addWeighted(picture, 0.5, above, 0.5, 0)
 
 
 def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
