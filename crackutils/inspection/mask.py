@@ -39,7 +39,7 @@ def _grow(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
         return cv2.connectedComponentsWithStats((pixels[strip] >= low).astype(np.uint8), connectivity=8)[:3]
 
     strips = [slice(top, top + _STRIP) for top in range(0, len(pixels), _STRIP)]
-    boxes, sure, pairs, first, last = [], [], [np.empty((2, 0), int)], 0, None
+    boxes, sure, pairs, first, above, last = [], [], [np.empty((2, 0), int)], 0, 0, None
     for strip in strips:
         count, labels, stats = label(strip)
         x, y, wide, tall = stats.T[:4]
@@ -47,10 +47,11 @@ def _grow(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
         sure.append(np.isin(np.arange(count), labels[pixels[strip] >= high]))
         if last is not None:  # what touches across the seam is one
             for shift in (-1, 0, 1):
-                above, below = last[max(0, -shift) : len(last) - max(0, shift)], labels[0][max(0, shift) :]
-                both = (above[: len(below)] > 0) & (below[: len(above)] > 0)
-                pairs.append(np.stack([first_above + above[: len(both)][both], first + below[: len(both)][both]]))
-        last, first_above, first = labels[-1], first, first + count
+                one = last[max(0, -shift) : len(last) - max(0, shift)]
+                other = labels[0][max(0, shift) : len(last) - max(0, -shift)]
+                both = (one > 0) & (other > 0)
+                pairs.append(np.stack([above + one[both], first + other[both]]))
+        last, above, first = labels[-1], first, first + count
     one, other = np.concatenate(pairs, 1)
     groups, group = connected_components(coo_array((np.ones(len(one)), (one, other)), (first, first)), directed=False)
     reach, certain = np.full((4, groups), -np.inf), np.zeros(groups, bool)
