@@ -58,7 +58,9 @@ def adapt(labels: Path, **options: Any) -> None:
 @click.option("--threshold", type=float, metavar="P", help="Probability that counts as a crack; 0.5 if not given.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; lengths are then in mm too.")
 @_path("--labels", metavar="TABLE", help="Copy of tiles.csv with a column crack (1, 0, empty); sets the threshold.")
-@click.option("--limit-mm", type=float, metavar="MM", help="Report the share of the length that is wider.")
+@click.option("--limit-mm", type=float, metavar="MM", help="Mark what is wider, and report its share of the length.")
+@click.option("--exposure", metavar="CLASS", help="Exposure class (XC2), whose limit EN 1992-1-1 recommends.")
+@click.option("--exif/--no-exif", default=True, help="Report camera, date and GPS place of the photos, or do not.")
 @_path(
     "--truth",
     metavar="MASKS",
@@ -67,7 +69,7 @@ def adapt(labels: Path, **options: Any) -> None:
 )
 @_FORCE
 def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
-    """Find cracks in whole PHOTOS (files or folders): masks, measures, GeoJSON, COCO, and a report."""
+    """Find cracks in whole PHOTOS (files or folders): masks, measures, XLSX, GeoJSON, DXF, COCO, and a report."""
     from crackutils.inspection.export import describe_limit
     from crackutils.inspection.folder import inspect
 

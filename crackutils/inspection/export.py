@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 from skimage.measure import approximate_polygon
 
+from crackutils.inspection.limit import cut_wider, find_wider
 from crackutils.inspection.measure import Piece
 
 # the coordinate system of a photo; without one, readers take pixels for degrees of longitude and latitude
@@ -22,12 +23,15 @@ def encode_mask(mask: np.ndarray) -> bytes:
     return cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
 
 
-def describe_lines(pieces: Sequence[Piece], mm_per_pixel: float | None) -> list[dict[str, Any]]:
+def describe_lines(
+    pieces: Sequence[Piece], mm_per_pixel: float | None, limit: float | None = None
+) -> list[dict[str, Any]]:
     """Return crack, piece, length, width_mean and width_most (None where unknown), at_most and points of each piece.
 
     Measures are in millimetres if a scale is given, else in pixels; at_most is the share of its length whose width is
     only an upper bound. Points, [x, y], lie as GIS programs lay a photo that has no place on a map: x to the right and
-    y up, in pixels from the photo's upper left corner, so that y is negative.
+    y up, in pixels from the photo's upper left corner, so that y is negative. With a limit, pixels, each also gets
+    over_limit, the share of its length that is wider, and over, the points of the stretches that are.
     """
     lines = []
     for piece in pieces:
@@ -36,10 +40,16 @@ def describe_lines(pieces: Sequence[Piece], mm_per_pixel: float | None) -> list[
         most = float(piece.width[known].max()) * scale if known.any() else None
         line = {"crack": piece.crack, "piece": piece.piece, "length": float(steps.sum()) * scale}
         line |= {"width_mean": mean, "width_most": most, "at_most": float(np.average(piece.at_most, weights=steps))}
-        points = (approximate_polygon(piece.points, _LOSS) + 0.5) * (1, -1)
+        if limit:
+            line["over_limit"] = float(np.average(find_wider(piece, limit), weights=steps))
         line = {name: round(value, 4) if isinstance(value, float) else value for name, value in line.items()}
-        lines.append(line | {"points": points.round(1).tolist()})
+        line["points"] = _simplify(piece.points)
+        lines.append(line | ({"over": [_simplify(points) for points in cut_wider(piece, limit)]} if limit else {}))
     return lines
+
+
+def _simplify(points: np.ndarray) -> list[list[float]]:
+    return ((approximate_polygon(points, _LOSS) + 0.5) * (1, -1)).round(1).tolist()
 
 
 def assign_pixels(mask: np.ndarray, pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,9 +128,10 @@ def write_geojson(found: dict[str, dict], unit: str) -> str:
     features = []
     for photo, one in found.items():
         for line in one.get("lines", []):
-            facts = {"photo": photo} | {name: value for name, value in line.items() if name != "points"}
+            facts = {"photo": photo} | {name: value for name, value in line.items() if name not in ("points", "over")}
+            facts |= {"unit": unit} | one.get("exif", {})
             geometry = {"type": "LineString", "coordinates": line["points"]}
-            features.append({"type": "Feature", "properties": facts | {"unit": unit}, "geometry": geometry})
+            features.append({"type": "Feature", "properties": facts, "geometry": geometry})
     head = {"type": "FeatureCollection", "name": "cracks", "crs": {"type": "name", "properties": {"name": _PLACE}}}
     return json.dumps(head)[:-1] + ', "features": [\n' + ",\n".join(map(json.dumps, features)) + "\n]}\n"
 

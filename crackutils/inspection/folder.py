@@ -22,17 +22,21 @@ from crackutils.inspection.calibration import (
     match_photos,
     read_tile_labels,
 )
+from crackutils.inspection.dxf import write_dxf
 from crackutils.inspection.export import write_coco, write_geojson
+from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.measure import COLUMNS, LENGTHS
 from crackutils.inspection.photo import UNUSABLE, cached_map, folder_of, resume_photo
 from crackutils.inspection.report import render_report
 from crackutils.inspection.tiling import Detector, load_detector, tile_probabilities
 from crackutils.inspection.truth import compare_masks, find_masks, read_mask, summarize_truth
 from crackutils.userfiles.drives import identify_folders, refuse_lost
-from crackutils.userfiles.write import refuse_foreign, table_bytes, write_own, writing
+from crackutils.userfiles.write import refuse_foreign, table_bytes, workbook_bytes, write_own, writing
 
 _MARK = ".inspection"
-_WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.geojson", "coco.json", "truth.csv", "report.html")
+_WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.xlsx", "cracks.geojson", "cracks.dxf", "coco.json")
+_WRITTEN += ("truth.csv", "report.html")
+_PLACED = {"latitude": float, "longitude": float}  # of photos.csv, from EXIF
 
 
 def inspect(
@@ -46,16 +50,20 @@ def inspect(
     limit_mm: float | None = None,
     truth: str | Path | None = None,
     force: bool = False,
+    exposure: str | None = None,
+    exif: bool = True,
 ) -> pd.DataFrame:
     """Inspect photos, files and folders with all below, and write pictures, tables, and a report in one file.
 
-    `out` gets photos.csv, cracks.csv, tiles.csv, cracks.geojson, coco.json, report.html and a folder per photo; the
-    same call continues after a kill, one with more photos adds these, and another threshold or scale reads the cached
-    maps. `model` is a run of notebook 08 or of `adapt`, by default the network of the package. The threshold of pixels
-    is between 0 and 1, by default 0.5; `labels`, a file for `read_tile_labels`, choose it. Lengths are in millimetres
-    if a scale is given, else in pixels. With a limit, the share of the length that is wider is reported; with `truth`,
-    a folder for `find_masks`, the found masks are compared with these, in truth.csv. `force` replaces what the user has
-    changed in `out`, and drops photos that are not given now.
+    `out` gets photos.csv, cracks.csv, both also in cracks.xlsx, tiles.csv, cracks.geojson, cracks.dxf, coco.json,
+    report.html and a folder per photo; the same call continues after a kill, one with more photos adds these, and
+    another threshold or scale reads the cached maps. `model` is a run of notebook 08 or of `adapt`, by default the
+    network of the package. The threshold of pixels is between 0 and 1, by default 0.5; `labels`, a file for
+    `read_tile_labels`, choose it. Lengths are in millimetres if a scale is given, else in pixels. With a limit, or an
+    exposure class for `choose_limit`, what is wider is marked and its share of the length reported; with `truth`, a
+    folder for `find_masks`, the found masks are compared with these, in truth.csv. `force` replaces what the user has
+    changed in `out`, and drops photos that are not given now. Camera, date and place of a photo are taken from its
+    EXIF, unless `exif` is false.
 
     Returns a row per photo, the longest cracks first, unusable photos last; p_crack is that of its most crack-like
     tile. Raises CrackutilsError for no photos, values out of range, a limit without a scale, an `out` that holds
@@ -67,6 +75,7 @@ def inspect(
         raise CrackutilsError("Both a threshold and labels were given. Give one of them: labels choose the threshold.")
     if mm_per_pixel is not None and not 1e-6 <= mm_per_pixel <= 1e6:
         raise CrackutilsError(f"mm_per_pixel={mm_per_pixel} is out of range. Give the millimetres that a pixel shows.")
+    limit_mm, rule = choose_limit(limit_mm, exposure)
     if limit_mm is not None and mm_per_pixel is None:
         raise CrackutilsError("A limit in millimetres needs a scale. Give --mm-per-pixel too.")
     if limit_mm is not None and not 0 < limit_mm < math.inf:
@@ -88,21 +97,23 @@ def inspect(
         threshold = threshold or 0.5
         for name in progress(files, "inspecting", len(files), "photo"):
             place = out / "photos" / folder_of(name)
-            found[name] = resume_photo(files[name], place, net, threshold, mm_per_pixel, limit_mm, force)
+            found[name] = resume_photo(files[name], place, net, threshold, mm_per_pixel, limit_mm, force, exif)
             if found[name]["problem"]:
                 refuse_lost(files[name], before)
             if name in masks and "wide" in found[name]:
                 shape = found[name]["high"], found[name]["wide"]
                 counts[name] = compare_masks(read_mask(place / "mask.png", shape), read_mask(masks[name], shape))
-        table = _write_tables(out, found, threshold, unit, limit_mm)
+        table = _write_tables(out, found, threshold, unit, limit_mm, exif)
         write_own(out / "cracks.geojson", write_geojson(found, unit))
+        write_own(out / "cracks.dxf", write_dxf(found, mm_per_pixel))
         write_own(out / "coco.json", write_coco(found))
         if counts:
             write_own(out / "truth.csv", table_bytes(summarize_truth(counts).round(4)))
         else:  # an earlier one is of other masks
             (out / "truth.csv").unlink(missing_ok=True)
         facts = {"model": config.display_path(Path(model)), "threshold": f"{threshold:.3g}", "chosen": chosen}
-        page = render_report(table, found, out / "photos", unit, mm_per_pixel=mm_per_pixel, **facts)
+        facts |= {"mm_per_pixel": mm_per_pixel, "limit_mm": limit_mm, "exposure": exposure, "rule": rule}
+        page = render_report(table, found, out / "photos", unit, **facts)
         write_own(out / "report.html", page)
     return table
 
@@ -182,9 +193,9 @@ def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: 
 
 
 def _write_tables(
-    out: Path, found: dict[str, dict[str, Any]], threshold: float, unit: str, limit_mm: float | None
+    out: Path, found: dict[str, dict[str, Any]], threshold: float, unit: str, limit_mm: float | None, exif: bool
 ) -> pd.DataFrame:
-    """Write photos.csv, cracks.csv and tiles.csv, and return the table of photos."""
+    """Write photos.csv, cracks.csv, tiles.csv and cracks.xlsx, and return the table of photos."""
     photos, cracks, tiles = [], [], []
     for name, one in found.items():
         p_tiles = [tile["p_crack"] for tile in one["tiles"]]
@@ -195,16 +206,22 @@ def _write_tables(
         row |= {f"area_{unit}2": known["area"].sum(), f"width_most_{unit}": known["width_most"].max()}
         if limit_mm is not None:
             row |= {"limit_mm": limit_mm} | {name: one.get(name) for name in ("over_limit", "over_unknown")}
+        if exif:
+            row |= {name: one.get("exif", {}).get(name) for name in ("camera", "taken", *_PLACED)}
         photos.append(row)
         cracks += [{"file": name, "crack": k} | crack for k, crack in enumerate(one["cracks"], 1)]
         tiles += [{"file": name} | tile for tile in one["tiles"]]
-    table = pd.DataFrame(photos).astype({"wide": "Int64", "high": "Int64"})  # whole, even where some are missing
+    kinds = {"wide": "Int64", "high": "Int64"} | (_PLACED if exif else {})  # whole, even where some are missing
+    table = pd.DataFrame(photos).astype(kinds)
     table["unusable"], order = table["wide"].isna(), ["unusable", f"length_{unit}", "p_crack", "file"]
     table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True).drop(columns="unusable")
     units = {name: f"{name}_{unit}" for name in LENGTHS} | {"area": f"area_{unit}2"}
-    tables = {"cracks": pd.DataFrame(cracks, columns=["file", "crack", *COLUMNS]).rename(columns=units)}
-    tables |= {"photos": table, "tiles": pd.DataFrame(tiles, columns=["file", "row", "col", "p_crack"])}
+    columns = ["file", "crack", *COLUMNS, *["over_limit"] * (limit_mm is not None)]
+    tables = {"photos": table, "cracks": pd.DataFrame(cracks, columns=columns).rename(columns=units)}
+    tables |= {"tiles": pd.DataFrame(tiles, columns=["file", "row", "col", "p_crack"])}
     tables["cracks"] = tables["cracks"].astype({"x_most": "Int64", "y_most": "Int64"})
     for name, content in tables.items():
-        write_own(out / f"{name}.csv", table_bytes(content.round(4)))
+        tables[name] = content.round(dict.fromkeys(content.columns.difference(_PLACED), 4))
+        write_own(out / f"{name}.csv", table_bytes(tables[name]))
+    write_own(out / "cracks.xlsx", workbook_bytes({name: tables[name] for name in ("photos", "cracks")}))
     return table

@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import json
+import operator
 import os
 import re
 import zipfile
@@ -22,6 +24,7 @@ from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, write_atomically
 from crackutils.images import DECODING, ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, encode_jpeg
+from crackutils.inspection.exif import read_exif
 from crackutils.inspection.export import assign_pixels, describe_areas, describe_lines, encode_mask, share_over_limit
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import LENGTHS, Piece, measure_cracks
@@ -104,16 +107,17 @@ def inspect_photo(
     mm_per_pixel: float | None,
     limit_mm: float | None = None,
     edits: Edits | None = None,
+    exif: bool = False,
 ) -> dict:
     """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg, mask.png and the map into a folder.
 
     Returns problem (what of the file is not used, else empty), cracks (rows of `measure_cracks`, in millimetres if a
     scale is given, else in pixels; None where unknown), seen (whether a pixel reaches the threshold), tiles (rows of
-    `tile_probabilities`), lines and areas (`describe_lines`, `describe_areas`), wide and high (pixels), and with a
-    limit what `share_over_limit` returns. With edits, it also has rejected (x, y and kind of the mark of each crack
-    that the user has rejected) and corrected (whether the user has marked or painted anything); the cracks have
-    confirmed, as `find_cracks` says, and a scale in the edits wins over `mm_per_pixel`. Raises `ImageError` for a photo
-    that cannot be used, and CrackutilsError for edits that cannot.
+    `tile_probabilities`), lines and areas (`describe_lines`, `describe_areas`), wide and high (pixels), with a limit
+    what `share_over_limit` returns, in cracks over_limit, and with exif what `read_exif` does. With edits, it also has
+    rejected (x, y and kind of the mark of each crack that the user has rejected) and corrected (whether the user has
+    marked or painted anything); the cracks have confirmed, as `find_cracks` says, and a scale in the edits wins over
+    `mm_per_pixel`. Raises `ImageError` for a photo that cannot be used, and CrackutilsError for edits that cannot.
     """
     image, _, note = decode_image(file)
     seen = cached_map(image, net, folder)
@@ -124,18 +128,23 @@ def inspect_photo(
         if edits.corrected:  # no frames around what the user has taken out
             likely &= mask | ~crack_mask(seen.pixels, threshold)
             likely &= True if edits.brush is None else edits.brush != ERASED
-    overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED))
-    thumbnail = draw_overlay(image, likely | mask, pieces, 240)  # too small for a scale bar
+    scale = mm_per_pixel or 1.0
+    limit = limit_mm / scale if limit_mm else None
+    if limit:
+        each = (list(own) for _, own in itertools.groupby(pieces, operator.attrgetter("crack")))
+        cracks["over_limit"] = [round(share_over_limit(own, limit)["over_limit"], 4) for own in each]
+    overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED), limit)
+    thumbnail = draw_overlay(image, likely | mask, pieces, 240, limit=limit)  # too small for a scale bar
     jpegs = [encode_jpeg(Image.fromarray(picture), 85) for picture in (overlay, thumbnail)]
     for name, content in zip(_PICTURES, [*jpegs, encode_mask(mask)], strict=True):
         write_atomically(folder / name, content)
-    scale = mm_per_pixel or 1.0
     cracks[LENGTHS] *= scale
     cracks["area"] *= scale**2
     cracks = cracks.round(4).astype(object).where(cracks.notna(), None)  # JSON has no NaN
     found = {"seen": bool(likely.any()), "cracks": cracks.to_dict("records")}
-    found |= {"lines": describe_lines(pieces, mm_per_pixel), "areas": describe_areas(mask, pieces)}
-    found |= share_over_limit(pieces, limit_mm / scale) if limit_mm else {}
+    found |= {"lines": describe_lines(pieces, mm_per_pixel, limit), "areas": describe_areas(mask, pieces)}
+    found |= share_over_limit(pieces, limit) if limit else {}
+    found |= {"exif": read_exif(file)} if exif else {}
     found |= {"tiles": tile_probabilities(seen.cells, net.share).to_dict("records")}
     if edits is not None:
         found |= {"rejected": rejected, "corrected": edits.corrected}
@@ -151,6 +160,7 @@ def resume_photo(
     limit_mm: float | None = None,
     force: bool = False,
     edits: Edits | None = None,
+    exif: bool = False,
 ) -> dict:
     """Return what an earlier call found in a photo where nothing has changed since, else `inspect_photo`.
 
@@ -165,7 +175,7 @@ def resume_photo(
         return found | {"problem": f"cannot be read ({error.strerror})"}
     asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
     asked |= {"decoding": f"{DECODING} {PIL.__version__}", "threshold": threshold, "mm_per_pixel": mm_per_pixel}
-    asked |= {"limit_mm": limit_mm, "edits": None if edits is None else edits.key}
+    asked |= {"limit_mm": limit_mm, "edits": None if edits is None else edits.key, "exif": exif}
     record, before = folder / "found.json", {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or cut short when the power went
         before = dict(json.loads(record.read_text("utf-8")))
@@ -177,7 +187,8 @@ def resume_photo(
             raise CrackutilsError(f"{why}. Move it, or replace it with --force.")
     record.unlink(missing_ok=True)  # pictures and numbers must not come from two calls
     try:
-        found = {"asked": asked} | found | inspect_photo(file, folder, net, threshold, mm_per_pixel, limit_mm, edits)
+        found = inspect_photo(file, folder, net, threshold, mm_per_pixel, limit_mm, edits, exif)
+        found = {"asked": asked, "problem": "", "cracks": [], "tiles": []} | found
     except UNUSABLE as error:
         return found | {"problem": str(error) if isinstance(error, ImageError) else "needs more memory than there is"}
     found["drawn"] = {name: (folder / name).stat().st_size for name in _PICTURES}
