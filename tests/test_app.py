@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from test_inspection import LONG, Fake, save, wall
 
 from crackutils.app.desk import Desk, remove_old
 from crackutils.config import CrackutilsError
-from test_inspection import LONG, Fake, save, wall
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
@@ -54,7 +53,7 @@ def test_marks_brush_scale_and_limit_change_what_is_found(desk: Desk) -> None:
     desk.set_scale(0.5, everywhere=True)
     desk.set_limit(1.0)
     table = desk.table()
-    assert table["length (mm)"][0] == pytest.approx(300, rel=0.02) and set(table["over 1 mm"]) == {"▲ over"}
+    assert table["length (mm)"][0] == pytest.approx(300, rel=0.02) and set(table["over 1 mm"]) == {"! over"}
     x, y = 300 * desk.sight.shrink, 152 * desk.sight.shrink
     assert desk.crack_at(x, y) == 1 and desk.crack_at(x, 600) is None
     desk.mark(1, "joint")

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 

@@ -18,6 +18,7 @@ from crackutils.config import CrackutilsError, data_dir
 from crackutils.files import as_text, save_array, write_atomically
 from crackutils.images import ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, tint_overlay
+from crackutils.inspection.export import over_limit_of_cracks
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import LENGTHS, Piece
 from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
@@ -205,12 +206,20 @@ class Desk:
         """Return the photo with its cracks, and crosses at points of it, uint8 (h, w, 3), `LONGEST` pixels."""
         sight = self._sight()
         scale = self.scale_of(sight.name)
-        picture = draw_overlay(sight.image, sight.mask, sight.pieces, LONGEST, scale, sight.cracks.head(_NUMBERED))
+        limit = self._limit()
+        over = over_limit_of_cracks(sight.pieces, limit) if limit else 0.0
+        numbered = sight.cracks.assign(over_limit=over).head(_NUMBERED)
+        picture = draw_overlay(sight.image, sight.mask, sight.pieces, LONGEST, scale, numbered, limit)
         for x, y in points:
             at = round((x + 0.5) * sight.shrink), round((y + 0.5) * sight.shrink)
             for colour, thick in (((0, 0, 0), 5), ((255, 255, 255), 2)):
                 cv2.drawMarker(picture, at, colour, cv2.MARKER_CROSS, 40, thick)
         return picture
+
+    def _limit(self) -> float | None:
+        """Return the limit of width in pixels of the photo on the desk, None where limit or scale is unknown."""
+        scale, limit = self.scale_of(self._sight().name), self.session.limit_mm
+        return limit / scale if limit and scale else None
 
     def plain(self) -> np.ndarray:
         """Return the photo without anything drawn, of the same size as `picture`."""
@@ -307,15 +316,15 @@ class Desk:
         sight = self._sight()
         scale = self.scale_of(sight.name)
         unit, factor = ("mm", scale) if scale else ("px", 1.0)
-        rows, limit = sight.cracks, self.session.limit_mm
+        rows, limit = sight.cracks, self._limit()
         cracks = pd.DataFrame({"crack": np.arange(1, len(rows) + 1)})
         for title, name in (("length", "length"), ("mean width", "width_mean"), ("largest width", "width_most")):
             assert name in LENGTHS
             cracks[f"{title} ({unit})"] = (rows[name].to_numpy(float) * factor).round(2)
         cracks["at most"] = [f"{share:.0%}" if share else "" for share in rows["at_most"].fillna(0)]
-        if limit and scale:
-            over = rows["width_most"].to_numpy(float) * factor > limit
-            cracks[f"over {limit:g} mm"] = np.where(over, "▲ over", "")
+        if limit:
+            over = np.array(over_limit_of_cracks(sight.pieces, limit)) > 0
+            cracks[f"over {self.session.limit_mm:g} mm"] = np.where(over, "! over", "")
         return cracks
 
     def crop(self, crack: int) -> np.ndarray:

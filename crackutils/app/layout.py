@@ -13,6 +13,7 @@ import gradio as gr
 
 from crackutils import __version__
 from crackutils.app.desk import LONGEST
+from crackutils.inspection.limit import EXPOSURES
 from crackutils.inspection.session import MARKS
 
 UPLOAD = "500mb"  # of one file, at most
@@ -68,6 +69,8 @@ def _lay_out_settings() -> dict[str, Any]:
     gr.Markdown("## 3 What counts")
     parts["threshold"] = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold of probability", elem_id="threshold")
     parts["limit"] = gr.Number(label="Largest allowed width in millimetres (Enter sets it)", elem_id="limit")
+    rule = "Or by exposure class (EN 1992-1-1, Table 7.1N)"
+    parts["exposure"] = gr.Dropdown(label=rule, choices=["", *EXPOSURES], value="", elem_id="exposure")
     return parts
 
 

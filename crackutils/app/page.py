@@ -15,6 +15,7 @@ import numpy as np
 from crackutils.app.desk import Desk
 from crackutils.app.layout import BRUSHES, CLICKS, CSS, SCOPES, UPLOAD, lay_out
 from crackutils.config import CrackutilsError
+from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.tiling import Detector
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
@@ -54,6 +55,7 @@ def _connect_settings(p: SimpleNamespace, shown: list[Any]) -> None:
     p.threshold.change(_set_threshold, [p.desk, p.threshold], shown, **quiet)
     for happens in (p.limit.submit, p.limit.blur):
         happens(_set_limit, [p.desk, p.limit], shown)
+    p.exposure.input(_set_exposure, [p.desk, p.exposure], [p.limit, *shown])
 
 
 def _connect_cracks(p: SimpleNamespace, shown: list[Any]) -> None:
@@ -164,6 +166,12 @@ def _set_threshold(desk: Desk, value: float) -> Any:
 def _set_limit(desk: Desk, value: float | None) -> list[Any]:
     desk.set_limit(value or None)
     return _show(desk)
+
+
+@_said
+def _set_exposure(desk: Desk, name: str) -> list[Any]:
+    limit, _ = choose_limit(None, name or None)
+    return [limit, *_set_limit(desk, limit)]
 
 
 @_said

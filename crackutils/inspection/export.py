@@ -1,6 +1,8 @@
 """What other programs read: masks as PNG, centre lines as GeoJSON, the pixels of cracks as COCO annotations."""
 
+import itertools
 import json
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,6 +99,12 @@ def _encode_runs(y: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> list[i
     begins, ends = at[np.diff(at, prepend=-2) > 1], at[np.diff(at, append=at[-1] + 2) > 1] + 1
     edges = np.stack([begins, ends], 1).ravel()
     return np.diff(edges, prepend=0, append=shape[0] * shape[1]).tolist()
+
+
+def over_limit_of_cracks(pieces: Sequence[Piece], limit: float) -> list[float]:
+    """Return the share of each crack's length that is wider than a limit, pixels, in the order of `pieces`."""
+    each = (list(own) for _, own in itertools.groupby(pieces, operator.attrgetter("crack")))
+    return [round(share_over_limit(own, limit)["over_limit"], 4) for own in each]
 
 
 def share_over_limit(pieces: Sequence[Piece], limit: float) -> dict[str, float]:

@@ -1,20 +1,20 @@
 """The limit of width: given, or by the exposure class of the concrete; and where a crack is wider."""
 
-import sys
-
 import numpy as np
 
 from crackutils.config import CrackutilsError
 from crackutils.inspection.measure import Piece
 
-EXPOSURES = ("X0", "XC1", "XC2", "XC3", "XC4", "XD1", "XD2", "XS1", "XS2", "XS3")  # of Table 7.1N
+# millimetres: recommended values of EN 1992-1-1:2004, Table 7.1N, for reinforced concrete, quasi-permanent loads.
+# By hand: the package structuralcodes brings shapely and triangle along, whose core may not be sold, for ten numbers.
+EXPOSURES = {"X0": 0.4, "XC1": 0.4} | dict.fromkeys(("XC2", "XC3", "XC4", "XD1", "XD2", "XS1", "XS2", "XS3"), 0.3)
 
 
 def choose_limit(limit_mm: float | None, exposure: str | None) -> tuple[float | None, str]:
     """Return the limit of width in millimetres, None without one, and in words the rule that gave it.
 
     An exposure class of EN 1992-1-1:2004 gives the recommended value of its Table 7.1N. Raises CrackutilsError for both
-    a limit and a class, for an unknown class, and where structuralcodes, which knows the table, is not installed.
+    a limit and a class, and for an unknown class.
     """
     if exposure is None:
         return limit_mm, "given by the user" if limit_mm is not None else ""
@@ -22,15 +22,9 @@ def choose_limit(limit_mm: float | None, exposure: str | None) -> tuple[float | 
         raise CrackutilsError("Both a limit and an exposure class were given. Give --limit-mm or --exposure.")
     if (known := exposure.strip().upper()) not in EXPOSURES:
         raise CrackutilsError(f"exposure={exposure} is unknown. Give one of {', '.join(EXPOSURES)}.")
-    try:
-        from structuralcodes.codes.ec2_2004 import w_max
-    except ImportError as error:
-        why = "An exposure class needs the package structuralcodes, which is not installed"
-        remedy = f"Run {sys.executable} -m pip install structuralcodes, or give the width as --limit-mm."
-        raise CrackutilsError(f"{why}. {remedy}") from error
     table = "recommended value of EN 1992-1-1:2004, Table 7.1N"
     members = "for reinforced concrete under the quasi-permanent load combination"
-    return float(w_max(known, "qp")), f"{table}, for exposure class {known}, {members}"
+    return EXPOSURES[known], f"{table}, for exposure class {known}, {members}"
 
 
 def find_wider(piece: Piece, limit: float) -> np.ndarray:

@@ -3,9 +3,7 @@
 import contextlib
 import hashlib
 import io
-import itertools
 import json
-import operator
 import os
 import re
 import zipfile
@@ -25,7 +23,14 @@ from crackutils.files import hash_sources, write_atomically
 from crackutils.images import DECODING, ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, encode_jpeg
 from crackutils.inspection.exif import read_exif
-from crackutils.inspection.export import assign_pixels, describe_areas, describe_lines, encode_mask, share_over_limit
+from crackutils.inspection.export import (
+    assign_pixels,
+    describe_areas,
+    describe_lines,
+    encode_mask,
+    over_limit_of_cracks,
+    share_over_limit,
+)
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import LENGTHS, Piece, measure_cracks
 from crackutils.inspection.session import ADDED, ERASED, MARKS, Edits
@@ -131,8 +136,7 @@ def inspect_photo(
     scale = mm_per_pixel or 1.0
     limit = limit_mm / scale if limit_mm else None
     if limit:
-        each = (list(own) for _, own in itertools.groupby(pieces, operator.attrgetter("crack")))
-        cracks["over_limit"] = [round(share_over_limit(own, limit)["over_limit"], 4) for own in each]
+        cracks["over_limit"] = over_limit_of_cracks(pieces, limit)
     overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED), limit)
     thumbnail = draw_overlay(image, likely | mask, pieces, 240, limit=limit)  # too small for a scale bar
     jpegs = [encode_jpeg(Image.fromarray(picture), 85) for picture in (overlay, thumbnail)]
