@@ -51,13 +51,15 @@ def adapt(labels: Path, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("photos", nargs=-1, required=True, type=_PATH)
+@click.argument("photos", nargs=-1, type=_PATH)
 @_path("--out", metavar="FOLDER", help="Folder to write, or to continue in.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
 @_ENGINE
 @click.option("--threshold", type=float, metavar="P", help="Probability that counts as a crack; 0.5 if not given.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; lengths are then in mm too.")
 @_path("--labels", metavar="TABLE", help="Copy of tiles.csv with a column crack (1, 0, empty); sets the threshold.")
+@_path("--session", metavar="FILE", help="Photos with your corrections, saved as one file; in the place of PHOTOS.")
+@click.option("--marker-mm", type=float, metavar="MM", help="Side of the ArUco markers that give each photo's scale.")
 @click.option("--limit-mm", type=float, metavar="MM", help="Report the share of the length that is wider.")
 @_path(
     "--truth",
@@ -68,13 +70,18 @@ def adapt(labels: Path, **options: Any) -> None:
 @_FORCE
 def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Find cracks in whole PHOTOS (files or folders): masks, measures, GeoJSON, COCO, and a report."""
+    if not photos and options["session"] is None:
+        raise click.UsageError("Missing argument 'PHOTOS...', or a session.")
     from crackutils.inspection.export import describe_limit
     from crackutils.inspection.folder import inspect
+    from crackutils.inspection.report import is_lineless
 
     table = inspect(list(photos), out, **options)
     cracked, usable = table["cracks"] > 0, table["wide"].notna()
-    lineless = int((~cracked & (table["tiles_cracked"] > 0)).sum())
+    lineless = int(is_lineless(table).sum())
     more = f"; in {lineless:,} more the network sees something too short to be measured" if lineless else ""
+    rejected = int(table["rejected"].sum()) if "rejected" in table else 0
+    more += f"; {rejected:,} found line{'s' * (rejected > 1)} rejected by the user" if rejected else ""
     more += f"; {(~usable).sum():,} could not be used" if not usable.all() else ""
     more += " (see the column problem)" if (table["problem"] != "").any() else ""
     more += f"; {text}" if (text := describe_limit(table)) else ""

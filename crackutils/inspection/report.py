@@ -17,6 +17,12 @@ _MAILED = 1000  # longer side of a picture, pixels
 MAIL = 10e6  # bytes, about, of the report's pictures: as text, and written as text once more by mail, 18 million
 
 
+def is_lineless(photos: pd.DataFrame) -> pd.Series:
+    """Return for rows of photos.csv whether the network sees what is too short to be measured, and nobody corrected."""
+    lineless = (photos["cracks"] == 0) & (photos["tiles_cracked"] > 0)
+    return lineless & ~photos["corrected"] if "corrected" in photos else lineless
+
+
 def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit: str, **facts: Any) -> str:
     """Return the report as HTML that needs no other file; pictures that would make it too large to mail are left out.
 
@@ -43,7 +49,8 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         photo |= {"thumbnail": base64.b64encode(thumbnail).decode(), "overlay": base64.b64encode(overlay).decode()}
         photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
         photo["listed"] = found[photo["file"]]["cracks"][:LISTED]
-    facts |= {"lineless": int(((good["cracks"] == 0) & (good["tiles_cracked"] > 0)).sum())}
+        photo["taken_out"] = found[photo["file"]].get("rejected", [])
+    facts |= {"lineless": int(is_lineless(good).sum())}
     facts |= {"limit": describe_limit(good)}
     facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum()), "unit": unit}
     facts |= {"photos": photos, "unusable": bad.to_dict("records"), "made": time.strftime("%Y-%m-%d %H:%M")}
