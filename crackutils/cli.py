@@ -38,16 +38,29 @@ def score(folder: Path, **options: Any) -> None:
 
 
 @cli.command()
-@_path("--labels", metavar="TABLE", help="CSV or spreadsheet: file, label and, if known, photo.", required=True)
+@_path(
+    "--labels",
+    metavar="TABLE",
+    help="CSV or spreadsheet: file, label and, if known, photo; or a session, or a folder of photos with masks.",
+    required=True,
+)
 @_path("--out", metavar="FOLDER", help="New folder to write.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; else the network of the package.")
 @_ENGINE
 @_FORCE
 def adapt(labels: Path, **options: Any) -> None:
     """Fit a trained model to your own site with labelled tiles, and measure the gain."""
-    from crackutils.adaptation.adapt import adapt
+    from crackutils.adaptation.adapt import adapt, refuse_out
+    from crackutils.inspection.session import is_session
 
-    adapt(labels, **options)
+    if not (labels.is_dir() or is_session(labels)):
+        adapt(labels, **options)
+        return
+    from crackutils.inspection.labelled import labelled_tiles
+
+    refuse_out(options["out"].resolve(), options["force"])  # before the work
+    with labelled_tiles(labels, options["out"], options["model"], options["engine"]) as table:
+        adapt(table, **options)
 
 
 @cli.command()

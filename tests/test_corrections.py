@@ -21,6 +21,7 @@ from crackutils.cli import main
 from crackutils.config import CrackutilsError
 from crackutils.files import replacing_file
 from crackutils.inspection.folder import inspect
+from crackutils.inspection.labelled import labelled_tiles
 from crackutils.inspection.photo import find_cracks, folder_of, inspect_photo, resume_photo
 from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
 from crackutils.inspection.session import ADDED, ERASED, Edits, Session, read_session, write_session
@@ -480,3 +481,80 @@ def test_the_command_takes_scales_from_markers(tmp_path: Path, fake: Fake, capsy
         problem = pd.read_csv(out / "photos.csv").set_index("file").loc["without.png", "problem"]
         assert problem.startswith("the sides of the marker differ by") and problem.count("marker") == 1
     assert "Note: the sides of the marker" in (out / "report.html").read_text("utf-8")
+
+
+@pytest.fixture
+def cutting(fake: Fake, monkeypatch: Any) -> Fake:
+    monkeypatch.setattr("crackutils.inspection.labelled.load_detector", lambda *_: fake.detector)
+    return fake
+
+
+def labels_of(table: Path) -> dict[str, list[int]]:
+    rows = pd.read_csv(table)
+    for file, label in zip(rows["file"], rows["label"], strict=True):
+        tile = np.asarray(Image.open(table.parent / file))
+        assert tile.shape == (256, 256, 3) and ((tile < 100).any() or not label)
+    return {name: part.tolist() for name, part in rows.groupby("photo")["label"]}
+
+
+def test_corrections_label_tiles(session: Session, tmp_path: Path, cutting: Fake, capsys: Any) -> None:
+    """Photos of 3 x 2 whole tiles; the high crack lies in the upper three, the low one in the lower three."""
+    both = ((300, 450, "nothing"), (300, 150, "crack"))
+    session.edits = {NAMES[0]: Edits(marks=both), NAMES[1]: Edits(marks=both[:1]), NAMES[2]: Edits(0.5)}
+    session.edits |= {NAMES[3]: Edits(brush=brush(np.s_[20:24, 300:500], np.s_[100:, :]))}
+    write_session(session, file := tmp_path / "s.zip")
+    with labelled_tiles(file, tmp_path / "deep" / "model", tmp_path, "litert") as table:
+        found = labels_of(table)
+    # confirmed above, rejected below; only rejected, so that the upper ones are doubtful; nobody looked; painted
+    assert found == {NAMES[0]: [1, 1, 1, 0, 0, 0], NAMES[1]: [0, 0, 0], NAMES[3]: [0, 1, 0, 0, 0, 0]}
+    told = "15 tiles of 3 corrected photos: 4 cracked, 11 free; left out as doubtful: 3"
+    assert told in capsys.readouterr().out and not list((tmp_path / "deep").iterdir())
+    for edits, message in (
+        ({}, r"s\.zip gives 0 tiles of 0 corrected photos"),
+        ({NAMES[0]: Edits(marks=both[:1]), NAMES[1]: Edits(marks=both[:1])}, r"0 cracked, 6 free\. Correct further"),
+    ):
+        session.edits = edits
+        write_session(session, file)
+        with pytest.raises(CrackutilsError, match=message), labelled_tiles(file, tmp_path / "m", tmp_path, "litert"):
+            pass
+    assert not list(tmp_path.glob(".m.*"))
+
+
+def test_masks_beside_photos_label_tiles(tmp_path: Path, capsys: Any) -> None:
+    home = tmp_path / "site"
+    for k, (name, mask) in enumerate((("a.jpg", "a.png"), ("deep/b.png", "deep/b_mask.png"), ("c.jpg", "other.png"))):
+        save(wall(lines=(HIGH, LOW), seed=k), home / name)
+        truth = np.zeros(SHAPE, np.uint8)
+        truth[150, 100 : (300 if k else 262)] = 255  # in the second tile there are 6 pixels, or 44
+        save(truth, home / mask)
+    with labelled_tiles(home, tmp_path / "model", None, "litert") as table:
+        assert labels_of(table) == {"a.jpg": [1, 0, 0, 0, 0], "deep/b.png": [1, 1, 0, 0, 0, 0]}
+    assert "left out as doubtful: 1" in capsys.readouterr().out
+    save(wall(seed=5), home / "a.png")  # the photo once more
+    with (
+        pytest.raises(CrackutilsError, match=r"a\.png is white in more than half"),
+        labelled_tiles(home, tmp_path / "model", None, "litert"),
+    ):
+        pass
+    (tmp_path / "none").mkdir()
+    with (
+        pytest.raises(CrackutilsError, match="holds no photo with a mask beside it"),
+        labelled_tiles(tmp_path / "none", tmp_path / "model", None, "litert"),
+    ):
+        pass
+
+
+def test_adapt_takes_a_session(session: Session, tmp_path: Path, cutting: Fake, untrained: Any, capsys: Any) -> None:
+    untrained(tmp_path / "run")
+    marks = ((300, 450, "nothing"), (300, 150, "crack"))
+    session.edits = {name: Edits(marks=marks) for name in NAMES}
+    write_session(session, file := tmp_path / "s.zip")
+    command = ["adapt", "--labels", str(file), "--model", str(tmp_path / "run"), "--out", str(tmp_path / "model")]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "36 tiles of 6 corrected photos: 18 cracked, 18 free" in said and "6 photos, by the column photo" in said
+    adapted = json.loads((tmp_path / "model" / "metrics.json").read_text("utf-8"))["settings"]["adapted"]
+    assert [adapted[k] for k in ("labels", "positives", "photos")] == [36, 18, 6]
+    windows = cutting.windows
+    assert main(command) == 2 and cutting.windows == windows  # it is there already
+    assert "replace this adapted model with --force" in capsys.readouterr().err
