@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_inspection import LONG, Fake, save, wall
 
@@ -21,8 +23,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def desk(tmp_path: Path, monkeypatch: Any) -> Desk:
     desk = Desk(tmp_path / "desk", Fake().detector)
+    monkeypatch.setattr("crackutils.inspection.folder.load_detector", lambda *_: desk.net)
     save(wall(lines=(*LONG, ((100, 400), (500, 420)))), tmp_path / "wall.png")
     assert not desk.add([(tmp_path / "wall.png", "wall.png")])
     desk.open("wall.png")
@@ -83,6 +86,21 @@ def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) 
         assert one.scale_of("wall.png") == 0.25
     other.clear()
     assert not other.session.photos and not any(other.home.iterdir())
+
+
+def test_the_report_holds_what_the_desk_shows(tmp_path: Path, desk: Desk) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    desk.add([(tmp_path / "broken.jpg", "broken.jpg"), (tmp_path / "wall.png", "<b>.png")])
+    desk.set_scale(0.5, everywhere=True)
+    desk.mark(1, "joint")
+    files = {file.name: file for file in desk.report()}
+    cracks = pd.read_csv(files["cracks.csv"])
+    own = cracks[cracks["file"] == "wall.png"]
+    assert own["length_mm"].round(2).tolist() == desk.table()["length (mm)"].tolist() and len(cracks) == 3
+    page = files["report.html"].read_text("utf-8")
+    assert "Rejected by the user: 1" in page and "broken.jpg" in page and "<b>.png" not in page
+    with zipfile.ZipFile(files["inspection.zip"]) as archive:
+        assert {"report.html", "photos/wall.png/mask.png", "photos/<b>.png/mask.png"} < set(archive.namelist())
 
 
 def test_desks_go_after_a_week(tmp_path: Path) -> None:

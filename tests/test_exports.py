@@ -160,8 +160,9 @@ def test_the_drawing_holds_each_photo_at_its_place(scale: float | None) -> None:
     names = ["a/=b*.png", "A_=B*.png", "a__b_.png", "0", "frames", "x\ny,|\u00e9.png", "a__b_.png_over_limit"]
     found = {name: found_in(400 + 10 * k, 300, 5.0, scale) for k, name in enumerate(names)}
     found |= {"none.jpg": {"problem": "is not an image"}, "clean": {"wide": 50, "high": 900, "lines": []}}
-    text, size = write_dxf(found, scale), scale or 1.0
-    assert text == write_dxf(found, scale) and not ezdxf.options.write_fixed_meta_data_for_testing
+    scales, size = dict.fromkeys(found, scale), scale or 1.0
+    text = write_dxf(found, scales)
+    assert text == write_dxf(found, scales) and not ezdxf.options.write_fixed_meta_data_for_testing
     drawing = ezdxf.read(io.StringIO(text))
     assert not drawing.audit().errors and not drawing.audit().fixes
     assert drawing.header["$INSUNITS"] == (4 if scale else 0)
@@ -192,9 +193,9 @@ def test_the_drawing_holds_each_photo_at_its_place(scale: float | None) -> None:
     )
     np.testing.assert_allclose(line, np.array([(10.5, -10.5), (40.5, -10.5)]) * size + (left, 0))
     np.testing.assert_allclose(over, np.array([(15.5, -10.5), (25.5, -10.5)]) * size + (left, 0))
-    plain = ezdxf.read(io.StringIO(write_dxf({"a": found_in(99, 99, None)}, scale)))
+    plain = ezdxf.read(io.StringIO(write_dxf({"a": found_in(99, 99, None)}, {"a": scale})))
     assert {layer.dxf.name for layer in plain.layers} == {"0", "Defpoints", "frames", "a"}
-    assert len(ezdxf.read(io.StringIO(write_dxf({}, scale))).modelspace()) == 0
+    assert len(ezdxf.read(io.StringIO(write_dxf({}, {}))).modelspace()) == 0
 
 
 def test_stretches_over_the_limit_are_as_long_as_the_share_says() -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import time
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from crackutils.config import CrackutilsError, data_dir
-from crackutils.files import as_text, save_array, write_atomically
+from crackutils.files import as_text, replacing_file, save_array, write_atomically
 from crackutils.images import ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, tint_overlay
 from crackutils.inspection.export import over_limit_of_cracks
+from crackutils.inspection.folder import inspect
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import LENGTHS, Piece
 from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
@@ -56,9 +58,12 @@ class Sight:
 class Desk:
     """A user's photos and corrections, kept in a folder."""
 
-    def __init__(self, home: Path, net: Detector) -> None:
-        """Open the desk that lies in the folder `home`, or a new one there; `net` looks at the photos."""
-        self.home, self.net = home, net
+    def __init__(self, home: Path, net: Detector, **chosen: Any) -> None:
+        """Open the desk that lies in the folder `home`, or a new one there.
+
+        `net` looks at the photos; `chosen` are the options model and engine of `inspect` that give the same network.
+        """
+        self.home, self.net, self.chosen = home, net, chosen
         self.sight: Sight | None = None
         home.mkdir(parents=True, exist_ok=True)
         self.session = self._load()
@@ -176,7 +181,7 @@ class Desk:
         """Put a photo on the desk: the network looks at it, unless it has. CrackutilsError where it cannot be used."""
         try:
             image, _, note = decode_image(self.session.photos[name])
-            seen = cached_map(image, self.net, self.home / "maps" / folder_of(name))
+            seen = cached_map(image, self.net, self.home / "report" / "photos" / folder_of(name))
         except UNUSABLE as error:
             self.sight = None
             why = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
@@ -335,6 +340,23 @@ class Desk:
         own = [replace(p, points=p.points - (left, top)) for p in sight.pieces if p.crack == crack]
         part = sight.image[box]
         return draw_overlay(part, np.zeros(part.shape[:2], bool), own, LONGEST, self.scale_of(sight.name))
+
+    def report(self) -> list[Path]:
+        """Inspect all photos, and return the files to hand on: report, tables, drawings, and all in one archive."""
+        if not self.session.photos:
+            raise CrackutilsError("There are no photos. Add some first.")
+        out = self.home / "report"
+        inspect([], out, session=self.session, force=True, **self.chosen)
+        files = [out / name for name in ("report.html", "cracks.xlsx", "cracks.csv", "cracks.geojson", "cracks.dxf")]
+        files += [out / "coco.json"]
+        with replacing_file(all_files := self.home / "inspection.zip") as part, zipfile.ZipFile(part, "w") as archive:
+            for file in [*files, out / "photos.csv", out / "tiles.csv"]:
+                archive.write(file, file.name, zipfile.ZIP_DEFLATED)
+            for name in self.session.photos:
+                for picture in ("mask.png", "overlay.jpg"):
+                    if (file := out / "photos" / folder_of(name) / picture).is_file():
+                        archive.write(file, f"photos/{folder_of(name).as_posix()}/{picture}")
+        return [*files, all_files]
 
     def write(self) -> Path:
         """Write the session file, and return it."""

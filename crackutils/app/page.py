@@ -16,21 +16,21 @@ from crackutils.app.desk import Desk
 from crackutils.app.layout import BRUSHES, CLICKS, CSS, SCOPES, UPLOAD, lay_out
 from crackutils.config import CrackutilsError
 from crackutils.inspection.limit import choose_limit
-from crackutils.inspection.tiling import Detector
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
 
 
-def build_page(net: Detector, home: Path, model: str, given: Sequence[Path] = ()) -> gr.Blocks:
+def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given: Sequence[Path] = ()) -> gr.Blocks:
     """Return the page.
 
-    `home` is the folder of all desks, `model` says which network it is, and `given` photos lie on each new desk.
+    `start_desk` opens a desk in a folder, `home` is the folder of all of them, `model` says which network it is, and
+    `given` photos lie on each new desk.
     """
     with gr.Blocks(title="crackutils", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         p = lay_out(model)
         shown = [p.picture, p.table, p.crack, p.crop, p.told, p.facts, p.scale]
         all_shown = [p.photo, p.threshold, p.limit, *shown]
-        page.load(functools.partial(_open_desk, net, home, given), p.known, [p.known, p.desk, *all_shown])
+        page.load(functools.partial(_open_desk, start_desk, home, given), p.known, [p.known, p.desk, *all_shown])
         p.files.upload(_take, [p.desk, p.files], [p.files, *all_shown])
         p.photo.input(_choose, [p.desk, p.photo], all_shown)
         _connect_settings(p, shown)
@@ -98,9 +98,9 @@ def _show(desk: Desk) -> list[Any]:
     return [desk.picture(), table, crack, None, "", desk.summary(), desk.scale_of(desk.sight.name)]
 
 
-def _open_desk(net: Detector, home: Path, given: Sequence[Path], name: Any) -> list[Any]:
+def _open_desk(start_desk: Callable[[Path], Desk], home: Path, given: Sequence[Path], name: Any) -> list[Any]:
     name = name if isinstance(name, str) and re.fullmatch("[0-9a-f]{32}", name) else secrets.token_hex(16)
-    desk = Desk(home / name, net)
+    desk = start_desk(home / name)
     os.utime(desk.home)  # it is in use
     if given and not desk.session.photos:
         desk.add((path, path.name) for path in given)

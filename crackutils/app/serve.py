@@ -1,5 +1,6 @@
 """Open the page on this computer."""
 
+import functools
 import os
 import shutil
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crackutils import config
-from crackutils.app.desk import desks_folder, remove_old
+from crackutils.app.desk import Desk, desks_folder, remove_old
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import SHIPPED
 from crackutils.folders import find_pictures
@@ -42,9 +43,9 @@ def start_page(
     remove_old(home)
     temporary = home.parent / "uploads" / str(os.getpid())  # gradio's copies of what goes in and out
     os.environ["GRADIO_TEMP_DIR"] = str(temporary)
-    net = load_detector(model or SHIPPED, engine)
+    start = functools.partial(Desk, net=load_detector(model or SHIPPED, engine), model=model, engine=engine)
     name = "that of the package" if model is None else config.display_path(Path(model))
-    page = build_page(net, home, name, files)
+    page = build_page(start, home, name, files)
     try:
         launch(page, host, port, inline)
     except OSError as error:

@@ -15,30 +15,32 @@ _FORBIDDEN = INVALID_LAYER_NAME_CHARACTERS | {"|", ","}  # by AutoCAD too
 _LINES, _WIDER, _GREY = ({"color": 30, "lineweight": 25}, {"color": 1, "lineweight": 70}, {"color": 8})
 
 
-def write_dxf(found: dict[str, dict], mm_per_pixel: float | None) -> str:
+def write_dxf(found: dict[str, dict], scales: dict[str, float | None]) -> str:
     """Return the centre lines of photos, results of `inspect_photo` by name, as DXF, the same text for the same lines.
 
-    In millimetres if a scale is given, else in pixels without a unit. Photos lie side by side, the upper left corner of
-    the first is (0, 0), y goes up. Each has a layer, and another, whose name ends in `OVER`, for the stretches over the
+    In millimetres if the scales, millimetres per pixel by name, are known, else in pixels without a unit. Photos lie
+    side by side, the upper left corner of the first is (0, 0), y goes up. Each has a layer, and another, whose name ends in `OVER`, for the stretches over the
     limit, which lie on the first one too; frames and names are on the layer `FRAMES`.
     """
     before = ezdxf.options.write_fixed_meta_data_for_testing
     ezdxf.options.write_fixed_meta_data_for_testing = True  # else it writes the time and random numbers
     try:
-        document, content = ezdxf.new("R2010", units=units.MM if mm_per_pixel else 0), io.StringIO()
-        _draw(document, {name: one for name, one in found.items() if "wide" in one}, mm_per_pixel or 1.0)
+        document, content = ezdxf.new("R2010", units=units.MM if any(scales.values()) else 0), io.StringIO()
+        _draw(document, {name: one for name, one in found.items() if "wide" in one}, scales)
         document.write(content)
     finally:
         ezdxf.options.write_fixed_meta_data_for_testing = before
     return content.getvalue()
 
 
-def _draw(document: ezdxf.document.Drawing, photos: dict[str, dict], scale: float) -> None:
-    space, left, tallest = document.modelspace(), 0.0, scale * max((one["high"] for one in photos.values()), default=0)
-    gap = _GAP * scale * max((one["wide"] for one in photos.values()), default=0)
+def _draw(document: ezdxf.document.Drawing, photos: dict[str, dict], scales: dict[str, float | None]) -> None:
+    space, left, factors = document.modelspace(), 0.0, {name: scales[name] or 1.0 for name in photos}
+    tallest = max((one["high"] * factors[name] for name, one in photos.items()), default=0)
+    gap = _GAP * max((one["wide"] * factors[name] for name, one in photos.items()), default=0)
     document.header["$LWDISPLAY"] = 1  # thick lines show at once
     document.layers.add(FRAMES, **_GREY)
     for (name, one), layer in zip(photos.items(), _name_layers(photos), strict=True):
+        scale = factors[name]
         wide, high = one["wide"] * scale, one["high"] * scale
         corners = [(left, 0), (left + wide, 0), (left + wide, -high), (left, -high)]
         space.add_lwpolyline(corners, close=True, dxfattribs={"layer": FRAMES})

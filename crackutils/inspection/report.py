@@ -18,6 +18,12 @@ _MAILED = 1000  # longer side of a picture, pixels
 MAIL = 10e6  # bytes, about, of the report's pictures: as text, and written as text once more by mail, 18 million
 
 
+def is_lineless(photos: pd.DataFrame) -> pd.Series:
+    """Return for rows of photos.csv whether the network sees what is too short to be measured, and nobody corrected."""
+    lineless = (photos["cracks"] == 0) & (photos["tiles_cracked"] > 0)
+    return lineless & ~photos["corrected"] if "corrected" in photos else lineless
+
+
 def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit: str, **facts: Any) -> str:
     """Return the report as HTML that needs no other file; pictures that would make it too large to mail are left out.
 
@@ -46,7 +52,8 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         cracks, exif = (found[photo["file"]].get(name) for name in ("cracks", "exif"))
         photo |= {"listed": cracks[:LISTED], "exif": describe_exif(exif) if exif else ""}
         photo["over"] = [k for k, crack in enumerate(cracks, 1) if crack.get("over_limit")]
-    facts |= {"lineless": int(((good["cracks"] == 0) & (good["tiles_cracked"] > 0)).sum())}
+        photo["taken_out"] = found[photo["file"]].get("rejected", [])
+    facts |= {"lineless": int(is_lineless(good).sum())}
     facts |= {"limit": describe_limit(good)}
     facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum()), "unit": unit}
     facts |= {"photos": photos, "unusable": bad.to_dict("records"), "made": time.strftime("%Y-%m-%d %H:%M")}

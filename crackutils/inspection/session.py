@@ -1,5 +1,6 @@
 """A session: photos with what a user has corrected in them, kept in one file that opens on another machine."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -152,6 +153,13 @@ def _number(value: Any) -> float:
     """Return a finite number; NaN, which fails every comparison, for what is none."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else math.nan
+
+
+def is_session(file: Path) -> bool:
+    """Return whether a file is a ZIP archive with the content of a session, whole or not."""
+    with contextlib.suppress(OSError, ValueError, *ZIP_ERRORS), zipfile.ZipFile(file) as archive:
+        return _CONTENT in archive.namelist()
+    return False
 
 
 def read_session(file: str | Path, folder: str | Path) -> Session:
