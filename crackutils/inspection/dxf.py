@@ -19,8 +19,9 @@ def write_dxf(found: dict[str, dict], scales: dict[str, float | None]) -> str:
     """Return the centre lines of photos, results of `inspect_photo` by name, as DXF, the same text for the same lines.
 
     In millimetres if the scales, millimetres per pixel by name, are known, else in pixels without a unit. Photos lie
-    side by side, the upper left corner of the first is (0, 0), y goes up. Each has a layer, and another, whose name ends in `OVER`, for the stretches over the
-    limit, which lie on the first one too; frames and names are on the layer `FRAMES`.
+    side by side, the upper left corner of the first is (0, 0), y goes up. Each has a layer, and another, whose name
+    ends in `OVER`, for the stretches over the limit, which lie on the first one too; frames and names are on the layer
+    `FRAMES`.
     """
     before = ezdxf.options.write_fixed_meta_data_for_testing
     ezdxf.options.write_fixed_meta_data_for_testing = True  # else it writes the time and random numbers
