@@ -46,18 +46,13 @@ def name_some(names: Iterable[Any]) -> str:
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Give the path of a new file, which takes the place of `path` once the block has ended without an error.
-
-    Raises CrackutilsError where it cannot be written.
-    """
+    """Give a new file's path, which replaces `path` after a block without error; CrackutilsError if it cannot."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
-    with explain_write_errors(path):
+    with explain_write_errors(path), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)  # there after an error only
+        stack.callback(part.unlink, missing_ok=True)  # there after an error only
+        yield part
+        os.replace(part, path)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
