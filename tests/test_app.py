@@ -17,7 +17,9 @@ import pytest
 from test_inspection import LONG, Fake, save, wall
 
 from crackutils.app.desk import Desk, remove_old
+from crackutils.cli import main
 from crackutils.config import CrackutilsError
+from crackutils.synthetic.photo import make_photo
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
@@ -115,15 +117,25 @@ def test_desks_go_after_a_week(tmp_path: Path) -> None:
 class Server:
     """`crackutils app` in a process of its own."""
 
-    def __init__(self, data: Path, port: int) -> None:
+    def __init__(self, data: Path, port: int = 7931) -> None:
         command = [sys.executable, "-m", "crackutils", "app", "--port", str(port)]
-        env = {**os.environ, "CRACKUTILS_DATA_DIR": str(data)}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+        environment = {**os.environ, "CRACKUTILS_DATA_DIR": str(data)}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
         self.url = re.search(r"http://\S+", self.process.stdout.readline())[0]
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Any]:
+    servers = []
+    yield lambda: servers.append(Server(tmp_path / "data")) or servers[-1]
+    for server in servers:
+        server.kill()
 
 
 @pytest.fixture
@@ -134,3 +146,95 @@ def browser() -> Iterator[Any]:
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with playwright.sync_playwright() as started:
         yield started.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--disable-sync", "--no-first-run"])
+
+
+def facts_become(page: Any, text: str | re.Pattern) -> None:
+    page.locator("#facts").get_by_text(text).wait_for()
+
+
+def upload(page: Any, *files: Path) -> None:
+    page.locator("#files input[type=file]").set_input_files(list(files))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_whole_way_in_a_browser(tmp_path: Path, browser: Any, serve: Any, width: int) -> None:
+    photo = tmp_path / 'wall <b>"1" 🧱.png'
+    save(make_photo(77, 3, 900, 700).image, photo)
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    server = serve()
+    context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+    page, outside, errors = context.new_page(), [], []
+    page.set_default_timeout(15_000)
+    page.on("request", lambda r: None if r.url.startswith((server.url, "data:", "blob:")) else outside.append(r.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server.url)
+    facts_become(page, "No photo is open.")
+    upload(page, photo, tmp_path / "broken.jpg")
+    facts_become(page, "900 x 700 pixels, without a scale")
+    assert photo.name in page.locator("#photo input").input_value()
+
+    # the scale: two clicks, then by keyboard alone
+    picture = page.locator("#picture img")
+    page.get_by_text("From two points").click()
+    page.get_by_label("set the scale").check()
+    box = picture.bounding_box()
+    for x in (100, 700):
+        picture.click(position={"x": x * box["width"] / 900, "y": 150 * box["height"] / 700})
+        page.wait_for_function(f"document.querySelector('#ends textarea, #ends input').value.includes('{x // 100}')")
+    page.get_by_label("Their distance in millimetres").fill("60")
+    page.get_by_role("button", name="Set the scale from the points").press("Enter")
+    facts_become(page, re.compile(r"0\.(0998|0999|1|1001|1002)\d* mm per pixel"))
+    page.locator("#limit input").fill("0.3")
+    page.keyboard.press("Enter")
+    page.locator("#table").get_by_text("! over").locator("visible=true").first.wait_for()
+    before = page.locator("#facts").inner_text()
+    page.locator("#threshold input[type=range]").focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("before => document.querySelector('#facts').innerText != before", arg=before)
+
+    # a crack is looked at, rejected, and taken back
+    page.get_by_label("Crack", exact=True).press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.locator("#told").get_by_text("Crack 1").wait_for()
+    page.get_by_label("nothing").check()
+    facts_become(page, "1 found lines are no cracks")
+    page.get_by_role("button", name="Take back what was said").click()
+    page.locator("#facts").get_by_text("are no cracks").wait_for(state="detached")
+
+    # painted by keyboard, saved, and opened by somebody else
+    if width > 1000:  # else the tab is in a menu
+        page.get_by_role("tab", name="Brush").click()
+        page.get_by_label("Line: x, y").fill("100, 600; 700, 620")
+        page.get_by_role("button", name="Apply brush and line").click()
+        facts_become(page, "2 cracks")
+        page.get_by_role("tab", name="Cracks").click()
+    page.get_by_role("button", name="Save the session").click()
+    with page.expect_download() as session:
+        page.locator("#done a").first.click()
+    session.value.save_as(tmp_path / "session.zip")
+    found = page.locator("#facts").inner_text()
+    other = browser.new_context().new_page()
+    other.goto(server.url)
+    facts_become(other, "No photo is open.")
+    upload(other, tmp_path / "session.zip")
+    facts_become(other, found.splitlines()[1])
+    other.close()
+
+    # the report, and the command line from the same session
+    page.get_by_role("button", name="Write the report").click()
+    page.locator('#done a[download="report.html"]').wait_for()
+    with page.expect_download() as table:
+        page.locator('#done a[download="cracks.csv"]').click()
+    table.value.save_as(tmp_path / "cracks.csv")
+    assert main(["inspect", "--session", str(tmp_path / "session.zip"), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "cracks.csv").read_bytes() == (tmp_path / "out" / "cracks.csv").read_bytes()
+
+    # a killed server goes on; then all is removed
+    server.kill()
+    serve()
+    page.goto(server.url)
+    facts_become(page, found.splitlines()[1])
+    page.get_by_role("button", name="Remove all photos").click()
+    facts_become(page, "No photo is open.")
+    assert not outside and not errors

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+import threading
 import time
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from crackutils.inspection.drawing import draw_overlay, tint_overlay
 from crackutils.inspection.export import over_limit_of_cracks
 from crackutils.inspection.folder import inspect
 from crackutils.inspection.mask import crack_mask
-from crackutils.inspection.measure import LENGTHS, Piece
+from crackutils.inspection.measure import Piece
 from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
 from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
 from crackutils.inspection.session import ADDED, ERASED, Edits, Session, read_session, write_session
@@ -64,7 +65,9 @@ class Desk:
         `net` looks at the photos; `chosen` are the options model and engine of `inspect` that give the same network.
         """
         self.home, self.net, self.chosen = home, net, chosen
+        self.lock = threading.RLock()  # a page may ask for two things at once
         self.sight: Sight | None = None
+        self.chosen_photo: str | None = None  # also where it cannot be used
         home.mkdir(parents=True, exist_ok=True)
         self.session = self._load()
 
@@ -125,7 +128,7 @@ class Desk:
 
     def clear(self) -> None:
         """Remove all photos and results from the disk."""
-        self.sight = None
+        self.sight = self.chosen_photo = None
         shutil.rmtree(self.home, ignore_errors=True)
         self.home.mkdir(parents=True, exist_ok=True)
         self.session = Session()
@@ -179,6 +182,7 @@ class Desk:
 
     def open(self, name: str) -> None:
         """Put a photo on the desk: the network looks at it, unless it has. CrackutilsError where it cannot be used."""
+        self.chosen_photo = name
         try:
             image, _, note = decode_image(self.session.photos[name])
             seen = cached_map(image, self.net, self.home / "report" / "photos" / folder_of(name))
@@ -186,15 +190,15 @@ class Desk:
             self.sight = None
             why = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
             raise CrackutilsError(f"{name} {why}. Choose another photo.") from error
-        self.sight = Sight(name, image, seen, np.zeros(image.shape[:2], bool), pd.DataFrame(), [], note)
-        self.measure()
+        found = find_cracks(image, seen, self.session.threshold, self.edits_of(name))
+        self.sight = Sight(name, image, seen, *found, note)
 
     def measure(self) -> None:
-        """Find and measure the cracks of the photo on the desk."""
+        """Find and measure the cracks of the photo on the desk again."""
         sight = self._sight()
-        sight.mask, sight.cracks, sight.pieces = find_cracks(
-            sight.image, sight.seen, self.session.threshold, self.edits_of(sight.name)
-        )
+        edits = self.edits_of(sight.name)
+        found = find_cracks(sight.image, sight.seen, self.session.threshold, edits)
+        sight.mask, sight.cracks, sight.pieces = found
 
     def preview(self, threshold: float) -> np.ndarray:
         """Return the photo with what a threshold finds tinted, uint8 (h, w, 3): fast, at the picture's size."""
@@ -323,8 +327,7 @@ class Desk:
         unit, factor = ("mm", scale) if scale else ("px", 1.0)
         rows, limit = sight.cracks, self._limit()
         cracks = pd.DataFrame({"crack": np.arange(1, len(rows) + 1)})
-        for title, name in (("length", "length"), ("mean width", "width_mean"), ("largest width", "width_most")):
-            assert name in LENGTHS
+        for title, name in (("length", "length"), ("mean width", "width_mean"), ("widest", "width_most")):
             cracks[f"{title} ({unit})"] = (rows[name].to_numpy(float) * factor).round(2)
         cracks["at most"] = [f"{share:.0%}" if share else "" for share in rows["at_most"].fillna(0)]
         if limit:

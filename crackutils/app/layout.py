@@ -107,9 +107,10 @@ def _lay_out_cracks() -> dict[str, Any]:
     gr.Markdown("## 4 Cracks")
     parts = {}
     with gr.Row():
-        with gr.Column(min_width=300):
-            parts["table"] = gr.Dataframe(label="Cracks, the longest first", interactive=False, elem_id="table")
-        with gr.Column(min_width=300):
+        with gr.Column(scale=3, min_width=300):
+            title = "Cracks, the longest first"
+            parts["table"] = gr.Dataframe(label=title, interactive=False, wrap=True, buttons=[], elem_id="table")
+        with gr.Column(scale=2, min_width=300):
             parts["crack"] = gr.Dropdown(label="Crack", choices=[], elem_id="crack")
             parts["crop"] = gr.Image(
                 label="The crack", format="jpeg", interactive=False, elem_classes="picture", buttons=[], elem_id="crop"

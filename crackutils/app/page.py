@@ -28,7 +28,7 @@ def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given
     """
     with gr.Blocks(title="crackutils", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         p = lay_out(model)
-        shown = [p.picture, p.table, p.crack, p.crop, p.told, p.facts, p.scale]
+        shown = [p.picture, p.table, p.crack, p.crop, p.told, p.kind, p.facts, p.scale]
         all_shown = [p.photo, p.threshold, p.limit, *shown]
         page.load(functools.partial(_open_desk, start_desk, home, given), p.known, [p.known, p.desk, *all_shown])
         p.files.upload(_take, [p.desk, p.files], [p.files, *all_shown])
@@ -61,7 +61,7 @@ def _connect_settings(p: SimpleNamespace, shown: list[Any]) -> None:
 def _connect_cracks(p: SimpleNamespace, shown: list[Any]) -> None:
     p.picture.select(_click, [p.desk, p.clicks, p.ends], [p.ends, p.crack, p.picture])
     p.table.select(_click_row, None, p.crack)
-    p.crack.change(_show_crack, [p.desk, p.crack], [p.crop, p.told, p.kind])
+    p.crack.change(_show_crack, [p.desk, p.crack], [p.crop, p.told])
     p.kind.input(_mark, [p.desk, p.crack, p.kind], shown)
     p.unmark.click(_unmark, p.desk, shown)
     p.apply.click(_paint, [p.desk, p.editor, p.stroke, p.thick, p.does], [p.editor, p.stroke, *shown])
@@ -76,7 +76,8 @@ def _said(action: Callable[..., Any]) -> Callable[..., Any]:
         if desk is None:  # the page is not ready
             return gr.skip()
         try:
-            return action(desk, *values, **named)
+            with desk.lock:
+                return action(desk, *values, **named)
         except CrackutilsError as error:
             gr.Warning(_plain(error))
             return gr.skip()
@@ -92,10 +93,10 @@ def _plain(message: Any) -> str:
 def _show(desk: Desk) -> list[Any]:
     """Return what a photo and its cracks look like now."""
     if desk.sight is None:
-        return [None, None, gr.Dropdown(choices=[], value=None), None, "", "No photo is open.", None]
+        return [None, None, gr.Dropdown(choices=[], value=None), None, "", None, "No photo is open.", None]
     table = desk.table()
     crack = gr.Dropdown(choices=table["crack"].astype(str).tolist(), value=None)
-    return [desk.picture(), table, crack, None, "", desk.summary(), desk.scale_of(desk.sight.name)]
+    return [desk.picture(), table, crack, None, "", None, desk.summary(), desk.scale_of(desk.sight.name)]
 
 
 def _open_desk(start_desk: Callable[[Path], Desk], home: Path, given: Sequence[Path], name: Any) -> list[Any]:
@@ -111,7 +112,7 @@ def _open_desk(start_desk: Callable[[Path], Desk], home: Path, given: Sequence[P
 def _choose(desk: Desk, name: str | None) -> list[Any]:
     if name is None:
         desk.sight = None
-    elif desk.sight is None or desk.sight.name != name:
+    elif name != desk.chosen_photo:  # the field tells the same choice twice
         try:
             desk.open(name)
         except CrackutilsError as error:
@@ -193,8 +194,8 @@ def _click_row(at: gr.SelectData) -> str:
 @_said
 def _show_crack(desk: Desk, number: str | None) -> list[Any]:
     if number is None or desk.sight is None or int(number) > len(desk.sight.cracks):
-        return [None, "", None]
-    return [desk.crop(int(number)), desk.describe(int(number)), None]
+        return [None, ""]
+    return [desk.crop(int(number)), desk.describe(int(number))]
 
 
 @_said
