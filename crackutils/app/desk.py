@@ -137,10 +137,14 @@ class Desk:
         """Return millimetres per pixel of a photo, None where unknown."""
         return self.edits_of(name).mm_per_pixel or self.session.mm_per_pixel
 
-    def set_scale(self, value: float | None, everywhere: bool) -> None:
-        """Set millimetres per pixel of the photo on the desk, or of all photos; None takes it back."""
+    def set_scale(self, value: float | None, everywhere: bool) -> bool:
+        """Set millimetres per pixel of the photo on the desk, or of all photos; None takes it back.
+
+        Returns whether this changes anything.
+        """
         if value is not None and not 1e-6 <= value <= 1e6:
             raise CrackutilsError(f"A scale of {value} mm per pixel is out of range. Give what a pixel shows.")
+        before = {name: self.scale_of(name) for name in self.session.photos}
         if everywhere:
             self.session.mm_per_pixel = value
             edits = {name: replace(edits, mm_per_pixel=None) for name, edits in self.session.edits.items()}
@@ -149,6 +153,7 @@ class Desk:
             name = self._sight().name
             self.session.edits[name] = replace(self.edits_of(name), mm_per_pixel=value)
         self.save()
+        return before != {name: self.scale_of(name) for name in self.session.photos}
 
     def set_threshold(self, value: float) -> None:
         """Set the probability from which a pixel counts as a crack, between 0 and 1, and measure again."""

@@ -133,9 +133,9 @@ def _take(desk: Desk, files: list[tuple[Path, str]]) -> list[Any]:
 
 
 @_said
-def _set_scale(desk: Desk, value: float | None, scope: str) -> list[Any]:
-    desk.set_scale(value or None, everywhere=scope == SCOPES[0])
-    return _show(desk)
+def _set_scale(desk: Desk, value: float | None, scope: str) -> Any:
+    changed = desk.set_scale(value or None, everywhere=scope == SCOPES[0])
+    return _show(desk) if changed else gr.skip()  # leaving the field must not undo what is chosen elsewhere
 
 
 @_said
@@ -164,7 +164,9 @@ def _set_threshold(desk: Desk, value: float) -> Any:
 
 
 @_said
-def _set_limit(desk: Desk, value: float | None) -> list[Any]:
+def _set_limit(desk: Desk, value: float | None) -> Any:
+    if (value or None) == desk.session.limit_mm:
+        return gr.skip()
     desk.set_limit(value or None)
     return _show(desk)
 
@@ -172,7 +174,8 @@ def _set_limit(desk: Desk, value: float | None) -> list[Any]:
 @_said
 def _set_exposure(desk: Desk, name: str) -> list[Any]:
     limit, _ = choose_limit(None, name or None)
-    return [limit, *_set_limit(desk, limit)]
+    desk.set_limit(limit)
+    return [limit, *_show(desk)]
 
 
 @_said
