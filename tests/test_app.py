@@ -197,6 +197,7 @@ def test_the_whole_way_in_a_browser(tmp_path: Path, browser: Any, serve: Any, wi
     page.get_by_label("Crack", exact=True).press("ArrowDown")
     page.keyboard.press("Enter")
     page.locator("#told").get_by_text("Crack 1").wait_for()
+    page.wait_for_timeout(1000)  # as a hand needs
     page.get_by_label("nothing").check()
     facts_become(page, "1 found lines are no cracks")
     page.get_by_role("button", name="Take back what was said").click()

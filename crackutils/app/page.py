@@ -152,7 +152,8 @@ def _scale_from_marker(desk: Desk, side: float | None, scope: str) -> list[Any]:
 
 @_said
 def _preview(desk: Desk, threshold: float) -> Any:
-    return desk.preview(threshold) if desk.sight else gr.skip()
+    late = threshold == desk.session.threshold  # the lines themselves are drawn already
+    return gr.skip() if late or not desk.sight else desk.preview(threshold)
 
 
 @_said
