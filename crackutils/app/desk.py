@@ -349,12 +349,15 @@ class Desk:
         part = sight.image[box]
         return draw_overlay(part, np.zeros(part.shape[:2], bool), own, LONGEST, self.scale_of(sight.name))
 
-    def report(self) -> list[Path]:
-        """Inspect all photos, and return the files to hand on: report, tables, drawings, and all in one archive."""
+    def report(self, exif: bool = True) -> list[Path]:
+        """Inspect all photos, and return the files to hand on: report, tables, drawings, and all in one archive.
+
+        Without `exif` they leave out camera, date and place of the photos.
+        """
         if not self.session.photos:
             raise CrackutilsError("There are no photos. Add some first.")
         out = self.home / "report"
-        inspect([], out, session=self.session, force=True, **self.chosen)
+        inspect([], out, session=self.session, force=True, exif=exif, **self.chosen)
         files = [out / name for name in ("report.html", "cracks.xlsx", "cracks.csv", "cracks.geojson", "cracks.dxf")]
         files += [out / "coco.json"]
         with replacing_file(all_files := self.home / "inspection.zip") as part, zipfile.ZipFile(part, "w") as archive:

@@ -123,8 +123,13 @@ def _lay_out_cracks() -> dict[str, Any]:
 
 def _lay_out_report() -> dict[str, Any]:
     gr.Markdown("## 5 Report")
+    exif = gr.Checkbox(True, label="With camera, date and GPS place of the photos", elem_id="exif")
     with gr.Row():
-        parts = {"write": gr.Button("Write the report", variant="primary"), "keep": gr.Button("Save the session")}
+        parts = {
+            "exif": exif,
+            "write": gr.Button("Write the report", variant="primary"),
+            "keep": gr.Button("Save the session"),
+        }
         parts["clear"] = gr.Button("Remove all photos", variant="stop")
     parts["done"] = gr.File(label="To download", interactive=False, elem_id="done")
     return parts

@@ -19,6 +19,8 @@ from crackutils.inspection.limit import choose_limit
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
 
+_SHOWN = gr.Progress(track_tqdm=True)  # of `inspect`, on the page too
+
 
 def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given: Sequence[Path] = ()) -> gr.Blocks:
     """Return the page.
@@ -39,7 +41,7 @@ def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given
         p.beside_tab.select(_compare, p.desk, p.beside)
         p.tint_tab.select(_tint, p.desk, p.tint)
         p.brush_tab.select(_see, p.desk, p.editor)
-        p.write.click(_report, p.desk, p.done)
+        p.write.click(_report, [p.desk, p.exif], p.done)
         p.keep.click(_keep, p.desk, p.done)
         p.clear.click(_clear, p.desk, [p.done, *all_shown])
     return page
@@ -253,8 +255,8 @@ def _tint(desk: Desk) -> Any:
 
 
 @_said
-def _report(desk: Desk) -> list[str]:
-    return [str(file) for file in desk.report()]
+def _report(desk: Desk, exif: bool, _: gr.Progress = _SHOWN) -> list[str]:
+    return [str(file) for file in desk.report(exif)]
 
 
 @_said
