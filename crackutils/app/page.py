@@ -19,6 +19,7 @@ from crackutils.inspection.limit import choose_limit
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
 
+_EMPTY = "No photo is open. Drop some above."
 _SHOWN = gr.Progress(track_tqdm=True)  # of `inspect`, on the page too
 
 
@@ -95,7 +96,7 @@ def _plain(message: Any) -> str:
 def _show(desk: Desk) -> list[Any]:
     """Return what a photo and its cracks look like now."""
     if desk.sight is None:
-        return [None, None, gr.Dropdown(choices=[], value=None), None, "", None, "No photo is open.", None]
+        return [None, None, gr.Dropdown(choices=[], value=None), None, "", None, _EMPTY, None]
     table = desk.table()
     crack = gr.Dropdown(choices=table["crack"].astype(str).tolist(), value=None)
     return [desk.picture(), table, crack, None, "", None, desk.summary(), desk.scale_of(desk.sight.name)]
@@ -142,14 +143,19 @@ def _set_scale(desk: Desk, value: float | None, scope: str) -> Any:
 
 @_said
 def _scale_from_points(desk: Desk, text: str, length: float | None, scope: str) -> list[Any]:
-    return _set_scale(desk, desk.scale_between(read_points(text), length), scope)
+    return _set_scale(desk, _rounded(desk.scale_between(read_points(text), length)), scope)
 
 
 @_said
 def _scale_from_marker(desk: Desk, side: float | None, scope: str) -> list[Any]:
     value, told = desk.scale_from_marker(side)
     gr.Info(told)
-    return _set_scale(desk, value, scope)
+    return _set_scale(desk, _rounded(value), scope)
+
+
+def _rounded(scale: float) -> float:
+    """Return a scale as the page shows it: leaving its field must not change it."""
+    return float(f"{scale:.5g}")
 
 
 @_said
