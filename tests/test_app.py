@@ -46,8 +46,14 @@ def test_a_desk_takes_photos_by_any_name_and_keeps_them_apart(tmp_path: Path, de
     assert not desk.add([(tmp_path / "wall.png", name) for name in names])
     assert len(desk.session.photos) == 7 and len(set(desk.session.photos.values())) == 7
     assert all((desk.home / "photos") == file.parent for file in desk.session.photos.values())
+    long = [desk.add([(tmp_path / "wall.png", name)]) for name in ("\0.png", "x" * 300 + ".png", "🧱" * 90 + ".png")]
+    assert [len(problems) for problems in long] == [1, 0, 0] and len(desk.session.photos) == 9
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
-    desk.add([(tmp_path / "broken.jpg", "broken.jpg")])
+    before = desk.table()
+    assert (
+        "no session" in desk.add([(tmp_path / "broken.jpg", "broken.zip"), (tmp_path / "broken.jpg", "broken.jpg")])[0]
+    )
+    np.testing.assert_array_equal(desk.table(), before)  # a bad session takes nothing away
     with pytest.raises(CrackutilsError, match=r"broken\.jpg .* Choose another photo"):
         desk.open("broken.jpg")
     assert desk.sight is None

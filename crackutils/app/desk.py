@@ -1,8 +1,10 @@
 """What one user of the page works on: photos, what was found in them, and corrections; all of it lies in one folder."""
 
 import hashlib
+import itertools
 import json
 import math
+import secrets
 import shutil
 import threading
 import time
@@ -81,25 +83,33 @@ class Desk:
         for path, name in files:
             try:
                 if name.lower().endswith(".zip"):
-                    self.clear()
-                    self.session = read_session(path, self.home)
+                    self._open_session(path)
                 else:
                     target = self._place(name)
                     shutil.copyfile(path, target)
                     self.session.photos[target.name] = target
-            except (CrackutilsError, OSError) as error:
+            except (CrackutilsError, OSError, ValueError) as error:
                 problems.append(f"{name}: {error}")
         self.save()
         return problems
 
+    def _open_session(self, file: Path) -> None:
+        """Replace all that lies here by a session; one that cannot be read leaves it as it is."""
+        fresh = self.home / f"session-{secrets.token_hex(4)}"
+        session = read_session(file, fresh)
+        self.sight = self.chosen_photo = None
+        for other in self.home.iterdir():
+            if other != fresh:
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+        self.session = session
+
     def _place(self, name: str) -> Path:
-        clean = as_text(Path(name.replace("\\", "/")).name).replace("/", "_") or "photo"
-        folder, stem, ending = self.home / "photos", Path(clean).stem[:80], Path(clean).suffix[:10]
+        """Return a free file for a photo, in the folder of photos whatever its name is."""
+        clean = as_text(Path(name.replace("\\", "/")).name).replace("/", "_").replace(":", "_") or "photo"
+        folder, stem, ending = self.home / "photos", Path(clean).stem, Path(clean).suffix
         folder.mkdir(exist_ok=True)
-        place, number = folder / f"{stem}{ending}", 2
-        while place.exists():
-            place, number = folder / f"{stem} ({number}){ending}", number + 1
-        return place
+        places = itertools.chain([clean], (f"{stem} ({k}){ending}" for k in itertools.count(2)))
+        return next(place for text in places if not (place := folder / folder_of(text)).exists())
 
     def save(self) -> None:
         """Write the state without the photos, so that another server goes on from it."""

@@ -39,9 +39,10 @@ def start_page(
     files = [file for path in photos for file in (find_pictures(path)[0] if path.is_dir() else [path])]
     if lost := [file for file in files if not file.is_file()]:
         raise CrackutilsError(f"{lost[0]} does not exist. Give photos, or folders of photos.")
-    home = desks_folder()
-    remove_old(home)
-    temporary = home.parent / "uploads" / str(os.getpid())  # gradio's copies of what goes in and out
+    home, uploads = desks_folder(), desks_folder().with_name("uploads")
+    for folder in (home, uploads):
+        remove_old(folder)
+    temporary = uploads / str(os.getpid())  # gradio's copies of what goes in and out
     os.environ["GRADIO_TEMP_DIR"] = str(temporary)
     start = functools.partial(Desk, net=load_detector(model or SHIPPED, engine), model=model, engine=engine)
     name = "that of the package" if model is None else config.display_path(Path(model))
