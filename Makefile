@@ -13,7 +13,7 @@ PYTHON ?= $(if $(wildcard .venv/crackutils-stamp),$(VENV_PYTHON),python3)
 RUN := @$(VENV_PYTHON) -m tools --make
 
 .DEFAULT_GOAL := help
-.PHONY: help setup recipes lab data verify reference spread tables report pretrain train-detector bench tensorboard test test-all lint badges lock clean
+.PHONY: help setup recipes lab app data verify reference spread tables report pretrain train-detector bench tensorboard test test-all lint badges lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ data: setup ## fetch the images, or take your copy: FROM=archive-or-folder [SOUR
 
 lab: setup ## open JupyterLab on the notebooks
 	$(RUN) lab
+
+app: setup ## open a page in the browser: photos in, cracks looked at and corrected, a report out [PHOTOS=folder]
+	$(RUN) app
 
 report: setup ## write the HTML report of a profile again
 	$(RUN) report

@@ -38,27 +38,44 @@ def score(folder: Path, **options: Any) -> None:
 
 
 @cli.command()
-@_path("--labels", metavar="TABLE", help="CSV or spreadsheet: file, label and, if known, photo.", required=True)
+@_path(
+    "--labels",
+    metavar="TABLE",
+    help="CSV or spreadsheet: file, label and, if known, photo; or a session, or a folder of photos with masks.",
+    required=True,
+)
 @_path("--out", metavar="FOLDER", help="New folder to write.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; else the network of the package.")
 @_ENGINE
 @_FORCE
 def adapt(labels: Path, **options: Any) -> None:
     """Fit a trained model to your own site with labelled tiles, and measure the gain."""
-    from crackutils.adaptation.adapt import adapt
+    from crackutils.adaptation.adapt import adapt, refuse_out
+    from crackutils.inspection.session import is_session
 
-    adapt(labels, **options)
+    if not (labels.is_dir() or is_session(labels)):
+        adapt(labels, **options)
+        return
+    from crackutils.inspection.labelled import labelled_tiles
+
+    refuse_out(options["out"].resolve(), options["force"])  # before the work
+    with labelled_tiles(labels, options["out"], options["model"], options["engine"]) as table:
+        adapt(table, **options)
 
 
 @cli.command()
-@click.argument("photos", nargs=-1, required=True, type=_PATH)
+@click.argument("photos", nargs=-1, type=_PATH)
 @_path("--out", metavar="FOLDER", help="Folder to write, or to continue in.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
 @_ENGINE
 @click.option("--threshold", type=float, metavar="P", help="Probability that counts as a crack; 0.5 if not given.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; lengths are then in mm too.")
 @_path("--labels", metavar="TABLE", help="Copy of tiles.csv with a column crack (1, 0, empty); sets the threshold.")
-@click.option("--limit-mm", type=float, metavar="MM", help="Report the share of the length that is wider.")
+@_path("--session", metavar="FILE", help="Photos with your corrections, saved as one file; in the place of PHOTOS.")
+@click.option("--marker-mm", type=float, metavar="MM", help="Side of the ArUco markers that give each photo's scale.")
+@click.option("--limit-mm", type=float, metavar="MM", help="Mark what is wider, and report its share of the length.")
+@click.option("--exposure", metavar="CLASS", help="Exposure class (XC2), whose limit EN 1992-1-1 recommends.")
+@click.option("--exif/--no-exif", default=True, help="Report camera, date and GPS place of the photos, or do not.")
 @_path(
     "--truth",
     metavar="MASKS",
@@ -67,18 +84,36 @@ def adapt(labels: Path, **options: Any) -> None:
 )
 @_FORCE
 def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
-    """Find cracks in whole PHOTOS (files or folders): masks, measures, GeoJSON, COCO, and a report."""
+    """Find cracks in whole PHOTOS (files or folders): masks, measures, XLSX, GeoJSON, DXF, COCO, and a report."""
+    if not photos and options["session"] is None:
+        raise click.UsageError("Missing argument 'PHOTOS...', or a session.")
     from crackutils.inspection.export import describe_limit
     from crackutils.inspection.folder import inspect
+    from crackutils.inspection.report import is_lineless
 
     table = inspect(list(photos), out, **options)
     cracked, usable = table["cracks"] > 0, table["wide"].notna()
-    lineless = int((~cracked & (table["tiles_cracked"] > 0)).sum())
+    lineless = int(is_lineless(table).sum())
     more = f"; in {lineless:,} more the network sees something too short to be measured" if lineless else ""
+    rejected = int(table["rejected"].sum()) if "rejected" in table else 0
+    more += f"; {rejected:,} found line{'s' * (rejected > 1)} rejected by the user" if rejected else ""
     more += f"; {(~usable).sum():,} could not be used" if not usable.all() else ""
     more += " (see the column problem)" if (table["problem"] != "").any() else ""
     more += f"; {text}" if (text := describe_limit(table)) else ""
     print(f"{cracked.sum():,} of {len(table):,} photos show something crack-like{more} -> {out / 'report.html'}")
+
+
+@cli.command()
+@click.argument("photos", nargs=-1, type=_PATH)
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
+@_ENGINE
+@click.option("--host", default="127.0.0.1", help="Address to listen on; this computer alone if not given.")
+@click.option("--port", type=int, help="Port to listen on; the first free one from 7860 if not given.")
+def app(photos: tuple[Path, ...], **options: Any) -> None:
+    """Open a page in the browser: photos in, cracks looked at and corrected, a report out."""
+    from crackutils.app.serve import serve
+
+    serve(photos, **options)
 
 
 def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:

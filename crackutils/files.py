@@ -45,20 +45,19 @@ def name_some(names: Iterable[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _replacing_file(path: Path) -> Iterator[Path]:
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Give a new file's path, which replaces `path` after a block without error; CrackutilsError if it cannot."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
-    with explain_write_errors(path):
+    with explain_write_errors(path), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)  # there after an error only
+        stack.callback(part.unlink, missing_ok=True)  # there after an error only
+        yield part
+        os.replace(part, path)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write bytes, or text as UTF-8, so that a reader, or a kill, sees the old file or the whole new one."""
-    with _replacing_file(path) as part:
+    with replacing_file(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -66,7 +65,7 @@ def save_array(path: Path, array: Any) -> None:
     """Write a NumPy array as `write_atomically` writes text."""
     import numpy as np
 
-    with _replacing_file(path) as part, open(part, "wb") as handle:  # given a name, NumPy would add .npy to it
+    with replacing_file(path) as part, open(part, "wb") as handle:  # given a name, NumPy would add .npy to it
         np.save(handle, array)
 
 

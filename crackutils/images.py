@@ -23,7 +23,7 @@ FORMATS += (".heic", ".heif", ".avif", ".jp2")
 RAW = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")  # known, and not read
 RAW += (".gpr", ".3fr", ".fff", ".iiq", ".rwl", ".sr2", ".x3f", ".crw")
 # what Pillow may read: among the others are some that start programs
-_READ = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "HEIF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX")
+READ = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "HEIF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX")
 _DNG, _SUBTYPE, _PARTS, _BITS, _COMPRESSION, _PLANES, _SIGN = 50706, 254, 330, 258, 259, 284, 339  # tags of TIFF
 # what turns a picture upright, by EXIF orientation from 2
 _TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
@@ -108,7 +108,7 @@ def _decode(file: str | Path | bytes, size: int | None, note: str = "") -> Pictu
     if isinstance(file, str | Path) and Path(file).suffix.lower() in RAW:
         raise ImageError(_RAW)
     _heard.warnings = []
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", _READ) as opened:
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", READ) as opened:
         tags = getattr(opened, "tag_v2", {})
         if _DNG in tags or (_PARTS in tags and tags.get(_SUBTYPE, 0) & 1):
             raise ImageError(_RAW)

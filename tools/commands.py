@@ -222,6 +222,12 @@ def pretrain(_: Settings) -> None:
     print(f"{config.display_path(models.OWN_FILE)} is written. Measure it with {_NAME}.benchmarks.sample --final.")
 
 
+@_command("PHOTOS")
+def app(values: Settings) -> int:
+    """Open a page in the browser, PHOTOS=folder: photos in, cracks looked at and corrected, a report out."""
+    return call([sys.executable, "-m", "crackutils", "app", *([m] if (m := values.get("PHOTOS")) else [])])
+
+
 @_command("PROFILE", "MASKS")
 def train_detector(values: Settings) -> None:
     """Train the detector of the package again, MASKS=folder with images/ and masks/: up to two hours on two cores.

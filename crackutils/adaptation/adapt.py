@@ -39,10 +39,7 @@ def adapt(
     """
     labels, out, began = Path(labels), Path(out).resolve(), time.perf_counter()
     table = read_labels(labels)
-    adapted = _is_adapted(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (adapted and force):
-        more = ", or replace this adapted model with --force" if adapted else ""
-        raise CrackutilsError(f"{out} exists already. Give a folder that does not{more}.")
+    refuse_out(out, force)
     model = Path(model or SHIPPED)
     net, recipe = training.load(model)
     run = json.loads((model / "metrics.json").read_text("utf-8"))
@@ -75,6 +72,14 @@ def adapt(
         print(curve.round(4).to_string(index=False))
     print(f"{verdict}\nthe adapted model is in {display_path(out)}")
     return curve
+
+
+def refuse_out(out: Path, force: bool) -> None:
+    """Raise CrackutilsError for a folder that holds anything, unless it is an adapted model and `force`."""
+    adapted = _is_adapted(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (adapted and force):
+        more = ", or replace this adapted model with --force" if adapted else ""
+        raise CrackutilsError(f"{out} exists already. Give a folder that does not{more}.")
 
 
 def _is_adapted(folder: Path) -> bool:

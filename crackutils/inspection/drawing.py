@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from crackutils.inspection.limit import cut_wider
 from crackutils.inspection.measure import Piece
 
 FRAME, LINE = (0, 114, 178), (230, 159, 0)  # RGB; blue and orange that colour-blind readers can tell apart
+OVER = (200, 0, 40)  # red; the line is thicker too, for those who cannot tell it from orange
 _OUTLINED = (((0, 0, 0), 2), ((255, 255, 255), 0))  # colours, pixels more: white with a black rim shows on any surface
 _APART = 5  # of a frame from what it frames, in its thicknesses, so that the crack itself can be seen
 
@@ -23,11 +25,12 @@ def draw_overlay(
     longest: int,
     mm_per_pixel: float | None = None,
     numbered: pd.DataFrame | None = None,
+    limit: float | None = None,
 ) -> np.ndarray:
     """Return a photo, uint8 (h, w, 3), with its crack-like pixels, bool (h, w), framed, and centre lines drawn.
 
     The longer side has at most `longest` pixels. A scale draws a scale bar; `numbered` rows of `measure_cracks` get
-    their number, from 1.
+    their number, from 1, and ! where their over_limit is above 0. What is wider than a limit, pixels, is red and thick.
     """
     h, w = image.shape[:2]
     scale = min(1.0, longest / max(h, w))
@@ -37,12 +40,14 @@ def draw_overlay(
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _APART * thick + 1,) * 2)
     outlines, _ = cv2.findContours(cv2.dilate(framed.astype(np.uint8), disk), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(picture, outlines, -1, FRAME, thick, cv2.LINE_AA)
-    lines = [(((piece.points + 0.5) * scale - 0.5) * 16).round().astype(np.int32) for piece in pieces]  # in 1 / 16
-    cv2.polylines(picture, lines, False, LINE, thick + 1, cv2.LINE_AA, 4)
+    over = [stretch for piece in pieces for stretch in cut_wider(piece, limit)] if limit else []
+    for lines, colour, wider in (([piece.points for piece in pieces], LINE, 1), (over, OVER, 2)):
+        lines = [(((points + 0.5) * scale - 0.5) * 16).round().astype(np.int32) for points in lines]  # in 1 / 16
+        cv2.polylines(picture, lines, False, colour, wider * (thick + 1), cv2.LINE_AA, 4)
     for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
         right, down = round(crack.x_top * scale) + 10 * thick, round(crack.y_top * scale) + 12
         at = (min(right, wide - wide // 40), min(max(16, wide // 70, down), high - 4))
-        _write_text(picture, str(k + 1), at, max(0.45, wide / 2400))
+        _write_text(picture, f"{k + 1}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", at, max(0.45, wide / 2400))
     if mm_per_pixel is not None:
         _draw_scale_bar(picture, mm_per_pixel / scale)
     return picture
@@ -66,13 +71,12 @@ def _write_text(picture: np.ndarray, text: str, at: tuple[int, int], size: float
         cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, round(size * 2) + more, cv2.LINE_AA)
 
 
-def tint_overlay(content: bytes, p: np.ndarray) -> bytes:
-    """Return the JPEG of a photo with the probabilities of its pixels, uint8 (h, w), times 255, over it."""
-    below = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    side = math.ceil(max(p.shape) / max(below.shape))  # thin lines stay as probable as they are
-    p = cv2.resize(cv2.dilate(p, np.ones((side, side))), below.shape[1::-1], interpolation=cv2.INTER_AREA)
-    above = cv2.applyColorMap(p, cv2.COLORMAP_VIRIDIS)
-    return cv2.imencode(".jpg", cv2.addWeighted(below, 0.5, above, 0.5, 0))[1].tobytes()
+def tint_overlay(picture: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return a picture of a photo, uint8 (h, w, 3), with the probabilities of its pixels, uint8, times 255, over it."""
+    side = math.ceil(max(p.shape) / max(picture.shape))  # thin lines stay as probable as they are
+    p = cv2.resize(cv2.dilate(p, np.ones((side, side))), picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+    above = cv2.cvtColor(cv2.applyColorMap(p, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    return cv2.addWeighted(picture, 0.5, above, 0.5, 0)
 
 
 def encode_jpeg(picture: Image.Image, quality: int) -> bytes:

@@ -1,6 +1,8 @@
 """What other programs read: masks as PNG, centre lines as GeoJSON, the pixels of cracks as COCO annotations."""
 
+import itertools
 import json
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 from skimage.measure import approximate_polygon
 
+from crackutils.inspection.limit import cut_wider, find_wider
 from crackutils.inspection.measure import Piece
 
 # the coordinate system of a photo; without one, readers take pixels for degrees of longitude and latitude
@@ -22,12 +25,15 @@ def encode_mask(mask: np.ndarray) -> bytes:
     return cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
 
 
-def describe_lines(pieces: Sequence[Piece], mm_per_pixel: float | None) -> list[dict[str, Any]]:
+def describe_lines(
+    pieces: Sequence[Piece], mm_per_pixel: float | None, limit: float | None = None
+) -> list[dict[str, Any]]:
     """Return crack, piece, length, width_mean and width_most (None where unknown), at_most and points of each piece.
 
     Measures are in millimetres if a scale is given, else in pixels; at_most is the share of its length whose width is
     only an upper bound. Points, [x, y], lie as GIS programs lay a photo that has no place on a map: x to the right and
-    y up, in pixels from the photo's upper left corner, so that y is negative.
+    y up, in pixels from the photo's upper left corner, so that y is negative. With a limit, pixels, each also gets
+    over_limit, the share of its length that is wider, and over, the points of the stretches that are.
     """
     lines = []
     for piece in pieces:
@@ -36,31 +42,48 @@ def describe_lines(pieces: Sequence[Piece], mm_per_pixel: float | None) -> list[
         most = float(piece.width[known].max()) * scale if known.any() else None
         line = {"crack": piece.crack, "piece": piece.piece, "length": float(steps.sum()) * scale}
         line |= {"width_mean": mean, "width_most": most, "at_most": float(np.average(piece.at_most, weights=steps))}
-        points = (approximate_polygon(piece.points, _LOSS) + 0.5) * (1, -1)
+        if limit:
+            line["over_limit"] = float(np.average(find_wider(piece, limit), weights=steps))
         line = {name: round(value, 4) if isinstance(value, float) else value for name, value in line.items()}
-        lines.append(line | {"points": points.round(1).tolist()})
+        line["points"] = _simplify(piece.points)
+        lines.append(line | ({"over": [_simplify(points) for points in cut_wider(piece, limit)]} if limit else {}))
     return lines
 
 
-def describe_areas(mask: np.ndarray, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """Return the pixels of each crack of a mask, bool (h, w), as COCO has them: bbox, area, segmentation, and crack.
+def _simplify(points: np.ndarray) -> list[list[float]]:
+    return ((approximate_polygon(points, _LOSS) + 0.5) * (1, -1)).round(1).tolist()
 
-    They are what hangs together with its centre line, or, where several cracks do, what is nearest to it.
+
+def assign_pixels(mask: np.ndarray, pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pixels of a mask, bool (h, w), and the number of their crack, 0 for none: y, x, crack, int (n,) each.
+
+    A crack's pixels are what hangs together with its centre line, or, where several cracks do, what is nearest to it.
     """
-    if not pieces:
-        return []
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    y, x = np.nonzero(mask)
+    if not pieces:
+        return y, x, np.zeros(len(y), int)
     points = np.concatenate([piece.points for piece in pieces])
     owner = np.repeat([piece.crack for piece in pieces], [len(piece.points) for piece in pieces])
     part = labels[tuple(points.round().astype(int).T[::-1])]
     crack_of, last_of = np.zeros((2, count), int)
     crack_of[part[::-1]], last_of[part] = owner[::-1], owner
     crack_of[0] = last_of[0] = 0
-    y, x = np.nonzero(mask)
-    label, areas = labels[y, x], []
+    label = labels[y, x]
     crack, shared = crack_of[label], (crack_of != last_of)[label]
     if shared.any():
         crack[shared] = owner[cKDTree(points).query(np.stack([x, y], 1)[shared])[1]]
+    return y, x, crack
+
+
+def describe_areas(mask: np.ndarray, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+    """Return the pixels of each crack of a mask, bool (h, w), as COCO has them: bbox, area, segmentation, and crack.
+
+    `assign_pixels` says which they are.
+    """
+    if not pieces:
+        return []
+    (y, x, crack), areas = assign_pixels(mask, pieces), []
     for number in np.unique(crack[crack > 0]).tolist():
         own_y, own_x = y[crack == number], x[crack == number]
         left, top = int(own_x.min()), int(own_y.min())
@@ -76,6 +99,12 @@ def _encode_runs(y: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> list[i
     begins, ends = at[np.diff(at, prepend=-2) > 1], at[np.diff(at, append=at[-1] + 2) > 1] + 1
     edges = np.stack([begins, ends], 1).ravel()
     return np.diff(edges, prepend=0, append=shape[0] * shape[1]).tolist()
+
+
+def over_limit_of_cracks(pieces: Sequence[Piece], limit: float) -> list[float]:
+    """Return the share of each crack's length that is wider than a limit, pixels, in the order of `pieces`."""
+    each = (list(own) for _, own in itertools.groupby(pieces, operator.attrgetter("crack")))
+    return [round(share_over_limit(own, limit)["over_limit"], 4) for own in each]
 
 
 def share_over_limit(pieces: Sequence[Piece], limit: float) -> dict[str, float]:
@@ -107,9 +136,10 @@ def write_geojson(found: dict[str, dict], unit: str) -> str:
     features = []
     for photo, one in found.items():
         for line in one.get("lines", []):
-            facts = {"photo": photo} | {name: value for name, value in line.items() if name != "points"}
+            facts = {"photo": photo} | {name: value for name, value in line.items() if name not in ("points", "over")}
+            facts |= {"unit": unit} | one.get("exif", {})
             geometry = {"type": "LineString", "coordinates": line["points"]}
-            features.append({"type": "Feature", "properties": facts | {"unit": unit}, "geometry": geometry})
+            features.append({"type": "Feature", "properties": facts, "geometry": geometry})
     head = {"type": "FeatureCollection", "name": "cracks", "crs": {"type": "name", "properties": {"name": _PLACE}}}
     return json.dumps(head)[:-1] + ', "features": [\n' + ",\n".join(map(json.dumps, features)) + "\n]}\n"
 

@@ -22,17 +22,23 @@ from crackutils.inspection.calibration import (
     match_photos,
     read_tile_labels,
 )
+from crackutils.inspection.dxf import write_dxf
 from crackutils.inspection.export import write_coco, write_geojson
+from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.measure import COLUMNS, LENGTHS
 from crackutils.inspection.photo import UNUSABLE, cached_map, folder_of, resume_photo
+from crackutils.inspection.prepare import choose_scales, open_session, settle_options
 from crackutils.inspection.report import render_report
+from crackutils.inspection.session import Edits, Session
 from crackutils.inspection.tiling import Detector, load_detector, tile_probabilities
 from crackutils.inspection.truth import compare_masks, find_masks, read_mask, summarize_truth
 from crackutils.userfiles.drives import identify_folders, refuse_lost
-from crackutils.userfiles.write import refuse_foreign, table_bytes, write_own, writing
+from crackutils.userfiles.write import refuse_foreign, table_bytes, workbook_bytes, write_own, writing
 
 _MARK = ".inspection"
-_WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.geojson", "coco.json", "truth.csv", "report.html")
+_WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.xlsx", "cracks.geojson", "cracks.dxf", "coco.json")
+_WRITTEN += ("truth.csv", "report.html")
+_PLACED = {"latitude": float, "longitude": float}  # of photos.csv, from EXIF
 
 
 def inspect(
@@ -46,20 +52,32 @@ def inspect(
     limit_mm: float | None = None,
     truth: str | Path | None = None,
     force: bool = False,
+    exposure: str | None = None,
+    exif: bool = True,
+    session: str | Path | Session | None = None,
+    marker_mm: float | None = None,
 ) -> pd.DataFrame:
     """Inspect photos, files and folders with all below, and write pictures, tables, and a report in one file.
 
-    `out` gets photos.csv, cracks.csv, tiles.csv, cracks.geojson, coco.json, report.html and a folder per photo; the
-    same call continues after a kill, one with more photos adds these, and another threshold or scale reads the cached
-    maps. `model` is a run of notebook 08 or of `adapt`, by default the network of the package. The threshold of pixels
-    is between 0 and 1, by default 0.5; `labels`, a file for `read_tile_labels`, choose it. Lengths are in millimetres
-    if a scale is given, else in pixels. With a limit, the share of the length that is wider is reported; with `truth`,
-    a folder for `find_masks`, the found masks are compared with these, in truth.csv. `force` replaces what the user has
-    changed in `out`, and drops photos that are not given now.
+    `out` gets photos.csv, cracks.csv, both also in cracks.xlsx, tiles.csv, cracks.geojson, cracks.dxf, coco.json,
+    report.html and a folder per photo; the same call continues after a kill, one with more photos adds these, and
+    another threshold or scale reads the cached maps. `model` is a run of notebook 08 or of `adapt`, by default the
+    network of the package. The threshold of pixels is between 0 and 1, by default 0.5; `labels`, a file for
+    `read_tile_labels`, choose it. Lengths are in millimetres if a scale is given, else in pixels. With a limit, or an
+    exposure class for `choose_limit`, what is wider is marked and its share of the length reported; with `truth`, a
+    folder for `find_masks`, the found masks are compared with these, in truth.csv. `force` replaces what the user has
+    changed in `out`, and drops photos that are not given now. Camera, date and place of a photo are taken from its
+    EXIF, unless `exif` is false.
+
+    A session, or a file for `read_session`, takes the place of `photos`: a file is unpacked into session/ in `out`. Its
+    corrections, scales, threshold and limit count; options given here win over what it has for all photos. With
+    `marker_mm`, each photo's scale is that of its ArUco markers with sides of so many millimetres, `mm_per_pixel` where
+    it has none. Both add columns to photos.csv, a session one to cracks.csv too.
 
     Returns a row per photo, the longest cracks first, unusable photos last; p_crack is that of its most crack-like
     tile. Raises CrackutilsError for no photos, values out of range, a limit without a scale, an `out` that holds
-    something of the user's or an inspection of other photos, and labels or masks of no use.
+    something of the user's or an inspection of other photos, labels or masks of no use, a session together with photos,
+    and where some photos have a scale and others none.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise CrackutilsError(f"threshold={threshold} is out of range. Give a probability above 0 and below 1.")
@@ -67,42 +85,69 @@ def inspect(
         raise CrackutilsError("Both a threshold and labels were given. Give one of them: labels choose the threshold.")
     if mm_per_pixel is not None and not 1e-6 <= mm_per_pixel <= 1e6:
         raise CrackutilsError(f"mm_per_pixel={mm_per_pixel} is out of range. Give the millimetres that a pixel shows.")
-    if limit_mm is not None and mm_per_pixel is None:
+    limit_mm, rule = choose_limit(limit_mm, exposure)
+    if bool(photos) == (session is not None):
+        raise CrackutilsError("Give either photos or a session, which brings its own.")
+    if marker_mm is not None and not 0 < marker_mm < math.inf:
+        raise CrackutilsError(f"marker_mm={marker_mm} is out of range. Give the side of the marker in millimetres.")
+    if limit_mm is not None and mm_per_pixel is marker_mm is session is None:
         raise CrackutilsError("A limit in millimetres needs a scale. Give --mm-per-pixel too.")
     if limit_mm is not None and not 0 < limit_mm < math.inf:
         raise CrackutilsError(f"limit_mm={limit_mm} is out of range. Give a width in millimetres above 0.")
     known = None if labels is None else read_tile_labels(labels)
-    out, photos = Path(out), [Path(photo) for photo in photos]
-    files = _find_photos(photos, out)
+    out, photos, edits = Path(out), [Path(photo) for photo in photos], {}
+    files = _find_photos(photos, out) if photos else {}
     if inside := [file for file in files.values() if out.absolute() in file.parents]:
         raise CrackutilsError(f"Photos lie in {out} ({name_some(inside)}). Give a folder of its own as --out.")
-    masks = {} if truth is None else find_masks(files, Path(truth))
     with writing(out):
+        _refuse_folder(out, force)
+        if session is not None:
+            opened = session
+            if not isinstance(session, Session):
+                opened = open_session(Path(session), out / "session", out / _MARK)
+            files, edits = opened.photos, {name: opened.edits.get(name, Edits()) for name in opened.photos}
+            settled = settle_options(opened, threshold=threshold, mm_per_pixel=mm_per_pixel, limit_mm=limit_mm)
+            threshold, mm_per_pixel, limit_mm = settled if known is None else [None, *settled[1:]]
+            rule = rule or choose_limit(limit_mm, None)[1]
+        masks = {} if truth is None else find_masks(files, Path(truth))
         _claim_folder(out, files, force)
+        folders = {name: out / "photos" / folder_of(name) for name in files}
+        scales, notes = choose_scales(files, edits, mm_per_pixel, marker_mm, folders)
+        unit = "mm" if any(scales.values()) else "px"
+        if limit_mm is not None and unit == "px":
+            raise CrackutilsError("A limit in millimetres needs a scale. Give --mm-per-pixel too.")
         before = identify_folders(files.values())
         model = Path(model or SHIPPED)
-        net, unit, chosen, found = load_detector(model, engine), "mm" if mm_per_pixel else "px", "", {}
+        net, chosen, found = load_detector(model, engine), "", {}
         counts = {}
         if known is not None:
             threshold, chosen = _choose_threshold(files, out, net, known)
         threshold = threshold or 0.5
         for name in progress(files, "inspecting", len(files), "photo"):
-            place = out / "photos" / folder_of(name)
-            found[name] = resume_photo(files[name], place, net, threshold, mm_per_pixel, limit_mm, force)
+            place, own = folders[name], edits.get(name)
+            found[name] = resume_photo(files[name], place, net, threshold, scales[name], limit_mm, force, own, exif)
             if found[name]["problem"]:
                 refuse_lost(files[name], before)
+            found[name]["problem"] = "; ".join(filter(None, [found[name]["problem"], notes.get(name)]))
+            if unit == "mm" and scales[name] is None and "wide" in found[name]:
+                raise CrackutilsError(f"{name} could not be read at first, and has no scale. Run the command again.")
+            if marker_mm is not None or session is not None:
+                found[name]["mm_per_pixel"] = scales[name]
             if name in masks and "wide" in found[name]:
                 shape = found[name]["high"], found[name]["wide"]
                 counts[name] = compare_masks(read_mask(place / "mask.png", shape), read_mask(masks[name], shape))
-        table = _write_tables(out, found, threshold, unit, limit_mm)
+        table = _write_tables(out, found, threshold, unit, limit_mm, exif)
         write_own(out / "cracks.geojson", write_geojson(found, unit))
+        write_own(out / "cracks.dxf", write_dxf(found, scales))
         write_own(out / "coco.json", write_coco(found))
         if counts:
             write_own(out / "truth.csv", table_bytes(summarize_truth(counts).round(4)))
         else:  # an earlier one is of other masks
             (out / "truth.csv").unlink(missing_ok=True)
         facts = {"model": config.display_path(Path(model)), "threshold": f"{threshold:.3g}", "chosen": chosen}
-        page = render_report(table, found, out / "photos", unit, mm_per_pixel=mm_per_pixel, **facts)
+        facts |= {"limit_mm": limit_mm, "exposure": exposure, "rule": rule}
+        same = next(iter(scales.values())) if len(set(scales.values())) == 1 else None
+        page = render_report(table, found, out / "photos", unit, mm_per_pixel=same, **facts)
         write_own(out / "report.html", page)
     return table
 
@@ -135,19 +180,23 @@ def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
     return {as_text(file.relative_to(home).as_posix()): file for file in files.values()}
 
 
-def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
-    """Mark `out` as an inspection of these photos; refuse what would lose something of the user's or of an earlier one.
-
-    Results of photos whose names have changed, because more folders are given than before, are moved along.
-    """
-    mark, before = out / _MARK, {}
+def _refuse_folder(out: Path, force: bool) -> None:
+    """Refuse to write into what is no folder, or holds something of the user's."""
     if os.path.lexists(out) and not out.is_dir():
         raise CrackutilsError(f"{out} is a file, or a link to nothing. Give a folder that does not exist.")
-    if out.exists() and any(out.iterdir()) and not (mark.is_file() or force):
+    if out.exists() and any(out.iterdir()) and not ((out / _MARK).is_file() or force):
         why = f"{out} exists and is no earlier inspection"
         raise CrackutilsError(f"{why}. Give a folder that does not exist, or write into this one with --force.")
     for name in _WRITTEN:
         refuse_foreign(out / name, force)
+
+
+def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
+    """Mark `out` as an inspection of these photos; refuse what would lose something of an earlier one.
+
+    Results of photos whose names have changed, because more folders are given than before, are moved along.
+    """
+    mark, before = out / _MARK, {}
     if mark.is_file():
         with contextlib.suppress(ValueError, AttributeError):  # of an older version
             before = {str(file): name for name, file in json.loads(mark.read_text("utf-8")).items()}
@@ -182,10 +231,12 @@ def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: 
 
 
 def _write_tables(
-    out: Path, found: dict[str, dict[str, Any]], threshold: float, unit: str, limit_mm: float | None
+    out: Path, found: dict[str, dict[str, Any]], threshold: float, unit: str, limit_mm: float | None, exif: bool
 ) -> pd.DataFrame:
-    """Write photos.csv, cracks.csv and tiles.csv, and return the table of photos."""
+    """Write photos.csv, cracks.csv, tiles.csv and cracks.xlsx, and return the table of photos."""
     photos, cracks, tiles = [], [], []
+    corrected = any("corrected" in one for one in found.values())
+    columns = ["file", "crack", *COLUMNS, *["confirmed"] * corrected]
     for name, one in found.items():
         p_tiles = [tile["p_crack"] for tile in one["tiles"]]
         known = pd.DataFrame(one["cracks"], columns=COLUMNS).astype(float)  # None becomes NaN
@@ -193,18 +244,28 @@ def _write_tables(
         row |= {"tiles": len(p_tiles), "tiles_cracked": sum(p >= threshold for p in p_tiles)}
         row |= {"p_crack": max(p_tiles, default=None), "cracks": len(known), f"length_{unit}": known["length"].sum()}
         row |= {f"area_{unit}2": known["area"].sum(), f"width_most_{unit}": known["width_most"].max()}
+        if any("mm_per_pixel" in other for other in found.values()):
+            row["mm_per_pixel"] = one.get("mm_per_pixel")
+        if corrected:
+            row |= {"corrected": one.get("corrected", False), "rejected": len(one.get("rejected", []))}
         if limit_mm is not None:
             row |= {"limit_mm": limit_mm} | {name: one.get(name) for name in ("over_limit", "over_unknown")}
+        if exif:
+            row |= {name: one.get("exif", {}).get(name) for name in ("camera", "taken", *_PLACED)}
         photos.append(row)
         cracks += [{"file": name, "crack": k} | crack for k, crack in enumerate(one["cracks"], 1)]
         tiles += [{"file": name} | tile for tile in one["tiles"]]
-    table = pd.DataFrame(photos).astype({"wide": "Int64", "high": "Int64"})  # whole, even where some are missing
+    kinds = {"wide": "Int64", "high": "Int64"} | (_PLACED if exif else {})  # whole, even where some are missing
+    table = pd.DataFrame(photos).astype(kinds)
     table["unusable"], order = table["wide"].isna(), ["unusable", f"length_{unit}", "p_crack", "file"]
     table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True).drop(columns="unusable")
     units = {name: f"{name}_{unit}" for name in LENGTHS} | {"area": f"area_{unit}2"}
-    tables = {"cracks": pd.DataFrame(cracks, columns=["file", "crack", *COLUMNS]).rename(columns=units)}
-    tables |= {"photos": table, "tiles": pd.DataFrame(tiles, columns=["file", "row", "col", "p_crack"])}
+    columns += ["over_limit"] * (limit_mm is not None)
+    tables = {"photos": table, "cracks": pd.DataFrame(cracks, columns=columns).rename(columns=units)}
+    tables |= {"tiles": pd.DataFrame(tiles, columns=["file", "row", "col", "p_crack"])}
     tables["cracks"] = tables["cracks"].astype({"x_most": "Int64", "y_most": "Int64"})
     for name, content in tables.items():
-        write_own(out / f"{name}.csv", table_bytes(content.round(4)))
+        tables[name] = content.round(dict.fromkeys(content.columns.difference(_PLACED), 4))
+        write_own(out / f"{name}.csv", table_bytes(tables[name]))
+    write_own(out / "cracks.xlsx", workbook_bytes({name: tables[name] for name in ("photos", "cracks")}))
     return table

@@ -4,67 +4,154 @@ import contextlib
 import hashlib
 import io
 import json
+import os
+import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import PIL
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, write_atomically
 from crackutils.images import DECODING, ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, encode_jpeg
-from crackutils.inspection.export import describe_areas, describe_lines, encode_mask, share_over_limit
+from crackutils.inspection.exif import read_exif
+from crackutils.inspection.export import (
+    assign_pixels,
+    describe_areas,
+    describe_lines,
+    encode_mask,
+    over_limit_of_cracks,
+    share_over_limit,
+)
 from crackutils.inspection.mask import crack_mask
-from crackutils.inspection.measure import LENGTHS, measure_cracks
+from crackutils.inspection.measure import LENGTHS, Piece, measure_cracks
+from crackutils.inspection.session import ADDED, ERASED, MARKS, Edits
 from crackutils.inspection.tiling import CrackMap, Detector, map_photo, tile_probabilities
 
 LISTED = 10  # cracks of a photo that the report lists, and that have their number in the picture
+MARKED = 15  # pixels from a user's mark to the centre line that it holds for, at most
 UNUSABLE = (ImageError, MemoryError, cv2.error)  # what a photo may raise
 _CODE = hash_sources(Path(__file__).parent)
 _PICTURES = ("overlay.jpg", "thumbnail.jpg", "mask.png")
 
 
-def folder_of(name: str) -> Path:
-    """Return the folder of a photo's results, its name; parts that escapes make longer than disks allow are cut."""
+def folder_of(name: str, windows: bool = os.name == "nt") -> Path:
+    """Return the folder of a photo's results, its name; parts that escapes make longer than disks allow are cut.
+
+    On Windows, characters that it forbids, as names in a session from elsewhere have them, are escapes too.
+    """
     parts = []
     for part in Path(name).parts:
+        part = re.sub(r'[<>:"|?*\x00-\x1f]', lambda sign: f"%{ord(sign[0]):02X}", part) if windows else part
         raw = part.encode()
         whole = len(raw) <= 255
         parts.append(part if whole else raw[:200].decode(errors="ignore") + hashlib.sha256(raw).hexdigest()[:8])
     return Path(*parts)
 
 
+def find_cracks(
+    image: np.ndarray, seen: CrackMap, threshold: float, edits: Edits | None = None
+) -> tuple[np.ndarray, pd.DataFrame, list[Piece]]:
+    """Return mask, bool (h, w), rows and pieces of `measure_cracks`, in pixels, as a user's edits leave them.
+
+    Takes the photo, uint8 (h, w, 3), its map, and the threshold, above 0 and below 1. What the brush has added is
+    crack, whatever the network says. Cracks that are marked as a joint or as nothing leave all three;
+    `attrs["rejected"]` of the table lists them: x, y and kind of the mark. The rest is not measured anew, so that its
+    numbers stay. With edits, the table has a column confirmed, True where a crack is marked as one. Raises
+    CrackutilsError for a brush of another size than the photo's, and for unknown marks.
+    """
+    mask = crack_mask(seen.pixels, threshold)
+    if edits is not None and edits.brush is not None:
+        if edits.brush.shape != mask.shape:
+            sizes = " and ".join(f"{wide}x{high}" for high, wide in (edits.brush.shape[:2], mask.shape))
+            raise CrackutilsError(f"The brush and its photo differ in size ({sizes} pixels). Paint on this photo anew.")
+        mask = (mask | (edits.brush == ADDED)) & (edits.brush != ERASED)
+    cracks, pieces = measure_cracks(image, mask, seen.pixels)
+    if edits is None:
+        return mask, cracks, pieces
+    marks = _marked_cracks(pieces, edits)
+    rejected = {number: mark for number, mark in marks.items() if mark[2] != MARKS[0]}
+    cracks["confirmed"] = [number in marks for number in range(1, len(cracks) + 1)]
+    if rejected:
+        y, x, crack = assign_pixels(mask, pieces)
+        gone = np.isin(crack, list(rejected))
+        mask[y[gone], x[gone]] = False
+        left = [number for number in range(1, len(cracks) + 1) if number not in rejected]
+        cracks = cracks.iloc[[number - 1 for number in left]].reset_index(drop=True)
+        new = {number: k for k, number in enumerate(left, 1)}
+        pieces = [replace(piece, crack=new[piece.crack]) for piece in pieces if piece.crack in new]
+    cracks.attrs["rejected"] = [{"x": x, "y": y, "kind": kind} for x, y, kind in rejected.values()]
+    return mask, cracks, pieces
+
+
+def _marked_cracks(pieces: list[Piece], edits: Edits) -> dict[int, tuple[float, float, str]]:
+    """Return the mark of each crack that has one, by its number; the last one holds."""
+    if unknown := [kind for _, _, kind in edits.marks if kind not in MARKS]:
+        raise CrackutilsError(f"The mark {unknown[0]!r} is unknown. Use one of: {', '.join(MARKS)}.")
+    if not pieces or not edits.marks:
+        return {}
+    tree = cKDTree(np.concatenate([piece.points for piece in pieces]))
+    owner = np.repeat([piece.crack for piece in pieces], [len(piece.points) for piece in pieces])
+    far, nearest = tree.query([mark[:2] for mark in edits.marks])
+    return {int(owner[at]): mark for mark, d, at in zip(edits.marks, far, nearest, strict=True) if d <= MARKED}
+
+
 def inspect_photo(
-    file: Path, folder: Path, net: Detector, threshold: float, mm_per_pixel: float | None, limit_mm: float | None = None
+    file: Path,
+    folder: Path,
+    net: Detector,
+    threshold: float,
+    mm_per_pixel: float | None,
+    limit_mm: float | None = None,
+    edits: Edits | None = None,
+    exif: bool = False,
 ) -> dict:
     """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg, mask.png and the map into a folder.
 
     Returns problem (what of the file is not used, else empty), cracks (rows of `measure_cracks`, in millimetres if a
     scale is given, else in pixels; None where unknown), seen (whether a pixel reaches the threshold), tiles (rows of
-    `tile_probabilities`), lines and areas (`describe_lines`, `describe_areas`), wide and high (pixels), and with a
-    limit what `share_over_limit` returns. Raises `ImageError` for a photo that cannot be used.
+    `tile_probabilities`), lines and areas (`describe_lines`, `describe_areas`), wide and high (pixels), with a limit
+    what `share_over_limit` returns, in cracks over_limit, and with exif what `read_exif` does. With edits, it also has
+    rejected (x, y and kind of the mark of each crack that the user has rejected) and corrected (whether the user has
+    marked or painted anything); the cracks have confirmed, as `find_cracks` says, and a scale in the edits wins over
+    `mm_per_pixel`. Raises `ImageError` for a photo that cannot be used, and CrackutilsError for edits that cannot.
     """
     image, _, note = decode_image(file)
     seen = cached_map(image, net, folder)
-    mask, likely = crack_mask(seen.pixels, threshold), seen.pixels >= 255 * threshold
-    cracks, pieces = measure_cracks(image, mask, seen.pixels)
-    overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED))
-    thumbnail = draw_overlay(image, likely | mask, pieces, 240)  # too small for a scale bar
+    mask, cracks, pieces = find_cracks(image, seen, threshold, edits)
+    likely, rejected = seen.pixels >= 255 * threshold, cracks.attrs.pop("rejected", [])
+    if edits is not None:
+        mm_per_pixel = mm_per_pixel if edits.mm_per_pixel is None else edits.mm_per_pixel
+        if edits.corrected:  # no frames around what the user has taken out
+            likely &= mask | ~crack_mask(seen.pixels, threshold)
+            likely &= True if edits.brush is None else edits.brush != ERASED
+    scale = mm_per_pixel or 1.0
+    limit = limit_mm / scale if limit_mm else None
+    if limit:
+        cracks["over_limit"] = over_limit_of_cracks(pieces, limit)
+    overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED), limit)
+    thumbnail = draw_overlay(image, likely | mask, pieces, 240, limit=limit)  # too small for a scale bar
     jpegs = [encode_jpeg(Image.fromarray(picture), 85) for picture in (overlay, thumbnail)]
     for name, content in zip(_PICTURES, [*jpegs, encode_mask(mask)], strict=True):
         write_atomically(folder / name, content)
-    scale = mm_per_pixel or 1.0
     cracks[LENGTHS] *= scale
     cracks["area"] *= scale**2
     cracks = cracks.round(4).astype(object).where(cracks.notna(), None)  # JSON has no NaN
     found = {"seen": bool(likely.any()), "cracks": cracks.to_dict("records")}
-    found |= {"lines": describe_lines(pieces, mm_per_pixel), "areas": describe_areas(mask, pieces)}
-    found |= share_over_limit(pieces, limit_mm / scale) if limit_mm else {}
+    found |= {"lines": describe_lines(pieces, mm_per_pixel, limit), "areas": describe_areas(mask, pieces)}
+    found |= share_over_limit(pieces, limit) if limit else {}
+    found |= {"exif": read_exif(file)} if exif else {}
     found |= {"tiles": tile_probabilities(seen.cells, net.share).to_dict("records")}
+    if edits is not None:
+        found |= {"rejected": rejected, "corrected": edits.corrected}
     return found | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
 
 
@@ -76,6 +163,8 @@ def resume_photo(
     mm_per_pixel: float | None,
     limit_mm: float | None = None,
     force: bool = False,
+    edits: Edits | None = None,
+    exif: bool = False,
 ) -> dict:
     """Return what an earlier call found in a photo where nothing has changed since, else `inspect_photo`.
 
@@ -90,7 +179,7 @@ def resume_photo(
         return found | {"problem": f"cannot be read ({error.strerror})"}
     asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
     asked |= {"decoding": f"{DECODING} {PIL.__version__}", "threshold": threshold, "mm_per_pixel": mm_per_pixel}
-    asked |= {"limit_mm": limit_mm}
+    asked |= {"limit_mm": limit_mm, "edits": None if edits is None else edits.key, "exif": exif}
     record, before = folder / "found.json", {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or cut short when the power went
         before = dict(json.loads(record.read_text("utf-8")))
@@ -102,7 +191,8 @@ def resume_photo(
             raise CrackutilsError(f"{why}. Move it, or replace it with --force.")
     record.unlink(missing_ok=True)  # pictures and numbers must not come from two calls
     try:
-        found = {"asked": asked} | found | inspect_photo(file, folder, net, threshold, mm_per_pixel, limit_mm)
+        found = inspect_photo(file, folder, net, threshold, mm_per_pixel, limit_mm, edits, exif)
+        found = {"asked": asked, "problem": "", "cracks": [], "tiles": []} | found
     except UNUSABLE as error:
         return found | {"problem": str(error) if isinstance(error, ImageError) else "needs more memory than there is"}
     found["drawn"] = {name: (folder / name).stat().st_size for name in _PICTURES}

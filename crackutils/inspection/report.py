@@ -10,6 +10,7 @@ from PIL import Image
 
 from crackutils.files import render_template
 from crackutils.inspection.drawing import encode_jpeg
+from crackutils.inspection.exif import describe_exif
 from crackutils.inspection.export import describe_limit
 from crackutils.inspection.photo import LISTED, folder_of
 
@@ -17,11 +18,17 @@ _MAILED = 1000  # longer side of a picture, pixels
 MAIL = 10e6  # bytes, about, of the report's pictures: as text, and written as text once more by mail, 18 million
 
 
+def is_lineless(photos: pd.DataFrame) -> pd.Series:
+    """Return for rows of photos.csv whether the network sees what is too short to be measured, and nobody corrected."""
+    lineless = (photos["cracks"] == 0) & (photos["tiles_cracked"] > 0)
+    return lineless & ~photos["corrected"] if "corrected" in photos else lineless
+
+
 def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit: str, **facts: Any) -> str:
     """Return the report as HTML that needs no other file; pictures that would make it too large to mail are left out.
 
     Takes the table of `inspect`, results of `inspect_photo` by name, the folder of all photos' folders, "mm" or "px",
-    and what the template names besides: model, threshold, chosen, mm_per_pixel.
+    and what the template names besides: model, threshold, chosen, mm_per_pixel, limit_mm, exposure and rule.
     """
     good, bad = table[table["wide"].notna()], table[table["wide"].isna()]
     photos = good.to_dict("records")
@@ -42,8 +49,11 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         left -= len(overlay)
         photo |= {"thumbnail": base64.b64encode(thumbnail).decode(), "overlay": base64.b64encode(overlay).decode()}
         photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
-        photo["listed"] = found[photo["file"]]["cracks"][:LISTED]
-    facts |= {"lineless": int(((good["cracks"] == 0) & (good["tiles_cracked"] > 0)).sum())}
+        cracks, exif = (found[photo["file"]].get(name) for name in ("cracks", "exif"))
+        photo |= {"listed": cracks[:LISTED], "exif": describe_exif(exif) if exif else ""}
+        photo["over"] = [k for k, crack in enumerate(cracks, 1) if crack.get("over_limit")]
+        photo["taken_out"] = found[photo["file"]].get("rejected", [])
+    facts |= {"lineless": int(is_lineless(good).sum())}
     facts |= {"limit": describe_limit(good)}
     facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum()), "unit": unit}
     facts |= {"photos": photos, "unusable": bad.to_dict("records"), "made": time.strftime("%Y-%m-%d %H:%M")}

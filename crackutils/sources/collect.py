@@ -12,9 +12,9 @@ from crackutils.datasets import LEAST
 from crackutils.files import name_some, printable, progress
 from crackutils.folders import LeftOut, describe_left_out, find_pictures
 from crackutils.sources.classes import Found, Placed, has_classes, names_class, place_pictures
-from crackutils.sources.names import Names
 from crackutils.sources.record import refuse_fewer, refuse_loss, write_record
-from crackutils.sources.unpack import FULL, check_space, name_kind, unpack
+from crackutils.sources.unpack import FULL, name_kind, unpack
+from crackutils.userfiles.entries import Names, check_space
 
 _SPLIT = "given_split.csv"  # the part of each image, for sets that come split
 _TABLES = (_SPLIT, "patches.csv")  # taken over from beside the folders of the classes

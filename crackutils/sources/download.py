@@ -13,7 +13,7 @@ import requests
 from tqdm import tqdm
 
 from crackutils import config, files
-from crackutils.sources.unpack import ZIP_ERRORS
+from crackutils.userfiles.entries import ZIP_ERRORS
 
 _USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) crackutils"  # the data's host refuses the default ones of libraries
 

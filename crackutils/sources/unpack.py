@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, run
 from typing import IO, Any, NamedTuple
 
@@ -21,7 +21,7 @@ import rarfile
 from crackutils.config import CrackutilsError
 from crackutils.files import progress, sha256
 from crackutils.images import FORMATS
-from crackutils.sources.names import Names
+from crackutils.userfiles.entries import ZIP_ERRORS, Names, check_space, refuse_entry
 
 _BSDTAR = "tar" if os.name == "nt" else "bsdtar"  # Windows calls its bsdtar tar
 # Programs that print the files of an archive one after another, best first. `RarFile.extractall` would start one of
@@ -41,7 +41,6 @@ _MAGIC |= {b"MSCF": "CAB", b"xar!": "xar"}
 _PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<\?xml|\{)", re.IGNORECASE)
 _LATER = re.compile(r"\.(z\d\d|r\d\d|(zip|7z|rar|tar)\.(?!0*1$)\d{2,4}|part(?!0*1\.)\d+\.rar)$", re.IGNORECASE)
 _FIRST = re.compile(r"\.(zip|7z|rar|tar)\.0*1$", re.IGNORECASE)
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # of a damaged ZIP
 _TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors of a disk that takes no more
 _AGAIN = "Download or copy it again"
@@ -108,13 +107,6 @@ def unpack(archive: Path, work: Path, entry: dict[str, Any]) -> list[str]:
     return place.names.renamed
 
 
-def check_space(what: str, size: int, work: Path) -> None:
-    """Raise CrackutilsError if so many bytes do not fit on the disk of `work`."""
-    if size > (free := shutil.disk_usage(work).free):
-        has = f"{what} holds {size / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free"
-        raise CrackutilsError(f"{has}. Make room, or set CRACKUTILS_DATA_DIR to a folder on another disk.")
-
-
 def _explain_other(file: Path) -> str:
     with open(file, "rb") as opened:
         head = opened.read(512)
@@ -133,16 +125,8 @@ def _encrypted(archive: Path) -> CrackutilsError:
 def _check(archive: Path, work: Path, entries: Iterable[Any], is_link: Callable[[Any], bool]) -> None:
     """Refuse entries (of `zipfile`, `rarfile` or ours) that are links or lead outside, and more than the disk holds."""
     for e in entries:
-        _check_name(archive, e.filename, is_link(e))
+        refuse_entry(archive, e.filename, is_link(e))
     check_space(archive.name, sum(e.file_size for e in entries), work)
-
-
-def _check_name(archive: Path, name: str, link: bool) -> None:
-    windows = PureWindowsPath(name)
-    outside = windows.drive or windows.root or ".." in windows.parts or PurePosixPath(name).is_absolute()
-    if link or outside:
-        what = "is a link" if link else "leads outside the folder"
-        raise CrackutilsError(f"{archive.name} is refused: its entry {name!r} {what}. Nothing was unpacked.")
 
 
 def _unzip(archive: Path, place: _Place) -> None:
@@ -206,7 +190,7 @@ def _untar(archive: Path, place: _Place) -> None:
 def _write_members(archive: Path, tar: tarfile.TarFile, place: _Place) -> None:
     """Write the files of a tar archive one after another; the size of each is checked when it comes."""
     for member in progress(tar, f"unpacking {archive.name}", unit="file"):
-        _check_name(archive, member.name, not (member.isfile() or member.isdir()))
+        refuse_entry(archive, member.name, not (member.isfile() or member.isdir()))
         check_space(archive.name, member.size, place.work)
         if member.isfile():
             with place.create(member.name) as out:

@@ -2,12 +2,22 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import re
+import zipfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from openpyxl import Workbook
+from openpyxl.cell import WriteOnlyCell
+from openpyxl.styles import Font
+from openpyxl.utils import get_column_letter
+from openpyxl.writer.excel import ExcelWriter
 
 from crackutils.config import CrackutilsError
 from crackutils.files import as_text, explain_write_errors, lock_file, sha256, write_atomically
@@ -15,6 +25,8 @@ from crackutils.files import as_text, explain_write_errors, lock_file, sha256, w
 NAMES = ("file", "photo")  # columns of our tables that hold names of files
 _FORMULA = "=+-@\t\r\n＝＋－＠"  # a spreadsheet calculates a cell that begins with one of them
 _NUMBER = re.compile(r"[-+]?[\d.,]*(e[-+]?\d+)?", re.IGNORECASE)
+_NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what no workbook can hold
+_ROWS, _CHARACTERS = 1_048_576, 32_767  # of a sheet and of a cell that spreadsheets hold
 # what readers of a table take for a number, a date or a missing value
 _NO_TEXT = re.compile(r"[\d.,:/e+-]+|nan|n/?a|none|null|true|false|inf(inity)?", re.IGNORECASE)
 
@@ -72,16 +84,60 @@ def table_bytes(table: pd.DataFrame) -> bytes:
     return "".join(f"{','.join(row)}\n" for row in zip(*fields, strict=True)).encode("utf-8-sig")
 
 
+def workbook_bytes(sheets: dict[str, pd.DataFrame]) -> bytes:
+    """Return tables, each on a sheet of its name, as a workbook (.xlsx), the same bytes for the same tables.
+
+    Text is as in `table_bytes`, control characters as escapes, and always text. The names of the columns stay in sight.
+    Rows that spreadsheets cannot hold are left out.
+    """
+    book, written, content = Workbook(write_only=True), io.BytesIO(), io.BytesIO()
+    book.properties.created = book.properties.modified = datetime(2000, 1, 1)
+    for title, table in sheets.items():
+        sheet = book.create_sheet(title)
+        sheet.freeze_panes = "A2"
+        for k, column in enumerate(table.columns, 1):
+            sheet.column_dimensions[get_column_letter(k)].width = 40 if column in NAMES else len(column) + 4
+        sheet.append([_cell(sheet, column, bold=True) for column in table.columns])
+        for row in table.head(_ROWS - 1).itertuples(index=False, name=None):
+            cells = zip(row, table.columns, strict=True)
+            sheet.append([None if pd.isna(value) else _cell(sheet, value, column in NAMES) for value, column in cells])
+    ExcelWriter(book, zipfile.ZipFile(written, "w")).save()  # Workbook.save writes the time, and so does the archive
+    with zipfile.ZipFile(written) as dated, zipfile.ZipFile(content, "w") as undated:
+        for name in dated.namelist():
+            undated.writestr(zipfile.ZipInfo(name), dated.read(name), zipfile.ZIP_DEFLATED)
+    return content.getvalue()
+
+
+def _cell(sheet: Any, value: Any, name: bool = False, bold: bool = False) -> WriteOnlyCell:
+    """Return a value as a cell of a workbook; one format for all text, all whole numbers and all others."""
+    if isinstance(value, str):
+        text = _NO_XML.sub(lambda found: ascii(found[0])[1:-1], _safe_text(value, name))[:_CHARACTERS]
+        cell = WriteOnlyCell(sheet, text)
+        cell.data_type, cell.number_format = "s", "@"  # openpyxl takes = for a formula, and #N/A for an error
+    else:
+        cell = WriteOnlyCell(sheet, value)
+        cell.number_format = "0" if isinstance(value, int | np.integer) else "0.0######"
+    if bold:
+        cell.font = Font(bold=True)
+    return cell
+
+
 def _field(value: object, name: bool) -> str:
     """Return a value as a field of a CSV file."""
+    text = _safe_text(value, name)
+    # Python's csv leaves a lone carriage return without quotes; a semicolon separates fields in many countries
+    return '"' + text.replace('"', '""') + '"' if re.search('[,;"\t\r\n]|^ | $', text) else text
+
+
+def _safe_text(value: object, name: bool) -> str:
+    """Return a value as text that no spreadsheet takes for a formula, nor a name for a number."""
     text = as_text(str(value))
     if isinstance(value, str) and text:
         if name and (text[0] in _FORMULA or _NO_TEXT.fullmatch(text)):
             text = f"./{text}"
         elif not name and text[0] in _FORMULA and not _NUMBER.fullmatch(text):
             text = f"'{text}"
-    # Python's csv leaves a lone carriage return without quotes; a semicolon separates fields in many countries
-    return '"' + text.replace('"', '""') + '"' if re.search('[,;"\t\r\n]|^ | $', text) else text
+    return text
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -1,9 +1,17 @@
-"""Names of files that every system and every table can hold."""
+"""Entries of archives that users bring: names that every system and every table can hold, and what is refused."""
 
 import os
 import re
+import shutil
 import unicodedata
+import zipfile
+import zlib
 from collections import Counter
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from crackutils.config import CrackutilsError
+
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # of a damaged ZIP
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names of devices on Windows
 _LONGEST, _LONGEST_PATH = 150, 200  # bytes of a name, and of a path below the class folder
@@ -46,3 +54,23 @@ class Names:
         if new != path:
             self.renamed.append(path)
         return new
+
+
+def leads_outside(name: str) -> bool:
+    """Return whether a name leads out of the folder that it is to lie in, here or on another system."""
+    windows = PureWindowsPath(name)
+    return bool(windows.drive or windows.root or ".." in windows.parts or PurePosixPath(name).is_absolute())
+
+
+def refuse_entry(archive: Path, name: str, link: bool) -> None:
+    """Raise CrackutilsError for an entry of an archive that is a link, or whose name leads outside."""
+    if link or leads_outside(name):
+        what = "is a link" if link else "leads outside the folder"
+        raise CrackutilsError(f"{archive.name} is refused: its entry {name!r} {what}. Nothing was unpacked.")
+
+
+def check_space(what: str, size: int, work: Path) -> None:
+    """Raise CrackutilsError if so many bytes do not fit on the disk of `work`."""
+    if size > (free := shutil.disk_usage(work).free):
+        has = f"{what} holds {size / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free"
+        raise CrackutilsError(f"{has}. Make room, or set CRACKUTILS_DATA_DIR to a folder on another disk.")

@@ -1,0 +1,399 @@
+"""What one user of the page works on: photos, what was found in them, and corrections; all of it lies in one folder."""
+
+import hashlib
+import itertools
+import json
+import math
+import secrets
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from crackutils.config import CrackutilsError, data_dir
+from crackutils.files import as_text, replacing_file, save_array, write_atomically
+from crackutils.images import ImageError, decode_image
+from crackutils.inspection.drawing import draw_overlay, tint_overlay
+from crackutils.inspection.export import over_limit_of_cracks
+from crackutils.inspection.folder import inspect
+from crackutils.inspection.mask import crack_mask
+from crackutils.inspection.measure import Piece
+from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
+from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
+from crackutils.inspection.session import ADDED, ERASED, Edits, Session, read_session, write_session
+from crackutils.inspection.tiling import CrackMap, Detector
+
+LONGEST = 1600  # pixels of the longer side of the picture on the page
+_NEAR = 24  # pixels of that picture within which a click finds a crack
+_NUMBERED = 30  # cracks that have their number in the picture: more would cover it
+_AROUND = 40  # pixels around a crack in its own picture
+_BRUSHES = {"add": ADDED, "erase": ERASED}
+_KEPT = 7 * 24 * 3600  # seconds after which a desk that nobody opens is removed
+_STATE, _SETTINGS = "state.json", ("threshold", "mm_per_pixel", "limit_mm")
+
+
+@dataclass
+class Sight:
+    """One photo as it lies on the desk."""
+
+    name: str
+    image: np.ndarray  # uint8 (h, w, 3)
+    seen: CrackMap
+    mask: np.ndarray  # bool (h, w)
+    cracks: pd.DataFrame  # rows of `measure_cracks`, pixels
+    pieces: list[Piece]
+    note: str  # what of the file is not used, else empty
+
+    @property
+    def shrink(self) -> float:
+        """Pixels of the page's picture per pixel of the photo, at most 1."""
+        return min(1.0, LONGEST / max(self.image.shape[:2]))
+
+
+class Desk:
+    """A user's photos and corrections, kept in a folder."""
+
+    def __init__(self, home: Path, net: Detector, **chosen: Any) -> None:
+        """Open the desk that lies in the folder `home`, or a new one there.
+
+        `net` looks at the photos; `chosen` are the options model and engine of `inspect` that give the same network.
+        """
+        self.home, self.net, self.chosen = home, net, chosen
+        self.lock = threading.RLock()  # a page may ask for two things at once
+        self.sight: Sight | None = None
+        self.chosen_photo: str | None = None  # also where it cannot be used
+        home.mkdir(parents=True, exist_ok=True)
+        self.session = self._load()
+
+    def add(self, files: Iterable[tuple[Path, str]]) -> list[str]:
+        """Copy files, each a path and the user's name for it, and return what could not be taken, in words.
+
+        A session file brings its photos and corrections, and replaces what lies here. A name that is there already gets
+        a number.
+        """
+        problems = []
+        for path, name in files:
+            try:
+                if name.lower().endswith(".zip"):
+                    self._open_session(path)
+                else:
+                    target = self._place(name)
+                    shutil.copyfile(path, target)
+                    self.session.photos[target.name] = target
+            except (CrackutilsError, OSError, ValueError) as error:
+                problems.append(f"{name}: {error}")
+        self.save()
+        return problems
+
+    def _open_session(self, file: Path) -> None:
+        """Replace all that lies here by a session; one that cannot be read leaves it as it is."""
+        fresh = self.home / f"session-{secrets.token_hex(4)}"
+        session = read_session(file, fresh)
+        self.sight = self.chosen_photo = None
+        for other in self.home.iterdir():
+            if other != fresh:
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+        self.session = session
+
+    def _place(self, name: str) -> Path:
+        """Return a free file for a photo, in the folder of photos whatever its name is."""
+        clean = as_text(Path(name.replace("\\", "/")).name).replace("/", "_").replace(":", "_") or "photo"
+        folder, stem, ending = self.home / "photos", Path(clean).stem, Path(clean).suffix
+        folder.mkdir(exist_ok=True)
+        places = itertools.chain([clean], (f"{stem} ({k}){ending}" for k in itertools.count(2)))
+        return next(place for text in places if not (place := folder / folder_of(text)).exists())
+
+    def save(self) -> None:
+        """Write the state without the photos, so that another server goes on from it."""
+        session, photos = self.session, []
+        for name, file in session.photos.items():
+            edits, brush = self.edits_of(name), None
+            if edits.brush is not None:
+                brush = f"brushes/{hashlib.sha256(np.ascontiguousarray(edits.brush)).hexdigest()[:32]}.npy"
+                if not (self.home / brush).is_file():
+                    save_array(self.home / brush, edits.brush)
+            row = {"name": name, "file": str(file.relative_to(self.home)), "mm_per_pixel": edits.mm_per_pixel}
+            photos.append(row | {"marks": edits.marks, "brush": brush})
+        state = {name: getattr(session, name) for name in _SETTINGS} | {"photos": photos}
+        write_atomically(self.home / _STATE, json.dumps(state))
+
+    def _load(self) -> Session:
+        if not (self.home / _STATE).is_file():
+            return Session()
+        state = json.loads((self.home / _STATE).read_text("utf-8"))
+        session = Session(**{name: state[name] for name in _SETTINGS})
+        for row in state["photos"]:
+            session.photos[row["name"]] = self.home / row["file"]
+            brush = np.load(self.home / row["brush"], mmap_mode="c") if row["brush"] else None
+            session.edits[row["name"]] = Edits(row["mm_per_pixel"], tuple(map(tuple, row["marks"])), brush)
+        return session
+
+    def clear(self) -> None:
+        """Remove all photos and results from the disk."""
+        self.sight = self.chosen_photo = None
+        shutil.rmtree(self.home, ignore_errors=True)
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.session = Session()
+
+    def scale_of(self, name: str) -> float | None:
+        """Return millimetres per pixel of a photo, None where unknown."""
+        return self.edits_of(name).mm_per_pixel or self.session.mm_per_pixel
+
+    def set_scale(self, value: float | None, everywhere: bool) -> bool:
+        """Set millimetres per pixel of the photo on the desk, or of all photos; None takes it back.
+
+        Returns whether this changes anything.
+        """
+        if value is not None and not 1e-6 <= value <= 1e6:
+            raise CrackutilsError(f"A scale of {value} mm per pixel is out of range. Give what a pixel shows.")
+        before = {name: self.scale_of(name) for name in self.session.photos}
+        if everywhere:
+            self.session.mm_per_pixel = value
+            edits = {name: replace(edits, mm_per_pixel=None) for name, edits in self.session.edits.items()}
+            self.session.edits = edits
+        else:
+            name = self._sight().name
+            self.session.edits[name] = replace(self.edits_of(name), mm_per_pixel=value)
+        self.save()
+        return before != {name: self.scale_of(name) for name in self.session.photos}
+
+    def set_threshold(self, value: float) -> None:
+        """Set the probability from which a pixel counts as a crack, between 0 and 1, and measure again."""
+        self.session.threshold = value
+        if self.sight:
+            self.measure()
+        self.save()
+
+    def set_limit(self, value: float | None) -> None:
+        """Set the largest allowed width in millimetres, None for none."""
+        if value is not None and not 0 < value < math.inf:
+            raise CrackutilsError(f"A limit of {value} mm is out of range. Give a width above 0.")
+        self.session.limit_mm = value
+        self.save()
+
+    def edits_of(self, name: str) -> Edits:
+        """Return the corrections of a photo."""
+        return self.session.edits.get(name, Edits())
+
+    def edit(self, **changes: Any) -> None:
+        """Change the corrections of the photo on the desk, measure again, and save."""
+        name = self._sight().name
+        self.session.edits[name] = replace(self.edits_of(name), **changes)
+        self.measure()
+        self.save()
+
+    def _sight(self) -> Sight:
+        if self.sight is None:
+            raise CrackutilsError("No photo is open. Add photos, and choose one.")
+        return self.sight
+
+    def open(self, name: str) -> None:
+        """Put a photo on the desk: the network looks at it, unless it has. CrackutilsError where it cannot be used."""
+        self.chosen_photo = name
+        try:
+            image, _, note = decode_image(self.session.photos[name])
+            seen = cached_map(image, self.net, self.home / "report" / "photos" / folder_of(name))
+        except UNUSABLE as error:
+            self.sight = None
+            why = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
+            raise CrackutilsError(f"{name} {why}. Choose another photo.") from error
+        found = find_cracks(image, seen, self.session.threshold, self.edits_of(name))
+        self.sight = Sight(name, image, seen, *found, note)
+
+    def measure(self) -> None:
+        """Find and measure the cracks of the photo on the desk again."""
+        sight = self._sight()
+        edits = self.edits_of(sight.name)
+        found = find_cracks(sight.image, sight.seen, self.session.threshold, edits)
+        sight.mask, sight.cracks, sight.pieces = found
+
+    def preview(self, threshold: float) -> np.ndarray:
+        """Return the photo with what a threshold finds tinted, uint8 (h, w, 3): fast, at the picture's size."""
+        sight = self._sight()
+        side = math.ceil(1 / sight.shrink)
+        wide, high = (round(n * sight.shrink) for n in sight.image.shape[1::-1])
+        picture = cv2.resize(sight.image, (wide, high), interpolation=cv2.INTER_AREA)
+        thick = cv2.dilate(sight.seen.pixels, np.ones((side, side)))  # thin lines stay as probable as they are
+        mask = crack_mask(cv2.resize(thick, (wide, high), interpolation=cv2.INTER_NEAREST), threshold)
+        picture[mask] = (230, 159, 0)
+        return picture
+
+    def picture(self, points: Sequence[tuple[float, float]] = ()) -> np.ndarray:
+        """Return the photo with its cracks, and crosses at points of it, uint8 (h, w, 3), `LONGEST` pixels."""
+        sight = self._sight()
+        scale = self.scale_of(sight.name)
+        limit = self._limit()
+        over = over_limit_of_cracks(sight.pieces, limit) if limit else 0.0
+        numbered = sight.cracks.assign(over_limit=over).head(_NUMBERED)
+        picture = draw_overlay(sight.image, sight.mask, sight.pieces, LONGEST, scale, numbered, limit)
+        for x, y in points:
+            at = round((x + 0.5) * sight.shrink), round((y + 0.5) * sight.shrink)
+            for colour, thick in (((0, 0, 0), 5), ((255, 255, 255), 2)):
+                cv2.drawMarker(picture, at, colour, cv2.MARKER_CROSS, 40, thick)
+        return picture
+
+    def _limit(self) -> float | None:
+        """Return the limit of width in pixels of the photo on the desk, None where limit or scale is unknown."""
+        scale, limit = self.scale_of(self._sight().name), self.session.limit_mm
+        return limit / scale if limit and scale else None
+
+    def plain(self) -> np.ndarray:
+        """Return the photo without anything drawn, of the same size as `picture`."""
+        sight = self._sight()
+        wide, high = (max(1, round(n * sight.shrink)) for n in sight.image.shape[1::-1])
+        return cv2.resize(sight.image, (wide, high), interpolation=cv2.INTER_AREA)
+
+    def tinted(self) -> np.ndarray:
+        """Return the photo with the probability of each pixel over it, uint8 (h, w, 3), of the same size."""
+        return tint_overlay(self.plain(), self._sight().seen.pixels)
+
+    def crack_at(self, x: float, y: float) -> int | None:
+        """Return the number, from 1, of the crack nearest to a point of the page's picture, None where none is near."""
+        sight, best = self._sight(), (_NEAR / self._sight().shrink, None)
+        for piece in sight.pieces:
+            far = float(np.hypot(*(piece.points - (x / sight.shrink, y / sight.shrink)).T).min())
+            best = min(best, (far, piece.crack), key=lambda one: one[0])
+        return best[1]
+
+    def point_of(self, crack: int) -> tuple[float, float]:
+        """Return a point of a crack's centre line, x and y in pixels of the photo, by which a mark finds it again."""
+        piece = next(piece for piece in self._sight().pieces if piece.crack == crack)
+        return tuple(float(n) for n in piece.points[len(piece.points) // 2])
+
+    def mark(self, crack: int, kind: str) -> None:
+        """Say what a found crack is, one of `session.MARKS`."""
+        edits, (x, y) = self.edits_of(self._sight().name), self.point_of(crack)
+        others = tuple(mark for mark in edits.marks if np.hypot(mark[0] - x, mark[1] - y) > 1)
+        self.edit(marks=(*others, (x, y, kind)))
+
+    def brush(self, strokes: np.ndarray, kind: str) -> None:
+        """Add to the mask, or erase from it, where strokes, bool (h, w) of the page's picture, are."""
+        sight = self._sight()
+        before, (h, w) = self.edits_of(sight.name).brush, sight.mask.shape
+        brush = np.zeros((h, w), np.uint8) if before is None else before.copy()
+        brush[cv2.resize(strokes.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0] = _BRUSHES[kind]
+        self.edit(brush=brush)
+
+    def draw(self, points: Sequence[tuple[float, float]], width: float, kind: str) -> None:
+        """Add to the mask, or erase from it, a line through points of the photo, x and y, some pixels wide."""
+        sight = self._sight()
+        if len(points) < 2:
+            raise CrackutilsError("A line needs two points or more. Write x, y; x, y.")
+        strokes = np.zeros(sight.mask.shape, np.uint8)
+        line = np.round(points).astype(np.int32).clip(-(2**15), 2**15)
+        cv2.polylines(strokes, [line], False, 1, max(1, round(width)))
+        self.brush(strokes > 0, kind)
+
+    def point_at(self, x: float, y: float) -> tuple[float, float]:
+        """Return the point of the photo at a point of the page's picture."""
+        shrink = self._sight().shrink
+        return (x + 0.5) / shrink - 0.5, (y + 0.5) / shrink - 0.5
+
+    def scale_between(self, points: Sequence[tuple[float, float]], length: float | None) -> float:
+        """Return millimetres per pixel from two points of the photo and their distance in millimetres."""
+        if len(points) != 2:
+            raise CrackutilsError("A scale needs two points. Click on both, or write x, y; x, y.")
+        return scale_of_points(*points, length or 0.0)
+
+    def scale_from_marker(self, side: float | None) -> tuple[float, str]:
+        """Return millimetres per pixel from a marker in the photo, its side in millimetres, and how well, in words."""
+        found = scale_of_marker(self._sight().image, side or 0.0)
+        told = f"Marker {', '.join(map(str, found.ids))}: {found.mm_per_pixel:.4g} mm per pixel"
+        return found.mm_per_pixel, "; ".join(filter(None, [told, describe_marker(found)]))
+
+    def describe(self, crack: int) -> str:
+        """Return what is known of a crack, as Markdown."""
+        row, scale = self._sight().cracks.iloc[crack - 1], self.scale_of(self._sight().name)
+        unit, factor = ("mm", scale) if scale else ("px", 1.0)
+        told = [f"**Crack {crack}**, {row['length'] * factor:,.1f} {unit} long in {row['pieces']:.0f} pieces"]
+        if pd.notna(row["width_mean"]):
+            names = ("width_mean", "width_p10", "width_p50", "width_p90", "width_most")
+            mean, *shares, most = (f"{row[name] * factor:.2f}" for name in names)
+            told.append(f"width: mean {mean}, largest {most} {unit}; P10, P50, P90: {', '.join(shares)}")
+        else:
+            told.append("its width cannot be measured")
+        if row["at_most"]:
+            told.append(f"{row['at_most']:.0%} of it is thinner than can be told: there the width is an upper bound")
+        return "  \n".join(told)
+
+    def summary(self) -> str:
+        """Return what was found in the photo on the desk, as Markdown."""
+        sight = self._sight()
+        scale, lost = self.scale_of(sight.name), len(sight.cracks.attrs.get("rejected", []))
+        unit, factor = ("mm", scale) if scale else ("px", 1.0)
+        h, w = sight.image.shape[:2]
+        told = [f"{w:,} x {h:,} pixels, " + (f"{scale:.4g} mm per pixel" if scale else "without a scale")]
+        told.append(f"{len(sight.cracks)} cracks, together {sight.cracks['length'].sum() * factor:,.0f} {unit} long")
+        told += [f"{lost} found lines are no cracks, as you said"] if lost else []
+        return "  \n".join([*told, *([sight.note] if sight.note else [])])
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per crack of the photo on the desk, in millimetres where the scale is known, else in pixels."""
+        sight = self._sight()
+        scale = self.scale_of(sight.name)
+        unit, factor = ("mm", scale) if scale else ("px", 1.0)
+        rows, limit = sight.cracks, self._limit()
+        cracks = pd.DataFrame({"crack": np.arange(1, len(rows) + 1)})
+        for title, name in (("length", "length"), ("mean width", "width_mean"), ("widest", "width_most")):
+            cracks[f"{title} ({unit})"] = (rows[name].to_numpy(float) * factor).round(2)
+        cracks["at most"] = [f"{share:.0%}" if share else "" for share in rows["at_most"].fillna(0)]
+        if limit:
+            over = np.array(over_limit_of_cracks(sight.pieces, limit)) > 0
+            cracks[f"over {self.session.limit_mm:g} mm"] = np.where(over, "! over", "")
+        return cracks
+
+    def crop(self, crack: int) -> np.ndarray:
+        """Return the picture of one crack with its surroundings, uint8 (h, w, 3), from the photo at full size."""
+        sight, row = self._sight(), self._sight().cracks.iloc[crack - 1]
+        top, left = (max(0, int(row[name]) - _AROUND) for name in ("y", "x"))
+        box = np.s_[top : int(row["y"] + row["height"]) + _AROUND, left : int(row["x"] + row["width"]) + _AROUND]
+        own = [replace(p, points=p.points - (left, top)) for p in sight.pieces if p.crack == crack]
+        part = sight.image[box]
+        return draw_overlay(part, np.zeros(part.shape[:2], bool), own, LONGEST, self.scale_of(sight.name))
+
+    def report(self, exif: bool = True) -> list[Path]:
+        """Inspect all photos, and return the files to hand on: report, tables, drawings, and all in one archive.
+
+        Without `exif` they leave out camera, date and place of the photos.
+        """
+        if not self.session.photos:
+            raise CrackutilsError("There are no photos. Add some first.")
+        out = self.home / "report"
+        inspect([], out, session=self.session, force=True, exif=exif, **self.chosen)
+        files = [out / name for name in ("report.html", "cracks.xlsx", "cracks.csv", "cracks.geojson", "cracks.dxf")]
+        files += [out / "coco.json"]
+        with replacing_file(all_files := self.home / "inspection.zip") as part, zipfile.ZipFile(part, "w") as archive:
+            for file in [*files, out / "photos.csv", out / "tiles.csv"]:
+                archive.write(file, file.name, zipfile.ZIP_DEFLATED)
+            for name in self.session.photos:
+                for picture in ("mask.png", "overlay.jpg"):
+                    if (file := out / "photos" / folder_of(name) / picture).is_file():
+                        archive.write(file, f"photos/{folder_of(name).as_posix()}/{picture}")
+        return [*files, all_files]
+
+    def write(self) -> Path:
+        """Write the session file, and return it."""
+        if not self.session.photos:
+            raise CrackutilsError("There are no photos. Add some first.")
+        write_session(self.session, file := self.home / "session.zip")
+        return file
+
+
+def desks_folder() -> Path:
+    """Return the folder of all desks."""
+    return data_dir() / "cache" / "desks"
+
+
+def remove_old(home: Path) -> None:
+    """Remove desks that nobody has opened for a week."""
+    for folder in home.glob("*"):
+        if folder.is_dir() and time.time() - folder.stat().st_mtime > _KEPT:
+            shutil.rmtree(folder, ignore_errors=True)

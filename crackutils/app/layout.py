@@ -1,0 +1,135 @@
+"""What stands where on the page."""
+
+import os
+from types import SimpleNamespace
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: it would ask its makers' server
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from crackutils import __version__
+from crackutils.app.desk import LONGEST
+from crackutils.inspection.limit import EXPOSURES
+from crackutils.inspection.session import MARKS
+
+UPLOAD = "500mb"  # of one file, at most
+CLICKS = ("choose a crack", "set the scale")
+SCOPES = ("all photos", "this photo")
+BRUSHES = {"add": "#e69f00", "erase": "#0072b2"}  # colours, as lines and frames have them
+CSS = """
+footer {display: none !important}
+.picture img {width: 100%; object-fit: contain}
+"""
+
+
+def _read_upload(payload: Any) -> list[tuple[Path, str]]:
+    """Return path and the user's own name, which gradio shortens, of each file."""
+    files = getattr(payload, "root", [payload] if payload else [])
+    return [(Path(file.path), file.orig_name or Path(file.path).name) for file in files]
+
+
+def lay_out(model: str) -> SimpleNamespace:
+    """Lay out the page inside a gr.Blocks and return its parts by name; `model` says which network it is."""
+    parts: dict[str, Any] = {"desk": gr.State(None)}
+    parts["known"] = gr.BrowserState(None, storage_key="crackutils-desk", secret="crackutils")
+    gr.Markdown(
+        f"# Cracks in photos\nNetwork: {model} (crackutils {__version__}). It runs on this computer, and no photo"
+        " leaves it. Widths are estimates: check on site what matters."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            parts |= _lay_out_settings()
+        with gr.Column(scale=3, min_width=300):
+            parts |= _lay_out_pictures() | _lay_out_cracks() | _lay_out_report()
+    return SimpleNamespace(**parts)
+
+
+def _lay_out_settings() -> dict[str, Any]:
+    gr.Markdown("## 1 Photos")
+    label = f"Photos, or a session file (.zip); each at most {UPLOAD.upper()}"
+    parts = {"files": gr.File(label=label, file_count="multiple", elem_id="files")}
+    parts["files"].preprocess = _read_upload  # not a class of our own: gradio writes files beside those
+    parts["photo"] = gr.Dropdown(label="Photo", choices=[], elem_id="photo")
+    parts["facts"] = gr.Markdown(elem_id="facts")
+    gr.Markdown("## 2 Scale")
+    parts["scope"] = gr.Radio(list(SCOPES), value=SCOPES[0], label="Holds for", elem_id="scope")
+    parts["scale"] = gr.Number(label="Millimetres per pixel (Enter sets it)", elem_id="scale")
+    with gr.Accordion("From two points", open=False):
+        gr.Markdown("Choose *set the scale* below the picture and click on two points, or type them.")
+        parts["ends"] = gr.Textbox(label="Points: x, y; x, y (pixels of the photo)", elem_id="ends")
+        parts["distance"] = gr.Number(label="Their distance in millimetres", elem_id="distance")
+        parts["by_points"] = gr.Button("Set the scale from the points")
+    with gr.Accordion("From an ArUco marker", open=False):
+        parts["side"] = gr.Number(label="Side of the marker in millimetres", elem_id="side")
+        parts["by_marker"] = gr.Button("Find the marker and set the scale")
+    gr.Markdown("## 3 What counts")
+    parts["threshold"] = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold of probability", elem_id="threshold")
+    parts["limit"] = gr.Number(label="Largest allowed width in millimetres (Enter sets it)", elem_id="limit")
+    rule = "Or by exposure class (EN 1992-1-1, Table 7.1N)"
+    parts["exposure"] = gr.Dropdown(label=rule, choices=["", *EXPOSURES], value="", elem_id="exposure")
+    return parts
+
+
+def _lay_out_pictures() -> dict[str, Any]:
+    parts = {}
+    with gr.Tabs():
+        with gr.Tab("Cracks") as parts["seen_tab"]:
+            shown = {"format": "jpeg", "interactive": False, "elem_classes": "picture", "buttons": ["fullscreen"]}
+            parts["picture"] = gr.Image(label="Cracks", elem_id="picture", **shown)
+            parts["clicks"] = gr.Radio(list(CLICKS), value=CLICKS[0], label="A click there", elem_id="clicks")
+        with gr.Tab("Beside the photo") as parts["beside_tab"]:
+            parts["beside"] = gr.ImageSlider(label="Photo and cracks", format="jpeg", interactive=False, max_height=900)
+        with gr.Tab("Probability") as parts["tint_tab"]:
+            parts["tint"] = gr.Image(label="Probability of each pixel: blue 0, yellow 1", elem_id="tint", **shown)
+        with gr.Tab("Brush") as parts["brush_tab"]:
+            fixed = {"type": "numpy", "format": "png", "sources": (), "transforms": (), "layers": False, "buttons": []}
+            brush = gr.Brush(6, list(BRUSHES.values()), BRUSHES["add"], "fixed")
+            side = LONGEST // 2
+            parts["editor"] = gr.ImageEditor(
+                label="Paint, then apply", brush=brush, height=700, canvas_size=(side, side), elem_id="editor", **fixed
+            )
+            gr.Markdown("Orange adds cracks, blue erases. By keyboard: a line from point to point.")
+            with gr.Row():
+                parts["stroke"] = gr.Textbox(label="Line: x, y; x, y; ... (pixels of the photo)", elem_id="stroke")
+                parts["thick"] = gr.Number(5, label="Its width in pixels", minimum=1, elem_id="thick")
+                parts["does"] = gr.Radio(list(BRUSHES), value="add", label="What it does", elem_id="does")
+            with gr.Row():
+                parts["apply"] = gr.Button("Apply brush and line", variant="primary")
+                parts["unbrush"] = gr.Button("Take all strokes back")
+    return parts
+
+
+def _lay_out_cracks() -> dict[str, Any]:
+    gr.Markdown("## 4 Cracks")
+    parts = {}
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            title = "Cracks, the longest first"
+            parts["table"] = gr.Dataframe(label=title, interactive=False, wrap=True, buttons=[], elem_id="table")
+        with gr.Column(scale=2, min_width=300):
+            parts["crack"] = gr.Dropdown(label="Crack", choices=[], elem_id="crack")
+            parts["crop"] = gr.Image(
+                label="The crack", format="jpeg", interactive=False, elem_classes="picture", buttons=[], elem_id="crop"
+            )
+            parts["told"] = gr.Markdown(elem_id="told")
+            parts["kind"] = gr.Radio(list(MARKS), label="It is", elem_id="kind")
+            parts["unmark"] = gr.Button("Take back what was said of the cracks of this photo")
+    return parts
+
+
+def _lay_out_report() -> dict[str, Any]:
+    gr.Markdown("## 5 Report")
+    exif = gr.Checkbox(True, label="With camera, date and GPS place of the photos", elem_id="exif")
+    with gr.Row():
+        parts = {
+            "exif": exif,
+            "write": gr.Button("Write the report", variant="primary"),
+            "keep": gr.Button("Save the session"),
+        }
+        parts["clear"] = gr.Button("Remove all photos", variant="stop")
+    parts["done"] = gr.File(label="To download", interactive=False, elem_id="done")
+    return parts

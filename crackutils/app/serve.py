@@ -1,0 +1,79 @@
+"""Open the page on this computer."""
+
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crackutils import config
+from crackutils.app.desk import Desk, desks_folder, remove_old
+from crackutils.config import CrackutilsError
+from crackutils.detector.runs import SHIPPED
+from crackutils.folders import find_pictures
+from crackutils.inspection.tiling import load_detector
+
+
+def start_page(
+    photos: Sequence[Path] = (),
+    model: Path | None = None,
+    engine: str = config.ENGINES[0],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    inline: bool = False,
+) -> Any:
+    """Start the page and return it; `close` and `block_thread` are its methods, `local_url` its address.
+
+    `photos`, files and folders, lie on the desk of whoever opens the page for the first time; `model` is as for
+    `inspect`. It listens on `host`, this computer alone by default, and on the first free port from 7860, or on `port`.
+    `inline` shows it in a notebook. Raises CrackutilsError where gradio is not installed, or the port is taken.
+    """
+    try:
+        from crackutils.app.page import build_page, launch
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise CrackutilsError("The page needs gradio. Run pip install 'crackutils[app]'.") from error
+    files = [file for path in photos for file in (find_pictures(path)[0] if path.is_dir() else [path])]
+    if lost := [file for file in files if not file.is_file()]:
+        raise CrackutilsError(f"{lost[0]} does not exist. Give photos, or folders of photos.")
+    home, uploads = desks_folder(), desks_folder().with_name("uploads")
+    for folder in (home, uploads):
+        remove_old(folder)
+    temporary = uploads / str(os.getpid())  # gradio's copies of what goes in and out
+    os.environ["GRADIO_TEMP_DIR"] = str(temporary)
+    start = functools.partial(Desk, net=load_detector(model or SHIPPED, engine), model=model, engine=engine)
+    name = "that of the package" if model is None else config.display_path(Path(model))
+    page = build_page(start, home, name, files)
+    try:
+        launch(page, host, port, inline)
+    except OSError as error:
+        raise CrackutilsError(f"Port {port or 7860} is taken ({error}). Give another --port.") from error
+    close = page.close
+
+    def close_clean(*values: Any, **named: Any) -> None:
+        close(*values, **named)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+    page.close = close_clean
+    return page
+
+
+def serve(photos: Sequence[Path], **options: Any) -> None:
+    """Open the page until Ctrl-C; the options are those of `start_page`."""
+    page = start_page(photos, **options)
+    print(f"The page is at {page.local_url} (Ctrl-C ends it; photos and corrections stay for a week)", flush=True)
+    try:
+        page.block_thread()
+    finally:
+        page.close()
+
+
+def show_page(photos: Sequence[Path], model: Path | None = None) -> None:
+    """Show the page in a notebook in Jupyter or Colab, and say how to open it in a run that nobody looks at."""
+    if "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules:
+        start_page(photos, model, inline=True)
+    else:
+        print("Nobody looks at this run. Run make app, or open this notebook in JupyterLab or Colab.")

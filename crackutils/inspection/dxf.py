@@ -1,0 +1,75 @@
+"""The centre lines of photos as a drawing for CAD programs (DXF)."""
+
+import io
+
+import ezdxf
+from ezdxf import units
+from ezdxf.lldxf.const import INVALID_LAYER_NAME_CHARACTERS
+
+from crackutils.files import as_text, printable
+
+FRAMES, OVER = "frames", "_over_limit"  # the layer of all frames and names; ends the name of a layer over the limit
+_GAP = 0.05  # between two photos, in widths of the widest
+_TEXT = 0.03  # height of a photo's name, in heights of the photo
+_FORBIDDEN = INVALID_LAYER_NAME_CHARACTERS | {"|", ","}  # by AutoCAD too
+_LINES, _WIDER, _GREY = ({"color": 30, "lineweight": 25}, {"color": 1, "lineweight": 70}, {"color": 8})
+
+
+def write_dxf(found: dict[str, dict], scales: dict[str, float | None]) -> str:
+    """Return the centre lines of photos, results of `inspect_photo` by name, as DXF, the same text for the same lines.
+
+    In millimetres if the scales, millimetres per pixel by name, are known, else in pixels without a unit. Photos lie
+    side by side, the upper left corner of the first is (0, 0), y goes up. Each has a layer, and another, whose name
+    ends in `OVER`, for the stretches over the limit, which lie on the first one too; frames and names are on the layer
+    `FRAMES`.
+    """
+    before = ezdxf.options.write_fixed_meta_data_for_testing
+    ezdxf.options.write_fixed_meta_data_for_testing = True  # else it writes the time and random numbers
+    try:
+        document, content = ezdxf.new("R2010", units=units.MM if any(scales.values()) else 0), io.StringIO()
+        _draw(document, {name: one for name, one in found.items() if "wide" in one}, scales)
+        document.write(content)
+    finally:
+        ezdxf.options.write_fixed_meta_data_for_testing = before
+    return content.getvalue()
+
+
+def _draw(document: ezdxf.document.Drawing, photos: dict[str, dict], scales: dict[str, float | None]) -> None:
+    space, left, factors = document.modelspace(), 0.0, {name: scales[name] or 1.0 for name in photos}
+    tallest = max((one["high"] * factors[name] for name, one in photos.items()), default=0)
+    gap = _GAP * max((one["wide"] * factors[name] for name, one in photos.items()), default=0)
+    document.header["$LWDISPLAY"] = 1  # thick lines show at once
+    document.layers.add(FRAMES, **_GREY)
+    for (name, one), layer in zip(photos.items(), _name_layers(photos), strict=True):
+        scale = factors[name]
+        wide, high = one["wide"] * scale, one["high"] * scale
+        corners = [(left, 0), (left + wide, 0), (left + wide, -high), (left, -high)]
+        space.add_lwpolyline(corners, close=True, dxfattribs={"layer": FRAMES})
+        height = min(_TEXT * high, wide / len(name))  # no name reaches its neighbour
+        title = {"layer": FRAMES, "insert": (left, height / 2)}
+        space.add_text(printable(name), height=height, dxfattribs=title)
+        document.layers.add(layer, **_LINES)
+        lines = [(layer, line["points"]) for line in one["lines"]]
+        lines += [(layer + OVER, stretch) for line in one["lines"] for stretch in line.get("over", [])]
+        if len(lines) > len(one["lines"]):
+            document.layers.add(layer + OVER, **_WIDER)
+        for own, points in lines:
+            places = [(round(x * scale + left, 6), round(y * scale, 6)) for x, y in points]
+            space.add_lwpolyline(places, dxfattribs={"layer": own})
+        left = round(left + wide + gap, 6)
+    if photos:  # what a program shows first: all of it
+        document.set_modelspace_vport(1.1 * max(tallest, left / 2), (left / 2, -tallest / 2))
+
+
+def _name_layers(photos: dict[str, dict]) -> list[str]:
+    """Return a name of a layer for each photo: one that DXF allows, and that differs from others not in case alone."""
+    used, names = {"0", "defpoints", FRAMES}, []
+    for photo in photos:
+        allowed = (c.isprintable() and c not in _FORBIDDEN for c in as_text(photo))
+        safe = "".join(c if good else "_" for c, good in zip(as_text(photo), allowed, strict=True)).strip()[:200]
+        name, k = safe, 1
+        while used & {name.lower(), (name + OVER).lower()}:
+            name, k = f"{safe} ({k + 1})", k + 1
+        used |= {name.lower(), (name + OVER).lower()}
+        names.append(name)
+    return names

@@ -1,0 +1,104 @@
+"""Labelled tiles for `adapt`, cut from photos that a user has corrected: in a session, or by masks beside them."""
+
+import contextlib
+import hashlib
+import io
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from crackutils.config import CrackutilsError
+from crackutils.detector.runs import SHIPPED
+from crackutils.files import explain_write_errors, progress
+from crackutils.folders import find_pictures
+from crackutils.images import ImageError, read_image
+from crackutils.inspection.export import assign_pixels
+from crackutils.inspection.photo import find_cracks
+from crackutils.inspection.session import ADDED, read_session
+from crackutils.inspection.tiling import TILE, cut_tiles, load_detector, map_photo
+from crackutils.inspection.truth import read_mask
+from crackutils.userfiles.write import write_table
+
+_CRACKED = 24  # pixels of crack with which a tile counts as cracked
+_ENDS = ("", "_mask", "-mask", ".mask")  # what a mask's name has after the photo's
+_Shot = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, photo, pixels that are cracks, and that may be some
+
+
+@contextlib.contextmanager
+def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> Iterator[Path]:
+    """Give a table for `adapt` of tiles of 256x256 pixels, which lie beside `out` as long as the block lasts.
+
+    `origin` is a session, of which the photos count in which something was marked or painted, or a folder of photos
+    with masks beside them (`wall.png` or `wall_mask.png` for `wall.jpg`; white is crack), which must be complete. A
+    tile is cracked with 24 pixels of cracks that were confirmed, painted or masked, and free where no crack is left.
+    All others are left out, as are tiles that are cut by the photo's border. Prints the numbers. Raises CrackutilsError
+    for a session or folder of no use, and where a class is missing or there are under ten tiles.
+    """
+    model = Path(model or SHIPPED)
+    with explain_write_errors(out):
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        held = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent)
+    with held as work:
+        shots = _masked(origin) if origin.is_dir() else _corrected(origin, Path(work), model, engine)
+        rows, doubtful, seen = [], 0, set()
+        for name, image, cracked, possible in shots:
+            for row, col, tile in cut_tiles(cracked, TILE):
+                place = np.s_[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
+                if tile.shape != (TILE, TILE):
+                    continue
+                if (label := int(tile.sum() >= _CRACKED)) == 0 and possible[place].any():
+                    doubtful += 1
+                    continue
+                Image.fromarray(image[place]).save(content := io.BytesIO(), "PNG")
+                if (digest := hashlib.sha256(content.getvalue()).hexdigest()) not in seen:  # the same white twice
+                    seen.add(digest)
+                    (Path(work) / f"{digest}.png").write_bytes(content.getvalue())
+                    rows.append({"file": f"{digest}.png", "label": label, "photo": name})
+        table = pd.DataFrame(rows, columns=["file", "label", "photo"])
+        cracks, photos = int(table["label"].sum()), table["photo"].nunique()
+        told = f"{len(table):,} tiles of {photos:,} corrected photos: {cracks:,} cracked, {len(table) - cracks:,} free"
+        if len(table) < 10 or not 0 < cracks < len(table):
+            remedy = "Correct further photos: confirm or paint cracks, and reject what is none"
+            raise CrackutilsError(f"{origin} gives {told}. {remedy}.")
+        print(f"{told}; left out as doubtful: {doubtful:,}")
+        write_table(Path(work) / "labels.csv", table)
+        yield Path(work) / "labels.csv"
+
+
+def _corrected(file: Path, work: Path, model: Path, engine: str) -> Iterator[_Shot]:
+    session = read_session(file, work / "session")
+    names = [name for name in session.photos if name in session.edits and session.edits[name].corrected]
+    net = load_detector(model, engine) if names else None
+    for name in progress(names, "cutting tiles", len(names), "photo") if names else ():
+        with contextlib.suppress(ImageError):
+            image, edits = read_image(session.photos[name]), session.edits[name]
+            mask, cracks, pieces = find_cracks(image, map_photo(image, net), session.threshold, edits)
+            y, x, crack = assign_pixels(mask, pieces)
+            cracked = mask & (edits.brush == ADDED) if edits.brush is not None else np.zeros_like(mask)
+            sure = np.isin(crack, 1 + np.flatnonzero(cracks["confirmed"]))
+            cracked[y[sure], x[sure]] = True
+            yield name, image, cracked, mask
+
+
+def _masked(folder: Path) -> Iterator[_Shot]:
+    files = {file.relative_to(folder).as_posix(): file for file in find_pictures(folder)[0]}
+    masks = {file: [file.with_name(f"{file.stem}{end}.png") for end in _ENDS] for file in files.values()}
+    known = set(files.values())
+    masks = {file: next((m for m in ends if m in known and m != file), None) for file, ends in masks.items()}
+    pairs = {name: (file, mask) for name, file in files.items() if (mask := masks[file])}
+    if not pairs:
+        raise CrackutilsError(
+            f"{folder} holds no photo with a mask beside it. Name the mask of wall.jpg wall_mask.png."
+        )
+    for name, (file, mask) in progress(pairs.items(), "cutting tiles", len(pairs), "photo"):
+        with contextlib.suppress(ImageError):
+            image = read_image(file)
+            truth = read_mask(mask, image.shape[:2])
+            if truth.mean() > 0.5:
+                why = f"{mask} is white in more than half of its pixels, so it is no mask of {file.name}"
+                raise CrackutilsError(f"{why}. Paint cracks white and the rest black, or move it elsewhere.")
+            yield name, image, truth, truth

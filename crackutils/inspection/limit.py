@@ -1,0 +1,45 @@
+"""The limit of width: given, or by the exposure class of the concrete; and where a crack is wider."""
+
+import numpy as np
+
+from crackutils.config import CrackutilsError
+from crackutils.inspection.measure import Piece
+
+# millimetres: recommended values of EN 1992-1-1:2004, Table 7.1N, for reinforced concrete, quasi-permanent loads.
+# By hand: the package structuralcodes brings shapely and triangle along, whose core may not be sold, for ten numbers.
+EXPOSURES = {"X0": 0.4, "XC1": 0.4} | dict.fromkeys(("XC2", "XC3", "XC4", "XD1", "XD2", "XS1", "XS2", "XS3"), 0.3)
+
+
+def choose_limit(limit_mm: float | None, exposure: str | None) -> tuple[float | None, str]:
+    """Return the limit of width in millimetres, None without one, and in words the rule that gave it.
+
+    An exposure class of EN 1992-1-1:2004 gives the recommended value of its Table 7.1N. Raises CrackutilsError for both
+    a limit and a class, and for an unknown class.
+    """
+    if exposure is None:
+        return limit_mm, "given by the user" if limit_mm is not None else ""
+    if limit_mm is not None:
+        raise CrackutilsError("Both a limit and an exposure class were given. Give --limit-mm or --exposure.")
+    if (known := exposure.strip().upper()) not in EXPOSURES:
+        raise CrackutilsError(f"exposure={exposure} is unknown. Give one of {', '.join(EXPOSURES)}.")
+    table = "recommended value of EN 1992-1-1:2004, Table 7.1N"
+    members = "for reinforced concrete under the quasi-permanent load combination"
+    return EXPOSURES[known], f"{table}, for exposure class {known}, {members}"
+
+
+def find_wider(piece: Piece, limit: float) -> np.ndarray:
+    """Return where a piece is wider than a limit, pixels, bool (n,); not where its width is only an upper bound."""
+    return (piece.width > limit) & ~piece.at_most
+
+
+def cut_wider(piece: Piece, limit: float) -> list[np.ndarray]:
+    """Return the stretches of a piece that are wider than a limit, pixels: their points, float32 (m, 2).
+
+    Each goes halfway to the neighbours of its points, so that stretches are as long as `Piece.steps` counts.
+    """
+    wide, points = np.concatenate([[False], find_wider(piece, limit), [False]]), piece.points
+    middles, stretches = (points[1:] + points[:-1]) / 2, []
+    for begin, end in np.flatnonzero(wide[1:] != wide[:-1]).reshape(-1, 2).tolist():
+        stretch = np.concatenate([middles[max(0, begin - 1) : begin], points[begin:end], middles[end - 1 : end]])
+        stretches += [stretch] * (len(stretch) > 1)
+    return stretches

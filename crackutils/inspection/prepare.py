@@ -1,0 +1,106 @@
+"""What holds for each photo before it is inspected: the corrections of a session, and the scale."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crackutils.config import CrackutilsError
+from crackutils.files import hash_sources, name_some, progress, write_atomically
+from crackutils.images import ImageError, read_image
+from crackutils.inspection.scale import describe_marker, scale_of_marker
+from crackutils.inspection.session import Edits, Session, read_session
+
+_CODE = hash_sources(Path(__file__).parent)
+
+
+def open_session(file: Path, folder: Path, mark: Path) -> Session:
+    """Return a session with its photos unpacked into a folder; `mark` is written first, for the next call to go on.
+
+    Where there was nothing before and the session cannot be used, nothing remains. Raises CrackutilsError as
+    `read_session` does, and for a session without photos.
+    """
+    new = not folder.exists() and not mark.exists()
+    if new:
+        write_atomically(mark, "{}")
+    try:
+        session = read_session(file, folder)
+        if not session.photos:
+            raise CrackutilsError(f"{file} is a session without photos. Add some and save it again.")
+    except CrackutilsError:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+            mark.unlink()
+            with contextlib.suppress(OSError):  # of --force: it holds something of the user's
+                mark.parent.rmdir()
+        raise
+    return session
+
+
+def settle_options(session: Session, **options: float | None) -> list[float | None]:
+    """Return options, None where not given, with the session's values for these; print where they contradict it."""
+    settled = []
+    for name, given in options.items():
+        saved = getattr(session, name)
+        if given is not None and saved is not None and given != saved:
+            print(f"--{name.replace('_', '-')} {given:g} is used; the session has {saved:g}")
+        settled.append(saved if given is None else given)
+    return settled
+
+
+def choose_scales(
+    files: Mapping[str, Path],
+    edits: Mapping[str, Edits],
+    mm_per_pixel: float | None,
+    marker_mm: float | None,
+    folders: Mapping[str, Path],
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Return millimetres per pixel of each photo, None for all that are in pixels, and what makes one doubtful.
+
+    A photo's own scale counts first, then that of a marker with sides of `marker_mm`, then `mm_per_pixel`. What is
+    found of a marker is kept in marker.json in the photo's folder, one of `folders`. Photos that cannot be read need no
+    scale. Raises CrackutilsError where some photos would be in millimetres and others in pixels.
+    """
+    own = {name: edits[name].mm_per_pixel if name in edits else None for name in files}
+    scales, notes, without, unread = own.copy(), {}, {}, set()
+    searched = [name for name in files if own[name] is None] if marker_mm is not None else []
+    for name in progress(searched, "looking for markers", len(searched), "photo") if searched else ():
+        found = _marker_of(files[name], folders[name], marker_mm)
+        scales[name] = found.get("mm_per_pixel")
+        notes |= {name: found["note"]} if found.get("note") else {}
+        without |= {name: found["without"]} if "without" in found else {}
+        unread |= {name} if "unread" in found else set()
+    scales = {name: mm_per_pixel if scale is None else scale for name, scale in scales.items()}
+    rest = [name for name, scale in scales.items() if scale is None and name not in unread]
+    if rest and (marker_mm is not None or len(rest) < len(files)):
+        why = f"{len(rest):,} of {len(files):,} photos have no scale ({name_some(rest)})"
+        first = next((f" {name}: {text}" for name, text in without.items() if "There is no" not in text), "")
+        raise CrackutilsError(f"{why}.{first} Give --mm-per-pixel for them, or leave them out.")
+    if without:
+        print(f"photos without a usable marker, measured with --mm-per-pixel: {len(without):,} ({name_some(without)})")
+    return scales, notes
+
+
+def _marker_of(file: Path, folder: Path, side_mm: float) -> dict[str, Any]:
+    """Return what is known of a photo's marker: mm_per_pixel and note, without (why there is none), or unread."""
+    try:
+        state = file.stat()
+    except OSError:
+        return {"unread": True}
+    asked = {"file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns, "side": side_mm, "code": _CODE}
+    record = folder / "marker.json"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none, or cut short when the power went
+        before = json.loads(record.read_text("utf-8"))
+        if before["asked"] == asked:
+            return before["found"]
+    try:
+        marker = scale_of_marker(read_image(file), side_mm)
+        found: dict[str, Any] = {"mm_per_pixel": marker.mm_per_pixel, "note": describe_marker(marker)}
+    except ImageError:
+        return {"unread": True}
+    except CrackutilsError as error:
+        found = {"without": str(error)}
+    write_atomically(record, json.dumps({"asked": asked, "found": found}))
+    return found

@@ -1,0 +1,104 @@
+"""The scale of a photo, millimetres per pixel: from two points of known distance, or from a printed marker."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from crackutils.config import CrackutilsError
+
+SLANTED = 0.05  # sides of a marker that differ by more show that the photo looks at the wall from the side
+_SPREAD = 0.1  # by which the scales of several markers may differ, as a share of their mean
+_PAD = 50  # pixels around the photo: OpenCV drops markers whose white rim lies close to its border
+_LONGEST = 4000  # longer side of the picture in which markers are looked for, pixels
+# each holds the smaller dictionaries of its kind, with the same numbers
+_DICTIONARIES = ("DICT_4X4_250", "DICT_5X5_250", "DICT_6X6_250", "DICT_ARUCO_ORIGINAL")
+_REMEDY = "Print one of ArUco 4x4, 5x5 or 6x6 with a white rim, lay it flat on the wall, or give --mm-per-pixel"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The markers of a photo and the scale that they give."""
+
+    ids: tuple[int, ...]  # numbers of the markers
+    corners: np.ndarray  # float32 (markers, 4, 2), x and y in pixels, the middle of the first pixel is (0, 0)
+    mm_per_pixel: float  # from the mean length of all sides
+    slant: float  # by how much the sides of one marker differ, as a share of their mean: the largest of all markers
+    spread: float  # by how much the scales of the markers differ, as a share of their mean; 0 for one marker
+
+
+def scale_of_points(one: tuple[float, float], other: tuple[float, float], length_mm: float) -> float:
+    """Return the millimetres per pixel where two points, x and y in pixels, lie `length_mm` millimetres apart.
+
+    Raises CrackutilsError for points that are the same, and for a length that is not above 0.
+    """
+    if not 0 < length_mm < math.inf:
+        raise CrackutilsError(f"The length {length_mm} is out of range. Give the millimetres between the two points.")
+    pixels = math.dist(one, other)
+    if not 0 < pixels < math.inf:
+        raise CrackutilsError("Both points lie at the same place. Choose two points that lie far apart.")
+    return length_mm / pixels
+
+
+def scale_of_marker(image: np.ndarray, side_mm: float) -> Found:
+    """Return the scale of a photo, uint8 (h, w, 3), from ArUco markers whose black square is `side_mm` wide.
+
+    Markers are those of the dictionaries 4x4, 5x5 and 6x6 with up to 250 markers, and of the original one; a side must
+    be longer than a hundredth of the photo's longer side. Several markers give their mean. Raises CrackutilsError for a
+    side that is not above 0, where there is no marker, and where their scales differ by more than 10 %.
+    """
+    if not 0 < side_mm < math.inf:
+        raise CrackutilsError(f"The side {side_mm} is out of range. Give the marker's side in millimetres above 0.")
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    found = _find_markers(grey)
+    if not found:
+        raise CrackutilsError(f"There is no marker in the photo. {_REMEDY}.")
+    corners = np.stack([one for _, one in found])
+    sides = np.hypot(*np.moveaxis(np.roll(corners, -1, 1) - corners, 2, 0))
+    scales = side_mm / sides.mean(1)
+    spread = float(np.ptp(scales) / scales.mean())
+    ids = tuple(number for number, _ in found)
+    if spread > _SPREAD:
+        told = ", ".join(f"{number}: {scale:.3g}" for number, scale in zip(ids, scales, strict=True))
+        why = f"The markers of the photo differ in scale by {spread:.0%} (mm per pixel {told})"
+        raise CrackutilsError(f"{why}. Use markers of one size on one plane, or one marker.")
+    slant = float((np.ptp(sides, axis=1) / sides.mean(1)).max())
+    return Found(ids, corners, float(scales.mean()), slant, spread)
+
+
+def describe_marker(found: Found) -> str:
+    """Return in words what makes a scale doubtful, empty for nothing."""
+    told = []
+    if found.slant > SLANTED:
+        told.append(f"the sides of the marker differ by {found.slant:.0%}, so the photo looks at it from the side")
+    if found.spread > SLANTED:
+        told.append(f"the scales of its {len(found.ids)} markers differ by {found.spread:.0%}")
+    return "; ".join(told)
+
+
+def _find_markers(grey: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Return number and corners, float32 (4, 2), of the markers in a grey photo, uint8 (h, w), each once."""
+    factor = max(1.0, max(grey.shape) / _LONGEST)
+    size = tuple(max(1, round(side / factor)) for side in grey.shape[::-1])
+    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if factor > 1 else grey
+    small = cv2.copyMakeBorder(small, *(_PAD,) * 4, cv2.BORDER_REPLICATE)
+    options, found = cv2.aruco.DetectorParameters(), []
+    options.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
+    for name in _DICTIONARIES:
+        dictionary = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, name))
+        corners, ids, _ = cv2.aruco.ArucoDetector(dictionary, options).detectMarkers(small)
+        for number, one in zip([] if ids is None else ids.ravel().tolist(), corners, strict=True):
+            one = one.reshape(4, 2).astype(np.float32) - np.float32(_PAD)
+            side = np.hypot(*(one - np.roll(one, -1, 0)).T).min()
+            if all(np.hypot(*(one.mean(0) - other.mean(0))) > side / 2 for _, other in found):
+                found.append((number, one))
+    if factor > 1:
+        found = [(number, _refine((one + 0.5) * factor - 0.5, grey, factor)) for number, one in found]
+    return found
+
+
+def _refine(corners: np.ndarray, grey: np.ndarray, factor: float) -> np.ndarray:
+    """Return corners, float32 (4, 2), that were found in a smaller picture, as the photo itself has them."""
+    reach, stop = math.ceil(factor) + 2, (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 0.01)
+    return cv2.cornerSubPix(grey, corners.astype(np.float32)[:, None].copy(), (reach, reach), (-1, -1), stop)[:, 0]

@@ -1,0 +1,253 @@
+"""A session: photos with what a user has corrected in them, kept in one file that opens on another machine."""
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import posixpath
+import stat
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from crackutils.config import CrackutilsError
+from crackutils.files import explain_write_errors, name_some, printable, replacing_file, save_array, sha256
+from crackutils.images import LARGEST
+from crackutils.userfiles.entries import ZIP_ERRORS, Names, check_space, leads_outside, refuse_entry
+
+MARKS = ("crack", "joint", "nothing")  # what a user says a found line is
+ADDED, ERASED = 1, 2  # values of a brush
+_KIND, _SCHEMA = "crackutils session", 1  # raise the number when older versions would misread a new file
+_CONTENT = "session.json"
+_BLOCK = 1 << 20  # bytes that are copied at once
+_RATIO, _SMALL = 100, 1_000_000  # an entry may declare so many times its bytes in the file, and so many more
+_LONGEST = 64_000_000  # bytes of session.json
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What a user has corrected in one photo.
+
+    mm_per_pixel: scale of this photo, which wins over that of the session, None for that; marks: (x, y, kind) each, a
+    place in pixels of the photo and one of `MARKS`, which holds for the found crack whose centre line is nearest, at
+    most 15 pixels away (the last mark, where several do); brush: uint8 (h, w) of the photo's size, 0 nothing, 1 added
+    to the mask, 2 erased, None for nothing.
+    """
+
+    mm_per_pixel: float | None = None
+    marks: tuple[tuple[float, float, str], ...] = ()
+    brush: np.ndarray | None = None
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the user has marked or painted anything."""
+        return bool(self.marks) or (self.brush is not None and bool(self.brush.any()))
+
+    @property
+    def key(self) -> str:
+        """A SHA-256 of all that is in it, as caches need it."""
+        marks = [[float(x), float(y), kind] for x, y, kind in self.marks]
+        digest = hashlib.sha256(json.dumps([self.mm_per_pixel, marks]).encode())
+        if self.brush is not None:
+            digest.update(json.dumps(self.brush.shape).encode())
+            digest.update(np.ascontiguousarray(self.brush))
+        return digest.hexdigest()
+
+
+@dataclass
+class Session:
+    """Photos by name, in order, with what was corrected in them and the settings that hold for all."""
+
+    photos: dict[str, Path] = field(default_factory=dict)
+    edits: dict[str, Edits] = field(default_factory=dict)
+    threshold: float = 0.5
+    mm_per_pixel: float | None = None
+    limit_mm: float | None = None
+
+
+def write_session(session: Session, file: str | Path) -> None:
+    """Write a session with its photos to one file, a ZIP archive, whole or not at all.
+
+    Photos are stored as they are, brushes as PNG, and the rest in session.json; edits of names that are no photos are
+    left out. Memory does not grow with the number of photos. Raises CrackutilsError for names and values that
+    `read_session` refuses, and where a photo cannot be read or the file cannot be written.
+    """
+    file, names, photos = Path(file), Names(), []
+    content = {"kind": _KIND, "schema": _SCHEMA, "threshold": session.threshold}
+    content |= {"mm_per_pixel": session.mm_per_pixel, "limit_mm": session.limit_mm, "photos": photos}
+    for k, name in enumerate(session.photos, 1):
+        edits = session.edits.get(name, Edits())
+        marks = [[float(x), float(y), kind] for x, y, kind in edits.marks]
+        photos.append({"name": name, "mm_per_pixel": edits.mm_per_pixel, "marks": marks})
+        photos[-1]["brush"] = None if edits.brush is None else f"brushes/{k:04d}.png"
+    try:
+        _check_content(content)
+    except ValueError as error:
+        raise CrackutilsError(f"The session cannot be saved: {error}. Correct this and save it again.") from error
+    with replacing_file(file) as part, zipfile.ZipFile(part, "w") as archive:
+        for one, (name, path) in zip(photos, session.photos.items(), strict=True):
+            one["entry"], digest = f"photos/{names.give(name)}", hashlib.sha256()
+            with archive.open(_entry(one["entry"]), "w", force_zip64=True) as out:
+                for block in _read_blocks(name, path):
+                    digest.update(block)
+                    out.write(block)
+            one["sha256"] = digest.hexdigest()
+            if one["brush"]:
+                Image.fromarray(np.asarray(session.edits[name].brush, np.uint8)).save(png := io.BytesIO(), "PNG")
+                archive.writestr(_entry(one["brush"]), png.getvalue())
+        archive.writestr(_entry(_CONTENT), json.dumps(content, indent=1) + "\n")
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """Return an entry without the time, so that one session makes one file."""
+    return zipfile.ZipInfo(name)
+
+
+def _read_blocks(name: str, path: Path) -> Iterator[bytes]:
+    try:
+        with open(path, "rb") as source:
+            while block := source.read(_BLOCK):
+                yield block
+    except OSError as error:
+        why = f"{printable(name)} cannot be read ({error.strerror})"
+        raise CrackutilsError(f"The session cannot be saved: {why}. Bring the photo back, or take it out.") from error
+
+
+def _check_content(content: Any) -> None:
+    """Raise ValueError, which says what is wrong, for the content of a session that cannot be used."""
+    _require(isinstance(content, dict) and isinstance(content.get("photos"), list), "it has no list of photos")
+    _require(0 < _number(content.get("threshold")) < 1, "its threshold is not between 0 and 1")
+    for scale in (content, *content["photos"]):
+        _require(isinstance(scale, dict), "a photo is described wrongly")
+        value = scale.get("mm_per_pixel")
+        _require(value is None or 1e-6 <= _number(value) <= 1e6, f"the scale {value} is out of range")
+    limit = content.get("limit_mm")
+    _require(limit is None or 0 < _number(limit) < math.inf, f"the limit {limit} is out of range")
+    seen: set[str] = set()
+    for photo in content["photos"]:
+        name = photo.get("name")
+        named = isinstance(name, str) and name.strip("./\\ ") and "\0" not in name
+        _require(bool(named), f"a photo is called {name!r}")
+        _require(not leads_outside(name), f"the name {name!r} leads outside the folder")
+        _require(name.encode(errors="replace").decode() == name, f"the name {name!r} is no text")
+        _require(posixpath.normpath(name) not in seen, f"two photos are called {name!r}")
+        seen.add(posixpath.normpath(name))
+        _require(isinstance(photo.get("marks"), list), f"{name!r} has no list of marks")
+        for mark in photo["marks"]:
+            good = isinstance(mark, list) and len(mark) == 3 and mark[2] in MARKS
+            _require(good and all(abs(_number(at)) < 1e6 for at in mark[:2]), f"{name!r} has the mark {mark}")
+
+
+def _require(good: bool, problem: str) -> None:
+    if not good:
+        raise ValueError(problem)
+
+
+def _number(value: Any) -> float:
+    """Return a finite number; NaN, which fails every comparison, for what is none."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else math.nan
+
+
+def is_session(file: Path) -> bool:
+    """Return whether a file is a ZIP archive with the content of a session, whole or not."""
+    with contextlib.suppress(OSError, ValueError, *ZIP_ERRORS), zipfile.ZipFile(file) as archive:
+        return _CONTENT in archive.namelist()
+    return False
+
+
+def read_session(file: str | Path, folder: str | Path) -> Session:
+    """Unpack a session into a folder and return it; its photos lie in `photos/`, under clean names.
+
+    A photo that lies there already is not written again. Brushes are read from the disk when they are used; changes of
+    one stay in memory. Raises CrackutilsError for a file that is no session, is damaged, or of a newer version, that
+    declares far more than it holds or leads outside the folder, and for photos that are not those that were saved.
+    """
+    file, folder = Path(file), Path(folder)
+    try:
+        with open(file, "rb") as opened:
+            packed = opened.read(2) == b"PK"
+        if not packed:
+            raise CrackutilsError(f"{file} is no session: it is no ZIP archive. Give a file that was saved as one.")
+        with zipfile.ZipFile(file) as archive:
+            return _unpack(archive, file, folder)
+    except OSError as error:
+        why = error.strerror or error
+        raise CrackutilsError(f"{file} cannot be read ({why}). Give the file of a session.") from error
+    except (*ZIP_ERRORS, ValueError, LookupError) as error:
+        raise CrackutilsError(f"{file} is damaged ({error}). Copy it again, or save the session again.") from error
+
+
+def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> Session:
+    entries = archive.infolist()
+    for e in entries:
+        refuse_entry(file, e.filename, stat.S_ISLNK(e.external_attr >> 16))
+    packed = sum(e.compress_size for e in entries)
+    large = [e.filename for e in entries if e.file_size > _RATIO * e.compress_size + _SMALL]
+    if large or packed > file.stat().st_size:
+        why = f"entries declare far more than it holds ({name_some(large or [e.filename for e in entries])})"
+        raise CrackutilsError(f"{file} is refused: {why}. Nothing was unpacked.")
+    if _CONTENT not in archive.namelist():
+        raise CrackutilsError(f"{file} is no session: it holds no {_CONTENT}. Give a file that was saved as one.")
+    _require(archive.getinfo(_CONTENT).file_size <= _LONGEST, f"{_CONTENT} is too large")
+    content = json.loads(archive.read(_CONTENT))
+    if not isinstance(content, dict) or content.get("kind") != _KIND:
+        raise CrackutilsError(f"{file} is no session of this program. Give a file that was saved as one.")
+    schema = content.get("schema")
+    if isinstance(schema, int) and schema > _SCHEMA:
+        raise CrackutilsError(f"{file} was saved by a newer version of crackutils. Update crackutils to open it.")
+    _require(schema == _SCHEMA, f"its schema is {schema!r}")
+    _check_content(content)
+    names, needed = Names(), 0
+    session = Session(**{name: content.get(name) for name in ("threshold", "mm_per_pixel", "limit_mm")})
+    for one in content["photos"]:
+        session.photos[one["name"]] = target = folder / "photos" / names.give(one["name"])
+        needed += 0 if target.is_file() else archive.getinfo(str(one["entry"])).file_size
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_space(file.name, needed, folder)
+    for one in content["photos"]:
+        name, entry = one["name"], archive.getinfo(str(one["entry"]))
+        with archive.open(entry) as source:
+            _write_photo(source, session.photos[name], entry.file_size, str(one.get("sha256")), printable(name))
+        brush = _read_brush(archive, str(one["brush"]), folder / "brushes") if one.get("brush") else None
+        marks = tuple((x, y, kind) for x, y, kind in one["marks"])
+        if marks or brush is not None or one.get("mm_per_pixel") is not None:
+            session.edits[name] = Edits(one.get("mm_per_pixel"), marks, brush)
+    return session
+
+
+def _write_photo(source: IO[bytes], target: Path, size: int, expected: str, name: str) -> None:
+    """Write a photo where it is not there yet; ValueError where it is not the one that was saved."""
+    if target.is_file() and target.stat().st_size == size and sha256(target) == expected:
+        return
+    digest = hashlib.sha256()
+    with replacing_file(target) as part:
+        with open(part, "wb") as out:
+            while block := source.read(_BLOCK):
+                digest.update(block)
+                out.write(block)
+        _require(digest.hexdigest() == expected, f"the photo {name} is not the one that was saved")
+
+
+def _read_brush(archive: zipfile.ZipFile, entry: str, folder: Path) -> np.ndarray:
+    """Return a brush, uint8 (h, w), of 0, 1 and 2, mapped from a file; ValueError where it is none."""
+    _require(archive.getinfo(entry).file_size <= LARGEST * 10**6, f"{entry} is too large")
+    raw = archive.read(entry)
+    file = folder / f"{hashlib.sha256(raw).hexdigest()[:32]}.npy"
+    if not file.is_file():
+        try:
+            with Image.open(io.BytesIO(raw), formats=("PNG",)) as picture:
+                _require(picture.mode == "L" and picture.width * picture.height <= LARGEST * 10**6, f"{entry} is none")
+                brush = np.asarray(picture)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{entry} is no brush: {error}") from error
+        _require(int(brush.max()) <= ERASED, f"{entry} has other values than 0, 1 and 2")
+        save_array(file, brush)
+    return np.load(file, mmap_mode="c")

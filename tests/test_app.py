@@ -1,0 +1,249 @@
+"""The page in the browser: what a desk does, and the whole way in a real Chromium."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_inspection import LONG, Fake, save, wall
+
+from crackutils.app.desk import Desk, remove_old
+from crackutils.cli import main
+from crackutils.config import CrackutilsError
+from crackutils.synthetic.photo import make_photo
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: Any) -> Desk:
+    desk = Desk(tmp_path / "desk", Fake().detector)
+    monkeypatch.setattr("crackutils.inspection.folder.load_detector", lambda *_: desk.net)
+    save(wall(lines=(*LONG, ((100, 400), (500, 420)))), tmp_path / "wall.png")
+    assert not desk.add([(tmp_path / "wall.png", "wall.png")])
+    desk.open("wall.png")
+    return desk
+
+
+def test_a_desk_takes_photos_by_any_name_and_keeps_them_apart(tmp_path: Path, desk: Desk) -> None:
+    names = [
+        "wall.png",
+        "../../wall.png",
+        "<script>alert(1)</script>.png",
+        "a\"b'c.png",
+        "mauer 🧱.png",
+        "C:\\x\\wall.png",
+    ]
+    assert not desk.add([(tmp_path / "wall.png", name) for name in names])
+    assert len(desk.session.photos) == 7 and len(set(desk.session.photos.values())) == 7
+    assert all((desk.home / "photos") == file.parent for file in desk.session.photos.values())
+    long = [desk.add([(tmp_path / "wall.png", name)]) for name in ("\0.png", "x" * 300 + ".png", "🧱" * 90 + ".png")]
+    assert [len(problems) for problems in long] == [1, 0, 0] and len(desk.session.photos) == 9
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    before = desk.table()
+    assert (
+        "no session" in desk.add([(tmp_path / "broken.jpg", "broken.zip"), (tmp_path / "broken.jpg", "broken.jpg")])[0]
+    )
+    np.testing.assert_array_equal(desk.table(), before)  # a bad session takes nothing away
+    with pytest.raises(CrackutilsError, match=r"broken\.jpg .* Choose another photo"):
+        desk.open("broken.jpg")
+    assert desk.sight is None
+
+
+def test_marks_brush_scale_and_limit_change_what_is_found(desk: Desk) -> None:
+    assert len(desk.sight.cracks) == 2 and "length (px)" in desk.table()
+    desk.set_scale(0.5, everywhere=True)
+    desk.set_limit(1.0)
+    table = desk.table()
+    assert table["length (mm)"][0] == pytest.approx(300, rel=0.02) and set(table["over 1 mm"]) == {"! over"}
+    x, y = 300 * desk.sight.shrink, 152 * desk.sight.shrink
+    assert desk.crack_at(x, y) == 1 and desk.crack_at(x, 600) is None
+    desk.mark(1, "joint")
+    assert len(desk.sight.cracks) == 1 and "1 found lines are no cracks" in desk.summary()
+    desk.edit(marks=())
+    assert len(desk.sight.cracks) == 2
+    desk.draw([(100, 600), (800, 600)], 4, "add")
+    assert len(desk.sight.cracks) == 3
+    desk.draw([(0, 150), (900, 150)], 30, "erase")
+    assert len(desk.sight.cracks) == 2 and not desk.sight.mask[140:160].any()
+    for points in ([], [(1, 1)]):
+        with pytest.raises(CrackutilsError, match="two points"):
+            desk.draw(points, 4, "add")
+
+
+def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) -> None:
+    desk.set_scale(0.25, everywhere=False)
+    desk.draw([(100, 600), (800, 600)], 4, "add")
+    desk.mark(1, "nothing")
+    again = Desk(desk.home, desk.net)  # as after a kill
+    again.open("wall.png")
+    other = Desk(tmp_path / "other", desk.net)
+    assert not other.add([(desk.write(), "session.zip")])
+    other.open("wall.png")
+    for one in (again, other):
+        np.testing.assert_array_equal(one.table(), desk.table())
+        assert one.scale_of("wall.png") == 0.25
+    other.clear()
+    assert not other.session.photos and not any(other.home.iterdir())
+
+
+def test_the_report_holds_what_the_desk_shows(tmp_path: Path, desk: Desk) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    desk.add([(tmp_path / "broken.jpg", "broken.jpg"), (tmp_path / "wall.png", "<b>.png")])
+    desk.set_scale(0.5, everywhere=True)
+    desk.mark(1, "joint")
+    files = {file.name: file for file in desk.report()}
+    cracks = pd.read_csv(files["cracks.csv"])
+    own = cracks[cracks["file"] == "wall.png"]
+    assert own["length_mm"].round(2).tolist() == desk.table()["length (mm)"].tolist() and len(cracks) == 3
+    page = files["report.html"].read_text("utf-8")
+    assert "Rejected by the user: 1" in page and "broken.jpg" in page and "<b>.png" not in page
+    with zipfile.ZipFile(files["inspection.zip"]) as archive:
+        assert {"report.html", "photos/wall.png/mask.png", "photos/<b>.png/mask.png"} < set(archive.namelist())
+
+
+def test_desks_go_after_a_week(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (time.time() - 8 * 24 * 3600,) * 2)
+    remove_old(tmp_path)
+    assert not old.exists() and new.exists()
+
+
+class Server:
+    """`crackutils app` in a process of its own."""
+
+    def __init__(self, data: Path, port: int = 7931) -> None:
+        command = [sys.executable, "-m", "crackutils", "app", "--port", str(port)]
+        environment = {**os.environ, "CRACKUTILS_DATA_DIR": str(data)}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
+        self.url = re.search(r"http://\S+", self.process.stdout.readline())[0]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Any]:
+    servers = []
+    yield lambda: servers.append(Server(tmp_path / "data")) or servers[-1]
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    if not CHROMIUM:
+        pytest.skip("there is no Chromium on this machine")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--disable-sync", "--no-first-run"])
+
+
+def facts_become(page: Any, text: str | re.Pattern) -> None:
+    page.locator("#facts").get_by_text(text).wait_for()
+
+
+def upload(page: Any, *files: Path) -> None:
+    page.locator("#files input[type=file]").set_input_files(list(files))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_whole_way_in_a_browser(tmp_path: Path, browser: Any, serve: Any, width: int) -> None:
+    photo = tmp_path / 'wall <b>"1" 🧱.png'
+    save(make_photo(77, 3, 900, 700).image, photo)
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    server = serve()
+    context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+    page, outside, errors = context.new_page(), [], []
+    page.set_default_timeout(15_000)
+    page.on("request", lambda r: None if r.url.startswith((server.url, "data:", "blob:")) else outside.append(r.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server.url)
+    facts_become(page, "No photo is open.")
+    upload(page, photo, tmp_path / "broken.jpg")
+    facts_become(page, "900 x 700 pixels, without a scale")
+    assert photo.name in page.locator("#photo input").input_value()
+
+    # the scale: two clicks, then by keyboard alone
+    picture = page.locator("#picture img")
+    page.get_by_text("From two points").click()
+    page.get_by_label("set the scale").check()
+    box = picture.bounding_box()
+    for x in (100, 700):
+        picture.click(position={"x": x * box["width"] / 900, "y": 150 * box["height"] / 700})
+        page.wait_for_function(f"document.querySelector('#ends textarea, #ends input').value.includes('{x // 100}')")
+    page.get_by_label("Their distance in millimetres").fill("60")
+    page.get_by_role("button", name="Set the scale from the points").press("Enter")
+    facts_become(page, re.compile(r"0\.(0998|0999|1|1001|1002)\d* mm per pixel"))
+    page.locator("#limit input").fill("0.3")
+    page.keyboard.press("Enter")
+    page.locator("#table").get_by_text("! over").locator("visible=true").first.wait_for()
+    before = page.locator("#facts").inner_text()
+    page.locator("#threshold input[type=range]").focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("before => document.querySelector('#facts').innerText != before", arg=before)
+
+    # a crack is looked at, rejected, and taken back
+    page.get_by_label("Crack", exact=True).press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.locator("#told").get_by_text("Crack 1").wait_for()
+    page.wait_for_timeout(1000)  # as a hand needs
+    page.get_by_label("nothing").check()
+    facts_become(page, "1 found lines are no cracks")
+    page.get_by_role("button", name="Take back what was said").click()
+    page.locator("#facts").get_by_text("are no cracks").wait_for(state="detached")
+
+    # painted by keyboard, saved, and opened by somebody else
+    if width > 1000:  # else the tab is in a menu
+        page.get_by_role("tab", name="Brush").click()
+        page.get_by_label("Line: x, y").fill("100, 600; 700, 620")
+        page.get_by_role("button", name="Apply brush and line").click()
+        facts_become(page, "2 cracks")
+        page.get_by_role("tab", name="Cracks").click()
+    page.get_by_role("button", name="Save the session").click()
+    with page.expect_download() as session:
+        page.locator("#done a").first.click()
+    session.value.save_as(tmp_path / "session.zip")
+    found = page.locator("#facts").inner_text()
+    other = browser.new_context().new_page()
+    other.goto(server.url)
+    facts_become(other, "No photo is open.")
+    upload(other, tmp_path / "session.zip")
+    facts_become(other, found.splitlines()[1])
+    other.close()
+
+    # the report, and the command line from the same session
+    page.get_by_role("button", name="Write the report").click()
+    page.locator('#done a[download="report.html"]').wait_for()
+    with page.expect_download() as table:
+        page.locator('#done a[download="cracks.csv"]').click()
+    table.value.save_as(tmp_path / "cracks.csv")
+    assert main(["inspect", "--session", str(tmp_path / "session.zip"), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "cracks.csv").read_bytes() == (tmp_path / "out" / "cracks.csv").read_bytes()
+
+    # a killed server goes on; then all is removed
+    server.kill()
+    serve()
+    page.goto(server.url)
+    facts_become(page, found.splitlines()[1])
+    page.get_by_role("button", name="Remove all photos").click()
+    facts_become(page, "No photo is open.")
+    assert not outside and not errors
