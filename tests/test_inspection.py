@@ -29,7 +29,7 @@ from crackutils.inspection.folder import inspect
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import Piece, measure_cracks
 from crackutils.inspection.photo import resume_photo
-from crackutils.inspection.tiling import Detector, load_detector, map_photo, tile_probabilities
+from crackutils.inspection.tiling import CrackMap, Detector, load_detector, map_photo, tile_probabilities
 from crackutils.inspection.truth import compare_at_threshold, save_photos
 from crackutils.synthetic.photo import make_photo
 
@@ -131,6 +131,10 @@ def test_a_crack_goes_on_where_the_network_is_less_sure(monkeypatch: Any) -> Non
     for part, before in zip((p, tall), both, strict=True):
         np.testing.assert_array_equal(crack_mask(part, 0.5), before)
     assert (both[1][:280, 20:23].sum(1) == 1).all()
+    for logit, kept in ((1.9, False), (2.1, True)):  # one sure cell anywhere along the crack is enough
+        cells = np.full((19, 57), -5.0)
+        cells[6, 40] = logit
+        np.testing.assert_array_equal(crack_mask(p, 0.5, cells), both[0] if kept else np.zeros_like(both[0]))
 
 
 def test_the_picture_shows_frame_line_and_scale() -> None:
@@ -514,7 +518,7 @@ def test_synthetic_photos_are_saved_and_compared_at_thresholds(tmp_path: Path) -
     assert len(labels) == 2 * 4 and list(labels.columns) == ["row", "col", "crack", "photo"]
     expected = [int((s.mask[:256, :256] > 127).sum() >= 24) for s in shots]
     assert labels.groupby("photo")["crack"].first().tolist() == expected
-    maps = [shot.mask // 2 for shot in shots]
+    maps = [CrackMap(shot.mask // 2, np.full((24, 32), 9.0)) for shot in shots]
     low, high = (compare_at_threshold(shots, maps, t) for t in (0.2, 0.6))
     assert low["threshold"] == 0.2 and low["iou"] > 0.8 and low["line_f1"] > 0.95 and low["length_error"] < 0.15
     assert (high["iou"], high["line_f1"], high["length_error"]) == (0, 0, 1)

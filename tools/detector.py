@@ -26,9 +26,9 @@ from crackutils.training import Trained
 
 PHOTOS, SIDE = 1500, 768  # synthetic ones, and their side, pixels
 WEIGHTS = "imagenet"  # of the backbone, at first
-STEPS = (3000, 1000)  # without photos with masks of people, and then with them
-SHARES = ((0.6, 0.0), (0.35, 0.3))  # of a batch: synthetic photos, and photos with masks of people
-_SLOWER = 0.4  # the learning rate of the second training, as a share of that of the first
+STEPS = (4500, 2500)  # without photos with masks of people, and then with them
+SHARES = ((0.67, 0.0), (0.35, 0.4))  # of a batch: synthetic photos, and photos with masks of people
+_SLOWER = 0.5  # the learning rate of the second training, as a share of that of the first
 
 
 def read_masked(folder: Path) -> Photos:

@@ -68,7 +68,7 @@ def find_cracks(
     numbers stay. With edits, the table has a column confirmed, True where a crack is marked as one. Raises
     CrackutilsError for a brush of another size than the photo's, and for unknown marks.
     """
-    mask = crack_mask(seen.pixels, threshold)
+    mask = crack_mask(seen.pixels, threshold, seen.cells)
     if edits is not None and edits.brush is not None:
         if edits.brush.shape != mask.shape:
             sizes = " and ".join(f"{wide}x{high}" for high, wide in (edits.brush.shape[:2], mask.shape))
@@ -131,7 +131,7 @@ def inspect_photo(
     if edits is not None:
         mm_per_pixel = mm_per_pixel if edits.mm_per_pixel is None else edits.mm_per_pixel
         if edits.corrected:  # no frames around what the user has taken out
-            likely &= mask | ~crack_mask(seen.pixels, threshold)
+            likely &= mask | ~crack_mask(seen.pixels, threshold, seen.cells)
             likely &= True if edits.brush is None else edits.brush != ERASED
     scale = mm_per_pixel or 1.0
     limit = limit_mm / scale if limit_mm else None

@@ -17,7 +17,7 @@ from crackutils.folders import find_pictures
 from crackutils.images import ImageError, read_image
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import find_lines
-from crackutils.inspection.tiling import TILE, cut_tiles
+from crackutils.inspection.tiling import TILE, CrackMap, cut_tiles
 from crackutils.synthetic.scene import Photo
 from crackutils.userfiles.names import match_names
 
@@ -127,12 +127,10 @@ def compare_with_truth(shot: Photo, mask: np.ndarray) -> dict[str, Any]:
     return {"style": shot.facts["style"]} | counts
 
 
-def compare_at_threshold(shots: Sequence[Photo], maps: Sequence[np.ndarray], threshold: float) -> dict[str, float]:
-    """Return medians over photos of scores at a threshold, length_error without its sign.
-
-    maps are the pixels of their `CrackMap`.
-    """
-    rows = [compare_with_truth(shot, crack_mask(p, threshold)) for shot, p in zip(shots, maps, strict=True)]
+def compare_at_threshold(shots: Sequence[Photo], maps: Sequence[CrackMap], threshold: float) -> dict[str, float]:
+    """Return medians over photos, with their maps, of scores at a threshold, length_error without its sign."""
+    masks = [crack_mask(seen.pixels, threshold, seen.cells) for seen in maps]
+    rows = [compare_with_truth(shot, mask) for shot, mask in zip(shots, masks, strict=True)]
     return {"threshold": threshold} | score_counts(pd.DataFrame(rows))[_SCORES].abs().median().to_dict()
 
 

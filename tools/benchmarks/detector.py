@@ -53,6 +53,11 @@ def measure_masked(find: Callable[[np.ndarray], np.ndarray], folder: Path) -> di
     return {"photos": len(rows)} | scores.round(4).to_dict() | {"seconds": round(seconds, 3)}
 
 
+def _mask_of(image: np.ndarray, net: Detector, threshold: float) -> np.ndarray:
+    seen = map_photo(image, net)
+    return crack_mask(seen.pixels, threshold, seen.cells)
+
+
 def open_crackpot(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Return what finds masks with crackpot's network: it squeezes every photo to 256x256 pixels."""
     model = keras.models.load_model(file, compile=False)
@@ -108,7 +113,7 @@ def measure_drawn(net: Detector, threshold: float, count: int = 16) -> dict[str,
     rows = []
     for k in progress(range(count), "drawn", count, "photo"):
         shot = make_photo(DRAWN, k, 1536, 1152, THIN)
-        rows.append(compare_with_truth(shot, crack_mask(map_photo(shot.image, net).pixels, threshold)))
+        rows.append(compare_with_truth(shot, _mask_of(shot.image, net, threshold)))
     table = pd.DataFrame(rows)
     error = (table["length_found"] / table["length_true"] - 1).abs()
     found = {"iou": score_counts(table)["iou"].median(), "length_error": error.median()}
@@ -124,10 +129,10 @@ def measure_lines(net: Detector, count: int = 40) -> dict[str, Any]:
     totals = dict.fromkeys(_THRESHOLDS, 0)
     for k in progress(range(count), "joints", count, "photo"):
         shot = make_photo(RICH, k, 768, 768, THIN, rich=True)
-        pixels, target = map_photo(shot.image, net).pixels, target_of(shot)
+        seen, target = map_photo(shot.image, net), target_of(shot)
         unsure = dilate(target == UNSURE, 9) & ~dilate(target == CRACK, 9)
         for t in _THRESHOLDS:
-            counts = compare_masks(crack_mask(pixels, t) & ~unsure, target == CRACK)
+            counts = compare_masks(crack_mask(seen.pixels, t, seen.cells) & ~unsure, target == CRACK)
             totals[t] = totals[t] + pd.Series(counts)
     table = score_counts(pd.DataFrame(totals).T)
     at = table[table["line_recall"] >= 0.8]["line_precision"]
@@ -152,7 +157,7 @@ def main(words: list[str]) -> None:
     threshold, net = float(given.get("THRESHOLD", 0.5)), load_detector(run)
     path = lambda name: Path(given[name]) if name in given else None  # noqa: E731
     found: dict[str, Any] = {"threshold": threshold}
-    mask_of = lambda net: lambda image: crack_mask(map_photo(image, net).pixels, threshold)  # noqa: E731
+    mask_of = lambda net: lambda image: _mask_of(image, net, threshold)  # noqa: E731
     if folder := path("MASKED"):
         found["masked"] = measure_masked(mask_of(net), folder)
         if file := path("CRACKPOT"):
