@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crackutils import config
 from crackutils.app.desk import Desk, desks_folder, remove_old
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import SHIPPED
 from crackutils.folders import find_pictures
-from crackutils.inspection.tiling import load_detector
+from crackutils.inspection.tiling import TILE, load_detector, map_photo
 
 
 def start_page(
@@ -44,7 +46,9 @@ def start_page(
         remove_old(folder)
     temporary = uploads / str(os.getpid())  # gradio's copies of what goes in and out
     os.environ["GRADIO_TEMP_DIR"] = str(temporary)
-    start = functools.partial(Desk, net=load_detector(model or SHIPPED, engine), model=model, engine=engine)
+    net = load_detector(model or SHIPPED, engine)
+    map_photo(np.zeros((TILE, TILE, 3), np.uint8), net)  # so that the first photo does not wait for the network
+    start = functools.partial(Desk, net=net, model=model, engine=engine)
     name = "that of the package" if model is None else config.display_path(Path(model))
     page = build_page(start, home, name, files)
     try:
