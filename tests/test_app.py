@@ -17,6 +17,7 @@ import pytest
 from test_inspection import LONG, Fake, save, wall
 
 from crackutils.app.desk import Desk, remove_old
+from crackutils.app.serve import show_page
 from crackutils.cli import main
 from crackutils.config import CrackutilsError
 from crackutils.synthetic.photo import make_photo
@@ -109,6 +110,15 @@ def test_the_report_holds_what_the_desk_shows(tmp_path: Path, desk: Desk) -> Non
     assert "Rejected by the user: 1" in page and "broken.jpg" in page and "<b>.png" not in page
     with zipfile.ZipFile(files["inspection.zip"]) as archive:
         assert {"report.html", "photos/wall.png/mask.png", "photos/<b>.png/mask.png"} < set(archive.namelist())
+
+
+def test_a_notebook_goes_on_without_the_page(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    show_page([tmp_path / "none.jpg"])
+    assert "Nobody looks at this run" in capsys.readouterr().out
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook")
+    show_page([tmp_path / "none.jpg"])
+    assert "none.jpg does not exist" in capsys.readouterr().out
 
 
 def test_desks_go_after_a_week(tmp_path: Path) -> None:

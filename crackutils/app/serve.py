@@ -77,7 +77,10 @@ def serve(photos: Sequence[Path], **options: Any) -> None:
 
 def show_page(photos: Sequence[Path], model: Path | None = None) -> None:
     """Show the page in a notebook in Jupyter or Colab, and say how to open it in a run that nobody looks at."""
-    if "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules:
-        start_page(photos, model, inline=True)
-    else:
+    if not ("JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules):
         print("Nobody looks at this run. Run make app, or open this notebook in JupyterLab or Colab.")
+        return
+    try:
+        start_page(photos, model, inline=True)
+    except CrackutilsError as error:  # a notebook goes on without its page
+        print(error)
