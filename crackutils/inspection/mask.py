@@ -14,7 +14,7 @@ from crackutils.detector.network import CELL
 _STRIP = 2048  # rows that are labelled at once, so that memory does not grow with the photo
 _BLOCK, _RIM = 512, 64  # side of the blocks that are thinned, and of what they see around them, pixels
 _SHORTEST = 20  # pixels of a line that counts
-_CELL_SURE = 2.0  # by which the logit of a crack's surest cell is above that of the threshold
+_CELL_SURE = 2.0  # by which the logit of a crack's surest cell is above that of the threshold, from 0.5 up
 _LOW = 0.5  # of the threshold: down to this a crack goes on
 
 
@@ -25,7 +25,8 @@ def crack_mask(pixels: np.ndarray, threshold: float, cells: np.ndarray | None = 
     centre line alone counts, as the mask would be too wide else. What is shorter than 20 pixels is dropped, and, with
     the logits of the map's `cells`, so is what no cell is sure of: cells see more of their surroundings.
     """
-    sure = -np.inf if cells is None else math.log(threshold / (1 - threshold)) + _CELL_SURE
+    # a low threshold was chosen in order to see what is doubtful
+    sure = -np.inf if cells is None else math.log(threshold / (1 - threshold)) + _CELL_SURE * min(1, 2 * threshold)
     found = _grow(pixels, _LOW * threshold * 255, threshold * 255, np.zeros((1, 1)) if cells is None else cells, sure)
     mask, (h, w) = found.copy(), pixels.shape
     for row, col in itertools.product(range(0, h, _BLOCK), range(0, w, _BLOCK)):
