@@ -90,6 +90,8 @@ def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) 
     other = Desk(tmp_path / "other", desk.net)
     assert not other.add([(desk.write(), "session.zip")])
     other.open("wall.png")
+    assert not other.add([(tmp_path / "wall.png", "wall.png")])  # takes no name away
+    assert list(other.session.photos) == ["wall.png", "wall (2).png"]
     for one in (again, other):
         np.testing.assert_array_equal(one.table(), desk.table())
         assert one.scale_of("wall.png") == 0.25
@@ -102,11 +104,13 @@ def test_the_report_holds_what_the_desk_shows(tmp_path: Path, desk: Desk) -> Non
     desk.add([(tmp_path / "broken.jpg", "broken.jpg"), (tmp_path / "wall.png", "<b>.png")])
     desk.set_scale(0.5, everywhere=True)
     desk.mark(1, "joint")
+    desk.set_exposure("XC2")
     files = {file.name: file for file in desk.report()}
     cracks = pd.read_csv(files["cracks.csv"])
     own = cracks[cracks["file"] == "wall.png"]
     assert own["length_mm"].round(2).tolist() == desk.table()["length (mm)"].tolist() and len(cracks) == 3
     page = files["report.html"].read_text("utf-8")
+    assert "EN 1992-1-1:2004, Table 7.1N, for exposure class XC2" in " ".join(page.split())
     assert "Rejected by the user: 1" in page and "broken.jpg" in page and "<b>.png" not in page
     with zipfile.ZipFile(files["inspection.zip"]) as archive:
         assert {"report.html", "photos/wall.png/mask.png", "photos/<b>.png/mask.png"} < set(archive.namelist())

@@ -24,6 +24,7 @@ from crackutils.images import ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, tint_overlay
 from crackutils.inspection.export import over_limit_of_cracks
 from crackutils.inspection.folder import inspect
+from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import Piece
 from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
@@ -70,6 +71,7 @@ class Desk:
         self.lock = threading.RLock()  # a page may ask for two things at once
         self.sight: Sight | None = None
         self.chosen_photo: str | None = None  # also where it cannot be used
+        self.exposure: str | None = None  # the class that gave the limit
         home.mkdir(parents=True, exist_ok=True)
         self.session = self._load()
 
@@ -108,8 +110,10 @@ class Desk:
         clean = as_text(Path(name.replace("\\", "/")).name).replace("/", "_").replace(":", "_") or "photo"
         folder, stem, ending = self.home / "photos", Path(clean).stem, Path(clean).suffix
         folder.mkdir(exist_ok=True)
-        places = itertools.chain([clean], (f"{stem} ({k}){ending}" for k in itertools.count(2)))
-        return next(place for text in places if not (place := folder / folder_of(text)).exists())
+        names = itertools.chain([clean], (f"{stem} ({k}){ending}" for k in itertools.count(2)))
+        places = (folder / folder_of(text) for text in names)
+        # a session's photos lie elsewhere, but have their names too
+        return next(place for place in places if not place.exists() and place.name not in self.session.photos)
 
     def save(self) -> None:
         """Write the state without the photos, so that another server goes on from it."""
@@ -176,8 +180,13 @@ class Desk:
         """Set the largest allowed width in millimetres, None for none."""
         if value is not None and not 0 < value < math.inf:
             raise CrackutilsError(f"A limit of {value} mm is out of range. Give a width above 0.")
-        self.session.limit_mm = value
+        self.session.limit_mm, self.exposure = value, None
         self.save()
+
+    def set_exposure(self, name: str | None) -> None:
+        """Set the largest allowed width that `choose_limit` gives for an exposure class, None for none."""
+        self.set_limit(choose_limit(None, name)[0])
+        self.exposure = name
 
     def edits_of(self, name: str) -> Edits:
         """Return the corrections of a photo."""
@@ -367,7 +376,7 @@ class Desk:
         if not self.session.photos:
             raise CrackutilsError("There are no photos. Add some first.")
         out = self.home / "report"
-        inspect([], out, session=self.session, force=True, exif=exif, **self.chosen)
+        inspect([], out, session=self.session, force=True, exposure=self.exposure, exif=exif, **self.chosen)
         files = [out / name for name in ("report.html", "cracks.xlsx", "cracks.csv", "cracks.geojson", "cracks.dxf")]
         files += [out / "coco.json"]
         with replacing_file(all_files := self.home / "inspection.zip") as part, zipfile.ZipFile(part, "w") as archive:
@@ -393,7 +402,7 @@ def desks_folder() -> Path:
 
 
 def remove_old(home: Path) -> None:
-    """Remove desks that nobody has opened for a week."""
+    """Remove folders in `home`, desks or uploads, that nobody has used for a week."""
     for folder in home.glob("*"):
         if folder.is_dir() and time.time() - folder.stat().st_mtime > _KEPT:
             shutil.rmtree(folder, ignore_errors=True)

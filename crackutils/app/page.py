@@ -15,7 +15,6 @@ import numpy as np
 from crackutils.app.desk import Desk
 from crackutils.app.layout import BRUSHES, CLICKS, CSS, SCOPES, UPLOAD, lay_out
 from crackutils.config import CrackutilsError
-from crackutils.inspection.limit import choose_limit
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
 
@@ -182,9 +181,8 @@ def _set_limit(desk: Desk, value: float | None) -> Any:
 
 @_said
 def _set_exposure(desk: Desk, name: str) -> list[Any]:
-    limit, _ = choose_limit(None, name or None)
-    desk.set_limit(limit)
-    return [limit, *_show(desk)]
+    desk.set_exposure(name or None)
+    return [desk.session.limit_mm, *_show(desk)]
 
 
 @_said
