@@ -74,13 +74,10 @@ def predict_images(net: Any, what: str, read: Callable[[int], np.ndarray], rows:
     return np.concatenate(outputs)
 
 
-def find_maps(model: Any, ds: Dataset, rows: np.ndarray, size: int, layer: str = "cells") -> np.ndarray:
-    """Return the logits of a layer, "cells" or "pixels", for some images: float32 (n, height, width) of that map.
-
-    `size` is the model's input.
-    """
-    net = keras.Model(model.input, model.get_layer(layer).output)
-    return predict_images(net, f"{layer} at {size} px", lambda row: ds.read(row, size), rows)[..., 0]
+def find_maps(model: Any, ds: Dataset, rows: np.ndarray, size: int) -> np.ndarray:
+    """Return the logits of the cells of some images, float32 (n, size / 16, size / 16); `size` is the model's input."""
+    net = keras.Model(model.input, model.get_layer("cells").output)
+    return predict_images(net, f"cells at {size} px", lambda row: ds.read(row, size), rows)[..., 0]
 
 
 def top_mean(maps: np.ndarray, share: float) -> np.ndarray:
