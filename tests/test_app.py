@@ -85,6 +85,7 @@ def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) 
     desk.set_scale(0.25, everywhere=False)
     desk.draw([(100, 600), (800, 600)], 4, "add")
     desk.mark(1, "nothing")
+    desk.set_exposure("XC4")
     again = Desk(desk.home, desk.net)  # as after a kill
     again.open("wall.png")
     other = Desk(tmp_path / "other", desk.net)
@@ -94,7 +95,12 @@ def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) 
     assert list(other.session.photos) == ["wall.png", "wall (2).png"]
     for one in (again, other):
         np.testing.assert_array_equal(one.table(), desk.table())
-        assert one.scale_of("wall.png") == 0.25
+        assert one.scale_of("wall.png") == 0.25 and one.session.exposure == "XC4"
+    again.set_limit(0.2)
+    assert Desk(desk.home, desk.net).session.exposure is None
+    other.remove("wall.png")
+    assert other.sight is None and list(other.session.photos) == ["wall (2).png"]
+    other.open("wall (2).png")
     other.clear()
     assert not other.session.photos and not any(other.home.iterdir())
 
@@ -102,9 +108,12 @@ def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) 
 def test_the_report_holds_what_the_desk_shows(tmp_path: Path, desk: Desk) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     desk.add([(tmp_path / "broken.jpg", "broken.jpg"), (tmp_path / "wall.png", "<b>.png")])
+    desk.set_scale(0.5, everywhere=False)
+    desk.set_exposure("XC2")
+    with pytest.raises(CrackutilsError, match=r"1 of 3 photos have no scale \(<b>\.png\)"):
+        desk.report()  # the broken one needs none
     desk.set_scale(0.5, everywhere=True)
     desk.mark(1, "joint")
-    desk.set_exposure("XC2")
     files = {file.name: file for file in desk.report()}
     cracks = pd.read_csv(files["cracks.csv"])
     own = cracks[cracks["file"] == "wall.png"]

@@ -22,7 +22,7 @@ from crackutils.config import CrackutilsError
 from crackutils.files import replacing_file
 from crackutils.inspection.folder import inspect
 from crackutils.inspection.labelled import labelled_tiles
-from crackutils.inspection.photo import find_cracks, folder_of, inspect_photo, resume_photo
+from crackutils.inspection.photo import Options, find_cracks, folder_of, inspect_photo, resume_photo
 from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
 from crackutils.inspection.session import ADDED, ERASED, Edits, Session, read_session, write_session
 from crackutils.inspection.tiling import map_photo
@@ -96,10 +96,10 @@ def test_what_the_brush_joins_is_one_crack() -> None:
 def test_what_is_written_of_a_photo_follows_the_edits(tmp_path: Path) -> None:
     save(wall(lines=(HIGH, LOW)), file := tmp_path / "a.png")
     net, out = Fake().detector, tmp_path / "out"
-    plain = resume_photo(file, out, net, 0.5, 0.5)
+    plain = resume_photo(file, out, net, Options(0.5, 0.5))
     assert "rejected" not in plain and "corrected" not in plain and len(plain["areas"]) == 2
     edits = Edits(0.25, ((300, 450, "joint"), (300, 150, "crack")))
-    one = inspect_photo(file, tmp_path / "other", net, 0.5, 0.5, None, edits)
+    one = inspect_photo(file, tmp_path / "other", net, Options(0.5, 0.5, edits=edits))
     assert [crack["confirmed"] for crack in one["cracks"]] == [True] and one["corrected"]
     assert one["cracks"][0]["length"] == pytest.approx(plain["cracks"][0]["length"] / 2, rel=1e-3)  # its own scale wins
     assert one["rejected"] == [{"x": 300, "y": 450, "kind": "joint"}]
@@ -123,9 +123,10 @@ def test_every_edit_is_part_of_the_key(tmp_path: Path, monkeypatch: Any) -> None
     given += [Edits(brush=brush()), Edits(brush=brush(np.s_[1:2, 1:2])), Edits(brush=brush(None, np.s_[1:2, 1:2]))]
     net = Fake().detector
     for k, edits in enumerate(given, 1):
-        first = resume_photo(file, tmp_path / "out", net, 0.5, None, None, False, edits)
+        first = resume_photo(file, tmp_path / "out", net, Options(0.5, edits=edits))
         again = None if edits is None else dataclasses.replace(edits)
-        assert resume_photo(file, tmp_path / "out", net, 0.5, None, None, False, again) == json.loads(json.dumps(first))
+        same = resume_photo(file, tmp_path / "out", net, Options(0.5, edits=again))
+        assert same == json.loads(json.dumps(first))
         assert len(calls) == k
     assert Edits(brush=brush()).key != Edits(brush=brush().reshape(900, 700)).key
     assert not Edits(0.5, brush=brush()).corrected and Edits(marks=((1, 1, "crack"),)).corrected
@@ -383,7 +384,7 @@ def test_sessions_of_no_use_leave_nothing_and_lose_nothing(session: Session, tmp
     assert (mine / "notes.txt").read_text() == "mine"
     session.mm_per_pixel = session.limit_mm = None
     write_session(session, file := tmp_path / "s.zip")
-    with pytest.raises(CrackutilsError, match=r"4 of 6 photos have no scale .*Give --mm-per-pixel for them"):
+    with pytest.raises(CrackutilsError, match=r"4 of 6 photos have no scale .*Give their millimetres per pixel"):
         inspect([], tmp_path / "out", "x", session=file)  # two have one of their own
     assert not fake.windows
     session.edits = {}
@@ -466,7 +467,7 @@ def test_the_command_takes_scales_from_markers(tmp_path: Path, fake: Fake, capsy
     windows = fake.windows
     capsys.readouterr()
     assert main(command) == 2 and fake.windows == windows and len(searched) == 1  # others are known
-    assert "1 of 4 photos have no scale (without.png). Give --mm-per-pixel" in capsys.readouterr().err
+    assert "1 of 4 photos have no scale (without.png). Give their millimetres" in capsys.readouterr().err
     assert main([*command, "--mm-per-pixel", "0.4"]) == 0 and len(searched) == 1
     assert "without a usable marker, measured with --mm-per-pixel: 1 (without.png)" in capsys.readouterr().out
     photos = pd.read_csv(out / "photos.csv").set_index("file")

@@ -115,7 +115,7 @@ def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake
     assert inspected(tmp_path / "site", out, "--mm-per-pixel", "0.1", "--limit-mm", "0.2") == 0
     assert "100% of the length" in capsys.readouterr().out and fake.windows == windows
     assert inspected(tmp_path / "site", out, "--limit-mm", "0.3") == 2
-    assert "needs a scale. Give --mm-per-pixel too." in capsys.readouterr().err
+    assert "needs a scale. Give the millimetres per pixel" in capsys.readouterr().err
     for value in ("0", "-1", "nan", "inf"):
         assert inspected(tmp_path / "site", out, "--mm-per-pixel", "0.1", "--limit-mm", value) == 2
         assert "limit_mm=" in capsys.readouterr().err

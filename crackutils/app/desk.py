@@ -29,7 +29,7 @@ from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import Piece
 from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
 from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
-from crackutils.inspection.session import ADDED, ERASED, Edits, Session, read_session, write_session
+from crackutils.inspection.session import ADDED, ERASED, SETTINGS, Edits, Session, read_session, write_session
 from crackutils.inspection.tiling import CrackMap, Detector
 
 LONGEST = 1600  # pixels of the longer side of the picture on the page
@@ -38,7 +38,7 @@ _NUMBERED = 30  # cracks that have their number in the picture: more would cover
 _AROUND = 40  # pixels around a crack in its own picture
 _BRUSHES = {"add": ADDED, "erase": ERASED}
 _KEPT = 7 * 24 * 3600  # seconds after which a desk that nobody opens is removed
-_STATE, _SETTINGS = "state.json", ("threshold", "mm_per_pixel", "limit_mm")
+_STATE = "state.json"
 
 
 @dataclass
@@ -71,7 +71,6 @@ class Desk:
         self.lock = threading.RLock()  # a page may ask for two things at once
         self.sight: Sight | None = None
         self.chosen_photo: str | None = None  # also where it cannot be used
-        self.exposure: str | None = None  # the class that gave the limit
         home.mkdir(parents=True, exist_ok=True)
         self.session = self._load()
 
@@ -126,19 +125,28 @@ class Desk:
                     save_array(self.home / brush, edits.brush)
             row = {"name": name, "file": str(file.relative_to(self.home)), "mm_per_pixel": edits.mm_per_pixel}
             photos.append(row | {"marks": edits.marks, "brush": brush})
-        state = {name: getattr(session, name) for name in _SETTINGS} | {"photos": photos}
+        state = {name: getattr(session, name) for name in SETTINGS} | {"photos": photos}
         write_atomically(self.home / _STATE, json.dumps(state))
 
     def _load(self) -> Session:
         if not (self.home / _STATE).is_file():
             return Session()
         state = json.loads((self.home / _STATE).read_text("utf-8"))
-        session = Session(**{name: state[name] for name in _SETTINGS})
+        session = Session(**{name: state.get(name) for name in SETTINGS})
         for row in state["photos"]:
             session.photos[row["name"]] = self.home / row["file"]
             brush = np.load(self.home / row["brush"], mmap_mode="c") if row["brush"] else None
             session.edits[row["name"]] = Edits(row["mm_per_pixel"], tuple(map(tuple, row["marks"])), brush)
         return session
+
+    def remove(self, name: str) -> None:
+        """Take a photo, with its corrections and results, off the desk and the disk."""
+        if self.chosen_photo == name:
+            self.sight = self.chosen_photo = None
+        self.session.photos.pop(name).unlink(missing_ok=True)
+        self.session.edits.pop(name, None)
+        shutil.rmtree(self.home / "report" / "photos" / folder_of(name), ignore_errors=True)
+        self.save()
 
     def clear(self) -> None:
         """Remove all photos and results from the disk."""
@@ -180,13 +188,13 @@ class Desk:
         """Set the largest allowed width in millimetres, None for none."""
         if value is not None and not 0 < value < math.inf:
             raise CrackutilsError(f"A limit of {value} mm is out of range. Give a width above 0.")
-        self.session.limit_mm, self.exposure = value, None
+        self.session.limit_mm, self.session.exposure = value, None
         self.save()
 
     def set_exposure(self, name: str | None) -> None:
         """Set the largest allowed width that `choose_limit` gives for an exposure class, None for none."""
-        self.set_limit(choose_limit(None, name)[0])
-        self.exposure = name
+        self.session.limit_mm, self.session.exposure = choose_limit(None, name)[0], name
+        self.save()
 
     def edits_of(self, name: str) -> Edits:
         """Return the corrections of a photo."""
@@ -376,7 +384,7 @@ class Desk:
         if not self.session.photos:
             raise CrackutilsError("There are no photos. Add some first.")
         out = self.home / "report"
-        inspect([], out, session=self.session, force=True, exposure=self.exposure, exif=exif, **self.chosen)
+        inspect([], out, session=self.session, force=True, exif=exif, **self.chosen)
         files = [out / name for name in ("report.html", "cracks.xlsx", "cracks.csv", "cracks.geojson", "cracks.dxf")]
         files += [out / "coco.json"]
         with replacing_file(all_files := self.home / "inspection.zip") as part, zipfile.ZipFile(part, "w") as archive:

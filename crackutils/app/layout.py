@@ -55,6 +55,7 @@ def _lay_out_settings() -> dict[str, Any]:
     parts["files"].preprocess = _read_upload  # not a class of our own: gradio writes files beside those
     parts["photo"] = gr.Dropdown(label="Photo", choices=[], elem_id="photo")
     parts["facts"] = gr.Markdown(elem_id="facts")
+    parts["remove"] = gr.Button("Remove this photo", size="sm")
     gr.Markdown("## 2 Scale")
     parts["scope"] = gr.Radio(list(SCOPES), value=SCOPES[0], label="Holds for", elem_id="scope")
     parts["scale"] = gr.Number(label="Millimetres per pixel (Enter sets it)", elem_id="scale")

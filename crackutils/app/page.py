@@ -31,10 +31,11 @@ def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given
     with gr.Blocks(title="crackutils", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         p = lay_out(model)
         shown = [p.picture, p.table, p.crack, p.crop, p.told, p.kind, p.facts, p.scale]
-        all_shown = [p.photo, p.threshold, p.limit, *shown]
+        all_shown = [p.photo, p.threshold, p.limit, p.exposure, *shown]
         page.load(functools.partial(_open_desk, start_desk, home, given), p.known, [p.known, p.desk, *all_shown])
         p.files.upload(_take, [p.desk, p.files], [p.files, *all_shown])
         p.photo.input(_choose, [p.desk, p.photo], all_shown)
+        p.remove.click(_remove, [p.desk, p.photo], all_shown)
         _connect_settings(p, shown)
         _connect_cracks(p, shown)
         p.seen_tab.select(_see, p.desk, p.picture)
@@ -56,7 +57,7 @@ def _connect_settings(p: SimpleNamespace, shown: list[Any]) -> None:
     p.threshold.input(_preview, [p.desk, p.threshold], p.picture, **quiet)
     p.threshold.change(_set_threshold, [p.desk, p.threshold], shown, **quiet)
     for happens in (p.limit.submit, p.limit.blur):
-        happens(_set_limit, [p.desk, p.limit], shown)
+        happens(_set_limit, [p.desk, p.limit], [p.exposure, *shown])
     p.exposure.input(_set_exposure, [p.desk, p.exposure], [p.limit, *shown])
 
 
@@ -121,7 +122,18 @@ def _choose(desk: Desk, name: str | None) -> list[Any]:
             gr.Warning(_plain(error))
     names = list(desk.session.photos)
     photo = gr.Dropdown(choices=names, value=name if name in names else None)
-    return [photo, desk.session.threshold, desk.session.limit_mm, *_show(desk)]
+    session = desk.session
+    return [photo, session.threshold, session.limit_mm, session.exposure or "", *_show(desk)]
+
+
+@_said
+def _remove(desk: Desk, name: str | None) -> list[Any]:
+    if name is None:
+        raise CrackutilsError("No photo is chosen. Choose the one to remove.")
+    names = list(desk.session.photos)
+    at = names.index(name)
+    desk.remove(name)
+    return _choose(desk, next(iter([*names[at + 1 :], *names[:at][::-1]]), None))
 
 
 @_said
@@ -176,7 +188,7 @@ def _set_limit(desk: Desk, value: float | None) -> Any:
     if (value or None) == desk.session.limit_mm:
         return gr.skip()
     desk.set_limit(value or None)
-    return _show(desk)
+    return ["", *_show(desk)]
 
 
 @_said

@@ -26,7 +26,7 @@ from crackutils.inspection.dxf import write_dxf
 from crackutils.inspection.export import write_coco, write_geojson
 from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.measure import COLUMNS, LENGTHS
-from crackutils.inspection.photo import UNUSABLE, cached_map, folder_of, resume_photo
+from crackutils.inspection.photo import UNUSABLE, Options, cached_map, folder_of, resume_photo
 from crackutils.inspection.prepare import choose_scales, open_session, settle_options
 from crackutils.inspection.report import render_report
 from crackutils.inspection.session import Edits, Session
@@ -91,7 +91,7 @@ def inspect(
     if marker_mm is not None and not 0 < marker_mm < math.inf:
         raise CrackutilsError(f"marker_mm={marker_mm} is out of range. Give the side of the marker in millimetres.")
     if limit_mm is not None and mm_per_pixel is marker_mm is session is None:
-        raise CrackutilsError("A limit in millimetres needs a scale. Give --mm-per-pixel too.")
+        raise CrackutilsError("A limit in millimetres needs a scale. Give the millimetres per pixel too (--mm-per-pixel).")
     if limit_mm is not None and not 0 < limit_mm < math.inf:
         raise CrackutilsError(f"limit_mm={limit_mm} is out of range. Give a width in millimetres above 0.")
     known = None if labels is None else read_tile_labels(labels)
@@ -107,15 +107,16 @@ def inspect(
                 opened = open_session(Path(session), out / "session", out / _MARK)
             files, edits = opened.photos, {name: opened.edits.get(name, Edits()) for name in opened.photos}
             settled = settle_options(opened, threshold=threshold, mm_per_pixel=mm_per_pixel, limit_mm=limit_mm)
+            exposure = opened.exposure if limit_mm is None else exposure
             threshold, mm_per_pixel, limit_mm = settled if known is None else [None, *settled[1:]]
-            rule = rule or choose_limit(limit_mm, None)[1]
+            rule = rule or choose_limit(None if exposure else limit_mm, exposure)[1]
         masks = {} if truth is None else find_masks(files, Path(truth))
         _claim_folder(out, files, force)
         folders = {name: out / "photos" / folder_of(name) for name in files}
         scales, notes = choose_scales(files, edits, mm_per_pixel, marker_mm, folders)
         unit = "mm" if any(scales.values()) else "px"
         if limit_mm is not None and unit == "px":
-            raise CrackutilsError("A limit in millimetres needs a scale. Give --mm-per-pixel too.")
+            raise CrackutilsError("A limit in millimetres needs a scale. Give the millimetres per pixel too (--mm-per-pixel).")
         before = identify_folders(files.values())
         model = Path(model or SHIPPED)
         net, chosen, found = load_detector(model, engine), "", {}
@@ -124,8 +125,8 @@ def inspect(
             threshold, chosen = _choose_threshold(files, out, net, known)
         threshold = threshold or 0.5
         for name in progress(files, "inspecting", len(files), "photo"):
-            place, own = folders[name], edits.get(name)
-            found[name] = resume_photo(files[name], place, net, threshold, scales[name], limit_mm, force, own, exif)
+            place, options = folders[name], Options(threshold, scales[name], limit_mm, edits.get(name), exif)
+            found[name] = resume_photo(files[name], place, net, options, force)
             if found[name]["problem"]:
                 refuse_lost(files[name], before)
             found[name]["problem"] = "; ".join(filter(None, [found[name]["problem"], notes.get(name)]))

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zipfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,27 @@ MARKED = 15  # pixels from a user's mark to the centre line that it holds for, a
 UNUSABLE = (ImageError, MemoryError, cv2.error)  # what a photo may raise
 _CODE = hash_sources(Path(__file__).parent)
 _PICTURES = ("overlay.jpg", "thumbnail.jpg", "mask.png")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a photo.
+
+    threshold: probability from which a pixel counts as a crack, above 0 and below 1; mm_per_pixel: scale, None for
+    lengths in pixels; limit_mm: the largest allowed width; edits: what a user has corrected, whose scale wins; exif:
+    whether camera, date and place are taken along.
+    """
+
+    threshold: float
+    mm_per_pixel: float | None = None
+    limit_mm: float | None = None
+    edits: Edits | None = None
+    exif: bool = False
+
+    @property
+    def scale(self) -> float | None:
+        """Millimetres per pixel, None where unknown."""
+        return (self.edits.mm_per_pixel if self.edits else None) or self.mm_per_pixel
 
 
 def folder_of(name: str, windows: bool = os.name == "nt") -> Path:
@@ -104,16 +125,7 @@ def _marked_cracks(pieces: list[Piece], edits: Edits) -> dict[int, tuple[float, 
     return {int(owner[at]): mark for mark, d, at in zip(edits.marks, far, nearest, strict=True) if d <= MARKED}
 
 
-def inspect_photo(
-    file: Path,
-    folder: Path,
-    net: Detector,
-    threshold: float,
-    mm_per_pixel: float | None,
-    limit_mm: float | None = None,
-    edits: Edits | None = None,
-    exif: bool = False,
-) -> dict:
+def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> dict[str, Any]:
     """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg, mask.png and the map into a folder.
 
     Returns problem (what of the file is not used, else empty), cracks (rows of `measure_cracks`, in millimetres if a
@@ -121,20 +133,19 @@ def inspect_photo(
     `tile_probabilities`), lines and areas (`describe_lines`, `describe_areas`), wide and high (pixels), with a limit
     what `share_over_limit` returns, in cracks over_limit, and with exif what `read_exif` does. With edits, it also has
     rejected (x, y and kind of the mark of each crack that the user has rejected) and corrected (whether the user has
-    marked or painted anything); the cracks have confirmed, as `find_cracks` says, and a scale in the edits wins over
-    `mm_per_pixel`. Raises `ImageError` for a photo that cannot be used, and CrackutilsError for edits that cannot.
+    marked or painted anything); the cracks have confirmed, as `find_cracks` says. Raises `ImageError` for a photo that
+    cannot be used, and CrackutilsError for edits that cannot.
     """
     image, _, note = decode_image(file)
     seen = cached_map(image, net, folder)
+    threshold, mm_per_pixel, edits = options.threshold, options.scale, options.edits
     mask, cracks, pieces = find_cracks(image, seen, threshold, edits)
     likely, rejected = seen.pixels >= 255 * threshold, cracks.attrs.pop("rejected", [])
-    if edits is not None:
-        mm_per_pixel = mm_per_pixel if edits.mm_per_pixel is None else edits.mm_per_pixel
-        if edits.corrected:  # no frames around what the user has taken out
-            likely &= mask | ~crack_mask(seen.pixels, threshold, seen.cells)
-            likely &= True if edits.brush is None else edits.brush != ERASED
+    if edits is not None and edits.corrected:  # no frames around what the user has taken out
+        likely &= mask | ~crack_mask(seen.pixels, threshold, seen.cells)
+        likely &= True if edits.brush is None else edits.brush != ERASED
     scale = mm_per_pixel or 1.0
-    limit = limit_mm / scale if limit_mm else None
+    limit = options.limit_mm / scale if options.limit_mm else None
     if limit:
         cracks["over_limit"] = over_limit_of_cracks(pieces, limit)
     overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED), limit)
@@ -148,24 +159,14 @@ def inspect_photo(
     found = {"seen": bool(likely.any()), "cracks": cracks.to_dict("records")}
     found |= {"lines": describe_lines(pieces, mm_per_pixel, limit), "areas": describe_areas(mask, pieces)}
     found |= share_over_limit(pieces, limit) if limit else {}
-    found |= {"exif": read_exif(file)} if exif else {}
+    found |= {"exif": read_exif(file)} if options.exif else {}
     found |= {"tiles": tile_probabilities(seen.cells, net.share).to_dict("records")}
     if edits is not None:
         found |= {"rejected": rejected, "corrected": edits.corrected}
     return found | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
 
 
-def resume_photo(
-    file: Path,
-    folder: Path,
-    net: Detector,
-    threshold: float,
-    mm_per_pixel: float | None,
-    limit_mm: float | None = None,
-    force: bool = False,
-    edits: Edits | None = None,
-    exif: bool = False,
-) -> dict:
+def resume_photo(file: Path, folder: Path, net: Detector, options: Options, force: bool = False) -> dict[str, Any]:
     """Return what an earlier call found in a photo where nothing has changed since, else `inspect_photo`.
 
     It gains asked (what it depends on) and drawn (sizes of the pictures, bytes), and is written to found.json. Of a
@@ -178,8 +179,8 @@ def resume_photo(
     except OSError as error:
         return found | {"problem": f"cannot be read ({error.strerror})"}
     asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
-    asked |= {"decoding": f"{DECODING} {PIL.__version__}", "threshold": threshold, "mm_per_pixel": mm_per_pixel}
-    asked |= {"limit_mm": limit_mm, "edits": None if edits is None else edits.key, "exif": exif}
+    asked |= {"decoding": f"{DECODING} {PIL.__version__}"}
+    asked |= vars(options) | {"edits": None if options.edits is None else options.edits.key}
     record, before = folder / "found.json", {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or cut short when the power went
         before = dict(json.loads(record.read_text("utf-8")))
@@ -191,7 +192,7 @@ def resume_photo(
             raise CrackutilsError(f"{why}. Move it, or replace it with --force.")
     record.unlink(missing_ok=True)  # pictures and numbers must not come from two calls
     try:
-        found = inspect_photo(file, folder, net, threshold, mm_per_pixel, limit_mm, edits, exif)
+        found = inspect_photo(file, folder, net, options)
         found = {"asked": asked, "problem": "", "cracks": [], "tiles": []} | found
     except UNUSABLE as error:
         return found | {"problem": str(error) if isinstance(error, ImageError) else "needs more memory than there is"}

@@ -74,13 +74,22 @@ def choose_scales(
         unread |= {name} if "unread" in found else set()
     scales = {name: mm_per_pixel if scale is None else scale for name, scale in scales.items()}
     rest = [name for name, scale in scales.items() if scale is None and name not in unread]
-    if rest and (marker_mm is not None or len(rest) < len(files)):
+    if marker_mm is None:  # all may be in pixels
+        rest = [name for name in rest if _is_readable(files[name])] if len(rest) < len(files) else []
+    if rest:
         why = f"{len(rest):,} of {len(files):,} photos have no scale ({name_some(rest)})"
         first = next((f" {name}: {text}" for name, text in without.items() if "There is no" not in text), "")
-        raise CrackutilsError(f"{why}.{first} Give --mm-per-pixel for them, or leave them out.")
+        raise CrackutilsError(f"{why}.{first} Give their millimetres per pixel (--mm-per-pixel), or leave them out.")
     if without:
         print(f"photos without a usable marker, measured with --mm-per-pixel: {len(without):,} ({name_some(without)})")
     return scales, notes
+
+
+def _is_readable(file: Path) -> bool:
+    with contextlib.suppress(ImageError, OSError):
+        read_image(file)
+        return True
+    return False
 
 
 def _marker_of(file: Path, folder: Path, side_mm: float) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from PIL import Image
 from crackutils.config import CrackutilsError
 from crackutils.files import explain_write_errors, name_some, printable, replacing_file, save_array, sha256
 from crackutils.images import LARGEST
+from crackutils.inspection.limit import EXPOSURES
 from crackutils.userfiles.entries import ZIP_ERRORS, Names, check_space, leads_outside, refuse_entry
 
 MARKS = ("crack", "joint", "nothing")  # what a user says a found line is
 ADDED, ERASED = 1, 2  # values of a brush
+SETTINGS = ("threshold", "mm_per_pixel", "limit_mm", "exposure")  # of a session, for all photos
 _KIND, _SCHEMA = "crackutils session", 1  # raise the number when older versions would misread a new file
 _CONTENT = "session.json"
 _BLOCK = 1 << 20  # bytes that are copied at once
@@ -62,13 +64,17 @@ class Edits:
 
 @dataclass
 class Session:
-    """Photos by name, in order, with what was corrected in them and the settings that hold for all."""
+    """Photos by name, in order, with what was corrected in them and the settings that hold for all.
+
+    exposure is the class, one of `limit.EXPOSURES`, that gave limit_mm, None where the user did.
+    """
 
     photos: dict[str, Path] = field(default_factory=dict)
     edits: dict[str, Edits] = field(default_factory=dict)
     threshold: float = 0.5
     mm_per_pixel: float | None = None
     limit_mm: float | None = None
+    exposure: str | None = None
 
 
 def write_session(session: Session, file: str | Path) -> None:
@@ -79,8 +85,8 @@ def write_session(session: Session, file: str | Path) -> None:
     `read_session` refuses, and where a photo cannot be read or the file cannot be written.
     """
     file, names, photos = Path(file), Names(), []
-    content = {"kind": _KIND, "schema": _SCHEMA, "threshold": session.threshold}
-    content |= {"mm_per_pixel": session.mm_per_pixel, "limit_mm": session.limit_mm, "photos": photos}
+    content = {"kind": _KIND, "schema": _SCHEMA} | {name: getattr(session, name) for name in SETTINGS}
+    content["photos"] = photos
     for k, name in enumerate(session.photos, 1):
         edits = session.edits.get(name, Edits())
         marks = [[float(x), float(y), kind] for x, y, kind in edits.marks]
@@ -129,6 +135,8 @@ def _check_content(content: Any) -> None:
         _require(value is None or 1e-6 <= _number(value) <= 1e6, f"the scale {value} is out of range")
     limit = content.get("limit_mm")
     _require(limit is None or 0 < _number(limit) < math.inf, f"the limit {limit} is out of range")
+    exposure = content.get("exposure")  # older files have none
+    _require(exposure is None or EXPOSURES.get(str(exposure)) == limit, f"the limit {limit} is not of {exposure!r}")
     seen: set[str] = set()
     for photo in content["photos"]:
         name = photo.get("name")
@@ -205,7 +213,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> Session:
     _require(schema == _SCHEMA, f"its schema is {schema!r}")
     _check_content(content)
     names, needed = Names(), 0
-    session = Session(**{name: content.get(name) for name in ("threshold", "mm_per_pixel", "limit_mm")})
+    session = Session(**{name: content.get(name) for name in SETTINGS})
     for one in content["photos"]:
         session.photos[one["name"]] = target = folder / "photos" / names.give(one["name"])
         needed += 0 if target.is_file() else archive.getinfo(str(one["entry"])).file_size
