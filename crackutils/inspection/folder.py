@@ -38,6 +38,7 @@ from crackutils.userfiles.write import refuse_foreign, table_bytes, workbook_byt
 _MARK = ".inspection"
 _WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.xlsx", "cracks.geojson", "cracks.dxf", "coco.json")
 _WRITTEN += ("truth.csv", "report.html")
+_UNSCALED = "A limit in millimetres needs a scale. Give the millimetres per pixel too (--mm-per-pixel)."
 _PLACED = {"latitude": float, "longitude": float}  # of photos.csv, from EXIF
 
 
@@ -91,7 +92,7 @@ def inspect(
     if marker_mm is not None and not 0 < marker_mm < math.inf:
         raise CrackutilsError(f"marker_mm={marker_mm} is out of range. Give the side of the marker in millimetres.")
     if limit_mm is not None and mm_per_pixel is marker_mm is session is None:
-        raise CrackutilsError("A limit in millimetres needs a scale. Give the millimetres per pixel too (--mm-per-pixel).")
+        raise CrackutilsError(_UNSCALED)
     if limit_mm is not None and not 0 < limit_mm < math.inf:
         raise CrackutilsError(f"limit_mm={limit_mm} is out of range. Give a width in millimetres above 0.")
     known = None if labels is None else read_tile_labels(labels)
@@ -116,7 +117,7 @@ def inspect(
         scales, notes = choose_scales(files, edits, mm_per_pixel, marker_mm, folders)
         unit = "mm" if any(scales.values()) else "px"
         if limit_mm is not None and unit == "px":
-            raise CrackutilsError("A limit in millimetres needs a scale. Give the millimetres per pixel too (--mm-per-pixel).")
+            raise CrackutilsError(_UNSCALED)
         before = identify_folders(files.values())
         model = Path(model or SHIPPED)
         net, chosen, found = load_detector(model, engine), "", {}

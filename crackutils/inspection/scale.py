@@ -14,7 +14,7 @@ _PAD = 50  # pixels around the photo: OpenCV drops markers whose white rim lies 
 _LONGEST = 4000  # longer side of the picture in which markers are looked for, pixels
 # each holds the smaller dictionaries of its kind, with the same numbers
 _DICTIONARIES = ("DICT_4X4_250", "DICT_5X5_250", "DICT_6X6_250", "DICT_ARUCO_ORIGINAL")
-_REMEDY = "Print one of ArUco 4x4, 5x5 or 6x6 with a white rim, lay it flat on the wall, or give the millimetres per pixel"
+_REMEDY = "Print one of ArUco 4x4, 5x5 or 6x6 with a white rim, lay it flat on the wall, or give millimetres per pixel"
 
 
 @dataclass(frozen=True)
