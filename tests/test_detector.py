@@ -6,7 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,6 +18,7 @@ import pytest
 from crackutils import config, datasets, models, training
 from crackutils.config import keras, tf
 from crackutils.detector import data
+from crackutils.detector import training as detector_training
 from crackutils.detector.data import (
     CROP,
     GRID,
@@ -29,10 +30,11 @@ from crackutils.detector.data import (
     make_batch,
     masked_example,
 )
-from crackutils.detector.network import CELL, build_detector, find_maps, top_mean
+from crackutils.detector.network import CELL, build_detector, output_engine, top_mean
 from crackutils.detector.runs import DETECTOR
 from crackutils.detector.training import cell_loss, fit_last_layer, kind_loss, pixel_loss, train_detector
 from crackutils.images import resize
+from crackutils.inference.engines import run_stream
 from crackutils.inspection.attention import attend, attention_on_cracks
 from crackutils.stages import Recipe
 from crackutils.synthetic import patches as synthetic
@@ -235,8 +237,9 @@ def test_the_losses_of_pixels_and_kinds_are_those_computed_by_hand() -> None:
 def test_maps_are_what_the_probability_is_made_of(smoke: datasets.Dataset) -> None:
     network = build_detector(dataclasses.replace(DETECTOR, size=96), "crackutils", 1)
     rows = np.random.default_rng(0).permutation(len(smoke.index))[:35]  # a whole batch and a part of one
-    found = find_maps(network, smoke, rows, 96)
-    assert (found.shape, found.dtype) == ((35, 6, 6), np.float32)
+    engine = output_engine(network, "cells", "litert")
+    found = np.stack([flat for _, flat, _ in run_stream(engine, rows.tolist(), lambda row: smoke.read(row, 96))])
+    assert (found.shape, found.dtype) == ((35, 36), np.float32)
     p = network.predict_on_batch(np.stack([smoke.read(row, 96) for row in rows]).astype(np.float32))[:, 0]
     np.testing.assert_allclose(1 / (1 + np.exp(-top_mean(found, DETECTOR.cells))), p, atol=1e-5)
     assert p.std() > 0.001
@@ -268,6 +271,8 @@ def tiny(monkeypatch: Patch) -> None:
         return keras.Model(inputs, layers.Concatenate()(most))
 
     monkeypatch.setattr("crackutils.detector.training.build_detector", build)
+    compiled = lru_cache(1)(detector_training._compiled.__wrapped__)  # no other test may train this one
+    monkeypatch.setattr(detector_training, "_compiled", compiled)
 
 
 def train(task: Any, folder: Path, recipe: Recipe = RECIPE, seed: int = 7, steps: int = 4, before: Any = None) -> Any:
@@ -381,7 +386,7 @@ def test_the_last_layer_is_fitted_and_found_again(task: Any, tmp_path: Path, mon
     assert (facts["images"], facts["patches"]) == (len(rows), data.count_training(patches)) and loss() < before
     fitted = last.get_weights()
     last.set_weights([np.eye(len(fitted[0]), 1, dtype=np.float32), np.zeros(1, np.float32)])
-    monkeypatch.setattr("crackutils.detector.training.predict_images", None)  # after a kill nothing is computed again
+    monkeypatch.setattr("crackutils.inference.features.run_stream", None)  # after a kill nothing is computed again
     fit_last_layer(trained, RECIPE, ds, manifest, patches, tmp_path, 7)
     np.testing.assert_array_equal(last.get_weights()[0], fitted[0])
 

@@ -26,7 +26,7 @@ from crackutils.training import Trained
 
 PHOTOS, SIDE = 1500, 768  # synthetic ones, and their side, pixels
 WEIGHTS = "imagenet"  # of the backbone, at first
-STEPS = (4500, 2500)  # without photos with masks of people, and then with them
+STEPS = (4500, 5000)  # without photos with masks of people, and then with them
 SHARES = ((0.67, 0.0), (0.35, 0.4))  # of a batch: synthetic photos, and photos with masks of people
 _SLOWER = 0.5  # the learning rate of the second training, as a share of that of the first
 
@@ -61,7 +61,7 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
     def finish(trained: Trained, target: Path, masks: int) -> None:
         last = None
         if target == out:  # the one to compare with is asked for pixels only
-            last = fit_last_layer(trained, DETECTOR, ds, manifest, patches, home / "last", seed)
+            last = fit_last_layer(trained, DETECTOR, ds, manifest, patches, home / "last", seed, len(manifest))
         settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": WEIGHTS}
         settings |= {"recipe": DETECTOR.as_dict(), "threshold": 0.5, "steps": STEPS[: 1 + bool(masks)]}
         settings |= {"shares": SHARES, "images": ds.sha256, "photos": PHOTOS, "side": SIDE, "masks": masks}

@@ -17,7 +17,12 @@ _WEAK = 0.01  # penalty that keeps slope and offset finite where these two separ
 
 
 def fit_head(
-    x: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None, seed: int = DEFAULT_SEED, held: tuple | None = None
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray | None = None,
+    seed: int = DEFAULT_SEED,
+    held: tuple | None = None,
+    penalties: Sequence[float] = PENALTIES,
 ) -> tuple[np.ndarray, float, float]:
     """Fit logits a x own + b + w . f, with a penalty that pulls to the unadapted head: a = 1, w = 0.
 
@@ -26,9 +31,9 @@ def fit_head(
     stays zero. By hand, because scikit-learn pulls all weights to zero and knows no bound.
 
     `x`, (n, 1 + features), holds the network's own logits, then the features; `y`, int (n,), is 0 or 1; `groups`, (n,),
-    are photos; `seed` draws the folds. With `held`, x and y of other tiles, these choose the penalty. Returned are
-    weights, float64 (1 + features,), and bias (the logits are x @ weights + bias), and the penalty, infinite where only
-    a and b were fitted. Raises CrackutilsError where all tiles are of one class.
+    are photos; `seed` draws the folds. With `held`, x and y of other tiles, these choose among `penalties`. Returned
+    are weights, float64 (1 + features,), and bias (the logits are x @ weights + bias), and the penalty, infinite where
+    only a and b were fitted. Raises CrackutilsError where all tiles are of one class.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, int)
     if len(np.unique(y)) < 2:
@@ -49,12 +54,12 @@ def fit_head(
         penalty = _cross_validate(tiles, before, np.unique(groups, return_inverse=True)[1], seed)
         return *unstandardise(_fit(tiles, before, penalty)), penalty
     losses, heads, v = [], [], None
-    for penalty in PENALTIES:
+    for penalty in penalties:
         v = _fit(tiles, before, penalty, v, 1e-6)
         heads.append(unstandardise(v))
         losses.append(_cross_entropy(held[1], held[0] @ heads[-1][0] + heads[-1][1]).mean())
     best = choose_penalty(losses)
-    return *heads[best], PENALTIES[best]
+    return *heads[best], penalties[best]
 
 
 def _rotate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,15 +1,13 @@
 """The detector in Keras, and its outputs for images."""
 
-from collections.abc import Callable
+import hashlib
 from typing import Any
 
 import numpy as np
 
 from crackutils import models
 from crackutils.config import keras
-from crackutils.datasets import Dataset
-from crackutils.files import progress
-from crackutils.images import resize
+from crackutils.inference.engines import Engine, program_file, start_engine
 from crackutils.stages import Recipe
 
 CELL = 16  # side of a cell, pixels
@@ -65,19 +63,19 @@ def build_detector(recipe: Recipe, weights: str, seed: int, load: bool = True) -
     return model
 
 
-def predict_images(net: Any, what: str, read: Callable[[int], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return the outputs of a network for images that `read` gives by row, uint8 (h, w, 3) of any size."""
-    outputs, size = [], net.input_shape[1]
-    for begin in progress(range(0, len(rows), 8), what, unit="batch"):  # 32 at 320 pixels would take a gigabyte
-        x = np.stack([resize(read(int(row)), size) for row in rows[begin : begin + 8]]).astype(np.float32)
-        outputs.append(np.asarray(net.predict_on_batch(x)))
-    return np.concatenate(outputs)
+def hash_weights(model: Any) -> str:
+    """Return the SHA-256 of all weights of a model."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(w) for w in model.get_weights())).hexdigest()
 
 
-def find_maps(model: Any, ds: Dataset, rows: np.ndarray, size: int) -> np.ndarray:
-    """Return the logits of the cells of some images, float32 (n, size / 16, size / 16); `size` is the model's input."""
-    net = keras.Model(model.input, model.get_layer("cells").output)
-    return predict_images(net, f"cells at {size} px", lambda row: ds.read(row, size), rows)[..., 0]
+def output_engine(model: Any, layer: str, engine: str) -> Engine:
+    """Return an engine, one of `config.ENGINES`, that runs a detector up to one of its layers; outputs are flat."""
+
+    def build() -> Any:
+        return keras.Model(model.input, keras.layers.Flatten()(model.get_layer(layer).output))
+
+    file = program_file(f"{model.name}-{layer}-{model.input_shape[1]}-{hash_weights(model)[:12]}")
+    return start_engine(engine, file, build)
 
 
 def top_mean(maps: np.ndarray, share: float) -> np.ndarray:

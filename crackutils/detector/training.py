@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 
 from crackutils import models, provenance
-from crackutils.config import keras, tf
+from crackutils.config import ENGINES, keras, tf
 from crackutils.datasets import Dataset
 from crackutils.detector.data import CENTRED, CROP, GRID, SOMEWHERE, Labelled, count_training, make_batch
-from crackutils.detector.head import fit_head
-from crackutils.detector.network import build_detector, predict_images
-from crackutils.files import save_array, write_atomically
+from crackutils.detector.head import PENALTIES, fit_head
+from crackutils.detector.network import build_detector, hash_weights, output_engine
+from crackutils.files import write_atomically
+from crackutils.images import resize
+from crackutils.inference.features import cached_outputs
 from crackutils.linear import class_weights
 from crackutils.stages import Recipe
 from crackutils.synthetic.scene import PATCH
@@ -29,6 +31,7 @@ from crackutils.training import Trained, split_rows
 
 CHUNK = 100  # steps between two checkpoints
 _WARM_UP = 50  # steps
+_SMALL = (1e1, 3.0)  # penalties for thousands of images, which a few tiles of a site could not carry
 
 
 def pixel_loss(y: Any, z: Any) -> Any:
@@ -96,7 +99,9 @@ def train_detector(
     odds = np.vectorize(rare.get)(labels[rows]) / len(rows) if rare else None
     read = lru_cache(512)(partial(ds.read, size=PATCH))  # large pictures take long; 512 at this size take 80 MB
     labelled = Labelled(read, labels, rows, ds.profile.source in CENTRED, odds)
-    model = build_detector(replace(recipe, size=CROP), weights, seed)
+    net, model = _compiled(recipe, weights, steps)
+    fresh = build_detector(replace(recipe, size=CROP), weights, seed) if before is None else before
+    model.set_weights(fresh.get_weights())
     start = models.weights_facts(recipe.backbone, CROP, weights)
     # everything that the bytes of a checkpoint depend on
     parts = [recipe.as_dict(), ds.sha256, "".join(manifest["label"].astype(str) + manifest["split"])]
@@ -107,8 +112,7 @@ def train_detector(
         parts.append([known.hexdigest(), share])
     parts += [seed, start["weights"], start["sha256"], steps, provenance.code_hash(), provenance.versions()]
     if before is not None:
-        model.set_weights(before.get_weights())
-        parts += [hashlib.sha256(b"".join(w.tobytes() for w in before.get_weights())).hexdigest()]
+        parts += [hash_weights(before)]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def batches(first: int, last: int) -> Any:
@@ -118,14 +122,8 @@ def train_detector(
         images = tf.TensorSpec((None, CROP, CROP, 3), tf.float32)
         return tf.data.Dataset.from_generator(lambda: made, output_signature=(images, spec)).prefetch(4)
 
-    trunk, top, warm = models.backbone_of(model), recipe.stages[0].learning_rate, min(_WARM_UP, steps // 2)
-    models.unfreeze_top(trunk, len(trunk.layers))
-    losses = {"pixels": pixel_loss, "kinds": kind_loss, "cells": cell_loss(recipe.cells)}
-    net = keras.Model(model.input, {name: model.get_layer(name).output for name in losses})
-    decay = {"alpha": 0.01, "warmup_target": top, "warmup_steps": warm}
-    rate = keras.optimizers.schedules.CosineDecay(top / 20, max(steps - warm, 1), **decay)
-    net.compile(keras.optimizers.Adam(rate, clipnorm=1.0), losses)
-    net.optimizer.build(net.trainable_variables)  # so that a checkpoint can be loaded
+    for variable in net.optimizer.variables:  # of an earlier training
+        variable.assign(tf.zeros_like(variable))
     chunks = _fit_chunks(net, batches, folder, key, steps)
     whole = build_detector(recipe, weights, seed, load=False)
     whole.set_weights(model.get_weights())
@@ -134,32 +132,54 @@ def train_detector(
     return Trained(whole, start, history, stages, {name: chunks["seconds"].sum()})
 
 
+@lru_cache(1)
+def _compiled(recipe: Recipe, weights: str, steps: int) -> tuple[Any, Any]:
+    """Return a network to train and the detector that shares its layers; kept, as the first step compiles for long."""
+    model = build_detector(replace(recipe, size=CROP), weights, 0, load=False)
+    trunk, top, warm = models.backbone_of(model), recipe.stages[0].learning_rate, min(_WARM_UP, steps // 2)
+    models.unfreeze_top(trunk, len(trunk.layers))
+    losses = {"pixels": pixel_loss, "kinds": kind_loss, "cells": cell_loss(recipe.cells)}
+    net = keras.Model(model.input, {name: model.get_layer(name).output for name in losses})
+    decay = {"alpha": 0.01, "warmup_target": top, "warmup_steps": warm}
+    rate = keras.optimizers.schedules.CosineDecay(top / 20, max(steps - warm, 1), **decay)
+    net.compile(keras.optimizers.Adam(rate, clipnorm=1.0), losses)
+    net.optimizer.build(net.trainable_variables)  # so that a checkpoint can be loaded
+    return net, model
+
+
 def fit_last_layer(
-    trained: Trained, recipe: Recipe, ds: Dataset, manifest: pd.DataFrame, patches: Store, folder: Path, seed: int
+    trained: Trained,
+    recipe: Recipe,
+    ds: Dataset,
+    manifest: pd.DataFrame,
+    patches: Store,
+    folder: Path,
+    seed: int,
+    most: int | None = None,
 ) -> dict[str, Any]:
     """Fit the last layer of a trained network to training images and to patches with masks.
 
     Before, the mean of the top cells decides, which holds for any camera; the features separate scratches from cracks
     in-domain. Validation images, and patches of photos that were not trained on, choose the penalty. The arguments are
-    those of `train_detector`, whose result is `trained`; `seed` draws the images, and features are cached in `folder`.
-    Returned are penalty (None for infinity), images and patches.
+    those of `train_detector`, whose result is `trained`; `seed` draws `most` images, by default twice `budget.few`, and
+    at most `budget.few` patches; features are cached in `folder`. Returned are penalty (None for infinity), images and
+    patches.
     """
-    net = keras.Model(trained.model.input, trained.model.get_layer("features").output)
-    weights = b"".join(w.tobytes() for w in net.get_weights())
-    rng, first, limit = np.random.default_rng(seed), count_training(patches), 2 * ds.profile.budget.few
-    masked = {"train": np.arange(first)[: limit // 2], "val": np.arange(first, len(patches.images))[: limit // 8]}
-    x, y = {}, {}
-    for part, most in (("train", limit), ("val", limit // 4)):
-        rows = np.sort(rng.permutation(np.flatnonzero(manifest["split"] == part))[:most])
-        key = hashlib.sha256(weights + rows.tobytes() + ds.sha256.encode()).hexdigest()
-        file = folder / f"last-{part}-{key[:12]}.npy"
-        if not file.is_file():
-            images = predict_images(net, f"features, {part}", lambda i: ds.read(i, recipe.size), rows)
-            drawn = predict_images(net, f"patches, {part}", lambda i: patches.images[i], masked[part])
-            save_array(file, np.concatenate([images, drawn]))
-        x[part] = np.load(file)
+    net, weights = output_engine(trained.model, "features", ENGINES[0]), hash_weights(trained.model)
+    rng, first, few = np.random.default_rng(seed), count_training(patches), ds.profile.budget.few
+    masked = {"train": np.arange(first)[:few], "val": np.arange(first, len(patches.images))[: few // 4]}
+    most, x, y = most or 2 * few, {}, {}
+    for part, limit in (("train", most), ("val", most // 4)):
+        rows = np.sort(rng.permutation(np.flatnonzero(manifest["split"] == part))[:limit])
+        many = rows.tolist(), masked[part].tolist()
+        images = cached_outputs(
+            folder, f"images, {part}", (weights, ds.sha256), net, many[0], lambda row: ds.read(row, recipe.size)
+        )
+        key, read = (weights, ds.profile.cells), lambda k: resize(patches.images[k], recipe.size)
+        x[part] = np.concatenate([images, cached_outputs(folder, f"patches, {part}", key, net, many[1], read)])
         y[part] = np.append(ds.index["label"].to_numpy()[rows], patches.facts["label"].to_numpy()[masked[part]])
-    kernel, bias, penalty = fit_head(x["train"], y["train"], held=(x["val"], y["val"]), seed=seed)
+    held, penalties = (x["val"], y["val"]), (*PENALTIES, *_SMALL)
+    kernel, bias, penalty = fit_head(x["train"], y["train"], seed=seed, held=held, penalties=penalties)
     trained.model.get_layer("p_crack").set_weights([kernel[:, None].astype(np.float32), np.float32([bias])])
     count = len(masked["train"])
     return {"penalty": penalty if np.isfinite(penalty) else None, "images": len(y["train"]) - count, "patches": count}

@@ -1,10 +1,11 @@
-"""Features of images from frozen networks, cached by the content of each file."""
+"""What frozen networks give for images, cached: features by the content of each file, other outputs by call."""
 
 import contextlib
 import hashlib
 import json
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from crackutils import config, models
+from crackutils import config, models, provenance
 from crackutils.config import CrackutilsError, display_path, keras, tf
 from crackutils.datasets import Dataset
 from crackutils.files import progress, save_array, write_atomically
@@ -150,3 +151,23 @@ def _gather(shards: list[np.ndarray], cached: np.ndarray, contents: np.ndarray) 
         x[here], seconds[here] = shard["x"][at[here] - begin], shard["seconds"][at[here] - begin] * first[here]
         begin += len(shard)
     return x, seconds
+
+
+def cached_outputs(
+    folder: Path, name: str, key: Any, engine: Engine, items: list[Any], read: Callable[[Any], np.ndarray]
+) -> np.ndarray:
+    """Return what an engine gives for images, float32 (n, outputs), from a file in `folder` where there is one.
+
+    The file is found by name, items, versions, the package's code and the `repr` of `key`. `read` returns the image of
+    an item, uint8 (size, size, 3). Raises CrackutilsError for an image that cannot be read.
+    """
+    text = repr((key, items, provenance.code_hash(), provenance.versions()))
+    file = folder / f"{name.replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npy"
+    if not file.is_file():
+        rows = []
+        for item, outputs, problem in progress(run_stream(engine, items, read), name, len(items)):
+            if outputs is None:
+                raise CrackutilsError(f"Image {item} {problem}.")
+            rows.append(outputs)
+        save_array(file, np.stack(rows))
+    return np.load(file)

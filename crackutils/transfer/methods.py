@@ -14,18 +14,18 @@ from crackutils import config, models
 from crackutils.config import keras
 from crackutils.datasets import Dataset
 from crackutils.detector.data import SIDE, VARIATIONS, vary
-from crackutils.detector.network import CELL, build_detector, find_maps, top_mean
+from crackutils.detector.network import CELL, build_detector, hash_weights, output_engine, top_mean
 from crackutils.detector.runs import DETECTOR, features_of_run
 from crackutils.files import progress, render_template
 from crackutils.images import resize
-from crackutils.inference.features import features_engine, frozen_features
+from crackutils.inference.features import cached_outputs, features_engine, frozen_features
 from crackutils.linear import LinearHead, class_weights, fit_linear_head
 from crackutils.metrics import ranking_metrics
 from crackutils.stages import Recipe
 from crackutils.synthetic.scene import MASK_BLOCK, PATCH
 from crackutils.synthetic.store import Store
 from crackutils.transfer.evaluation import auroc_gain, auroc_text, minimum_errors, score_ranking
-from crackutils.transfer.robustness import cached_outputs, mix_textures
+from crackutils.transfer.robustness import mix_textures
 from crackutils.transfer.targets import photo_of_image, tuning_images
 
 FINE_TUNED = ("fine-tuned on labels", "fine-tuned on labels and masks")  # networks that notebook 08 trains
@@ -134,7 +134,11 @@ class TransferStudy:
             if size != DETECTOR.size:
                 model = build_detector(replace(DETECTOR, size=size), self.weights, self.seed, load=False)
                 model.set_weights(self.networks[name].get_weights())
-            self._known[key] = find_maps(model, ds, rows, size)
+            net = output_engine(model, "cells", self.engine)
+            made_of = ds.sha256, hash_weights(model), size, self.engine
+            items, side = rows.tolist(), size // CELL
+            flat = cached_outputs(self.folder, f"cells, {name}", made_of, net, items, lambda row: ds.read(row, size))
+            self._known[key] = flat.reshape(-1, side, side)
         return self._known[key]
 
 
@@ -281,12 +285,12 @@ def compare_methods(study: TransferStudy) -> pd.DataFrame:
 def report_held_out(study: TransferStudy, chosen: str, p_crack: dict[str, np.ndarray]) -> tuple[list[Any], np.ndarray]:
     """Score trained models, the method called `chosen` and the saved network on the held-out photos of the target.
 
-    `p_crack` are by name of a trained model its probabilities of all images of the target. Returned are a row each
+    `p_crack` are by name of a trained model its probabilities of these images. Returned are a row each
     (method, the values of `score_ranking`, `auroc_gain` over the first) and the saved network's logits, float32 (n,).
     """
     held = np.flatnonzero(~tuning_images(study.target))
     labels, photo = study.target.index["label"].to_numpy()[held], photo_of_image(study.target)[held]
-    scores, rows = {name: p[held] for name, p in p_crack.items()}, []
+    scores, rows = dict(p_crack), []
     score = {method.name: method.score for method in list_methods(study)}
     scores |= {name: score[name](study, study.target, held) for name in dict.fromkeys([chosen, SAVED])}
     first = next(iter(scores.values()))

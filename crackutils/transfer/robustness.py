@@ -1,6 +1,5 @@
-"""Changes of images, cached outputs of networks for any images, and errors of trained models on corrupted ones."""
+"""Changes of images, and errors of trained models on corrupted ones."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from crackutils import provenance
-from crackutils.config import CrackutilsError
 from crackutils.datasets import Dataset
 from crackutils.detector.data import jpeg, shrink
-from crackutils.files import progress, save_array
 from crackutils.images import resize
-from crackutils.inference.engines import Engine, run_stream
+from crackutils.inference.features import cached_outputs
 from crackutils.metrics import score_predictions
 from crackutils.scoring import load_scorer
 from crackutils.synthetic.scene import PATCH
@@ -62,26 +58,6 @@ def corrupt(image: np.ndarray, kind: str, strength: int, rng: np.random.Generato
     else:
         x = x * 2 ** (value if kind == "brighter" else -value)
     return np.clip(np.rint(x), 0, 255).astype(np.uint8)
-
-
-def cached_outputs(
-    folder: Path, name: str, key: Any, engine: Engine, items: list[Any], read: Callable[[Any], np.ndarray]
-) -> np.ndarray:
-    """Return what an engine gives for images, float32 (n, outputs), from a file in `folder` where there is one.
-
-    The file is found by name, items, versions, the package's code and the `repr` of `key`. `read` returns the image of
-    an item, uint8 (size, size, 3). Raises CrackutilsError for an image that cannot be read.
-    """
-    text = repr((key, items, provenance.code_hash(), provenance.versions()))
-    file = folder / f"{name.replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npy"
-    if not file.is_file():
-        rows = []
-        for item, outputs, problem in progress(run_stream(engine, items, read), name, len(items)):
-            if outputs is None:
-                raise CrackutilsError(f"Image {item} {problem}.")
-            rows.append(outputs)
-        save_array(file, np.stack(rows))
-    return np.load(file)
 
 
 def measure_robustness(
