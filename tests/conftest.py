@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_nbval.py")
 
 
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Converted networks for the whole session: their names tell what they are, and a conversion takes seconds."""
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.fixture(autouse=True)
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give each test an empty data folder and results folder, so that none touches data/ or results/."""
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines: Path) -> Path:
+    """Give each test a data folder without images and a results folder, so that none touches data/ or results/."""
     monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("CRACKUTILS_RESULTS_DIR", str(tmp_path / "results"))
+    (tmp_path / "data" / "cache").mkdir(parents=True)
+    (tmp_path / "data" / "cache" / "engines").symlink_to(engines)
     return (tmp_path / "data").resolve()
 
 
@@ -78,7 +87,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def untrained() -> Callable[..., Any]:
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Return a function that writes a run of notebook 08 and returns its model.
 
     The model is untrained, but its last layer gives some features a weight.
@@ -87,18 +96,22 @@ def untrained() -> Callable[..., Any]:
     from crackutils.detector.network import build_detector  # TensorFlow takes seconds, which not all tests need
     from crackutils.detector.runs import DETECTOR
 
+    tiny, home = dataclasses.replace(DETECTOR, size=64), tmp_path_factory.mktemp("untrained")
+    made: list[Any] = []
+
     def write(folder: Path, adapted: bool = False) -> Any:
-        tiny = dataclasses.replace(DETECTOR, size=64)
-        model = build_detector(tiny, "crackutils", 5)
-        kernel, _ = model.get_layer("p_crack").get_weights()
-        kernel[1:4] = 0.3
-        model.get_layer("p_crack").set_weights([1.2 * kernel, np.float32([0.1])])
-        training.save(model, folder, "")
+        if not made:
+            made.append(model := build_detector(tiny, "crackutils", 5))
+            kernel, _ = model.get_layer("p_crack").get_weights()
+            kernel[1:4] = 0.3
+            model.get_layer("p_crack").set_weights([1.2 * kernel, np.float32([0.1])])
+            training.save(model, home, "")
+        shutil.copytree(home, folder, dirs_exist_ok=True)
         settings = {"profile": "smoke", "threshold": 0.5, "recipe": tiny.as_dict(), "weights": "crackutils"}
         settings |= {"adapted": {}} if adapted else {}
         content = {"schema": 1, "notebook": "08_cross_dataset", "run": tiny.name, "settings": settings}
         (folder / "metrics.json").write_text(json.dumps(content | {"test": {"n": 1}}))
         (folder / "run.json").write_text("{}")
-        return model
+        return made[0]
 
     return write

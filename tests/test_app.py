@@ -58,6 +58,9 @@ def test_a_desk_takes_photos_by_any_name_and_keeps_them_apart(tmp_path: Path, de
     with pytest.raises(CrackutilsError, match=r"broken\.jpg .* Choose another photo"):
         desk.open("broken.jpg")
     assert desk.sight is None
+    broken = ["broken.jpg is not an image."]
+    assert desk.open_first(["broken.jpg", "wall.png", "wall (2).png"]) == broken and desk.chosen_photo == "wall.png"
+    assert desk.open_first(["broken.jpg"]) == broken and desk.sight is None
 
 
 def test_marks_brush_scale_and_limit_change_what_is_found(desk: Desk) -> None:

@@ -37,6 +37,7 @@ _NEAR = 24  # pixels of that picture within which a click finds a crack
 _NUMBERED = 30  # cracks that have their number in the picture: more would cover it
 _AROUND = 40  # pixels around a crack in its own picture
 _BRUSHES = {"add": ADDED, "erase": ERASED}
+_ANOTHER = " Choose another photo."
 _KEPT = 7 * 24 * 3600  # seconds after which a desk that nobody opens is removed
 _STATE = "state.json"
 
@@ -221,9 +222,20 @@ class Desk:
         except UNUSABLE as error:
             self.sight = None
             why = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
-            raise CrackutilsError(f"{name} {why}. Choose another photo.") from error
+            raise CrackutilsError(f"{name} {why}.{_ANOTHER}") from error
         found = find_cracks(image, seen, self.session.threshold, self.edits_of(name))
         self.sight = Sight(name, image, seen, *found, note)
+
+    def open_first(self, names: Iterable[str]) -> list[str]:
+        """Put the first of some photos that can be used on the desk, and return of those before it why they cannot."""
+        problems = []
+        for name in names:
+            try:
+                self.open(name)
+                break
+            except CrackutilsError as error:
+                problems.append(str(error).removesuffix(_ANOTHER))
+        return problems
 
     def measure(self) -> None:
         """Find and measure the cracks of the photo on the desk again."""

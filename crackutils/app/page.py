@@ -4,7 +4,7 @@ import functools
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from crackutils.config import CrackutilsError
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
 
+_TOLD = 3  # photos that cannot be used and are named, of those that are dropped together
 _EMPTY = "No photo is open. Drop some above."
 _SHOWN = gr.Progress(track_tqdm=True)  # of `inspect`, on the page too
 
@@ -34,7 +35,7 @@ def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given
         all_shown = [p.photo, p.threshold, p.limit, p.exposure, *shown]
         page.load(functools.partial(_open_desk, start_desk, home, given), p.known, [p.known, p.desk, *all_shown])
         p.files.upload(_take, [p.desk, p.files], [p.files, *all_shown])
-        p.photo.input(_choose, [p.desk, p.photo], all_shown)
+        p.photo.input(_chosen, [p.desk, p.photo], all_shown[1:])  # a late answer must not change the field
         p.remove.click(_remove, [p.desk, p.photo], all_shown)
         _connect_settings(p, shown)
         _connect_cracks(p, shown)
@@ -108,7 +109,16 @@ def _open_desk(start_desk: Callable[[Path], Desk], home: Path, given: Sequence[P
     os.utime(desk.home)  # it is in use
     if given and not desk.session.photos:
         desk.add((path, path.name) for path in given)
-    return [name, desk, *_choose(desk, next(iter(desk.session.photos), None))]
+    return [name, desk, *_open_first(desk, desk.session.photos)]
+
+
+def _open_first(desk: Desk, names: Iterable[str], problems: Sequence[str] = ()) -> list[Any]:
+    """Open the first of some photos that can be used, and say of those before it, and besides, what is wrong."""
+    problems = [*problems, *desk.open_first(names)]
+    if problems:
+        rest = f" And {len(problems) - _TOLD:,} more." if len(problems) > _TOLD else ""
+        gr.Warning(_plain(" ".join(problems[:_TOLD]) + rest))
+    return _choose(desk, desk.chosen_photo)
 
 
 @_said
@@ -126,6 +136,11 @@ def _choose(desk: Desk, name: str | None) -> list[Any]:
     return [photo, session.threshold, session.limit_mm, session.exposure or "", *_show(desk)]
 
 
+def _chosen(desk: Desk, name: str | None) -> Any:
+    shown = _choose(desk, name)
+    return shown[1:] if isinstance(shown, list) else shown
+
+
 @_said
 def _remove(desk: Desk, name: str | None) -> list[Any]:
     if name is None:
@@ -139,11 +154,9 @@ def _remove(desk: Desk, name: str | None) -> list[Any]:
 @_said
 def _take(desk: Desk, files: list[tuple[Path, str]]) -> list[Any]:
     before = set(desk.session.photos)
-    for problem in desk.add(files or []):
-        gr.Warning(_plain(problem))
-    open_before = desk.sight.name if desk.sight else next(iter(desk.session.photos), None)
-    new = next((name for name in desk.session.photos if name not in before), open_before)
-    return [None, *_choose(desk, new)]
+    problems = desk.add(files or [])
+    names = [name for name in desk.session.photos if name not in before or desk.chosen_photo is None]
+    return [None, *_open_first(desk, names, problems)]
 
 
 @_said
