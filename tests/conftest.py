@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from crackutils import config, datasets
+from crackutils.files import write_atomically
+from crackutils.inference import engines
 from crackutils.inference.engines import run_stream
 from crackutils.sources.fetch import prepare
 
@@ -25,19 +27,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_nbval.py")
 
 
-@pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Converted networks for the whole session: their names tell what they are, and a conversion takes seconds."""
-    return tmp_path_factory.mktemp("engines")
+@pytest.fixture(scope="session", autouse=True)
+def converted_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Convert each network once: a conversion takes seconds, and the name of its file says what it is."""
+    home, really = tmp_path_factory.mktemp("engines"), engines.convert
+
+    def convert(model: Any, file: Path, batch: int) -> None:
+        if not (known := home / f"{batch}-{file.name}").is_file():
+            really(model, known, batch)
+        write_atomically(file, known.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "convert", convert)
+        yield
 
 
 @pytest.fixture(autouse=True)
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines: Path) -> Path:
-    """Give each test a data folder without images and a results folder, so that none touches data/ or results/."""
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test an empty data folder and results folder, so that none touches data/ or results/."""
     monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("CRACKUTILS_RESULTS_DIR", str(tmp_path / "results"))
-    (tmp_path / "data" / "cache").mkdir(parents=True)
-    (tmp_path / "data" / "cache" / "engines").symlink_to(engines)
     return (tmp_path / "data").resolve()
 
 
