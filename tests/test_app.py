@@ -226,6 +226,7 @@ def test_the_whole_way_in_a_browser(tmp_path: Path, browser: Any, serve: Any, wi
     page.locator("#threshold input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("before => document.querySelector('#facts').innerText != before", arg=before)
+    page.wait_for_timeout(1000)  # as a hand needs
 
     # a crack is looked at, rejected, and taken back
     page.get_by_label("Crack", exact=True).fill("1")
