@@ -54,9 +54,9 @@ def _connect_settings(p: SimpleNamespace, shown: list[Any]) -> None:
         happens(_set_scale, [p.desk, p.scale, p.scope], shown)
     p.by_points.click(_scale_from_points, [p.desk, p.ends, p.distance, p.scope], shown)
     p.by_marker.click(_scale_from_marker, [p.desk, p.side, p.scope], shown)
-    quiet = {"show_progress": "hidden", "trigger_mode": "always_last"}
-    p.threshold.input(_preview, [p.desk, p.threshold], p.picture, **quiet)
-    p.threshold.change(_set_threshold, [p.desk, p.threshold], shown, **quiet)
+    asked, quiet = [p.desk, p.threshold], {"show_progress": "hidden"}
+    moved = p.threshold.change(_preview, asked, p.picture, trigger_mode="always_last", **quiet)
+    moved.then(_set_threshold, asked, shown, **quiet)  # lines and widths of a large photo take a second
     for happens in (p.limit.submit, p.limit.blur):
         happens(_set_limit, [p.desk, p.limit], [p.exposure, *shown])
     p.exposure.input(_set_exposure, [p.desk, p.exposure], [p.limit, *shown])
