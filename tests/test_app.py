@@ -266,11 +266,19 @@ def test_the_whole_way_in_a_browser(tmp_path: Path, browser: Any, serve: Any, wi
     assert main(["inspect", "--session", str(tmp_path / "session.zip"), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "cracks.csv").read_bytes() == (tmp_path / "out" / "cracks.csv").read_bytes()
 
-    # a killed server goes on; then all is removed
+    # a killed server goes on
     server.kill()
     serve()
     page.goto(server.url)
     facts_become(page, found.splitlines()[1])
+
+    # one photo is removed, then all
+    page.locator("#photo input").fill("broken.jpg")
+    page.keyboard.press("Enter")
+    facts_become(page, "No photo is open.")
+    page.get_by_role("button", name="Remove this photo").click()
+    facts_become(page, found.splitlines()[1])
+    assert page.locator("#photo input").input_value() == photo.name
     page.get_by_role("button", name="Remove all photos").click()
     facts_become(page, "No photo is open.")
     assert not outside and not errors

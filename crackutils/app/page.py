@@ -143,9 +143,9 @@ def _chosen(desk: Desk, name: str | None) -> Any:
 
 @_said
 def _remove(desk: Desk, name: str | None) -> list[Any]:
-    if name is None:
-        raise CrackutilsError("No photo is chosen. Choose the one to remove.")
     names = list(desk.session.photos)
+    if name not in names:  # none, or clicked twice
+        raise CrackutilsError("No photo is chosen. Choose the one to remove.")
     at = names.index(name)
     desk.remove(name)
     return _choose(desk, next(iter([*names[at + 1 :], *names[:at][::-1]]), None))
