@@ -42,7 +42,7 @@ def calls(nb: nbformat.NotebookNode, function: str) -> Iterator[ast.Call]:
 
 def test_the_series_is_numbered_without_gaps() -> None:
     numbers = [path.name[:2] for path in NOTEBOOKS]
-    assert numbers == [f"{i:02d}" for i in range(1, len(NOTEBOOKS) + 1)]
+    assert numbers == [f"{i:02d}" for i in range(len(NOTEBOOKS))]
     assert list(find_notebooks().values()) == NOTEBOOKS
     for path in NOTEBOOKS:
         needs = nbformat.read(path, as_version=4).metadata.crackutils.needs

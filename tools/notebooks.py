@@ -13,7 +13,7 @@ from crackutils import config
 
 
 def find_notebooks() -> dict[str, Path]:
-    """Return the notebooks of the series by number, "01" first."""
+    """Return the notebooks of the series by number, "00" first."""
     return {path.name[:2]: path for path in sorted(config.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
 
 

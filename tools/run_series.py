@@ -204,7 +204,7 @@ def hash_inputs(job: Job, profile: config.Profile, images: str) -> str:
         if name in config.PROFILES:
             prepare(config.PROFILES[name])
         add("target", f"{name} {load_target(name).sha256}")
-    for name in ("PHOTOS", "TILE_LABELS", "MODEL"):
+    for name in ("PHOTO", "PHOTOS", "TILE_LABELS", "MODEL"):
         given = Path(str(job.values.get(name, "")) or os.devnull)
         for file in sorted(f for f in (given, *given.rglob("*")) if f.is_file()):
             stat = file.stat()
