@@ -13,7 +13,7 @@ PYTHON ?= $(if $(wildcard .venv/crackutils-stamp),$(VENV_PYTHON),python3)
 RUN := @$(VENV_PYTHON) -m tools --make
 
 .DEFAULT_GOAL := help
-.PHONY: help setup recipes lab app data verify reference spread tables report pretrain train-detector bench tensorboard test test-all lint badges lock clean
+.PHONY: help setup recipes lab app data verify reference spread tables docs pretrain train-detector bench tensorboard test test-all lint badges lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -37,8 +37,8 @@ lab: setup ## open JupyterLab on the notebooks
 app: setup ## open a page in the browser: photos in, cracks looked at and corrected, a report out [PHOTOS=folder]
 	$(RUN) app
 
-report: setup ## write the HTML report of a profile again
-	$(RUN) report
+docs: setup ## build the site: the executed notebooks of a profile, guides, API [PROFILE=...]
+	$(RUN) docs
 
 pretrain: setup ## train our own backbone again: half an hour on two cores, 2.5 GB of disk, continues after a kill
 	$(RUN) pretrain
@@ -62,7 +62,7 @@ spread: setup ## measure how far the reference moves on other types of CPU and w
 	$(RUN) spread
 
 tables: setup ## write the result tables of README.md from the reference
-	$(RUN) docs
+	$(RUN) tables
 
 test: setup ## lint, then run the tests but the slow ones
 	$(RUN) test

@@ -11,8 +11,8 @@ import pytest
 
 from crackutils import cli, config
 from tools import commands
-from tools.docs import PROFILE, results_table, write_results
 from tools.reference import PICTURES
+from tools.tables import PROFILE, results_table, write_results
 
 PAGES = [config.ROOT / "README.md", *sorted((config.ROOT / "docs").glob("*.md"))]
 PAGES += [config.ROOT / "tools" / "benchmarks" / "README.md", config.PACKAGE / "backbone" / "README.md"]

@@ -150,7 +150,7 @@ MISTAKES = [
     ("tools run recipes RECIPE=mobilenetv2", "parameter=RECIPE is unknown"),
     ("tools run --profile sample 03", "--profile"),
     ("tools recipes simple-cnn", "simple-cnn"),
-    ("tools report PROFILE=sample", "make run-all PROFILE=sample"),
+    ("tools docs PROFILE=sample", "make run-all PROFILE=sample"),
     ("tools verify EPOCHS=3", "EPOCHS"),
     ("tools tensorboard PROFILE=sample", "make run-all"),
     ("tools pretrain PROFILE=sample", "PROFILE"),

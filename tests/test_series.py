@@ -1,4 +1,4 @@
-"""The series on toy notebooks: parameters, what is up to date, failures, the report. Few tests start kernels."""
+"""The series on toy notebooks: parameters, what is up to date, failures, the site. Few tests start kernels."""
 
 import dataclasses
 import itertools
@@ -22,8 +22,8 @@ from crackutils.recipes import RECIPES
 from crackutils.stages import Stage
 from tools.notebooks import read_parameters
 from tools.plan_series import plan
-from tools.report import write_report
 from tools.run_series import estimate_seconds, format_seconds, run
+from tools.site import write_site
 
 Patch, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
 ROOT = config.ROOT
@@ -328,7 +328,6 @@ def test_parameters_and_profiles_make_copies_and_staleness_concerns_those_that_n
         run(["01"], {"PROFILE": "smoke"})
     assert executed == ["01_first", "01_first COUNT=5", "01_first"]
     assert copies() == ["01_first--COUNT-5.ipynb", "01_first.ipynb"]
-    assert (config.results_dir() / "smoke" / "report" / "index.html").is_file()
     executed.clear()
     run(["all"], {})
     run(["02"], {}, force=True)
@@ -361,7 +360,7 @@ def test_runs_notebooks_with_their_parameters(home: Path, monkeypatch: Patch, ca
     assert dict(os.environ) == environment
     out = capsys.readouterr().out
     begin = r"^\[1/2\] 01_first \(sample, SEED=8\): running.*\n\[1/2\] .* done in \d+ s\n\[2/2\] 02_second \(sample, "
-    assert re.search(begin, out, re.M) and "report: results/sample/report/index.html\n" in out
+    assert re.search(begin, out, re.M) and "notebooks: results/sample/notebooks; make docs PROFILE=sample " in out
     assert copies() == ["01_first--SEED-8.ipynb", "02_second--COUNT-5--SEED-8.ipynb"]
     base = config.results_dir() / "sample"
     for name, count in (("01_first", 3), ("02_second", 5)):
@@ -392,38 +391,48 @@ def test_a_failure_is_told_in_one_line_and_its_outputs_are_kept() -> None:
     assert any("so far so good" in text for text in texts) and any("IndexError" in text for text in texts)
     told = fail("from crackutils.config import CrackutilsError as Error\nraise Error('Too few images. Run make data.')")
     assert re.fullmatch(r"02_second, cell \[\d+\]: Too few images\. Run make data\.", told)
-    assert "its kernel died" in fail("import os\nos._exit(3)") and not (runs / "report").exists()
+    assert "its kernel died" in fail("import os\nos._exit(3)")
     write("02_second", begin)
     run(["02"], {})
-    assert copies() == ["02_second.ipynb"] and (runs / "report" / "index.html").is_file()
+    assert copies() == ["02_second.ipynb"]
 
 
-def test_report_shows_every_copy_and_loads_nothing_from_elsewhere(executed: list[str]) -> None:
-    assert "make run-all PROFILE=sample" in refused(write_report, config.profile("sample"))
+def test_the_site_shows_every_copy_and_loads_nothing_from_elsewhere(executed: list[str], monkeypatch: Patch) -> None:
+    monkeypatch.setattr("tools.site.MODULES", {"Scores": ("metrics",)})  # all of them take long
+    assert "make run-all PROFILE=sample" in refused(write_site, config.profile("sample"))
     run(["all"], {})
     run(["01"], {"COUNT": "4", "TITLE": "<b>&"})
     folder = config.results_dir() / "sample" / "notebooks"
     nb = nbformat.read(folder / "01_first.ipynb", as_version=4)
-    shown = ({"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}, {"text/markdown": "A sum: $a+b$"})
-    nb.cells[2].outputs = [new_output("display_data", data) for data in shown]
-    nb.cells.insert(0, new_markdown_cell("open in the cloud", metadata={"tags": ["colab-badge"]}))
+    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    nb.cells[2].outputs = [new_output("display_data", {"image/png": dot, "text/plain": "<Figure>"})]
+    nb.cells[2].source = 'run.show(plots.picture(image, "A grey dot"), "dot")'
+    nb.cells.insert(0, new_code_cell("install()", metadata={"tags": ["colab-setup"]}))
+    nb.cells.insert(
+        0, new_markdown_cell("[![Colab](https://c/b.svg)](https://c/x)", metadata={"tags": ["colab-badge"]})
+    )
+    nb.cells.append(new_markdown_cell("[the package](../crackutils/metrics.py), [guide](../docs/running.md)"))
     nbformat.write(nb, folder / "01_first.ipynb")
     (folder / "02_second.failed.ipynb").write_text("{}")
-    index = write_report(config.profile("sample"))
-    assert index == folder.parent / "report" / "index.html"
-    text = index.read_text("utf-8")
-    wanted = sorted(Path(name).with_suffix(".html").name for name in copies() if "failed" not in name)
-    assert len(wanted) == 4 and sorted(re.findall(r'<a href="([^"]*)"', text)) == wanted
-    assert sorted(os.listdir(index.parent)) == sorted([*wanted, "index.html"])
-    assert "<b>&" not in text and "01 The first one (COUNT=4, TITLE=&lt;b&gt;&amp;)" in text
-    for path in index.parent.iterdir():
-        text = path.read_text("utf-8")
+    index = write_site(config.profile("sample"))
+    assert index == folder.parent / "site" / "index.html"
+    pages = {
+        path.relative_to(index.parent).as_posix(): path.read_text("utf-8") for path in index.parent.rglob("*.html")
+    }
+    shown = {f"notebooks/{Path(name).stem}.html" for name in copies() if "failed" not in name}
+    assert len(shown) == 4 and {name for name in pages if name.startswith("notebooks/")} == shown
+    assert re.search(r"01 The.*first.* one.*COUNT=4,.*TITLE=&lt;b&gt;&amp;", pages["index.html"])
+    for name, text in pages.items():
         tags = " ".join(re.findall(r"<(?:script|link|img|iframe|source|object|embed)\b[^>]*>", text))
         loads = re.findall(r"""\b(?:src|href|data)\s*=\s*["']?([^"'\s>]+)""", tags)
-        assert [load for load in loads if not load.startswith("data:") and load not in wanted] == [], path.name
-        assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//|fetch\(|import\(|\.src\s*=", text), path.name
-    first = (index.parent / "01_first.html").read_text("utf-8")
-    assert "iVBORw0KGgo=" in first and "open in the cloud" not in first
+        assert [load for load in loads if re.match("(https?:)?//", load)] == [], name
+        inside = [link for link in re.findall(r'<a [^>]*href="([^"#]+)', text) if ":" not in link]
+        assert [link for link in inside if not (index.parent / name).parent.joinpath(link).exists()] == [], name
+        assert [tag for tag in re.findall(r"<img\b[^>]*>", text) if not re.search(r'alt="[^"]+"', tag)] == [], name
+    first, scores = pages["notebooks/01_first.html"], pages["api/metrics.html"]
+    assert 'alt="Figure dot: A grey dot"' in first and "install()" not in first and 'href="https://c/x"' in first
+    assert "/blob/main/crackutils/metrics.py" in first and 'href="../docs/running.html"' in first
+    assert 'id="crackutils.metrics.wilson"' in scores
     (folder / "03_third.ipynb").unlink()
-    write_report(config.profile("sample"))
-    assert not (index.parent / "03_third.html").exists() and "03_third" not in index.read_text("utf-8")
+    write_site(config.profile("sample"))
+    assert "03_third" not in index.read_text("utf-8") and not (index.parent / "notebooks" / "03_third.html").exists()

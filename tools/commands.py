@@ -162,11 +162,11 @@ def lab(_: Settings) -> int:
 
 
 @_command("PROFILE")
-def report(values: Settings) -> None:
-    """Write the HTML report of a profile again."""
-    from tools.report import write_report
+def docs(values: Settings) -> None:
+    """Build the site: the executed notebooks of a profile, the guides and the API."""
+    from tools.site import write_site
 
-    print(config.display_path(write_report(_profile(values))))
+    print(f"Open {config.display_path(write_site(_profile(values)))} in a browser.")
 
 
 @_command("PROFILE")
@@ -204,9 +204,9 @@ def spread(values: Settings) -> None:
 
 
 @_command()
-def docs(_: Settings) -> None:
+def tables(_: Settings) -> None:
     """Write the result tables of README.md from the reference."""
-    from tools.docs import write_results
+    from tools.tables import write_results
 
     write_results()
 

@@ -1,4 +1,4 @@
-"""Run the series: execute what is not up to date, print the time that is left, write the report."""
+"""Run the series: execute what is not up to date, and print the time that is left."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ from crackutils.recipes import choose_recipe
 from crackutils.sources.fetch import prepare
 from crackutils.splits.make import GIVEN
 from crackutils.transfer.targets import default_target, load_target
-from tools.notebooks import copies_folder, executed_copies, read_notebook
+from tools.notebooks import copies_folder, read_notebook
 from tools.plan_series import Job, plan
-from tools.report import write_report
 from tools.run_notebook import describe_failure, execute_notebook
 
 _START_UP = 10.0  # seconds before the first cell of a notebook
 
 
 def run(which: list[str], overrides: dict[str, str], force: bool = False) -> None:
-    """Run notebooks that are not up to date, in order, and write the report; `plan` explains the arguments.
+    """Run notebooks that are not up to date, in order; `plan` explains the arguments.
 
     Executed copies go to `results/<profile>/notebooks/`; that of a notebook that failed is kept as `*.failed.ipynb`.
 
@@ -50,24 +49,18 @@ def run(which: list[str], overrides: dict[str, str], force: bool = False) -> Non
 def _run_jobs(jobs: list[Job], profile: config.Profile) -> None:
     prepare(profile)
     ds = datasets.load(profile)
-    failure = None
     spent = expected = 0.0
     guesses = estimate_seconds(jobs, profile, ds.sha256, len(ds.index))
-    try:
-        for i, job in enumerate(jobs, 1):
-            # what has run shows how fast this machine is
-            left = sum(guesses[i - 1 :]) * (spent / expected if expected else 1)
-            settings = ", ".join([profile.name, *(f"{name}={value}" for name, value in job.changed.items())])
-            label = f"[{i}/{len(jobs)}] {job.notebook.stem} ({settings})"
-            seconds = _run_job(job, profile, ds.sha256, label, left if len(jobs) > 1 else 0)
-            if seconds and guesses[i - 1]:
-                spent, expected = spent + seconds, expected + guesses[i - 1]
-    except config.CrackutilsError as error:
-        failure = error
-    if executed_copies(profile):
-        print(f"report: {config.display_path(write_report(profile))}")
-    if failure:
-        raise failure
+    for i, job in enumerate(jobs, 1):
+        # what has run shows how fast this machine is
+        left = sum(guesses[i - 1 :]) * (spent / expected if expected else 1)
+        settings = ", ".join([profile.name, *(f"{name}={value}" for name, value in job.changed.items())])
+        label = f"[{i}/{len(jobs)}] {job.notebook.stem} ({settings})"
+        seconds = _run_job(job, profile, ds.sha256, label, left if len(jobs) > 1 else 0)
+        if seconds and guesses[i - 1]:
+            spent, expected = spent + seconds, expected + guesses[i - 1]
+    folder = config.display_path(copies_folder(profile))
+    print(f"executed notebooks: {folder}; make docs PROFILE={profile.name} turns them into pages")
 
 
 def estimate_seconds(jobs: list[Job], profile: config.Profile, images: str, count: int) -> list[float]:

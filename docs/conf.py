@@ -1,0 +1,25 @@
+"""Settings of Sphinx for the site, which `make docs` builds."""
+
+from crackutils import __version__
+from tools.badges import project_table
+
+project, release, html_title = "Concrete cracks", __version__, "Concrete cracks"
+copyright = "the authors of crackutils; images of METU: Özgenel 2019, CC BY 4.0"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+nb_execution_mode = "off"  # the pages show the run that was made
+nb_merge_streams = True
+myst_heading_anchors = 4
+default_role = "code"  # single backticks in docstrings
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+html_theme = "pydata_sphinx_theme"
+html_show_sourcelink = False
+html_context = {"default_mode": "light"}
+html_theme_options = {
+    "github_url": f"https://github.com/{project_table()['repository']}",
+    "navbar_align": "left",
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
