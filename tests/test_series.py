@@ -17,6 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from crackutils import config
+from crackutils.comparison.needed import run_needed
 from crackutils.provenance import code_hash
 from crackutils.recipes import RECIPES
 from crackutils.stages import Stage
@@ -395,6 +396,22 @@ def test_a_failure_is_told_in_one_line_and_its_outputs_are_kept() -> None:
     write("02_second", begin)
     run(["02"], {})
     assert copies() == ["02_second.ipynb"]
+
+
+def test_a_notebook_that_is_opened_alone_runs_those_that_it_needs(monkeypatch: Patch, capsys: Capture) -> None:
+    monkeypatch.setattr("crackutils.comparison.needed.NEEDED", ("01_first", "02_second"))
+    home, smoke = config.results_dir() / "smoke", config.profile("smoke")
+    (home / "02_second" / "other").mkdir(parents=True)
+    (home / "02_second" / "other" / "metrics.json").write_text("{}")
+    monkeypatch.setenv("CRACKUTILS_RUN_NOTE", os.devnull)
+    run_needed(smoke, {"PROFILE": "sample", "SEED": 8, "UNKNOWN": 1})
+    assert json.loads((home / "01_first" / "default" / "metrics.json").read_text())[-1] == 8
+    assert capsys.readouterr().out == "Notebook 01 has not run on smoke yet. It runs now, once.\n"
+    run_needed(smoke, {})
+    assert capsys.readouterr().out == ""
+    write("01_first", "raise ValueError('no images')")
+    shutil.rmtree(home / "01_first")
+    assert refused(run_needed, smoke, {}) == "01_first stopped: ValueError: no images. Run it by itself."
 
 
 def test_the_site_shows_every_copy_and_loads_nothing_from_elsewhere(executed: list[str], monkeypatch: Patch) -> None:
