@@ -54,9 +54,8 @@ def reliability_table(labels: np.ndarray, p_crack: np.ndarray, bins: int = 15) -
     rows = []
     for k in np.unique(at):
         n, cracks = int((at == k).sum()), int(labels[at == k].sum())
-        low, high = wilson(cracks, n)
         row = {"low": k / bins, "high": (k + 1) / bins, "n": n, "p": p[at == k].mean(), "share": cracks / n}
-        rows.append(row | {"share_low": low, "share_high": high})
+        rows.append(row | dict(zip(("share_low", "share_high"), wilson(cracks, n), strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -86,9 +85,12 @@ def fraction(part: int, whole: int) -> float | None:
 
 
 def wilson(good: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion (Wilson 1927) as fractions."""
-    interval = binomtest(good, n).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
+    """Return the Wilson score interval of a proportion (Wilson 1927) as fractions.
+
+    >>> [round(bound, 4) for bound in wilson(1988, 1989)]  # one error in 1,989 test images
+    [0.9972, 0.9999]
+    """
+    return tuple(map(float, binomtest(good, n).proportion_ci(level, method="wilson")))
 
 
 def classification_table(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from crackutils import cli, config
 from tools import commands
 from tools.reference import PICTURES
+from tools.site import MODULES
 from tools.tables import PROFILE, results_table, write_results
 
 PAGES = [config.ROOT / "README.md", *sorted((config.ROOT / "docs").glob("*.md"))]
@@ -83,3 +85,9 @@ def test_commands_that_the_docs_name_exist() -> None:
         assert [(program, name) for program, name in called if name not in known[program]] == [], page
         modules = re.findall(r"python -m (tools\.[\w.]*\w)", text)
         assert [name for name in modules if not importlib.util.find_spec(name)] == [], page
+
+
+def test_examples_in_docstrings_give_what_they_show() -> None:
+    modules = [importlib.import_module(f"crackutils.{name}") for group in MODULES.values() for name in group]
+    tried = [doctest.testmod(module) for module in modules]
+    assert sum(one.failed for one in tried) == 0 and sum(one.attempted for one in tried) >= 6

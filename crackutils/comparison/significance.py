@@ -85,6 +85,10 @@ def mcnemar(labels: np.ndarray, p_a: np.ndarray, p_b: np.ndarray, threshold: flo
     """Compare two models on the same images with the exact McNemar test (McNemar 1947).
 
     Returns only_a_wrong, only_b_wrong, both_wrong, and p_value of "both err equally often".
+
+    >>> cracks, first, second = np.ones(8), np.full(8, 0.9), np.repeat([0.9, 0.1], [2, 6])
+    >>> mcnemar(cracks, first, second)
+    {'only_a_wrong': 0, 'only_b_wrong': 6, 'both_wrong': 0, 'p_value': 0.0312}
     """
     labels = np.asarray(labels)
     wrong_a = (np.asarray(p_a) >= threshold) != labels
@@ -96,7 +100,11 @@ def mcnemar(labels: np.ndarray, p_a: np.ndarray, p_b: np.ndarray, threshold: flo
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Return Holm-corrected p-values in input order (Holm 1979)."""
+    """Return Holm-corrected p-values in input order (Holm 1979).
+
+    >>> holm(np.array([0.04, 0.01, 0.2])).round(3).tolist()
+    [0.08, 0.03, 0.2]
+    """
     p = np.asarray(p_values, np.float64)
     order = np.argsort(p, kind="stable")
     corrected = np.empty(len(p))

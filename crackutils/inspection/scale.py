@@ -32,6 +32,9 @@ def scale_of_points(one: tuple[float, float], other: tuple[float, float], length
     """Return the millimetres per pixel where two points, x and y in pixels, lie `length_mm` millimetres apart.
 
     Raises CrackutilsError for points that are the same, and for a length that is not above 0.
+
+    >>> scale_of_points((100, 50), (400, 450), 100)
+    0.2
     """
     if not 0 < length_mm < math.inf:
         raise CrackutilsError(f"The length {length_mm} is out of range. Give the millimetres between the two points.")
