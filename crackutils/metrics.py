@@ -75,8 +75,7 @@ def group_interval(
     _, at = np.unique(np.asarray(groups), return_inverse=True)
     sums, counts = np.bincount(at, np.asarray(values, np.float64)), np.bincount(at)
     drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), draws)
-    low, high = np.quantile((drawn @ sums) / (drawn @ counts), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return tuple(np.quantile((drawn @ sums) / (drawn @ counts), [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 
 def fraction(part: int, whole: int) -> float | None:

@@ -90,4 +90,4 @@ def test_commands_that_the_docs_name_exist() -> None:
 def test_examples_in_docstrings_give_what_they_show() -> None:
     modules = [importlib.import_module(f"crackutils.{name}") for group in MODULES.values() for name in group]
     tried = [doctest.testmod(module) for module in modules]
-    assert sum(one.failed for one in tried) == 0 and sum(one.attempted for one in tried) >= 6
+    assert sum(one.failed for one in tried) == 0 and sum(one.attempted for one in tried) >= 5
