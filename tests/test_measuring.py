@@ -105,6 +105,15 @@ def test_branches_are_numbered_and_spurs_are_none() -> None:
     assert np.isnan(pieces[0].width).any()  # at the fork, across which the crack goes on
 
 
+@pytest.mark.parametrize("width", [3, 6, 12])
+def test_a_fork_makes_no_crack_wider(width: float) -> None:
+    cover = np.maximum(band(width, (400, 700), 0.1), band(width, (400, 700), 1.5, 400))
+    table, pieces = measure(cover)
+    assert table["pieces"][0] == 5 and table["width_most"][0] == pytest.approx(width, rel=0.05)
+    unknown = sum(piece.steps[np.isnan(piece.width)].sum() for piece in pieces)
+    assert 0 < unknown < 0.06 * table["length"][0]
+
+
 def test_gaps_are_bridged_where_ends_face_each_other() -> None:
     lines = np.zeros((120, 400), np.uint8)
     for x in range(20, 360, 40):

@@ -1,5 +1,6 @@
 """Length and width of cracks: from a mask to the pieces of their centre lines, and to a table with a row per crack."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import cv2
@@ -28,6 +29,7 @@ _FINE, _COARSE, _ALONG = 1.0, 3.0, 2.0  # deviations that smooth a line, its dir
 _MEDIAN = 9  # points of a line whose median is the width
 _BORDER = 3  # pixels along the border of a photo where nothing is measured
 _CHUNK, _OVERLAP = 2048, 12  # points that are measured at once, and of their neighbours that these see
+_FORK = 1.0  # pixels beside a fork, beyond the crack's own half width, where no width is measured
 _INDEPENDENT = 5  # points of a line that tell as much as one alone
 
 
@@ -101,6 +103,7 @@ def _measure_widths(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return width and at_most of each line, as in `Piece`."""
     readings, known = [], []
+    forks = _forks(paths)
     for path in paths:
         far = reach[path[:, 1], path[:, 0]].astype(int)
         parts = []
@@ -112,6 +115,9 @@ def _measure_widths(
             parts.append((*reading, whole[own]))
         *values, whole = map(np.concatenate, zip(*parts, strict=True))
         readings.append(Reading(*values))
+        for end in (path[0], path[-1]):  # around a fork a profile crosses both branches
+            if tuple(end) in forks:
+                whole &= np.hypot(*(path - end).T) > reach[end[1], end[0]] + _FORK
         known.append(whole)
     if not paths:
         return []
@@ -130,6 +136,12 @@ def _measure_widths(
         own = np.where(light, np.maximum(edges, own), np.where(thin, blur, own))
         found.append((np.where(known, own, np.nan).astype(np.float32), (thin | light) & known))
     return found
+
+
+def _forks(paths: list[np.ndarray]) -> set[tuple[int, int]]:
+    """Return the pixels where several lines end."""
+    ends = Counter(tuple(end) for path in paths for end in (path[0], path[-1]))
+    return {end for end, count in ends.items() if count > 1}
 
 
 def _sample(
