@@ -15,6 +15,7 @@ from crackutils import plots
 from crackutils.files import progress
 from crackutils.linear import STRENGTHS, fit_linear_head
 from crackutils.metrics import score_predictions
+from crackutils.splits.check import leaked_test_images
 from crackutils.splits.make import BUNDLES, pack_groups, spread_classes
 
 _PROTOCOLS = {  # split method and tested part
@@ -24,6 +25,19 @@ _PROTOCOLS = {  # split method and tested part
     "copy-safe split": ("copy-safe", "test"),
     "photo-safe split": ("photo-safe", "test"),
 }
+
+
+def count_relatives(splits: dict[str, pd.DataFrame], near: dict[str, pd.DataFrame]) -> dict[str, dict[str, int]]:
+    """Return for each split method how many images are in the test, and how many of them have relatives in training.
+
+    `splits` holds manifests, `near` tables of pairs a, b by kind: the counts are test, and "with <kind>" for each.
+    """
+    parts = {method: manifest["split"].to_numpy() for method, manifest in splits.items()}
+    kinds = {f"with {kind}": pairs for kind, pairs in near.items()}
+    return {
+        method: {"test": int((part == "test").sum())} | {k: leaked_test_images(part, v) for k, v in kinds.items()}
+        for method, part in parts.items()
+    }
 
 
 def measure_leakage(

@@ -1,6 +1,7 @@
 """Check mosaics and estimated photos: by loops of overlaps, by known photos, and by stitched pictures."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
+from crackutils import config
 from crackutils.datasets import Dataset
 from crackutils.splits.overlaps import SMALLEST_OVERLAP, SURE_SCORE, find_mosaics, find_overlaps
 
@@ -38,6 +40,28 @@ def check_loops(ds: Dataset) -> pd.DataFrame:
     closes = np.asarray(tree[links["a"], links["b"]]).ravel() == 0
     table = links.assign(mosaic=find_mosaics(ds)[links["a"]], agrees=off < 1 / 8)
     return table.loc[closes, ["a", "b", "mosaic", "agrees"]].reset_index(drop=True)
+
+
+def mosaic_counts(ds: Dataset) -> dict[str, Any]:
+    """Return counts: two_and_more (mosaics of at least two crops), largest (crops), and those of `check_loops`.
+
+    share is the fraction of each class that lies in such a mosaic, loops the links that close a loop, loops_agree the
+    fraction of these that agree, doubtful the mosaics with one that does not.
+    """
+    mosaic, loops = find_mosaics(ds), check_loops(ds)
+    size = np.bincount(mosaic)
+    share = {k: round(float((size[mosaic] > 1)[ds.given == i].mean()), 6) for i, k in enumerate(config.CLASSES)}
+    found = {"two_and_more": int((size > 1).sum()), "largest": int(size.max()), "share": share}
+    found |= {"loops": len(loops), "loops_agree": float(loops["agrees"].mean())}
+    return found | {"doubtful": loops.loc[~loops["agrees"], "mosaic"].nunique()}
+
+
+def group_ids(ds: Dataset, photo: np.ndarray) -> pd.DataFrame:
+    """Return file, mosaic (from 1; missing where a crop overlaps no other) and photo, int (n,), of each image."""
+    mosaic = find_mosaics(ds)
+    several = pd.Series(mosaic, dtype="Int64").where(np.bincount(mosaic)[mosaic] > 1)
+    ids = several.rank(method="dense").astype("Int64")
+    return pd.DataFrame({"file": ds.index["file"], "mosaic": ids, "photo": photo})
 
 
 def largest_mosaics(ds: Dataset) -> list[np.ndarray]:
