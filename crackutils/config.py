@@ -73,9 +73,9 @@ _METU = "METU, files {:05d}-{:05d} of each class"
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
-        Profile("sample", "2,000 patches of photos made by code, no download", "sample", **_OWN, **_SAMPLE),
+        Profile("sample", "2,000 patches of synthetic photos, no download", "sample", **_OWN, **_SAMPLE),
         Profile("smoke", "a tiny sample for tests: numbers mean nothing", "smoke", **_OWN, **_SMOKE),
-        Profile("walls", "tiles of walls with hairlines, made by code", "walls", split="photo-safe", **_OWN),
+        Profile("walls", "tiles of synthetic walls with hairlines", "walls", split="photo-safe", **_OWN),
         Profile("metu-mini", _METU.format(1, 1000), "metu", 1000, (1, 1000), epochs=2, **_MINI),
         Profile("metu-tenth", _METU.format(1, 2000), "metu", 2000, (1, 2000)),
         Profile("metu-half", _METU.format(1, 10000), "metu", 10000, (1, 10000)),

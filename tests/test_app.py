@@ -131,7 +131,7 @@ def test_the_report_holds_what_the_desk_shows(tmp_path: Path, desk: Desk) -> Non
 def test_a_notebook_goes_on_without_the_page(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     show_page([tmp_path / "none.jpg"])
-    assert "Nobody looks at this run" in capsys.readouterr().out
+    assert "This run has no browser" in capsys.readouterr().out
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook")
     show_page([tmp_path / "none.jpg"])
     assert "none.jpg does not exist" in capsys.readouterr().out

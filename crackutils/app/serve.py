@@ -76,9 +76,9 @@ def serve(photos: Sequence[Path], **options: Any) -> None:
 
 
 def show_page(photos: Sequence[Path], model: Path | None = None) -> None:
-    """Show the page in a notebook in Jupyter or Colab, and say how to open it in a run that nobody looks at."""
+    """Show the page in a notebook in Jupyter or Colab, and say how to open it where there is no browser."""
     if not ("JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules):
-        print("Nobody looks at this run. Run make app, or open this notebook in JupyterLab or Colab.")
+        print("This run has no browser. Run make app, or open this notebook in JupyterLab or Colab.")
         return
     try:
         start_page(photos, model, inline=True)

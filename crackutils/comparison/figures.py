@@ -68,7 +68,7 @@ def p_values(table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(1, len(names)), names[1:])
     ax.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5), xlabel="one model", ylabel="another")
     ax.grid(False)
-    ax.set_title("p-values of the exact McNemar test, corrected by Holm (blue: told apart)")
+    ax.set_title("p-values of the exact McNemar test, Holm-corrected (blue: below 0.05)")
     return figure
 
 
@@ -120,7 +120,7 @@ def cost_curves(labels: np.ndarray, p_crack: np.ndarray, threshold: float | None
         ax.axvline(np.log(max(threshold, 1e-6) / (1 - min(threshold, 1 - 1e-6))), color="0.2", linestyle="--")
     ticks = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
     ax.set_xticks([np.log(t / (1 - t)) for t in ticks], [f"{t:g}" for t in ticks])
-    ax.set(xlabel="threshold (log-odds axis); dashed: chosen on validation images, dotted: 0.5", yscale="symlog")
+    ax.set(xlabel="threshold (logit scale); dashed: chosen on validation images, dotted: 0.5", yscale="symlog")
     ax.set_yscale("symlog", linthresh=1 / len(labels))
     ax.set(ylabel="cost per image (false alarms)", ylim=(0, None))
     ax.legend(title="a missed crack costs\nas much as ... false alarms", fontsize=8)
