@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -21,8 +22,8 @@ def project_table() -> dict[str, Any]:
 
 COLAB_TAGS = ("colab-badge", "colab-setup")
 # packages that Colab lacks: those of all notebooks, and those of one
-_NEEDED = "split-folders rarfile pillow-heif ai-edge-litert"
-_NEEDED_BY = {"07": " cleanlab cleanvision imagehash", "09": " ezdxf"}
+_NEEDED = ["split-folders", "rarfile", "pillow-heif", "ai-edge-litert"]
+_NEEDED_BY = {"07": ["cleanlab", "cleanvision", "imagehash"], "09": ["ezdxf"]}
 _SETUP_CELL = """\
 import importlib.util
 import os
@@ -36,7 +37,7 @@ if importlib.util.find_spec("crackutils") is None:
         if not os.path.isdir(root):
             subprocess.run(["git", "clone", "-q", "--depth", "1", "--branch", "{branch}", url, root], check=True)
         os.chdir(f"{{root}}/notebooks")
-        needed = "{needed}".split()
+        needed = {needed}
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *needed], check=True)
     sys.path.insert(0, root)"""
 
@@ -67,8 +68,10 @@ def write_badges(check: bool = False) -> list[str]:
     rows = ["| Notebook | What it shows | |", "|---|---|---|"]
     for path in find_notebooks().values():
         nb = read_notebook(path)
-        needed = _NEEDED + _NEEDED_BY.get(path.name[:2], "")
-        setup = _SETUP_CELL.format(name=name, needed=needed, repository=project["repository"], branch=project["branch"])
+        needed = _NEEDED + _NEEDED_BY.get(path.name[:2], [])
+        setup = _SETUP_CELL.format(
+            name=name, needed=json.dumps(needed), repository=project["repository"], branch=project["branch"]
+        )
         for tag, wanted in zip(COLAB_TAGS, (badge(path), setup), strict=True):
             cells = tagged_cells(nb, tag)
             if len(cells) != 1:
