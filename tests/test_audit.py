@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from crackutils import config, datasets
 from crackutils.audit import labels, mosaics
 from crackutils.audit.copies import compare_copy_detectors, largest_groups, score_planted_copies
-from crackutils.audit.leakage import measure_leakage, protocol_table, summarize_leakage
+from crackutils.audit.leakage import count_relatives, measure_leakage, protocol_table, summarize_leakage
 from crackutils.datasets import Dataset
 from crackutils.slices import SLICES, hard_slices, measure_images, score_slices
 from crackutils.splits.make import make_split
@@ -102,6 +102,23 @@ def test_loops_of_overlaps_close_and_a_wrong_link_shows(smoke: Dataset, monkeypa
     assert mosaics.check_loops(smoke)["agrees"].sum() == table["agrees"].sum() - 1
     shown = np.concatenate(mosaics.largest_mosaics(smoke))
     assert loop["a"] not in shown and loop["b"] not in shown
+
+
+def test_mosaics_are_counted_and_numbered_from_one(smoke: Dataset) -> None:
+    counts, size = mosaics.mosaic_counts(smoke), np.bincount(find_mosaics(smoke))
+    assert (counts["two_and_more"], counts["largest"]) == ((size > 1).sum(), size.max())
+    ids = mosaics.group_ids(smoke, np.zeros(len(smoke.index), int))
+    assert ids["mosaic"].dropna().unique().size == counts["two_and_more"] and ids["mosaic"].min() == 1
+    assert ids["mosaic"].value_counts().max() == counts["largest"] and ids["mosaic"].isna().sum() == (size == 1).sum()
+    own = ids["mosaic"].notna().groupby(smoke.index["label"]).mean()
+    assert list(counts["share"].values()) == pytest.approx(list(own), abs=1e-6)
+
+
+def test_relatives_in_training_are_counted() -> None:
+    parts = pd.DataFrame({"split": ["train", "train", "val", "test", "test"]})
+    pairs = pd.DataFrame({"a": [0, 2, 3], "b": [3, 4, 4]})
+    expected = {"test": 2, "with copy": 1, "with overlap": 0}
+    assert count_relatives({"random": parts}, {"copy": pairs, "overlap": pairs[1:]}) == {"random": expected}
 
 
 def test_photos_join_mosaics_and_cut_none(smoke: Dataset) -> None:
