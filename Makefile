@@ -70,7 +70,7 @@ test: setup ## lint, then run the tests but the slow ones
 test-all: setup ## lint, then run all tests
 	$(RUN) test-all
 
-lint: setup ## check style, format and which module imports which
+lint: setup ## check style, format, spelling and which module imports which
 	$(RUN) lint
 
 badges: setup ## write the repository's name into the Colab badges and set-up cells

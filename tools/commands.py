@@ -261,12 +261,12 @@ def badges(_: Settings, check: bool) -> int:
 
 @_command()
 def lint(_: Settings) -> int:
-    """Check style, format and which module imports which."""
+    """Check style, format, spelling and which module imports which."""
     ruff = [sys.executable, "-m", "ruff"]
     own = ["--config", 'extend-exclude=["results", "data"]', "."]  # .gitignore counts in a git checkout only
     imports = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()"
     programs = ([*ruff, "check", *own], [*ruff, "format", "--check", *own])
-    programs += ([sys.executable, "-c", imports, "--no-cache", "--no-logo"],)
+    programs += ([sys.executable, "-m", "codespell_lib"], [sys.executable, "-c", imports, "--no-cache", "--no-logo"])
     return max([call(program) for program in programs])
 
 
