@@ -39,7 +39,8 @@ _AROUND = 40  # pixels around a crack in its own picture
 _BRUSHES = {"add": ADDED, "erase": ERASED}
 _ANOTHER = " Choose another photo."
 _KEPT = 7 * 24 * 3600  # seconds after which a desk that nobody opens is removed
-_STATE = "state.json"
+_STATE, _OPENED = "state.json", "opened"
+_LOCKS: dict[Path, threading.RLock] = {}  # by folder: tabs of one browser share theirs
 
 
 @dataclass
@@ -67,13 +68,23 @@ class Desk:
         """Open the desk that lies in the folder `home`, or a new one there.
 
         `net` looks at the photos; `chosen` are the options model and engine of `inspect` that give the same network.
+        Whoever opened the folder before can change nothing any more: `check` says so.
         """
         self.home, self.net, self.chosen = home, net, chosen
-        self.lock = threading.RLock()  # a page may ask for two things at once
+        self.lock = _LOCKS.setdefault(home.resolve(), threading.RLock())  # a page may ask for two things at once
         self.sight: Sight | None = None
         self.chosen_photo: str | None = None  # also where it cannot be used
-        home.mkdir(parents=True, exist_ok=True)
-        self.session = self._load()
+        self._opened = secrets.token_hex(16)
+        with self.lock:  # another tab may be in the middle of something
+            write_atomically(home / _OPENED, self._opened)
+            self.session = self._load()
+
+    def check(self) -> None:
+        """Raise CrackutilsError where somebody has opened the folder since, or it is gone."""
+        file = self.home / _OPENED
+        if not file.is_file() or file.read_text("utf-8") != self._opened:
+            why = "These photos were opened in another tab, or removed"
+            raise CrackutilsError(f"{why}. Go on there, or reload this page.")
 
     def add(self, files: Iterable[tuple[Path, str]]) -> list[str]:
         """Copy files, each a path and the user's name for it, and return what could not be taken, in words.
@@ -99,9 +110,10 @@ class Desk:
         """Replace all that lies here by a session; one that cannot be read leaves it as it is."""
         fresh = self.home / f"session-{secrets.token_hex(4)}"
         session = read_session(file, fresh)
+        self.check()
         self.sight = self.chosen_photo = None
         for other in self.home.iterdir():
-            if other != fresh:
+            if other not in (fresh, self.home / _OPENED):
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
         self.session = session
 
@@ -117,6 +129,7 @@ class Desk:
 
     def save(self) -> None:
         """Write the state without the photos, so that another server goes on from it."""
+        self.check()
         session, photos = self.session, []
         for name, file in session.photos.items():
             edits, brush = self.edits_of(name), None
@@ -153,7 +166,7 @@ class Desk:
         """Remove all photos and results from the disk."""
         self.sight = self.chosen_photo = None
         shutil.rmtree(self.home, ignore_errors=True)
-        self.home.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.home / _OPENED, self._opened)
         self.session = Session()
 
     def scale_of(self, name: str) -> float | None:

@@ -81,6 +81,7 @@ def _said(action: Callable[..., Any]) -> Callable[..., Any]:
             return gr.skip()
         try:
             with desk.lock:
+                desk.check()
                 return action(desk, *values, **named)
         except CrackutilsError as error:
             gr.Warning(_plain(error))
@@ -121,7 +122,6 @@ def _open_first(desk: Desk, names: Iterable[str], problems: Sequence[str] = ()) 
     return _choose(desk, desk.chosen_photo)
 
 
-@_said
 def _choose(desk: Desk, name: str | None) -> list[Any]:
     if name is None:
         desk.sight = None
@@ -136,9 +136,9 @@ def _choose(desk: Desk, name: str | None) -> list[Any]:
     return [photo, session.threshold, session.limit_mm, session.exposure or "", *_show(desk)]
 
 
-def _chosen(desk: Desk, name: str | None) -> Any:
-    shown = _choose(desk, name)
-    return shown[1:] if isinstance(shown, list) else shown
+@_said
+def _chosen(desk: Desk, name: str | None) -> list[Any]:
+    return _choose(desk, name)[1:]
 
 
 @_said
