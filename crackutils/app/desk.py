@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from crackutils.config import CrackutilsError, data_dir
+from crackutils.config import CrackutilsError
 from crackutils.files import as_text, replacing_file, save_array, write_atomically
 from crackutils.images import ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, tint_overlay
@@ -259,12 +259,10 @@ class Desk:
 
     def preview(self, threshold: float) -> np.ndarray:
         """Return the photo with what a threshold finds tinted, uint8 (h, w, 3): fast, at the picture's size."""
-        sight = self._sight()
+        sight, picture = self._sight(), self.plain()
         side = math.ceil(1 / sight.shrink)
-        wide, high = (round(n * sight.shrink) for n in sight.image.shape[1::-1])
-        picture = cv2.resize(sight.image, (wide, high), interpolation=cv2.INTER_AREA)
         thick = cv2.dilate(sight.seen.pixels, np.ones((side, side)))  # thin lines stay as probable as they are
-        mask = crack_mask(cv2.resize(thick, (wide, high), interpolation=cv2.INTER_NEAREST), threshold)
+        mask = crack_mask(cv2.resize(thick, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST), threshold)
         picture[mask] = (230, 159, 0)
         return picture
 
@@ -305,15 +303,13 @@ class Desk:
             best = min(best, (far, piece.crack), key=lambda one: one[0])
         return best[1]
 
-    def point_of(self, crack: int) -> tuple[float, float]:
-        """Return a point of a crack's centre line, x and y in pixels of the photo, by which a mark finds it again."""
-        piece = next(piece for piece in self._sight().pieces if piece.crack == crack)
-        return tuple(float(n) for n in piece.points[len(piece.points) // 2])
-
     def mark(self, crack: int, kind: str) -> None:
         """Say what a found crack is, one of `session.MARKS`."""
-        edits, (x, y) = self.edits_of(self._sight().name), self.point_of(crack)
-        others = tuple(mark for mark in edits.marks if np.hypot(mark[0] - x, mark[1] - y) > 1)
+        points = next(piece.points for piece in self._sight().pieces if piece.crack == crack)
+        x, y = map(float, points[len(points) // 2])  # by which the mark finds it again
+        others = tuple(
+            mark for mark in self.edits_of(self._sight().name).marks if np.hypot(mark[0] - x, mark[1] - y) > 1
+        )
         self.edit(marks=(*others, (x, y, kind)))
 
     def brush(self, strokes: np.ndarray, kind: str) -> None:
@@ -343,13 +339,13 @@ class Desk:
         """Return millimetres per pixel from two points of the photo and their distance in millimetres."""
         if len(points) != 2:
             raise CrackutilsError("A scale needs two points. Click on both, or write x, y; x, y.")
-        return scale_of_points(*points, length or 0.0)
+        return _rounded(scale_of_points(*points, length or 0.0))
 
     def scale_from_marker(self, side: float | None) -> tuple[float, str]:
         """Return millimetres per pixel from a marker in the photo, its side in millimetres, and how well, in words."""
         found = scale_of_marker(self._sight().image, side or 0.0)
         told = f"Marker {', '.join(map(str, found.ids))}: {found.mm_per_pixel:.4g} mm per pixel"
-        return found.mm_per_pixel, "; ".join(filter(None, [told, describe_marker(found)]))
+        return _rounded(found.mm_per_pixel), "; ".join(filter(None, [told, describe_marker(found)]))
 
     def describe(self, crack: int) -> str:
         """Return what is known of a crack, as Markdown."""
@@ -429,9 +425,8 @@ class Desk:
         return file
 
 
-def desks_folder() -> Path:
-    """Return the folder of all desks."""
-    return data_dir() / "cache" / "desks"
+def _rounded(scale: float) -> float:
+    return float(f"{scale:.5g}")  # as the page shows it: leaving its field must not change it
 
 
 def remove_old(home: Path) -> None:

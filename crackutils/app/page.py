@@ -42,9 +42,9 @@ def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given
         p.remove.click(_remove, [p.desk, p.photo, *fields], all_shown)
         _connect_settings(p, shown)
         _connect_cracks(p, shown)
-        p.beside_tab.select(_compare, p.desk, p.beside)
-        p.tint_tab.select(_tint, p.desk, p.tint)
-        p.brush_tab.select(_see, p.desk, p.editor)
+        p.beside_tab.select(_view(lambda desk: (desk.plain(), desk.picture())), p.desk, p.beside)
+        p.tint_tab.select(_view(Desk.tinted), p.desk, p.tint)
+        p.brush_tab.select(_view(Desk.picture), p.desk, p.editor)
         p.write.click(_report, [p.desk, p.exif], p.done)
         p.keep.click(_keep, p.desk, p.done)
         p.clear.click(_clear, [p.desk, *fields], [p.done, *all_shown])
@@ -93,6 +93,10 @@ def _said(action: Callable[..., Any]) -> Callable[..., Any]:
     return tell
 
 
+def _view(look: Callable[[Desk], Any]) -> Callable[..., Any]:
+    return _said(lambda desk: look(desk) if desk.sight else None)
+
+
 def _plain(message: Any) -> str:
     """Return a message as HTML that shows it as it is: names of files are the user's."""
     return str(message).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -139,9 +143,8 @@ def _choose(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
             desk.open(name)
         except CrackutilsError as error:
             gr.Warning(_plain(error))
-    names = list(desk.session.photos)
+    session, names = desk.session, list(desk.session.photos)
     photo = gr.Dropdown(choices=names, value=name if name in names else None)
-    session = desk.session
     now = [session.threshold, session.limit_mm, session.exposure or "", desk.scale_of(name or "")]
     # what is typed meanwhile must stay
     now = [gr.skip() if new == old else new for new, old in zip(now, fields, strict=True)]
@@ -172,19 +175,14 @@ def _set_scale(desk: Desk, value: float | None, scope: str) -> Any:
 
 @_said
 def _scale_from_points(desk: Desk, text: str, length: float | None, scope: str) -> list[Any]:
-    return _set_scale(desk, _rounded(desk.scale_between(read_points(text), length)), scope)
+    return _set_scale(desk, desk.scale_between(read_points(text), length), scope)
 
 
 @_said
 def _scale_from_marker(desk: Desk, side: float | None, scope: str) -> list[Any]:
     value, told = desk.scale_from_marker(side)
     gr.Info(told)
-    return _set_scale(desk, _rounded(value), scope)
-
-
-def _rounded(scale: float) -> float:
-    """Return a scale as the page shows it: leaving its field must not change it."""
-    return float(f"{scale:.5g}")
+    return _set_scale(desk, value, scope)
 
 
 @_said
@@ -271,21 +269,6 @@ def _paint(desk: Desk, value: Any, text: str, width: float, does: str) -> list[A
 def _unbrush(desk: Desk) -> list[Any]:
     desk.edit(brush=None)
     return [desk.picture(), *_show(desk)]
-
-
-@_said
-def _see(desk: Desk) -> Any:
-    return desk.picture() if desk.sight else None
-
-
-@_said
-def _compare(desk: Desk) -> Any:
-    return (desk.plain(), desk.picture()) if desk.sight else None
-
-
-@_said
-def _tint(desk: Desk) -> Any:
-    return desk.tinted() if desk.sight else None
 
 
 @_said
