@@ -100,12 +100,16 @@ def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) 
         np.testing.assert_array_equal(one.table(), desk.table())
         assert one.scale_of("wall.png") == 0.25 and one.session.exposure == "XC4"
     again.set_limit(0.2)
-    assert Desk(desk.home, desk.net).session.exposure is None
+    with pytest.raises(CrackutilsError, match="in another tab"):
+        desk.set_limit(0.1)
+    last = Desk(desk.home, desk.net)
+    assert last.lock is desk.lock and last.session.limit_mm == 0.2 and last.session.exposure is None
     other.remove("wall.png")
     assert other.sight is None and list(other.session.photos) == ["wall (2).png"]
     other.open("wall (2).png")
     other.clear()
-    assert not other.session.photos and not any(other.home.iterdir())
+    assert not other.session.photos and [file.name for file in other.home.iterdir()] == ["opened"]
+    other.check()
 
 
 def test_the_report_holds_what_the_desk_shows(tmp_path: Path, desk: Desk) -> None:

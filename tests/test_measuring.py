@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from crackutils.config import CrackutilsError
-from crackutils.inspection import graph
-from crackutils.inspection.graph import centre_lines
+from crackutils.inspection import graph, width
+from crackutils.inspection import measure as measuring
+from crackutils.inspection.graph import thin_mask
 from crackutils.inspection.measure import COLUMNS, measure_cracks
 from crackutils.inspection.width import profile_width
 from tools.benchmarks.widths import half_depth, read_profiles
@@ -132,11 +133,18 @@ def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = np.zeros((900, 900), np.uint8)
     for k in range(6):
         cv2.line(mask, (20 + 150 * k, 5), (880 - 130 * k, 890), 1, 3 + 8 * k)
-    whole = centre_lines(mask > 0)
+    whole = thin_mask(mask > 0) > 0
     monkeypatch.setattr(graph, "_BLOCK", 256)
-    assert (whole ^ centre_lines(mask > 0)).sum() < 0.01 * whole.sum()
+    assert (whole ^ (thin_mask(mask > 0) > 0)).sum() < 0.01 * whole.sum()
     table, pieces = measure(np.zeros((50, 60), np.float32))
     assert table.empty and list(table.columns) == COLUMNS and not pieces
+
+
+def test_lines_are_read_together_as_each_alone() -> None:
+    random, shapes = np.random.default_rng(0), [(k, 31 + k % 3) for k in range(1, 9)]
+    profiles = [(random.uniform(0, 255, one).astype(np.float32), random.integers(0, 3, one)) for one in shapes]
+    alone = [np.concatenate(values) for values in zip(*(width.read_profiles(*one) for one in profiles), strict=True)]
+    np.testing.assert_array_equal(measuring._read_together(profiles), alone)
 
 
 def test_profiles_are_read_as_they_were_published(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from crackutils.config import CrackutilsError, data_dir
+from crackutils.config import CrackutilsError
 from crackutils.files import as_text, replacing_file, save_array, write_atomically
 from crackutils.images import ImageError, decode_image
 from crackutils.inspection.drawing import draw_overlay, tint_overlay
@@ -39,7 +39,8 @@ _AROUND = 40  # pixels around a crack in its own picture
 _BRUSHES = {"add": ADDED, "erase": ERASED}
 _ANOTHER = " Choose another photo."
 _KEPT = 7 * 24 * 3600  # seconds after which a desk that nobody opens is removed
-_STATE = "state.json"
+_STATE, _OPENED = "state.json", "opened"
+_LOCKS: dict[Path, threading.RLock] = {}  # by folder: tabs of one browser share theirs
 
 
 @dataclass
@@ -67,13 +68,23 @@ class Desk:
         """Open the desk that lies in the folder `home`, or a new one there.
 
         `net` looks at the photos; `chosen` are the options model and engine of `inspect` that give the same network.
+        Whoever opened the folder before can change nothing any more: `check` says so.
         """
         self.home, self.net, self.chosen = home, net, chosen
-        self.lock = threading.RLock()  # a page may ask for two things at once
+        self.lock = _LOCKS.setdefault(home.resolve(), threading.RLock())  # a page may ask for two things at once
         self.sight: Sight | None = None
         self.chosen_photo: str | None = None  # also where it cannot be used
-        home.mkdir(parents=True, exist_ok=True)
-        self.session = self._load()
+        self._opened = secrets.token_hex(16)
+        with self.lock:  # another tab may be in the middle of something
+            write_atomically(home / _OPENED, self._opened)
+            self.session = self._load()
+
+    def check(self) -> None:
+        """Raise CrackutilsError where somebody has opened the folder since, or it is gone."""
+        file = self.home / _OPENED
+        if not file.is_file() or file.read_text("utf-8") != self._opened:
+            why = "These photos were opened in another tab, or removed"
+            raise CrackutilsError(f"{why}. Go on there, or reload this page.")
 
     def add(self, files: Iterable[tuple[Path, str]]) -> list[str]:
         """Copy files, each a path and the user's name for it, and return what could not be taken, in words.
@@ -99,9 +110,10 @@ class Desk:
         """Replace all that lies here by a session; one that cannot be read leaves it as it is."""
         fresh = self.home / f"session-{secrets.token_hex(4)}"
         session = read_session(file, fresh)
+        self.check()
         self.sight = self.chosen_photo = None
         for other in self.home.iterdir():
-            if other != fresh:
+            if other not in (fresh, self.home / _OPENED):
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
         self.session = session
 
@@ -117,6 +129,7 @@ class Desk:
 
     def save(self) -> None:
         """Write the state without the photos, so that another server goes on from it."""
+        self.check()
         session, photos = self.session, []
         for name, file in session.photos.items():
             edits, brush = self.edits_of(name), None
@@ -153,7 +166,7 @@ class Desk:
         """Remove all photos and results from the disk."""
         self.sight = self.chosen_photo = None
         shutil.rmtree(self.home, ignore_errors=True)
-        self.home.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.home / _OPENED, self._opened)
         self.session = Session()
 
     def scale_of(self, name: str) -> float | None:
@@ -246,12 +259,10 @@ class Desk:
 
     def preview(self, threshold: float) -> np.ndarray:
         """Return the photo with what a threshold finds tinted, uint8 (h, w, 3): fast, at the picture's size."""
-        sight = self._sight()
+        sight, picture = self._sight(), self.plain()
         side = math.ceil(1 / sight.shrink)
-        wide, high = (round(n * sight.shrink) for n in sight.image.shape[1::-1])
-        picture = cv2.resize(sight.image, (wide, high), interpolation=cv2.INTER_AREA)
         thick = cv2.dilate(sight.seen.pixels, np.ones((side, side)))  # thin lines stay as probable as they are
-        mask = crack_mask(cv2.resize(thick, (wide, high), interpolation=cv2.INTER_NEAREST), threshold)
+        mask = crack_mask(cv2.resize(thick, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST), threshold)
         picture[mask] = (230, 159, 0)
         return picture
 
@@ -292,15 +303,13 @@ class Desk:
             best = min(best, (far, piece.crack), key=lambda one: one[0])
         return best[1]
 
-    def point_of(self, crack: int) -> tuple[float, float]:
-        """Return a point of a crack's centre line, x and y in pixels of the photo, by which a mark finds it again."""
-        piece = next(piece for piece in self._sight().pieces if piece.crack == crack)
-        return tuple(float(n) for n in piece.points[len(piece.points) // 2])
-
     def mark(self, crack: int, kind: str) -> None:
         """Say what a found crack is, one of `session.MARKS`."""
-        edits, (x, y) = self.edits_of(self._sight().name), self.point_of(crack)
-        others = tuple(mark for mark in edits.marks if np.hypot(mark[0] - x, mark[1] - y) > 1)
+        points = next(piece.points for piece in self._sight().pieces if piece.crack == crack)
+        x, y = map(float, points[len(points) // 2])  # by which the mark finds it again
+        others = tuple(
+            mark for mark in self.edits_of(self._sight().name).marks if np.hypot(mark[0] - x, mark[1] - y) > 1
+        )
         self.edit(marks=(*others, (x, y, kind)))
 
     def brush(self, strokes: np.ndarray, kind: str) -> None:
@@ -330,13 +339,13 @@ class Desk:
         """Return millimetres per pixel from two points of the photo and their distance in millimetres."""
         if len(points) != 2:
             raise CrackutilsError("A scale needs two points. Click on both, or write x, y; x, y.")
-        return scale_of_points(*points, length or 0.0)
+        return _rounded(scale_of_points(*points, length or 0.0))
 
     def scale_from_marker(self, side: float | None) -> tuple[float, str]:
         """Return millimetres per pixel from a marker in the photo, its side in millimetres, and how well, in words."""
         found = scale_of_marker(self._sight().image, side or 0.0)
         told = f"Marker {', '.join(map(str, found.ids))}: {found.mm_per_pixel:.4g} mm per pixel"
-        return found.mm_per_pixel, "; ".join(filter(None, [told, describe_marker(found)]))
+        return _rounded(found.mm_per_pixel), "; ".join(filter(None, [told, describe_marker(found)]))
 
     def describe(self, crack: int) -> str:
         """Return what is known of a crack, as Markdown."""
@@ -416,9 +425,8 @@ class Desk:
         return file
 
 
-def desks_folder() -> Path:
-    """Return the folder of all desks."""
-    return data_dir() / "cache" / "desks"
+def _rounded(scale: float) -> float:
+    return float(f"{scale:.5g}")  # as the page shows it: leaving its field must not change it
 
 
 def remove_old(home: Path) -> None:

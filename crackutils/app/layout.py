@@ -78,7 +78,7 @@ def _lay_out_settings() -> dict[str, Any]:
 def _lay_out_pictures() -> dict[str, Any]:
     parts = {}
     with gr.Tabs():
-        with gr.Tab("Cracks") as parts["seen_tab"]:
+        with gr.Tab("Cracks"):
             shown = {"format": "jpeg", "interactive": False, "elem_classes": "picture", "buttons": ["fullscreen"]}
             parts["picture"] = gr.Image(label="Cracks", elem_id="picture", **shown)
             parts["clicks"] = gr.Radio(list(CLICKS), value=CLICKS[0], label="A click there", elem_id="clicks")

@@ -4,7 +4,7 @@ import functools
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,35 +31,37 @@ def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given
     """
     with gr.Blocks(title="crackutils", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         p = lay_out(model)
-        shown = [p.picture, p.table, p.crack, p.crop, p.told, p.kind, p.facts, p.scale]
-        all_shown = [p.photo, p.threshold, p.limit, p.exposure, *shown]
-        page.load(functools.partial(_open_desk, start_desk, home, given), p.known, [p.known, p.desk, *all_shown])
-        p.files.upload(_take, [p.desk, p.files], [p.files, *all_shown])
-        p.photo.input(_chosen, [p.desk, p.photo], all_shown[1:])  # a late answer must not change the field
-        p.remove.click(_remove, [p.desk, p.photo], all_shown)
+        shown = [p.picture, p.table, p.crack, p.crop, p.told, p.kind, p.facts]
+        fields = [p.threshold, p.limit, p.exposure, p.scale]
+        all_shown = [p.photo, *fields, *shown]
+        # what is set while the first photo opens needs the desk
+        opened = page.load(functools.partial(_open_desk, start_desk, home), p.known, [p.known, p.desk])
+        opened.then(functools.partial(_take_given, given), [p.desk, *fields], [p.files, *all_shown])
+        p.files.upload(_take, [p.desk, p.files, *fields], [p.files, *all_shown])
+        p.photo.input(_chosen, [p.desk, p.photo, *fields], all_shown[1:])  # a late answer must not change the field
+        p.remove.click(_remove, [p.desk, p.photo, *fields], all_shown)
         _connect_settings(p, shown)
         _connect_cracks(p, shown)
-        p.seen_tab.select(_see, p.desk, p.picture)
-        p.beside_tab.select(_compare, p.desk, p.beside)
-        p.tint_tab.select(_tint, p.desk, p.tint)
-        p.brush_tab.select(_see, p.desk, p.editor)
+        p.beside_tab.select(_view(lambda desk: (desk.plain(), desk.picture())), p.desk, p.beside)
+        p.tint_tab.select(_view(Desk.tinted), p.desk, p.tint)
+        p.brush_tab.select(_view(Desk.picture), p.desk, p.editor)
         p.write.click(_report, [p.desk, p.exif], p.done)
         p.keep.click(_keep, p.desk, p.done)
-        p.clear.click(_clear, p.desk, [p.done, *all_shown])
+        p.clear.click(_clear, [p.desk, *fields], [p.done, *all_shown])
     return page
 
 
 def _connect_settings(p: SimpleNamespace, shown: list[Any]) -> None:
     for happens in (p.scale.submit, p.scale.blur):
-        happens(_set_scale, [p.desk, p.scale, p.scope], shown)
-    p.by_points.click(_scale_from_points, [p.desk, p.ends, p.distance, p.scope], shown)
-    p.by_marker.click(_scale_from_marker, [p.desk, p.side, p.scope], shown)
+        happens(_set_scale, [p.desk, p.scale, p.scope], [p.scale, *shown])
+    p.by_points.click(_scale_from_points, [p.desk, p.ends, p.distance, p.scope], [p.scale, *shown])
+    p.by_marker.click(_scale_from_marker, [p.desk, p.side, p.scope], [p.scale, *shown])
     asked, quiet = [p.desk, p.threshold], {"show_progress": "hidden"}
     moved = p.threshold.change(_preview, asked, p.picture, trigger_mode="always_last", **quiet)
     moved.then(_set_threshold, asked, shown, **quiet)  # lines and widths of a large photo take a second
     for happens in (p.limit.submit, p.limit.blur):
-        happens(_set_limit, [p.desk, p.limit], [p.exposure, *shown])
-    p.exposure.input(_set_exposure, [p.desk, p.exposure], [p.limit, *shown])
+        happens(_set_limit, [p.desk, p.limit], [p.limit, p.exposure, *shown])
+    p.exposure.input(_set_exposure, [p.desk, p.exposure], [p.limit, p.exposure, *shown])
 
 
 def _connect_cracks(p: SimpleNamespace, shown: list[Any]) -> None:
@@ -77,16 +79,22 @@ def _said(action: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(action)
     def tell(desk: Desk | None, *values: Any, **named: Any) -> Any:
-        if desk is None:  # the page is not ready
+        if desk is None:
+            gr.Warning("The page is still opening, or its server was started anew. Reload this page.")
             return gr.skip()
         try:
             with desk.lock:
+                desk.check()
                 return action(desk, *values, **named)
         except CrackutilsError as error:
             gr.Warning(_plain(error))
             return gr.skip()
 
     return tell
+
+
+def _view(look: Callable[[Desk], Any]) -> Callable[..., Any]:
+    return _said(lambda desk: look(desk) if desk.sight else None)
 
 
 def _plain(message: Any) -> str:
@@ -97,32 +105,37 @@ def _plain(message: Any) -> str:
 def _show(desk: Desk) -> list[Any]:
     """Return what a photo and its cracks look like now."""
     if desk.sight is None:
-        return [None, None, gr.Dropdown(choices=[], value=None), None, "", None, _EMPTY, None]
+        return [None, None, gr.Dropdown(choices=[], value=None), None, "", None, _EMPTY]
     table = desk.table()
     crack = gr.Dropdown(choices=table["crack"].astype(str).tolist(), value=None)
-    return [desk.picture(), table, crack, None, "", None, desk.summary(), desk.scale_of(desk.sight.name)]
+    return [desk.picture(), table, crack, None, "", None, desk.summary()]
 
 
-def _open_desk(start_desk: Callable[[Path], Desk], home: Path, given: Sequence[Path], name: Any) -> list[Any]:
+def _open_desk(start_desk: Callable[[Path], Desk], home: Path, name: Any) -> list[Any]:
     name = name if isinstance(name, str) and re.fullmatch("[0-9a-f]{32}", name) else secrets.token_hex(16)
     desk = start_desk(home / name)
     os.utime(desk.home)  # it is in use
-    if given and not desk.session.photos:
-        desk.add((path, path.name) for path in given)
-    return [name, desk, *_open_first(desk, desk.session.photos)]
+    return [name, desk]
 
 
-def _open_first(desk: Desk, names: Iterable[str], problems: Sequence[str] = ()) -> list[Any]:
-    """Open the first of some photos that can be used, and say of those before it, and besides, what is wrong."""
-    problems = [*problems, *desk.open_first(names)]
-    if problems:
-        rest = f" And {len(problems) - _TOLD:,} more." if len(problems) > _TOLD else ""
-        gr.Warning(_plain(" ".join(problems[:_TOLD]) + rest))
-    return _choose(desk, desk.chosen_photo)
+def _take_given(given: Sequence[Path], desk: Desk, *fields: Any) -> list[Any]:
+    return _take(desk, [] if desk.session.photos else [(path, path.name) for path in given], *fields)
 
 
 @_said
-def _choose(desk: Desk, name: str | None) -> list[Any]:
+def _take(desk: Desk, files: list[tuple[Path, str]] | None, *fields: Any) -> list[Any]:
+    """Take files, open the first photo that can be used, and say of those before it, and besides, what is wrong."""
+    before = set(desk.session.photos)
+    problems = desk.add(files or [])
+    names = [name for name in desk.session.photos if name not in before or desk.chosen_photo is None]
+    problems += desk.open_first(names)
+    if problems:
+        rest = f" And {len(problems) - _TOLD:,} more." if len(problems) > _TOLD else ""
+        gr.Warning(_plain(" ".join(problems[:_TOLD]) + rest))
+    return [None, *_choose(desk, desk.chosen_photo, *fields)]
+
+
+def _choose(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
     if name is None:
         desk.sight = None
     elif name != desk.chosen_photo:  # the field tells the same choice twice
@@ -130,56 +143,46 @@ def _choose(desk: Desk, name: str | None) -> list[Any]:
             desk.open(name)
         except CrackutilsError as error:
             gr.Warning(_plain(error))
-    names = list(desk.session.photos)
+    session, names = desk.session, list(desk.session.photos)
     photo = gr.Dropdown(choices=names, value=name if name in names else None)
-    session = desk.session
-    return [photo, session.threshold, session.limit_mm, session.exposure or "", *_show(desk)]
-
-
-def _chosen(desk: Desk, name: str | None) -> Any:
-    shown = _choose(desk, name)
-    return shown[1:] if isinstance(shown, list) else shown
+    now = [session.threshold, session.limit_mm, session.exposure or "", desk.scale_of(name or "")]
+    # what is typed meanwhile must stay
+    now = [gr.skip() if new == old else new for new, old in zip(now, fields, strict=True)]
+    return [photo, *now, *_show(desk)]
 
 
 @_said
-def _remove(desk: Desk, name: str | None) -> list[Any]:
+def _chosen(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
+    return _choose(desk, name, *fields)[1:]
+
+
+@_said
+def _remove(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
     names = list(desk.session.photos)
     if name not in names:  # none, or clicked twice
         raise CrackutilsError("No photo is chosen. Choose the one to remove.")
     at = names.index(name)
     desk.remove(name)
-    return _choose(desk, next(iter([*names[at + 1 :], *names[:at][::-1]]), None))
-
-
-@_said
-def _take(desk: Desk, files: list[tuple[Path, str]]) -> list[Any]:
-    before = set(desk.session.photos)
-    problems = desk.add(files or [])
-    names = [name for name in desk.session.photos if name not in before or desk.chosen_photo is None]
-    return [None, *_open_first(desk, names, problems)]
+    return _choose(desk, next(iter([*names[at + 1 :], *names[:at][::-1]]), None), *fields)
 
 
 @_said
 def _set_scale(desk: Desk, value: float | None, scope: str) -> Any:
-    changed = desk.set_scale(value or None, everywhere=scope == SCOPES[0])
-    return _show(desk) if changed else gr.skip()  # leaving the field must not undo what is chosen elsewhere
+    if not desk.set_scale(value or None, everywhere=scope == SCOPES[0]):
+        return gr.skip()  # leaving the field must not undo what is chosen elsewhere
+    return [desk.scale_of(desk.chosen_photo or ""), *_show(desk)]
 
 
 @_said
 def _scale_from_points(desk: Desk, text: str, length: float | None, scope: str) -> list[Any]:
-    return _set_scale(desk, _rounded(desk.scale_between(read_points(text), length)), scope)
+    return _set_scale(desk, desk.scale_between(read_points(text), length), scope)
 
 
 @_said
 def _scale_from_marker(desk: Desk, side: float | None, scope: str) -> list[Any]:
     value, told = desk.scale_from_marker(side)
     gr.Info(told)
-    return _set_scale(desk, _rounded(value), scope)
-
-
-def _rounded(scale: float) -> float:
-    """Return a scale as the page shows it: leaving its field must not change it."""
-    return float(f"{scale:.5g}")
+    return _set_scale(desk, value, scope)
 
 
 @_said
@@ -201,13 +204,13 @@ def _set_limit(desk: Desk, value: float | None) -> Any:
     if (value or None) == desk.session.limit_mm:
         return gr.skip()
     desk.set_limit(value or None)
-    return ["", *_show(desk)]
+    return [desk.session.limit_mm, "", *_show(desk)]
 
 
 @_said
 def _set_exposure(desk: Desk, name: str) -> list[Any]:
     desk.set_exposure(name or None)
-    return [desk.session.limit_mm, *_show(desk)]
+    return [desk.session.limit_mm, name, *_show(desk)]
 
 
 @_said
@@ -269,21 +272,6 @@ def _unbrush(desk: Desk) -> list[Any]:
 
 
 @_said
-def _see(desk: Desk) -> Any:
-    return desk.picture() if desk.sight else None
-
-
-@_said
-def _compare(desk: Desk) -> Any:
-    return (desk.plain(), desk.picture()) if desk.sight else None
-
-
-@_said
-def _tint(desk: Desk) -> Any:
-    return desk.tinted() if desk.sight else None
-
-
-@_said
 def _report(desk: Desk, exif: bool, _: gr.Progress = _SHOWN) -> list[str]:
     return [str(file) for file in desk.report(exif)]
 
@@ -294,9 +282,9 @@ def _keep(desk: Desk) -> list[str]:
 
 
 @_said
-def _clear(desk: Desk) -> list[Any]:
+def _clear(desk: Desk, *fields: Any) -> list[Any]:
     desk.clear()
-    return [None, *_choose(desk, None)]
+    return [None, *_choose(desk, None, *fields)]
 
 
 def read_points(text: str) -> list[tuple[float, float]]:

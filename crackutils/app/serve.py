@@ -1,6 +1,7 @@
 """Open the page on this computer."""
 
 import functools
+import gc
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from crackutils import config
-from crackutils.app.desk import Desk, desks_folder, remove_old
+from crackutils.app.desk import Desk, remove_old
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import SHIPPED
 from crackutils.folders import find_pictures
@@ -41,13 +42,14 @@ def start_page(
     files = [file for path in photos for file in (find_pictures(path)[0] if path.is_dir() else [path])]
     if lost := [file for file in files if not file.is_file()]:
         raise CrackutilsError(f"{lost[0]} does not exist. Give photos, or folders of photos.")
-    home, uploads = desks_folder(), desks_folder().with_name("uploads")
+    home, uploads = (config.data_dir() / "cache" / name for name in ("desks", "uploads"))
     for folder in (home, uploads):
         remove_old(folder)
     temporary = uploads / str(os.getpid())  # gradio's copies of what goes in and out
     os.environ["GRADIO_TEMP_DIR"] = str(temporary)
     net = load_detector(model or SHIPPED, engine)
     map_photo(np.zeros((TILE, TILE, 3), np.uint8), net)  # so that the first photo does not wait for the network
+    gc.freeze()  # TensorFlow's objects stay: each collection would walk through them, a tenth of a second
     start = functools.partial(Desk, net=net, model=model, engine=engine)
     name = "that of the package" if model is None else config.display_path(Path(model))
     page = build_page(start, home, name, files)

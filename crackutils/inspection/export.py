@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from skimage.measure import approximate_polygon
 
 from crackutils.inspection.limit import cut_wider, find_wider
+from crackutils.inspection.mask import find_pixels
 from crackutils.inspection.measure import Piece
 
 # the coordinate system of a photo; without one, readers take pixels for degrees of longitude and latitude
@@ -60,7 +61,7 @@ def assign_pixels(mask: np.ndarray, pieces: Sequence[Piece]) -> tuple[np.ndarray
     A crack's pixels are what hangs together with its centre line, or, where several cracks do, what is nearest to it.
     """
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    y, x = np.nonzero(mask)
+    y, x = find_pixels(mask)
     if not pieces:
         return y, x, np.zeros(len(y), int)
     points = np.concatenate([piece.points for piece in pieces])

@@ -12,6 +12,8 @@ import numpy as np
 from scipy.spatial import KDTree
 from skimage.morphology import skeletonize
 
+from crackutils.inspection.mask import find_pixels, for_blocks
+
 GAP = 15  # pixels of a gap that a centre line bridges
 _BLOCK, _RIM = 1024, 128  # side of the blocks that a mask is thinned in, and of what they see around them, pixels
 _HOLE = 3  # side of the disk that closes holes and notches, pixels
@@ -21,19 +23,14 @@ _SPUR = 4  # pixels that a branch must be longer than from centre line to edge
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of the neighbours of a pixel, straight ones first (y, x)
 
 
-def centre_lines(mask: np.ndarray) -> np.ndarray:
-    """Return the centre lines of cracks, bool (h, w), one pixel wide (Zhang, Suen 1984), across gaps of some pixels."""
-    return thin_mask(mask) > 0
-
-
 def thin_mask(mask: np.ndarray) -> np.ndarray:
-    """Return how far it is from `centre_lines` to the edge, uint8 (h, w), pixels rounded up, at most 255; else 0."""
+    """Return centre lines (Zhang, Suen 1984) that bridge gaps: pixels to the edge, rounded up, uint8 (h, w); else 0."""
     disk, reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_HOLE, _HOLE)), np.zeros(mask.shape, np.uint8)
-    # block by block: thinning is local, and memory does not grow with the photo
-    for y, x in itertools.product(*(range(0, side, _BLOCK) for side in mask.shape)):
+
+    def thin(y: int, x: int) -> None:
         part = mask[max(0, y - _RIM) : y + _BLOCK + _RIM, max(0, x - _RIM) : x + _BLOCK + _RIM]
         if not part.any():
-            continue
+            return
         # lines go on beyond the photo, so that they are not shortened at its border
         closed = cv2.copyMakeBorder(part.astype(np.uint8), *(_PAD,) * 4, cv2.BORDER_REPLICATE)
         closed = cv2.morphologyEx(closed, cv2.MORPH_CLOSE, disk)
@@ -41,15 +38,19 @@ def thin_mask(mask: np.ndarray) -> np.ndarray:
         box = np.s_[top : top + high, left : left + wide]
         closed[box] = skeletonize(closed[box])
         closed = closed[_PAD:-_PAD, _PAD:-_PAD]
-        closed *= np.ceil(cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 3)).clip(1, 255).astype(np.uint8)
+        rows, cols = find_pixels(closed > 0)
+        far = cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 3)[rows, cols]
+        closed[rows, cols] = np.ceil(far).clip(1, 255)
         reach[y : y + _BLOCK, x : x + _BLOCK] = closed[min(y, _RIM) :, min(x, _RIM) :][:_BLOCK, :_BLOCK]
+
+    for_blocks(thin, mask.shape, _BLOCK)  # thinning is local, and memory does not grow with the photo
     bridge_gaps(reach)
     return reach
 
 
 def bridge_gaps(reach: np.ndarray) -> None:
     """Join ends of `thin_mask` that face each other across `GAP` pixels or fewer, in place, the nearest first."""
-    y, x = np.nonzero(reach)
+    y, x = find_pixels(reach > 0)
     points, links = np.stack([x, y], 1).astype(float), _neighbours(reach, y, x)
     ends = [k for k, near in enumerate(links) if len(near) < 2]
     if len(ends) < 2:
@@ -78,7 +79,7 @@ def trace_lines(line: np.ndarray) -> list[np.ndarray]:
 
     Closed lines begin and end at the same pixel.
     """
-    y, x = np.nonzero(line)
+    y, x = find_pixels(line)
     links = _neighbours(line, y, x)
     nodes = [k for k, near in enumerate(links) if len(near) != 2]
     paths, seen = [], np.zeros(len(links), bool)

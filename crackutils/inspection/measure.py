@@ -102,26 +102,21 @@ def _measure_widths(
     image: np.ndarray, mask: np.ndarray, paths: list[np.ndarray], reach: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return width and at_most of each line, as in `Piece`."""
-    readings, known = [], []
-    forks = _forks(paths)
+    profiles, known, forks = [], [], _forks(paths)
     for path in paths:
-        far = reach[path[:, 1], path[:, 0]].astype(int)
-        parts = []
-        for begin in range(0, len(path), _CHUNK):  # OpenCV's pictures end at 32,767 pixels, and memory must not grow
+        far, free = reach[path[:, 1], path[:, 0]].astype(int), np.ones(len(path), bool)
+        for end in (path[0], path[-1]):
+            if tuple(end) in forks:  # around it a profile crosses both branches
+                free &= np.hypot(*(path - end).T) > reach[end[1], end[0]] + _FORK
+        for begin in range(0, len(path), _CHUNK):  # OpenCV's pictures end at 32,767 pixels
             some = slice(max(0, begin - _OVERLAP), begin + _CHUNK + _OVERLAP)
             own = slice(begin - some.start, begin - some.start + len(path[begin : begin + _CHUNK]))
             grey, inside, whole = _sample(image, mask, path[some], far[some])
-            reading = read_profiles(gaussian_filter1d(grey, _ALONG, axis=0, mode="nearest")[own], inside[own])
-            parts.append((*reading, whole[own]))
-        *values, whole = map(np.concatenate, zip(*parts, strict=True))
-        readings.append(Reading(*values))
-        for end in (path[0], path[-1]):  # around a fork a profile crosses both branches
-            if tuple(end) in forks:
-                whole &= np.hypot(*(path - end).T) > reach[end[1], end[0]] + _FORK
-        known.append(whole)
+            profiles.append((gaussian_filter1d(grey, _ALONG, axis=0, mode="nearest")[own], inside[own]))
+            known.append(whole[own] & free[begin : begin + _CHUNK])
     if not paths:
         return []
-    every, whole = Reading(*map(np.concatenate, zip(*readings, strict=True))), np.concatenate(known)
+    every, whole = _read_together(profiles), np.concatenate(known)
     whole &= every.volume > -2 * volume_error(every)  # else it is filled, brighter than the surface
     fit = fit_photo(Reading(*(values[whole] for values in every)), whole.sum() / _INDEPENDENT)
     width, blur = estimate_widths(every, *fit), fit[2]
@@ -142,6 +137,18 @@ def _forks(paths: list[np.ndarray]) -> set[tuple[int, int]]:
     """Return the pixels where several lines end."""
     ends = Counter(tuple(end) for path in paths for end in (path[0], path[-1]))
     return {end for end, count in ends.items() if count > 1}
+
+
+def _read_together(profiles: list[tuple[np.ndarray, np.ndarray]]) -> Reading:
+    """Return what `read_profiles` reads from the profiles of several lines: many calls cost more than what they do."""
+    sizes = np.repeat([grey.shape[1] for grey, _ in profiles], [len(grey) for grey, _ in profiles])
+    readings = []
+    for size in np.unique(sizes):
+        grey, inside = map(np.concatenate, zip(*(p for p in profiles if p[0].shape[1] == size), strict=True))
+        parts = (slice(begin, begin + _CHUNK) for begin in range(0, len(grey), _CHUNK))  # memory must not grow
+        readings += [read_profiles(grey[part], inside[part]) for part in parts]
+    order = np.argsort(np.argsort(sizes, kind="stable"), kind="stable")
+    return Reading(*(np.concatenate(values)[order] for values in zip(*readings, strict=True)))
 
 
 def _sample(

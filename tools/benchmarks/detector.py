@@ -27,7 +27,7 @@ from crackutils.detector.runs import SHIPPED, features_of_run
 from crackutils.files import progress, render_template, write_atomically
 from crackutils.images import read_image
 from crackutils.inspection.calibration import rank_tiles, read_tile_labels
-from crackutils.inspection.mask import crack_mask, dilate
+from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.tiling import Detector, load_detector, map_photo, tile_probabilities
 from crackutils.inspection.truth import compare_masks, compare_with_truth, score_counts
 from crackutils.splits.make import make_split
@@ -130,7 +130,8 @@ def measure_lines(net: Detector, count: int = 40) -> dict[str, Any]:
     for k in progress(range(count), "joints", count, "photo"):
         shot = make_photo(RICH, k, 768, 768, THIN, rich=True)
         seen, target = map_photo(shot.image, net), target_of(shot)
-        unsure = dilate(target == UNSURE, 9) & ~dilate(target == CRACK, 9)
+        near, near_crack = (cv2.dilate((target == kind).astype(np.uint8), np.ones((9, 9))) for kind in (UNSURE, CRACK))
+        unsure = (near > 0) & (near_crack == 0)
         for t in _THRESHOLDS:
             counts = compare_masks(crack_mask(seen.pixels, t, seen.cells) & ~unsure, target == CRACK)
             totals[t] = totals[t] + pd.Series(counts)
