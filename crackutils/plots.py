@@ -40,7 +40,8 @@ def image_grid(
         ax.axis("off")
         return figure
     rows, tall = -(-len(images) // columns), side * max(image.shape[0] / image.shape[1] for image in images)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (tall + 0.35) + 0.4), squeeze=False)
+    tall += 0.15 + 0.2 * max(text.count("\n") + 1 for text in titles or [""])
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * tall + 0.4), squeeze=False)
     for k, ax in enumerate(axes.ravel()):
         ax.set_xticks([])
         ax.set_yticks([])
@@ -183,13 +184,12 @@ def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
     """Show the receiver operating characteristic and precision against recall, with the area under each."""
     scores = ranking_metrics(labels, p_crack)
     if scores["auroc"] is None:
-        why = "The test images are all of one class, so there is no ROC curve"
-        raise config.CrackutilsError(f"{why}. Add images of the other.")
+        raise config.CrackutilsError("The test images are all of one class, so there is no ROC. Add the other.")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.6))
     RocCurveDisplay.from_predictions(labels, p_crack, plot_chance_level=True, ax=left)
     PrecisionRecallDisplay.from_predictions(labels, p_crack, plot_chance_level=True, ax=right)
-    left.set_title(f"ROC, area {scores['auroc']:.5f}")
-    right.set_title(f"Precision-recall, average precision {scores['average_precision']:.5f}")
+    left.set(title=f"ROC, area {scores['auroc']:.5f}", xlabel="false alarm rate", ylabel="recall")
+    right.set(title=f"Average precision {scores['average_precision']:.5f}", xlabel="recall", ylabel="precision")
     return figure
 
 
@@ -200,7 +200,7 @@ def probabilities(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.
     bins = {"bins": 40, "binrange": (0, 1), "element": "step"}
     sns.histplot(table, x="p", hue="class", hue_order=config.CLASSES, palette=COLOURS, ax=ax, **bins)
     ax.axvline(threshold, color="0.3", linestyle="--")
-    ax.get_legend().set_title("")
+    sns.move_legend(ax, "lower center", bbox_to_anchor=(0.5, 1), ncol=2, title="", frameon=False)
     ax.set(yscale="log", ylim=(0.7, None), xlabel="predicted probability of a crack", ylabel="number of images (log)")
     return figure
 

@@ -21,7 +21,7 @@ def inspection(image: np.ndarray, p: np.ndarray, overlay: np.ndarray) -> Figure:
     for ax, title in zip(axes, ("photo", "probability of a crack", "found"), strict=True):
         ax.set(title=title, xticks=[], yticks=[])
         ax.grid(False)
-    figure.colorbar(shown, ax=axes[1], label="probability", shrink=0.8)
+    figure.colorbar(shown, ax=axes[1], shrink=0.8)
     return figure
 
 
