@@ -133,7 +133,7 @@ def test_a_figure_is_labelled_and_the_same_each_time(name: str) -> None:
     figure, second = draw(), draw()
     assert isinstance(figure, Figure) and second is not figure
     bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
-    assert all(ax.get_ylabel() for ax in bars)
+    assert all(ax.get_ylabel() or ax.get_xlabel() for ax in bars)
     labelled = [ax for ax in figure.axes if ax not in bars and ax.axison and not ax.images]
     assert len(labelled) == scales
     for ax in labelled:
@@ -227,7 +227,7 @@ def test_wrong_and_right_join_the_two_values_of_a_row() -> None:
 def test_the_areas_under_the_curves_are_those_of_the_metrics() -> None:
     found, text = score_predictions(LABELS, P), words(plots.roc_pr(LABELS, P))
     assert f"area {found['auroc']:.5f}" in text
-    assert f"average precision {found['average_precision']:.5f}" in text
+    assert f"Average precision {found['average_precision']:.5f}" in text
     with pytest.raises(config.CrackutilsError, match="all of one class"):
         plots.roc_pr(LABELS[::2], P[::2])
 

@@ -14,14 +14,14 @@ from crackutils.inspection.attention import Look
 def inspection(image: np.ndarray, p: np.ndarray, overlay: np.ndarray) -> Figure:
     """Show a photo, uint8 (h, w, 3), the probabilities of a crack, float (h, w), and its `draw_overlay`."""
     height, width = image.shape[:2]
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.4 * height / width + 0.9))
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.8 * height / width + 1.2))
     axes[0].imshow(image)
     shown = axes[1].imshow(p, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     axes[2].imshow(overlay)
     for ax, title in zip(axes, ("photo", "probability of a crack", "found"), strict=True):
         ax.set(title=title, xticks=[], yticks=[])
         ax.grid(False)
-    figure.colorbar(shown, ax=axes[1], shrink=0.8)
+    figure.colorbar(shown, ax=axes, label="probability", location="bottom", shrink=0.3, pad=0.03)
     return figure
 
 
