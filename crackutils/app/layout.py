@@ -23,6 +23,7 @@ BRUSHES = {"add": "#e69f00", "erase": "#0072b2"}  # colours, as lines and frames
 CSS = """
 footer {display: none !important}
 .picture img {width: 100%; object-fit: contain}
+:focus-visible {outline: 3px solid #0072b2 !important; outline-offset: 1px}
 """
 
 

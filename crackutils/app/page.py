@@ -153,7 +153,7 @@ def _choose(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
 
 @_said
 def _chosen(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
-    return _choose(desk, name, *fields)[1:]
+    return _choose(desk, name, *fields)[1:] if name else gr.skip()  # none where the field was left before it was filled
 
 
 @_said
