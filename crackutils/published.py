@@ -205,7 +205,7 @@ class Published:
     source: str  # repository, where its name is known
     test_images: int  # images it was tested on; 0 where no result can be read
     errors: int  # wrong ones; from the published accuracy where no count is given
-    measured: str  # who says so: "notebook output", "figure", "README only" or "nobody"
+    measured: str  # who says so: "notebook output", "figure", "README only" or "not available"
     caveat: str  # what keeps the number from being comparable
     corrections: tuple[str, ...]  # what our recipe does otherwise, a line each
     accuracy: float | None = None  # fraction; as published, or from errors; None where no result can be read

@@ -150,13 +150,13 @@ def test_a_published_result_is_one_number_told_in_two_ways(name: str) -> None:
     assert len(PUBLISHED) == 9
     published = PUBLISHED[name]
     assert re.match(r"[\w.-]+/[\w.-]+$|unnamed", published.source)
-    assert published.measured in ("notebook output", "figure", "README only", "nobody")
+    assert published.measured in ("notebook output", "figure", "README only", "not available")
     assert published.corrections and all(line.strip() for line in published.corrections)
     assert published.caveat
     if published.accuracy is None:
-        assert (published.test_images, published.errors, published.measured) == (0, 0, "nobody")
+        assert (published.test_images, published.errors, published.measured) == (0, 0, "not available")
     else:
-        assert published.measured != "nobody"
+        assert published.measured != "not available"
         assert published.accuracy == pytest.approx(1 - published.errors / published.test_images, abs=5e-5)
 
 

@@ -42,7 +42,7 @@ def describe_target(target: datasets.Dataset, source: datasets.Dataset) -> str:
     if target.profile.source == "walls":
         why = "these numbers show that the notebook works, not how well a model transfers"
         text += f" The same generator draws the synthetic photos that the network learns from: {why}."
-        text += " For that run make data SOURCE=sdnet FROM=..., or give TARGET=folder."
+        text += " To measure transfer, run `make data SOURCE=sdnet FROM=...`, or set TARGET to a folder."
     return text
 
 
