@@ -40,8 +40,8 @@ def lay_out(model: str) -> SimpleNamespace:
     parts: dict[str, Any] = {"desk": gr.State(None)}
     parts["known"] = gr.BrowserState(None, storage_key="crackutils-desk", secret="crackutils")
     gr.Markdown(
-        f"# Cracks in photos\nNetwork: {model} (crackutils {__version__}). It runs on this computer, and no photo"
-        " leaves it. Widths are estimates: check on site what matters."
+        f"# Cracks in photos\nNetwork: {model} (crackutils {__version__}). Photos stay on the computer where"
+        " this page was started. Widths are estimates: check on site what matters."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
