@@ -264,7 +264,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     page.wait_for_timeout(1000)  # as a hand needs
     press(page, "#kind input", "nothing", "Space")
     facts_become(page, "1 found lines are no cracks")
-    press(page, "button", "Take back what was said")
+    press(page, "button", "Take back all marks")
     page.locator("#facts").get_by_text("are no cracks").wait_for(state="detached")
 
     # painted, saved, and opened by somebody else

@@ -370,6 +370,9 @@ class Desk:
         h, w = sight.image.shape[:2]
         told = [f"{w:,} x {h:,} pixels, " + (f"{scale:.4g} mm per pixel" if scale else "without a scale")]
         told.append(f"{len(sight.cracks)} cracks, together {sight.cracks['length'].sum() * factor:,.0f} {unit} long")
+        if limit := self._limit():
+            wider = sum(share > 0 for share in over_limit_of_cracks(sight.pieces, limit))
+            told.append(f"{wider} of them wider than {self.session.limit_mm:g} mm in places")
         told += [f"{lost} found lines are no cracks, as you said"] if lost else []
         return "  \n".join([*told, *([sight.note] if sight.note else [])])
 
@@ -395,7 +398,7 @@ class Desk:
         box = np.s_[top : int(row["y"] + row["height"]) + _AROUND, left : int(row["x"] + row["width"]) + _AROUND]
         own = [replace(p, points=p.points - (left, top)) for p in sight.pieces if p.crack == crack]
         part = sight.image[box]
-        return draw_overlay(part, np.zeros(part.shape[:2], bool), own, LONGEST, self.scale_of(sight.name))
+        return draw_overlay(part, part[..., 0] < 0, own, LONGEST, self.scale_of(sight.name), limit=self._limit())
 
     def report(self, exif: bool = True) -> list[Path]:
         """Inspect all photos, and return the files to hand on: report, tables, drawings, and all in one archive.

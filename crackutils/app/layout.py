@@ -23,6 +23,8 @@ BRUSHES = {"add": "#e69f00", "erase": "#0072b2"}  # colours, as lines and frames
 CSS = """
 footer {display: none !important}
 .picture img {width: 100%; object-fit: contain}
+#table th *, #table td * {font-family: inherit; overflow-wrap: normal !important; word-break: normal !important}
+@media (max-width: 600px) {#table th, #table td, #table .cell-wrap {font-size: 12px; padding-inline: 3px !important}}
 :focus-visible {outline: 3px solid #0072b2 !important; outline-offset: 1px}
 """
 
@@ -38,8 +40,8 @@ def lay_out(model: str) -> SimpleNamespace:
     parts: dict[str, Any] = {"desk": gr.State(None)}
     parts["known"] = gr.BrowserState(None, storage_key="crackutils-desk", secret="crackutils")
     gr.Markdown(
-        f"# Cracks in photos\nNetwork: {model} (crackutils {__version__}). It runs on this computer, and no photo"
-        " leaves it. Widths are estimates: check on site what matters."
+        f"# Cracks in photos\nNetwork: {model} (crackutils {__version__}). Photos stay on the computer where"
+        " this page was started. Widths are estimates: check on site what matters."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
@@ -119,7 +121,7 @@ def _lay_out_cracks() -> dict[str, Any]:
             )
             parts["told"] = gr.Markdown(elem_id="told")
             parts["kind"] = gr.Radio(list(MARKS), label="It is", elem_id="kind")
-            parts["unmark"] = gr.Button("Take back what was said of the cracks of this photo")
+            parts["unmark"] = gr.Button("Take back all marks in this photo")
     return parts
 
 
@@ -127,11 +129,7 @@ def _lay_out_report() -> dict[str, Any]:
     gr.Markdown("## 5 Report")
     exif = gr.Checkbox(True, label="With camera, date and GPS place of the photos", elem_id="exif")
     with gr.Row():
-        parts = {
-            "exif": exif,
-            "write": gr.Button("Write the report", variant="primary"),
-            "keep": gr.Button("Save the session"),
-        }
-        parts["clear"] = gr.Button("Remove all photos", variant="stop")
+        parts = {"exif": exif, "write": gr.Button("Write the report", variant="primary")}
+        parts |= {"keep": gr.Button("Save the session"), "clear": gr.Button("Remove all photos", variant="stop")}
     parts["done"] = gr.File(label="To download", interactive=False, elem_id="done")
     return parts

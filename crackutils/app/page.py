@@ -17,7 +17,6 @@ from crackutils.app.layout import BRUSHES, CLICKS, CSS, SCOPES, UPLOAD, lay_out
 from crackutils.config import CrackutilsError
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
-
 _TOLD = 3  # photos that cannot be used and are named, of those that are dropped together
 _EMPTY = "No photo is open. Drop some above."
 _SHOWN = gr.Progress(track_tqdm=True)  # of `inspect`, on the page too

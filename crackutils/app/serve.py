@@ -51,7 +51,7 @@ def start_page(
     map_photo(np.zeros((TILE, TILE, 3), np.uint8), net)  # so that the first photo does not wait for the network
     gc.freeze()  # TensorFlow's objects stay: each collection would walk through them, a tenth of a second
     start = functools.partial(Desk, net=net, model=model, engine=engine)
-    name = "that of the package" if model is None else config.display_path(Path(model))
+    name = "that of the package" if model in (None, SHIPPED) else config.display_path(Path(model))
     page = build_page(start, home, name, files)
     try:
         launch(page, host, port, inline)

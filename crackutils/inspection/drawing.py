@@ -47,7 +47,7 @@ def draw_overlay(
     for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
         right, down = round(crack.x_top * scale) + 10 * thick, round(crack.y_top * scale) + 12
         at = (min(right, wide - wide // 40), min(max(16, wide // 70, down), high - 4))
-        _write_text(picture, f"{k + 1}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", at, max(0.45, wide / 2400))
+        _write_text(picture, f"{k + 1}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", at, max(0.45, wide / 1800))
     if mm_per_pixel is not None:
         _draw_scale_bar(picture, mm_per_pixel / scale)
     return picture
