@@ -63,6 +63,22 @@ def test_a_desk_takes_photos_by_any_name_and_keeps_them_apart(tmp_path: Path, de
     assert desk.open_first(["broken.jpg"]) == broken and desk.sight is None
 
 
+def test_an_old_tab_takes_no_photos_away(tmp_path: Path, desk: Desk) -> None:
+    file = desk.write().rename(tmp_path / "session.zip")
+    new = Desk(desk.home, desk.net)
+    with pytest.raises(CrackutilsError, match="in another tab"):
+        desk.add([(file, "session.zip")])
+    assert all(photo.is_file() for photo in new.session.photos.values())
+
+
+def test_an_old_tab_does_nothing(desk: Desk, monkeypatch: Any) -> None:
+    page, told = pytest.importorskip("crackutils.app.page"), []
+    monkeypatch.setattr(page.gr, "Warning", told.append)
+    Desk(desk.home, desk.net)
+    page._said(lambda desk: told.append("done"))(desk)
+    assert len(told) == 1 and "in another tab" in told[0]
+
+
 def test_marks_brush_scale_and_limit_change_what_is_found(desk: Desk) -> None:
     assert len(desk.sight.cracks) == 2 and "length (px)" in desk.table()
     desk.set_scale(0.5, everywhere=True)

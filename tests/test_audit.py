@@ -114,6 +114,15 @@ def test_mosaics_are_counted_and_numbered_from_one(smoke: Dataset) -> None:
     assert list(counts["share"].values()) == pytest.approx(list(own), abs=1e-6)
 
 
+def test_ids_are_those_of_their_rows(smoke: Dataset) -> None:
+    photo, mosaic = np.arange(len(smoke.index)) * 7, find_mosaics(smoke)
+    ids = mosaics.group_ids(smoke, photo)
+    assert ids["file"].equals(smoke.index["file"]) and (ids["photo"] == photo).all()
+    known = ids["mosaic"].notna().to_numpy()
+    pairs = set(zip(mosaic[known], ids["mosaic"][known], strict=True))
+    assert len(pairs) == ids["mosaic"].nunique() == len(set(mosaic[known])) == ids["mosaic"].max()
+
+
 def test_relatives_in_training_are_counted() -> None:
     parts = pd.DataFrame({"split": ["train", "train", "val", "test", "test"]})
     pairs = pd.DataFrame({"a": [0, 2, 3], "b": [3, 4, 4]})

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from crackutils import config, datasets, models, training
 from crackutils.images import read_image
+from crackutils.inference.engines import Engine
 from crackutils.inference.features import Features, frozen_features
 from crackutils.linear import STRENGTHS, choose_penalty, class_weights, fit_linear_head
 from crackutils.metrics import score_predictions
@@ -205,3 +206,11 @@ def test_a_linear_recipe_from_features_to_pixels(smoke: datasets.Dataset, capsys
     p = 1 / (1 + np.exp(-features.x[rows] @ kernel[:, 0] - bias[0]))
     np.testing.assert_allclose(training.predict_rows(again.model, smoke, rows)[0], p, atol=1e-4)
     assert p.std() > 0.1
+
+
+def test_another_version_of_an_engine_is_cached_apart(distinct: Any, computed: list[int], monkeypatch: Patch) -> None:
+    features_of(distinct, range(2))
+    newer = property(lambda e: {"engine": e.name, "version": "99", "precision": e.precision})
+    monkeypatch.setattr(Engine, "facts", newer)
+    features_of(distinct, range(2))
+    assert computed == [0, 1, 0, 1]

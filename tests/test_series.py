@@ -24,7 +24,7 @@ from crackutils.stages import Stage
 from tools.notebooks import read_parameters
 from tools.plan_series import plan
 from tools.run_series import estimate_seconds, format_seconds, run
-from tools.site import write_site
+from tools.site import _alternative, _prepare, _relink, write_site
 
 Patch, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
 ROOT = config.ROOT
@@ -414,6 +414,26 @@ def test_a_notebook_that_is_opened_alone_runs_those_that_it_needs(monkeypatch: P
     assert refused(run_needed, smoke, {}) == "01_first stopped: ValueError: no images. Run it by itself."
 
 
+def test_a_run_that_was_killed_does_not_count_and_foreign_parameters_stay_out(monkeypatch: Patch) -> None:
+    monkeypatch.setattr("crackutils.comparison.needed.NEEDED", ("01_first",))
+    monkeypatch.setenv("CRACKUTILS_RUN_NOTE", os.devnull)
+    write("01_first", "assert 'UNKNOWN' not in globals()", FINISH.format(name="01_first"))
+    runs = config.results_dir() / "smoke" / "01_first"
+    (runs / "killed" / "checkpoints").mkdir(parents=True)
+    run_needed(config.profile("smoke"), {"UNKNOWN": 1})
+    assert (runs / "default" / "metrics.json").is_file()
+
+
+def test_parts_of_a_page() -> None:
+    nb = new_notebook(cells=[new_code_cell("install()", metadata={"tags": ["colab-setup"]}), new_code_cell("1")])
+    _prepare(nb, "notebooks/01_first.ipynb", set())
+    assert [cell.source for cell in nb.cells] == ["1"]
+    text, _ = _relink("[a](../tests) [b](../crackutils/cli.py#L9)", "notebooks/01_first.ipynb", set())
+    assert re.fullmatch(r"\[a\]\(https:\S+/tree/main/tests\) \[b\]\(https:\S+/blob/main/crackutils/cli\.py#L9\)", text)
+    shown = 'run.show(plots.f(x, "not the title", title="The title"), "a_b")'
+    assert _alternative(shown) == "Figure a b: The title"
+
+
 def test_the_site_shows_every_copy_and_loads_nothing_from_elsewhere(executed: list[str], monkeypatch: Patch) -> None:
     monkeypatch.setattr("tools.site.MODULES", {"Scores": ("metrics",)})  # all of them take long
     assert "make run-all PROFILE=sample" in refused(write_site, config.profile("sample"))
@@ -447,7 +467,7 @@ def test_the_site_shows_every_copy_and_loads_nothing_from_elsewhere(executed: li
         assert [link for link in inside if not (index.parent / name).parent.joinpath(link).exists()] == [], name
         assert [tag for tag in re.findall(r"<img\b[^>]*>", text) if not re.search(r'alt="[^"]+"', tag)] == [], name
     first, scores = pages["notebooks/01_first.html"], pages["api/metrics.html"]
-    assert 'alt="Figure dot: A grey dot"' in first and "install()" not in first and 'href="https://c/x"' in first
+    assert 'alt="Figure dot: A grey dot"' in first and 'href="https://c/x"' in first
     assert "/blob/main/crackutils/metrics.py" in first and 'href="../docs/running.html"' in first
     assert 'id="crackutils.metrics.wilson"' in scores
     (folder / "03_third.ipynb").unlink()
