@@ -88,7 +88,7 @@ def test_marks_brush_scale_and_limit_change_what_is_found(desk: Desk) -> None:
     x, y = 300 * desk.sight.shrink, 152 * desk.sight.shrink
     assert desk.crack_at(x, y) == 1 and desk.crack_at(x, 600) is None
     desk.mark(1, "joint")
-    assert len(desk.sight.cracks) == 1 and "1 found lines are no cracks" in desk.summary()
+    assert len(desk.sight.cracks) == 1 and "1 found lines are no cracks, as marked by you" in desk.summary()
     desk.edit(marks=())
     assert len(desk.sight.cracks) == 2
     desk.draw([(100, 600), (800, 600)], 4, "add")
@@ -155,6 +155,14 @@ def test_a_notebook_goes_on_without_the_page(tmp_path: Path, monkeypatch: Any, c
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook")
     show_page([tmp_path / "none.jpg"])
     assert "none.jpg does not exist" in capsys.readouterr().out
+
+
+def test_numbers_are_read_with_a_point_or_a_comma() -> None:
+    read_number = pytest.importorskip("crackutils.app.page").read_number
+    assert [read_number(text) for text in ("0.2", " 0,2 ", "3", "", None)] == [0.2, 0.2, 3, None, None]
+    for text in ("0", "-1", "abc", "1,000.5", "inf"):
+        with pytest.raises(CrackutilsError, match="nothing has changed"):
+            read_number(text)
 
 
 def test_desks_go_after_a_week(tmp_path: Path) -> None:
@@ -254,7 +262,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     with page.expect_file_chooser() as chooser:
         press(page, "#files button")
     chooser.value.set_files([photo, tmp_path / "broken.jpg"])
-    enter(page, "#scale input", "0.2")  # while the photo opens
+    enter(page, "#scale input", "0,2")  # while the photo opens
     facts_become(page, "900 x 700 pixels, 0.2 mm per pixel")
     assert photo.name in page.locator("#photo input").input_value()
 

@@ -355,11 +355,12 @@ class Desk:
         if pd.notna(row["width_mean"]):
             names = ("width_mean", "width_p10", "width_p50", "width_p90", "width_most")
             mean, *shares, most = (f"{row[name] * factor:.2f}" for name in names)
-            told.append(f"width: mean {mean}, largest {most} {unit}; P10, P50, P90: {', '.join(shares)}")
+            parts = f"a tenth, half, nine tenths of it are thinner than {', '.join(shares)} {unit}"
+            told.append(f"width: mean {mean}, largest {most} {unit}; {parts}")
         else:
             told.append("its width cannot be measured")
         if row["at_most"]:
-            told.append(f"{row['at_most']:.0%} of it is thinner than can be told: there the width is an upper bound")
+            told.append(f"{row['at_most']:.0%} of it is too thin to be measured: there the width is an upper bound")
         return "  \n".join(told)
 
     def summary(self) -> str:
@@ -373,7 +374,7 @@ class Desk:
         if limit := self._limit():
             wider = sum(share > 0 for share in over_limit_of_cracks(sight.pieces, limit))
             told.append(f"{wider} of them wider than {self.session.limit_mm:g} mm in places")
-        told += [f"{lost} found lines are no cracks, as you said"] if lost else []
+        told += [f"{lost} found lines are no cracks, as marked by you"] if lost else []
         return "  \n".join([*told, *([sight.note] if sight.note else [])])
 
     def table(self) -> pd.DataFrame:

@@ -61,20 +61,22 @@ def _lay_out_settings() -> dict[str, Any]:
     parts["remove"] = gr.Button("Remove this photo", size="sm")
     gr.Markdown("## 2 Scale")
     parts["scope"] = gr.Radio(list(SCOPES), value=SCOPES[0], label="Holds for", elem_id="scope")
-    parts["scale"] = gr.Number(label="Millimetres per pixel (Enter sets it)", elem_id="scale")
+    parts["scale"] = gr.Textbox(label="Millimetres per pixel, as 0.2 (Enter sets it)", max_lines=1, elem_id="scale")
     with gr.Accordion("From two points", open=False):
         gr.Markdown("Choose *set the scale* below the picture and click on two points, or type them.")
         parts["ends"] = gr.Textbox(label="Points: x, y; x, y (pixels of the photo)", elem_id="ends")
-        parts["distance"] = gr.Number(label="Their distance in millimetres", elem_id="distance")
+        parts["distance"] = gr.Textbox(label="Their distance in millimetres", max_lines=1, elem_id="distance")
         parts["by_points"] = gr.Button("Set the scale from the points")
     with gr.Accordion("From an ArUco marker", open=False):
-        parts["side"] = gr.Number(label="Side of the marker in millimetres", elem_id="side")
+        parts["side"] = gr.Textbox(label="Side of the marker in millimetres", max_lines=1, elem_id="side")
         parts["by_marker"] = gr.Button("Find the marker and set the scale")
     gr.Markdown("## 3 What counts")
     parts["threshold"] = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold of probability", elem_id="threshold")
-    parts["limit"] = gr.Number(label="Largest allowed width in millimetres (Enter sets it)", elem_id="limit")
+    title = "Largest allowed width in millimetres, as 0.3 (Enter sets it)"
+    parts["limit"] = gr.Textbox(label=title, max_lines=1, elem_id="limit")
     rule = "Or by exposure class (EN 1992-1-1, Table 7.1N)"
-    parts["exposure"] = gr.Dropdown(label=rule, choices=["", *EXPOSURES], value="", elem_id="exposure")
+    info = "Recommended values for reinforced concrete; your national annex may differ."
+    parts["exposure"] = gr.Dropdown(["", *EXPOSURES], value="", label=rule, info=info, elem_id="exposure")
     return parts
 
 
@@ -84,11 +86,15 @@ def _lay_out_pictures() -> dict[str, Any]:
         with gr.Tab("Cracks"):
             shown = {"format": "jpeg", "interactive": False, "elem_classes": "picture", "buttons": ["fullscreen"]}
             parts["picture"] = gr.Image(label="Cracks", elem_id="picture", **shown)
-            parts["clicks"] = gr.Radio(list(CLICKS), value=CLICKS[0], label="A click there", elem_id="clicks")
+            gr.Markdown(
+                "Blue: outline of what was found. Orange: centre line. Red and !: wider than the limit."
+                " Holes and joints are often found too: mark them below before you write the report."
+            )
+            parts["clicks"] = gr.Radio(list(CLICKS), value=CLICKS[0], label="A click in the picture", elem_id="clicks")
         with gr.Tab("Beside the photo") as parts["beside_tab"]:
             parts["beside"] = gr.ImageSlider(label="Photo and cracks", format="jpeg", interactive=False, max_height=900)
         with gr.Tab("Probability") as parts["tint_tab"]:
-            parts["tint"] = gr.Image(label="Probability of each pixel: blue 0, yellow 1", elem_id="tint", **shown)
+            parts["tint"] = gr.Image(label="Probability of each pixel: purple 0, yellow 1", elem_id="tint", **shown)
         with gr.Tab("Brush") as parts["brush_tab"]:
             fixed = {"type": "numpy", "format": "png", "sources": (), "transforms": (), "layers": False, "buttons": []}
             brush = gr.Brush(6, list(BRUSHES.values()), BRUSHES["add"], "fixed")
@@ -96,7 +102,10 @@ def _lay_out_pictures() -> dict[str, Any]:
             parts["editor"] = gr.ImageEditor(
                 label="Paint, then apply", brush=brush, height=700, canvas_size=(side, side), elem_id="editor", **fixed
             )
-            gr.Markdown("Orange adds cracks, blue erases. By keyboard: a line from point to point.")
+            gr.Markdown(
+                "Orange adds cracks, blue erases; apply before you leave this tab. By keyboard: a line from point to point."
+                " Widths under strokes are read from the photo: where it shows no crack, they mean nothing."
+            )
             with gr.Row():
                 parts["stroke"] = gr.Textbox(label="Line: x, y; x, y; ... (pixels of the photo)", elem_id="stroke")
                 parts["thick"] = gr.Number(5, label="Its width in pixels", minimum=1, elem_id="thick")

@@ -1,6 +1,7 @@
 """The page: what happens on a click. What is done with the photos, `Desk` does."""
 
 import functools
+import math
 import os
 import re
 import secrets
@@ -144,7 +145,7 @@ def _choose(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
             gr.Warning(_plain(error))
     session, names = desk.session, list(desk.session.photos)
     photo = gr.Dropdown(choices=names, value=name if name in names else None)
-    now = [session.threshold, session.limit_mm, session.exposure or "", desk.scale_of(name or "")]
+    now = [session.threshold, _text(session.limit_mm), session.exposure or "", _text(desk.scale_of(name or ""))]
     # what is typed meanwhile must stay
     now = [gr.skip() if new == old else new for new, old in zip(now, fields, strict=True)]
     return [photo, *now, *_show(desk)]
@@ -166,22 +167,22 @@ def _remove(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
 
 
 @_said
-def _set_scale(desk: Desk, value: float | None, scope: str) -> Any:
-    if not desk.set_scale(value or None, everywhere=scope == SCOPES[0]):
+def _set_scale(desk: Desk, text: str, scope: str) -> Any:
+    if not desk.set_scale(read_number(text), everywhere=scope == SCOPES[0]):
         return gr.skip()  # leaving the field must not undo what is chosen elsewhere
-    return [desk.scale_of(desk.chosen_photo or ""), *_show(desk)]
+    return [_text(desk.scale_of(desk.chosen_photo or "")), *_show(desk)]
 
 
 @_said
-def _scale_from_points(desk: Desk, text: str, length: float | None, scope: str) -> list[Any]:
-    return _set_scale(desk, desk.scale_between(read_points(text), length), scope)
+def _scale_from_points(desk: Desk, text: str, length: str, scope: str) -> list[Any]:
+    return _set_scale(desk, _text(desk.scale_between(read_points(text), read_number(length))), scope)
 
 
 @_said
-def _scale_from_marker(desk: Desk, side: float | None, scope: str) -> list[Any]:
-    value, told = desk.scale_from_marker(side)
+def _scale_from_marker(desk: Desk, side: str, scope: str) -> list[Any]:
+    value, told = desk.scale_from_marker(read_number(side))
     gr.Info(told)
-    return _set_scale(desk, value, scope)
+    return _set_scale(desk, _text(value), scope)
 
 
 @_said
@@ -199,17 +200,19 @@ def _set_threshold(desk: Desk, value: float) -> Any:
 
 
 @_said
-def _set_limit(desk: Desk, value: float | None) -> Any:
-    if (value or None) == desk.session.limit_mm:
+def _set_limit(desk: Desk, text: str) -> Any:
+    if (value := read_number(text)) == desk.session.limit_mm:
         return gr.skip()
-    desk.set_limit(value or None)
-    return [desk.session.limit_mm, "", *_show(desk)]
+    desk.set_limit(value)
+    return [_text(value), "", *_show(desk)]
 
 
 @_said
-def _set_exposure(desk: Desk, name: str) -> list[Any]:
+def _set_exposure(desk: Desk, name: str) -> Any:
+    if (name or None) == desk.session.exposure:
+        return gr.skip()  # leaving the field tells it too, and would take back a chosen crack
     desk.set_exposure(name or None)
-    return [desk.session.limit_mm, name, *_show(desk)]
+    return [_text(desk.session.limit_mm), name, *_show(desk)]
 
 
 @_said
@@ -284,6 +287,22 @@ def _keep(desk: Desk) -> list[str]:
 def _clear(desk: Desk, *fields: Any) -> list[Any]:
     desk.clear()
     return [None, *_choose(desk, None, *fields)]
+
+
+def read_number(text: str | None) -> float | None:
+    """Return a number above 0, written with a point or a comma, None of nothing; CrackutilsError for other text."""
+    if not (text or "").strip():
+        return None
+    try:
+        if 0 < (value := float(text.replace(",", "."))) < math.inf:
+            return value
+    except ValueError:
+        pass
+    raise CrackutilsError(f"{text!r} is not a number above 0, so nothing has changed. Write one as 0.2, or nothing.")
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
 
 
 def read_points(text: str) -> list[tuple[float, float]]:
