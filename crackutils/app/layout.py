@@ -103,7 +103,7 @@ def _lay_out_pictures() -> dict[str, Any]:
                 label="Paint, then apply", brush=brush, height=700, canvas_size=(side, side), elem_id="editor", **fixed
             )
             gr.Markdown(
-                "Orange adds cracks, blue erases; apply before you leave this tab. By keyboard: a line from point to point."
+                "Orange adds cracks, blue erases; apply before you leave this tab. By keyboard: a line."
                 " Widths under strokes are read from the photo: where it shows no crack, they mean nothing."
             )
             with gr.Row():
