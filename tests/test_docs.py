@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib.util
+import json
 import re
 import shutil
 from pathlib import Path
@@ -73,6 +74,13 @@ def test_the_reference_holds_the_pictures_that_the_docs_show() -> None:
     base = config.REFERENCE.resolve()
     held = {base / p / Path(name).parent.parent / Path(name).name for p in PICTURES for name in PICTURES[p]}
     assert {file for file in shown if file.is_relative_to(base)} == held
+
+
+def test_the_error_of_widths_is_the_measured_one() -> None:
+    measured = json.loads((config.ROOT / "tools" / "benchmarks" / "widths.json").read_text("utf-8"))["profiles"]["ours"]
+    text = " ".join((config.ROOT / "docs" / "whole-photos.md").read_text("utf-8").split())
+    assert f"On {measured['widths']} grey profiles" in text
+    assert f"mean error is {measured['all']['mae']:.2f} pixels" in text
 
 
 def test_commands_that_the_docs_name_exist() -> None:

@@ -449,6 +449,7 @@ def test_the_site_shows_every_copy_and_loads_nothing_from_elsewhere(executed: li
         0, new_markdown_cell("[![Colab](https://c/b.svg)](https://c/x)", metadata={"tags": ["colab-badge"]})
     )
     nb.cells.append(new_markdown_cell("[the package](../crackutils/metrics.py), [guide](../docs/running.md)"))
+    nb.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"bar": {}}, "version_major": 2}}
     nbformat.write(nb, folder / "01_first.ipynb")
     (folder / "02_second.failed.ipynb").write_text("{}")
     index = write_site(config.profile("sample"))

@@ -112,6 +112,7 @@ def _first_line(module: str) -> str:
 
 def _prepare(nb: nbformat.NotebookNode, name: str, known: set[str]) -> set[str]:
     """Make an executed copy a page: no set-up cell, links that lead on, pictures with a text; return other pictures."""
+    nb.metadata.pop("widgets", None)  # progress bars of a run that is over; their scripts would come from the network
     for cell in tagged_cells(nb, "colab-setup"):
         nb.cells.remove(cell)
     for cell in tagged_cells(nb, "colab-badge"):  # its picture would come from the network
