@@ -116,6 +116,26 @@ def app(photos: tuple[Path, ...], **options: Any) -> None:
     serve(photos, **options)
 
 
+@cli.command()
+@click.argument("source", metavar="RUN|detector")
+@click.option(
+    "--format", "form", metavar="NAME", help="litert, litert-int8, onnx, openvino or saved_model.", required=True
+)
+@_path("--out", metavar="FILE", help="File to write, for saved_model a folder; its card is FILE.json.", required=True)
+@_path(
+    "--images", metavar="FOLDER", help="Pictures to compare with Keras on; else those of the run, or synthetic ones."
+)
+@_FORCE
+def export(source: str, form: str, out: Path, **options: Any) -> None:
+    """Write the model of a run folder, or the package's detector, for programs without Keras."""
+    from crackutils.deployment.export import export_model
+
+    card = export_model(source, form, out, **options)
+    compared = card["compared_with_keras"]
+    told = f"largest difference from Keras {compared['largest_difference']:.2g} on {compared['on']}"
+    print(f"{card['bytes'] / 1e6:.1f} MB, {card['images_per_second']:.0f} images/s, {told} -> {out}")
+
+
 def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
     """Run `argv` (None: of this process) in a group called `name`, and return its status.
 

@@ -15,12 +15,16 @@ import nbformat
 from crackutils import config
 from crackutils.files import render_template, write_atomically
 from tools.badges import project_table
+from tools.browser import SCRIPTS, write_browser_files
 from tools.notebooks import executed_copies, read_notebook, tagged_cells
 
 DOCS, _TEMPLATES = config.ROOT / "docs", Path(__file__).with_name("templates")
 CARDS = ("tools/benchmarks/README.md", "crackutils/detector/shipped/model/README.md", "crackutils/backbone/README.md")
 PARTS = {  # of the navigation, besides the notebooks
-    "Guides": [f"docs/{name}.md" for name in ("running", "own-images", "whole-photos", "reproducibility")],
+    "Guides": [
+        *(f"docs/{name}.md" for name in ("running", "own-images", "whole-photos")),
+        *("try.md", "docs/export.md", "docs/reproducibility.md"),
+    ],
     "Results": [f"docs/{name}.md" for name in ("about", "results", "audit", "transfer", "speed", "sample")],
     "Reference": ["docs/glossary.md", "api.md", "docs/architecture.md", *CARDS],
 }
@@ -71,6 +75,10 @@ def write_site(profile: config.Profile) -> Path:
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(DOCS), "-d", *folders]
     if subprocess.call(command, cwd=config.ROOT):
         raise config.CrackutilsError("Sphinx could not build the site. Its own lines are above.")
+    try:
+        write_browser_files(site / "_static" / "browser")
+    except config.CrackutilsError as error:  # without a network the rest of the site is whole
+        print(f"note: the page Try it does not work. {error}")
     for page in (site / "notebooks").glob("*.html"):
         if f"notebooks/{page.stem}.ipynb" not in pages:
             page.unlink()  # its notebook was renamed or removed
@@ -98,6 +106,7 @@ def _pages(profile: config.Profile, copies: list[Path]) -> Iterator[tuple[str, b
     modules = {task: [(m, _first_line(m)) for m in group] for task, group in MODULES.items()}
     for module in (m for group in MODULES.values() for m in group):
         yield f"api/{module}.md", _API.format(module=module).encode()
+    yield "try.md", (SCRIPTS / "try.md").read_bytes()
     values = {"profile": profile, "entries": entries, "modules": modules, "parts": list(parts)}
     for name in ("index", "api"):
         yield f"{name}.md", render_template(_TEMPLATES / f"{name}.md.j2", values).encode()

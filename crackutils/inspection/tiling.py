@@ -2,10 +2,9 @@
 
 import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from crackutils import config, training
-from crackutils.config import CrackutilsError, keras
-from crackutils.detector.network import CELL, build_detector, top_mean
-from crackutils.detector.runs import read_detector_run
+from crackutils import config
+from crackutils.config import keras
+from crackutils.detector.network import CELL, top_mean
+from crackutils.detector.runs import WINDOW, is_adapted, photo_network, read_detector_run
 from crackutils.files import sha256
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
 
 TILE = 256  # side of a tile, pixels: tiles.csv has a row for each
-_WINDOW = 512  # side of a window, pixels
 _RIM = 2  # cells at a window's rim that its neighbour sees better
 
 
@@ -47,33 +45,19 @@ class CrackMap:
 def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
     """Return the network of a run of notebook 08, or of `adapt`; CrackutilsError for other folders and unknown engines.
 
-    In whole photos the last layer counts only where `adapt` fitted it to a site, to tiles of the recipe's size. Else it
-    adds 0: fitted to patches, it separates their scratches from their cracks, but it ranks tiles of other walls no
-    better than the cells alone.
+    `photo_network` says when its last layer counts.
     """
-    recipe, start, weights = read_detector_run(folder)
-    adapted = "adapted" in json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+    (recipe, start, weights), adapted = read_detector_run(folder), is_adapted(folder)
     key = hashlib.sha256(f"{sha256(weights)} {start} {recipe.as_dict()} {adapted}".encode()).hexdigest()
-    recipe = replace(recipe, size=recipe.size if adapted else max(recipe.size, _WINDOW))
+    size = recipe.size if adapted else max(recipe.size, WINDOW)
 
     def build() -> Any:
-        model = build_detector(recipe, start, config.DEFAULT_SEED, load=False)
-        try:
-            model.set_weights(training.load(folder)[0].get_weights())
-        except ValueError as error:  # its map has a value for each cell
-            why = f"{folder} was made by a version without a probability for each pixel"
-            raise CrackutilsError(f"{why}. Run notebook 08 again with FORCE=1, or leave --model out.") from error
-        last, flat = keras.layers.Dense(1, dtype="float32"), keras.layers.Flatten()
-        added = last(model.get_layer("features").output)
-        kernel, bias = model.get_layer("p_crack").get_weights()
-        kernel[0] -= 1  # the top cells' own logit is not added once more
-        last.set_weights([kernel * adapted, bias * adapted])
-        cells, pixels = (flat(model.get_layer(name).output) + added for name in ("cells", "pixels"))
-        return keras.Model(model.input, keras.layers.Concatenate()([cells, 255 * keras.ops.sigmoid(pixels)]))
+        inputs, cells, pixels = photo_network(folder, size)
+        return keras.Model(inputs, keras.layers.Concatenate()([cells, 255 * keras.ops.sigmoid(pixels)]))
 
-    program = program_file(f"{recipe.name}-photo-{recipe.size}-{key[:12]}")
+    program = program_file(f"{recipe.name}-photo-{size}-{key[:12]}")
     running = start_engine(engine, program, build, 1)  # more at once gain nothing and leave the processor's caches
-    return Detector(running, recipe.size, recipe.cells, f"{key} {program.name} {running.facts}")
+    return Detector(running, size, recipe.cells, f"{key} {program.name} {running.facts}")
 
 
 def map_photo(image: np.ndarray, net: Detector) -> CrackMap:

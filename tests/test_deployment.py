@@ -1,0 +1,161 @@
+"""Exported models: equal to Keras, refused where they are not, and run without this package."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crackutils import config, training
+from crackutils.cli import main
+from crackutils.config import keras
+from crackutils.datasets import Dataset
+from crackutils.deployment import export
+from crackutils.deployment.runtimes import FORMATS, NEEDED, open_exported
+from crackutils.stages import Recipe, Stage
+from tools.benchmarks import formats
+
+Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
+TINY = Recipe("tiny", "Tiny", "cnn", 32, 8, (Stage("scratch", 1),), units=2)
+
+
+def needs(form: str) -> pytest.MarkDecorator:
+    missing = [name for name in NEEDED.get(form, ()) if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(
+        bool(missing), reason=f"{', '.join(missing)} not installed: pip install crackutils[export]"
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    keras.utils.set_random_seed(5)
+    x = inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 255)(keras.layers.RandomFlip(seed=1)(x))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x))
+    steep = keras.initializers.RandomNormal(stddev=9.0, seed=6)
+    return keras.Model(inputs, keras.layers.Dense(2, "softmax", kernel_initializer=steep)(x))
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: Any, smoke: Dataset, smoke_home: Path, monkeypatch: Patch) -> Path:
+    """A run folder of the smoke profile, whose model has learnt nothing but depends on the image."""
+    monkeypatch.setenv("CRACKUTILS_DATA_DIR", str(smoke_home))
+    monkeypatch.chdir(tmp_path)
+    training.save(model, folder := tmp_path / "run", "card")
+    settings = {"recipe": TINY.as_dict(), "weights": "random", "profile": "smoke"}
+    settings |= {"split": "copy-safe", "split_seed": config.DEFAULT_SEED}
+    (folder / "metrics.json").write_text(json.dumps({"settings": settings, "test": {}}))
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("form", [pytest.param(form, marks=needs(form)) for form in FORMATS])
+def test_a_format_gives_what_keras_gives_and_its_card_says_so(
+    form: str, run: Path, model: Any, capsys: Capture
+) -> None:
+    out = Path(f"made{FORMATS[form]}")
+    assert main(["export", str(run), "--format", form, "--out", str(out)]) == 0
+    card = json.loads(Path(f"{out}.json").read_text("utf-8"))
+    x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    found = np.concatenate([open_exported(out, form, 1)(one[None])["p_crack"] for one in x])
+    assert found.shape == (3, 1) and found.dtype == np.float32
+    assert np.allclose(found[:, 0], model(x.astype(np.float32))[:, 1], atol=0.05 if form == "litert-int8" else 1e-5)
+    rows = 1 if form.startswith("litert") else "n"
+    assert card["input"] == f"uint8 ({rows}, 32, 32, 3), RGB 0-255"
+    assert card["outputs"] == {"p_crack": f"float32 ({rows}, 1)"}
+    assert card["bytes"] == sum((Path() / name).stat().st_size for name in card["sha256"])
+    assert (card["threshold"], card["labels"]["1"]) == (0.5, "Positive") and card["accuracy"]["n"] > 0
+    assert "largest difference from Keras" in capsys.readouterr().out
+    # once more replaces what it wrote, but not what the user has changed
+    assert main(["export", str(run), "--format", form, "--out", str(out)]) == 0
+    changed = next(path for path in map(Path, card["sha256"]))
+    changed.write_bytes(b"mine")
+    assert main(["export", str(run), "--format", form, "--out", str(out)]) == 2
+    assert changed.read_bytes() == b"mine" and "changed since it was written" in capsys.readouterr().err
+
+
+def test_what_differs_from_keras_is_refused_and_nothing_is_written(
+    run: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(export, "_FLOAT", -1.0)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(config.CrackutilsError, match=r"litert differs from Keras on \d+ validation images: difference"):
+        export.export_model(str(run), "litert", Path("made.tflite"))
+    assert [path for path in sorted(tmp_path.iterdir()) if path not in before and path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--format", "coreml", "--out", "a.mlmodel"], "coreml"),
+        (["--format", "litert", "--out", "a.onnx"], "a.onnx is no name for the format litert. Give the name of a file"),
+        (["--format", "saved_model", "--out", "a.onnx"], "Give the name of a folder."),
+        (["--format", "litert", "--out", "a.tflite", "--images", "none"], "--images none is not a folder"),
+        (["--format", "litert", "--out", "a.tflite", "--images", "run"], "holds no picture that can be read"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(arguments: list[str], says: str, run: Path, capsys: Capture) -> None:
+    assert main(["export", str(run), *arguments]) == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1 and not Path("a.tflite").exists()
+
+
+def test_a_missing_package_is_named(run: Path, monkeypatch: Patch, capsys: Capture) -> None:
+    really = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else really(name))
+    assert main(["export", str(run), "--format", "onnx", "--out", "a.onnx"]) == 2
+    assert "pip install" in (told := capsys.readouterr().err) and "tf2onnx" in told
+
+
+def test_a_detector_gives_the_map_that_inspect_uses(
+    untrained: Callable[..., Any], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    from crackutils.detector.runs import photo_network
+
+    monkeypatch.setattr(export, "_PHOTOS", 2)
+    untrained(tmp_path / "run", adapted=True)
+    image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(image).save(tmp_path / "photos" / "a.png")
+    card = export.export_model(str(tmp_path / "run"), "litert", tmp_path / "a.tflite", tmp_path / "photos")
+    assert card["compared_with_keras"]["on"] == "1 given photos" and 0 <= card["accuracy"]["iou"] <= 1
+    found = open_exported(tmp_path / "a.tflite", "litert", 1)(image[None])
+    taken, *logits = photo_network(tmp_path / "run", 64)
+    for name, z in zip(
+        ("p_cells", "p_pixels"), keras.Model(taken, logits)(image[None].astype(np.float32)), strict=True
+    ):
+        assert np.allclose(found[name].ravel(), 1 / (1 + np.exp(-np.asarray(z).ravel())), atol=1e-4)
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", formats.PAGE.read_text("utf-8"), re.S)
+
+
+@pytest.mark.parametrize(
+    ("form", "code"),
+    [pytest.param(*pair, marks=needs(pair[0])) for pair in zip(("onnx", "litert", "openvino"), EXAMPLES, strict=True)],
+)
+def test_the_examples_of_the_docs_run_without_the_package(form: str, code: str, run: Path, model: Any) -> None:
+    assert "crackutils" not in code and len(code.strip().split("\n")) <= 12
+    export.export_model(str(run), form, Path(f"patches{FORMATS[form]}"))
+    image = np.full((64, 64, 3), (200, 90, 30), np.uint8)
+    Image.fromarray(image).save("patch.jpg", quality=100)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    expected = float(model(np.asarray(Image.open("patch.jpg").resize((32, 32)), np.float32)[None])[0, 1])
+    assert abs(float(done.stdout.split(":")[1]) - expected) < 0.001, done.stderr
+
+
+def test_what_was_refused_stands_in_the_table() -> None:
+    card = {"source": "a", "format": "litert", "images_per_second": 2.0, "bytes": 1_500_000, "threads": 2}
+    card |= {"accuracy": {"n": 10, "errors": 1}, "compared_with_keras": {"changed_sides": 0.0}}
+    cards = [card, card | {"format": "onnx", "images_per_second": 3.0}, {"source": "a", "format": "x", "refused": "no"}]
+    rows = [re.split(r"\s*\|\s*", line) for line in formats.format_table({"profile": "p", "cards": cards}).split("\n")]
+    assert rows[3][3:-1] == ["1 of 10", "0.0000", "1.5", "1.50"] and rows[4][3:-1] == ["refused"] * 4
