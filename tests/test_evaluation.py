@@ -13,14 +13,17 @@ from test_runs import MANIFEST, fake_predictions
 from crackutils import config, datasets
 from crackutils.cli import main
 from crackutils.comparison.tables import best_by_validation, cost_table, select_standard, summarize_runs
-from crackutils.decisions import decision_metrics
+from crackutils.decisions import chosen_metrics, decision_metrics
 from crackutils.evaluation.masks import evaluate_masks
-from crackutils.evaluation.predictions import ENTERED, read_entry
+from crackutils.evaluation.predictions import BENCHMARK, ENTERED, read_entry
 from crackutils.files import sha256
 from crackutils.inspection.truth import score_counts
+from crackutils.metrics import wilson
 from crackutils.recipes import RECIPES
-from crackutils.runs import collect_runs, open_run, read_predictions
+from crackutils.runs import collect_runs, open_run, read_predictions, score_parts
 from crackutils.splits.make import make_split
+from tools.reference import differences
+from tools.tables import write_benchmark
 
 Capture = pytest.CaptureFixture[str]
 WHERE = "PROFILE=metu-half SPLIT=copy-safe SPLIT_SEED=1337"
@@ -195,3 +198,29 @@ def test_masks_are_judged_by_true_ones_with_intervals(tmp_path: Path, capsys: Ca
     assert "is no folder. Give the folder of the true masks" in capsys.readouterr().err
     out.write_text("mine")
     assert main(["evaluate-masks", *folders, "--out", str(out)]) == 2 and out.read_text() == "mine"
+
+
+@pytest.mark.parametrize("profile", [path.name for path in BENCHMARK.iterdir() if path.name in config.PROFILES])
+def test_entries_of_the_benchmark_follow_from_predictions_for_the_same_images(profile: str) -> None:
+    tested = {}
+    for run in collect_runs(profile, base=BENCHMARK / profile):
+        table, settings = read_predictions(run["folder"]), run["settings"]
+        follows = score_parts(table) | chosen_metrics(table)
+        assert differences({name: run.get(name) for name in follows}, follows) == [], run["run"]
+        test = table[table["split"] == "test"]
+        right = run["test"]["n"] - run["test"]["errors"]
+        bounds = [1 - bound for bound in wilson(right, run["test"]["n"])[::-1]]
+        assert run["intervals"]["wilson"] == pytest.approx(bounds, abs=1e-6)
+        key = run["data"]["sha256"], settings["split"], settings["split_seed"]
+        images = test[["file", "label"]].to_records(index=False).tolist()
+        assert tested.setdefault(key, images) == images, run["run"]
+    assert len(tested) == 1
+
+
+def test_masks_of_the_benchmark_follow_from_their_counts_and_the_page_from_all() -> None:
+    for file in (BENCHMARK / "masks").glob("*/*/scores.csv"):
+        table = pd.read_csv(file).set_index("file")
+        counts = table.iloc[:-3][table.columns[table.columns.get_loc("found") :]]
+        scores = score_counts(counts.sum().to_frame("all").T).loc["all"]
+        assert table.loc["all"].to_dict() == pytest.approx(scores.to_dict(), abs=1e-4), file
+    assert write_benchmark(check=True), "docs/benchmark.md is not up to date. Run make tables."

@@ -21,7 +21,9 @@ DOCS, _TEMPLATES = config.ROOT / "docs", Path(__file__).with_name("templates")
 CARDS = ("tools/benchmarks/README.md", "crackutils/detector/shipped/model/README.md", "crackutils/backbone/README.md")
 PARTS = {  # of the navigation, besides the notebooks
     "Guides": [f"docs/{name}.md" for name in ("running", "own-images", "whole-photos", "reproducibility")],
-    "Results": [f"docs/{name}.md" for name in ("about", "results", "audit", "transfer", "speed", "sample")],
+    "Results": [
+        f"docs/{name}.md" for name in ("about", "results", "benchmark", "audit", "transfer", "speed", "sample")
+    ],
     "Reference": ["docs/glossary.md", "api.md", "docs/architecture.md", *CARDS],
 }
 MODULES = {  # of the public API, by task
@@ -33,6 +35,7 @@ MODULES = {  # of the public API, by task
         *("detector.network", "inspection.tiling", "inspection.mask", "inspection.measure", "inspection.photo"),
         *("inspection.folder", "inspection.scale", "inspection.session", "inspection.truth", "app.serve"),
     ),
+    "Models of any framework": ("evaluation.predictions", "evaluation.masks", "evaluation.manifest"),
     "Other sites": ("adaptation.adapt", "transfer.methods", "transfer.robustness", "scoring"),
     "Synthetic photos": ("synthetic.photo", "synthetic.patches", "synthetic.store"),
 }

@@ -1,5 +1,6 @@
 """Judge a model of any framework by its predictions, as the notebooks judge ours, and write a run of it."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pandas as pd
 
 from crackutils.comparison.significance import compare_pairwise
 from crackutils.comparison.tables import select_comparable
-from crackutils.config import CLASSES, DEFAULT_SEED, CrackutilsError, display_path
+from crackutils.config import CLASSES, DEFAULT_SEED, ROOT, CrackutilsError, display_path
 from crackutils.datasets import Dataset
 from crackutils.decisions import decision_metrics
 from crackutils.files import name_some, sha256
@@ -20,6 +21,7 @@ from crackutils.userfiles.names import class_of, match_names
 from crackutils.userfiles.read import read_table, refuse_rows
 
 ENTERED = "entered_models"  # stands for the notebook of such a run
+BENCHMARK = ROOT / "data" / "benchmark"  # runs that were entered for good, in the folders of their profiles
 _COLUMNS = {
     "file": ("file", "filename", "image", "imagename", "path", "filepath"),
     "p_crack": ("pcrack", "probability"),  # not label: it would be the truth
@@ -40,10 +42,11 @@ def evaluate(
 
     `predictions` is a table of `read_entry`. Temperature, threshold and review band are chosen on validation images:
     those of the table `validation`, or rows with val in a column split. Without them the threshold stays 0.5 and there
-    is no temperature. The run is called `name`, or as the table; its folder is one that notebook 05 reads. `split`,
-    empty for that of the profile, and `split_seed` are those of `splits.make.make_split`. `force` replaces a run of
-    other predictions. Raises CrackutilsError for a table that is not exactly one prediction for each image, for a name
-    that is one of our recipes, and for a run of other predictions.
+    is no temperature. The run is called `name`, or as the table; its folder is one that notebook 05 reads. McNemar's
+    tests compare it with the runs in the results folder and with those in `BENCHMARK`. `split`, empty for that of the
+    profile, and `split_seed` are those of `splits.make.make_split`. `force` replaces a run of other predictions.
+    Raises CrackutilsError for a table that is not exactly one prediction for each image, for a name that is one of our
+    recipes, and for a run of other predictions.
     """
     file = Path(predictions)
     name = re.sub(r"[^A-Za-z0-9.+]+", "-", name or file.stem).strip("-.") or "model"
@@ -59,13 +62,8 @@ def evaluate(
     if validation is not None:
         tables.append(read_entry(Path(validation), manifest, "val", where))
     table = pd.concat(tables, ignore_index=True)
-    refuse_rows(
-        file,
-        len(table),
-        table["file"][table["file"].duplicated()],
-        "the image is in --validation too",
-        "List each once",
-    )
+    twice = table["file"][table["file"].duplicated()]
+    refuse_rows(file, len(table), twice, "the image is in --validation too", "List each once")
     table = manifest[["file"]].merge(table, on="file")  # in the order of our runs
     if not force and (run.folder / "predictions.csv").is_file() and not read_predictions(run.folder).equals(table):
         why = f"{display_path(run.folder)} holds other predictions"
@@ -74,8 +72,12 @@ def evaluate(
     found = run.write_predictions(table) | decision_metrics(table, ds, manifest)
     found["entered"] = {"file": file.name, "sha256": sha256(file)}
     metrics = run.finish(ds, manifest, found, {})
-    runs = select_comparable(collect_runs(ds.profile.name), ds, run.settings["split"], split_seed)
-    _report(metrics, compare_pairwise(runs, run.name))
+    runs: dict[str, dict[str, Any]] = {}
+    for base in (BENCHMARK / ds.profile.name, None):  # one's own runs win
+        with contextlib.suppress(CrackutilsError):  # there is none
+            runs |= {one["run"]: one for one in collect_runs(ds.profile.name, base=base)}
+    others = select_comparable(list(runs.values()), ds, run.settings["split"], split_seed)
+    _report(metrics, compare_pairwise(others, run.name))
     shown = f"make run-05 PROFILE={ds.profile.name} shows it beside the others"
     print(f"-> {display_path(run.folder)}; {shown}")
     return metrics
@@ -95,12 +97,11 @@ def read_entry(file: Path, manifest: pd.DataFrame, part: str, where: str) -> pd.
     classes = [class_of(cell) for cell in text]
     if total and None not in classes:
         print(f"note: {file.name} holds classes, no probabilities, so calibration, threshold and AUROC mean little.")
-        text = pd.Series(classes, table.index)
-    p = pd.to_numeric(text.astype(str).str.replace(",", "."), errors="coerce")
-    refuse_rows(file, total, (given + ": " + text.astype(str))[p.isna()], "p_crack is no number", "Write them all")
-    outside = (given + ": " + text.astype(str))[(p < 0) | (p > 1)]
+        text = pd.Series(classes, table.index).astype(str)
+    p, pairs = pd.to_numeric(text.str.replace(",", "."), errors="coerce"), given + ": " + text
+    refuse_rows(file, total, pairs[p.isna()], "p_crack is no number", "Write one for each image")
     remedy = "They look like logits: apply the sigmoid" if (p < 0).any() and (p > 1).any() else "Write probabilities"
-    refuse_rows(file, total, outside, "p_crack is outside [0, 1]", remedy)
+    refuse_rows(file, total, pairs[(p < 0) | (p > 1)], "p_crack is outside [0, 1]", remedy)
     table["file"] = _match_images(given.tolist(), manifest["file"])
     table["split"] = table["split"].str.strip().str.lower() if "split" in table else part
     parts = ("val", "test") if part == "test" else (part,)
@@ -111,14 +112,11 @@ def read_entry(file: Path, manifest: pd.DataFrame, part: str, where: str) -> pd.
     what, listed = " or ".join(table["split"].unique()), "Give the images that crackutils splits lists, named as there"
     refuse_rows(file, total, others, f"the image is not in {what} of {where}", listed)
     refuse_rows(file, total, given[table["file"].duplicated()], "the image stood in a row before", "List each once")
-    wanted = manifest[manifest["split"].isin({part, *table["split"]})]
+    wanted = manifest.loc[manifest["split"].isin({part, *table["split"]}), ["file", "split", "label"]]
     if len(missing := wanted["file"][~wanted["file"].isin(table["file"])]):
-        what = (
-            f"{len(missing):,} of the {len(wanted):,} images in {' and '.join(sorted({*wanted['split']}))} of {where}"
-        )
-        raise CrackutilsError(f"{file} lacks {what} ({name_some(missing)}). Add them.")
-    order = wanted[["file", "split", "label"]].reset_index(drop=True)
-    return order.assign(p_crack=order["file"].map(dict(zip(table["file"], p, strict=True))).astype(np.float32))
+        what = f"{len(missing):,} of the {len(wanted):,} images in {' and '.join(sorted({*wanted['split']}))}"
+        raise CrackutilsError(f"{file} lacks {what} of {where} ({name_some(missing)}). Add them.")
+    return wanted.merge(table[["file"]].assign(p_crack=p.astype(np.float32)), on="file")
 
 
 def _match_images(names: list[str], files: pd.Series) -> list[str]:
@@ -148,16 +146,15 @@ def _report(metrics: dict[str, Any], tests: pd.DataFrame) -> None:
     if "val" not in metrics:
         print("no predictions for validation images: the threshold is 0.5, and no temperature is fitted")
     else:
+        text = "no temperature: validation images without a single error do not determine it"
         if told["temperature"]:
             after = f"loss {told['loss']:.4f}, brier {told['brier']:.4f}, ece {told['ece']:.4f}"
-            print(f"temperature {told['temperature']:.2f}, from {metrics['val']['n']:,} validation images: {after}")
-        else:
-            print("no temperature: validation images without a single error do not determine it")
+            text = f"temperature {told['temperature']:.2f}, from {metrics['val']['n']:,} validation images: {after}"
+        print(text)
         if chosen["threshold"] is not None:
-            missed = f"{chosen['fn']:,} missed cracks, {chosen['fp']:,} false alarms"
-            print(
-                f"threshold {chosen['threshold']:.4g} (recall {chosen['recall_wanted']} on validation images): {missed}"
-            )
+            kinds = f"{chosen['fn']:,} missed cracks, {chosen['fp']:,} false alarms"
+            recall = f"recall {chosen['recall_wanted']} on validation images"
+            print(f"threshold {chosen['threshold']:.4g} ({recall}): {kinds}")
     print(f"\nslices, the weakest first\n{pd.DataFrame(metrics['slices']).round(4).to_string(index=False)}")
     if len(tests):
         columns = ["a", "b", "only_a_wrong", "only_b_wrong", "p_value", "p_holm", "verdict"]
