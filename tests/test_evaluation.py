@@ -45,7 +45,10 @@ def with_first(**changes: object) -> bytes:
 
 FAULTY = {  # content, and what is said of it
     "missing image": (csv(ROWS[1:]), f"lacks 1 of the 60 images in test of {WHERE} ({FIRST}). Add them."),
-    "unknown image": (with_first(file="Positive/x.jpg"), f"not in test of {WHERE} (first: Positive/x.jpg: unknown)"),
+    "unknown image": (
+        with_first(file="Positive/x.jpg"),
+        f"not in test of {WHERE} (first: Positive/x.jpg: unknown or ambiguous)",
+    ),
     "image of another part": (with_first(file=TRAINED), f"in 1 of 60 rows the image is not in test of {WHERE}"),
     "another profile": (csv(ROWS.replace("/00", "/1", regex=True)), "in 60 of 60 rows the image is not in test of"),
     "twice": (csv(pd.concat([ROWS, ROWS[:1]])), f"in 1 of 61 rows the image stood in a row before (first: {FIRST})"),
@@ -59,8 +62,11 @@ FAULTY = {  # content, and what is said of it
     "no row": (b"file,p_crack\n", f"lacks 60 of the 60 images in test of {WHERE}"),
     "training images": (csv(ROWS.assign(split="train")), "in 60 of 60 rows the split is not val or test"),
     "some validation images": (csv(ALL[:-1]), "lacks 1 of the 180 images in test and val of PROFILE=metu-half"),
-    "a name for two images": (csv(ROWS.replace(r".*/", "", regex=True)), "(first: 00001.jpg: unknown, 00001.jpg: unk"),
-    "another class folder": (with_first(file="Positive/n1.jpg"), "(first: Positive/n1.jpg: unknown)"),
+    "a name for two images": (
+        csv(ROWS.replace(r".*/", "", regex=True)),
+        "(first: 00001.jpg: unknown or ambiguous, 00001",
+    ),
+    "another class folder": (with_first(file="Positive/n1.jpg"), "(first: Positive/n1.jpg: unknown or ambiguous)"),
 }
 
 
@@ -222,5 +228,5 @@ def test_masks_of_the_benchmark_follow_from_their_counts_and_the_page_from_all()
         table = pd.read_csv(file).set_index("file")
         counts = table.iloc[:-3][table.columns[table.columns.get_loc("found") :]]
         scores = score_counts(counts.sum().to_frame("all").T).loc["all"]
-        assert table.loc["all"].to_dict() == pytest.approx(scores.to_dict(), abs=1e-4), file
+        assert table.loc["all"].to_dict() == pytest.approx(scores.to_dict(), abs=1e-3), file
     assert write_benchmark(check=True), "docs/benchmark.md is not up to date. Run make tables."

@@ -107,10 +107,10 @@ def read_entry(file: Path, manifest: pd.DataFrame, part: str, where: str) -> pd.
     parts = ("val", "test") if part == "test" else (part,)
     others = (given + ": " + table["split"])[~table["split"].isin(parts)]
     refuse_rows(file, total, others, f"the split is not {' or '.join(parts)}", "Leave these rows out")
-    actual = table["file"].map(manifest.set_index("file")["split"]).fillna("unknown")
+    actual = table["file"].map(manifest.set_index("file")["split"]).fillna("unknown or ambiguous")
     others = (given + ": " + actual)[actual != table["split"]]
-    what, listed = " or ".join(table["split"].unique()), "Give the images that crackutils splits lists, named as there"
-    refuse_rows(file, total, others, f"the image is not in {what} of {where}", listed)
+    what, remedy = " or ".join(table["split"].unique()), "Name them as crackutils splits does, or give their profile"
+    refuse_rows(file, total, others, f"the image is not in {what} of {where}", remedy)
     refuse_rows(file, total, given[table["file"].duplicated()], "the image stood in a row before", "List each once")
     wanted = manifest.loc[manifest["split"].isin({part, *table["split"]}), ["file", "split", "label"]]
     if len(missing := wanted["file"][~wanted["file"].isin(table["file"])]):
