@@ -22,7 +22,9 @@ from crackutils.metrics import wilson
 from crackutils.recipes import RECIPES
 from crackutils.runs import collect_runs, open_run, read_predictions, score_parts
 from crackutils.splits.make import make_split
-from tools.reference import differences
+from tools.plan_series import plan
+from tools.reference import differences, make_reference
+from tools.run_series import hash_inputs
 from tools.tables import write_benchmark
 
 Capture = pytest.CaptureFixture[str]
@@ -129,9 +131,16 @@ def test_an_outside_model_is_judged_as_ours_and_stands_beside_them(
     parts = {part: tmp_path / f"{part}.csv" for part in ("val", "test")}
     for part, file in parts.items():
         rows[rows["split"] == part][["file", "p_crack"]].to_csv(file, index=False)
+    jobs = plan(["05"], {"PROFILE": "smoke"})
+    before = [hash_inputs(job, smoke.profile, smoke.sha256) for job in jobs]
     command = ["evaluate", str(parts["test"]), "--profile", "smoke", "--name", "outside net"]
     assert main(command) == 0
     out = capsys.readouterr().out
+    after = [hash_inputs(job, smoke.profile, smoke.sha256) for job in jobs]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, True, False]  # 05 runs again
+    monkeypatch.setattr(config, "REFERENCE", tmp_path / "reference")
+    make_reference("smoke")
+    assert [path.name for path in (tmp_path / "reference" / "smoke").iterdir()] == ["04_simple_cnn"]
     told = "no predictions for validation images: the threshold is 0.5, and no temperature is fitted"
     assert told in out and "not distinguishable" in out and "recall 0.999" not in out
     alone = collect_runs("smoke")[-1]
@@ -192,7 +201,7 @@ def test_masks_are_judged_by_true_ones_with_intervals(tmp_path: Path, capsys: Ca
     assert table.loc["all", "f1"] == pytest.approx(2 * counts["both"] / (counts["found"] + counts["true"]), abs=1e-4)
     assert (table["line_precision"].iloc[:5] == 1).all() and table.loc["wall3.png", "line_recall"] < 0.85
     assert (table.loc["all_low", "iou"], table.loc["all_high", "iou"]) == (pytest.approx(5 / 7, abs=0.08), 1)
-    assert "95 % intervals of all, by drawing whole photos" in capsys.readouterr().out
+    assert "4 photos, true masks " in capsys.readouterr().out
     assert len(score_counts(table.iloc[:4][table.columns[8:]])) == 4
     cv2.imwrite(str(tmp_path / "found" / "wall1.png"), np.arange(90, dtype=np.uint8)[None].repeat(120, 0))
     with pytest.raises(config.CrackutilsError, match="several grey values, but none above 127"):

@@ -1,12 +1,13 @@
 """Judge masks of whole photos by true ones, with intervals."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from crackutils.config import CrackutilsError
-from crackutils.files import as_text, name_some, progress
+from crackutils.files import as_text, name_some, progress, sha256
 from crackutils.folders import find_pictures
 from crackutils.inspection.truth import SCORES, compare_masks, find_masks, read_mask, score_counts, summarize_truth
 from crackutils.userfiles.write import refuse_foreign, table_bytes, write_own, writing
@@ -37,6 +38,8 @@ def evaluate_masks(
         counts[name] = compare_masks(read_mask(found[name], true.shape, soft=False), true)
     table = summarize_truth(counts)
     bounds = score_intervals(pd.DataFrame(list(counts.values())))
+    lines = "\n".join(f"{name}\t{sha256(file)}" for name, file in sorted(files.items()))
+    print(f"{len(files):,} photos, true masks {hashlib.sha256(lines.encode()).hexdigest()[:12]}")
     print(f"95 % intervals of all, by drawing whole photos\n{bounds.round(3).to_string(na_rep='-')}")
     table = pd.concat([table, bounds.rename_axis("file").reset_index()], ignore_index=True)
     if out is not None:
