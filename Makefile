@@ -61,7 +61,7 @@ reference: setup ## make the results of a profile the reference
 spread: setup ## measure how far the reference moves on other types of CPU and with other seeds: most of an hour
 	$(RUN) spread
 
-tables: setup ## write the result tables of README.md from the reference
+tables: setup ## write the tables of README.md and docs/benchmark.md
 	$(RUN) tables
 
 test: setup ## lint, then run the tests but the slow ones

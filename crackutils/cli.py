@@ -10,12 +10,18 @@ from typing import Any
 
 import click
 
-from crackutils.config import DEFAULT_PROFILE, ENGINES, CrackutilsError, start
+from crackutils.config import DEFAULT_PROFILE, DEFAULT_SEED, ENGINES, SPLITS, CrackutilsError, start
 
 _PATH = click.Path(path_type=Path)  # whether it exists is checked later, with a remedy
 _path = functools.partial(click.option, type=_PATH)
 _FORCE = click.option("--force", is_flag=True, help="Replace files that are yours: not written, or changed since.")
 _ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"One of {', '.join(ENGINES)}.")
+
+_PROFILE = click.option(
+    "--profile", default=DEFAULT_PROFILE, metavar="NAME", help="Images: sample, metu-half and others."
+)
+_SPLIT = click.option("--split", default="", metavar="NAME", help=f"One of {', '.join(SPLITS)}; else the profile's.")
+_SEED = click.option("--split-seed", default=DEFAULT_SEED, help="Seed of the split.")
 
 
 @click.group(context_settings={"max_content_width": 120})
@@ -101,6 +107,58 @@ def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
     more += " (see the column problem)" if (table["problem"] != "").any() else ""
     more += f"; {text}" if (text := describe_limit(table)) else ""
     print(f"{cracked.sum():,} of {len(table):,} photos show something crack-like{more} -> {out / 'report.html'}")
+
+
+def _load(profile: str) -> Any:
+    """Return the images of a profile, which are drawn first if they are synthetic."""
+    chosen = start(profile)
+    from crackutils import datasets
+    from crackutils.sources.fetch import prepare
+
+    prepare(chosen)
+    return datasets.load(chosen)
+
+
+@cli.command()
+@click.argument("predictions", type=_PATH)
+@_PROFILE
+@_path(
+    "--validation", metavar="TABLE", help="The same for the validation images: they choose temperature and threshold."
+)
+@click.option("--name", default="", help="Name of the model; that of the table if not given.")
+@_SPLIT
+@_SEED
+@_FORCE
+def evaluate(predictions: Path, profile: str, **options: Any) -> None:
+    """Judge a model of any framework by PREDICTIONS, a table with file and p_crack for each test image."""
+    from crackutils.evaluation.predictions import evaluate
+
+    evaluate(predictions, _load(profile), **options)
+
+
+@cli.command()
+@_path("--export", "folder", metavar="FOLDER", help="Folder to write to.", required=True)
+@_PROFILE
+@_SPLIT
+@_SEED
+@_FORCE
+def splits(profile: str, **options: Any) -> None:
+    """Write a split as a CSV file: part, label, group and SHA-256 of each image."""
+    from crackutils.evaluation.manifest import export_split
+
+    export_split(_load(profile), **options)
+
+
+@cli.command()
+@click.argument("predicted", type=_PATH)
+@click.argument("truth", type=_PATH)
+@_path("--out", metavar="CSV", help="File to write.")
+@_FORCE
+def evaluate_masks(**options: Any) -> None:
+    """Compare a folder of PREDICTED masks with the folder of TRUTH: IoU, F1, centre lines, and 95 % intervals."""
+    from crackutils.evaluation.masks import evaluate_masks
+
+    evaluate_masks(**options)
 
 
 @cli.command()

@@ -228,7 +228,7 @@ def collect_runs(profile: str, trained: bool = True, base: Path | None = None) -
     They lie in `base`, by default in the results folder. Raises CrackutilsError where there is none.
     """
     base = base or config.results_dir() / profile
-    files = sorted(base.glob("[0-9][0-9]_*/*/metrics.json"))
+    files = sorted(base.glob("*_*/*/metrics.json"))
     found = [read_run(file.parent) for file in files if file.with_name("run.json").is_file()]
     found = [run for run in found if "test" in run or not trained]
     if not found:

@@ -160,6 +160,9 @@ MISTAKES = [
     ("crackutils score no-such-folder --out x.csv --model y", "no-such-folder"),
     ("crackutils score no-such-folder", "--out"),
     ("crackutils inspect --out x", "PHOTOS"),
+    ("crackutils evaluate x.csv --profile metu-hlaf", "did you mean metu-half?"),
+    ("crackutils evaluate-masks x", "TRUTH"),
+    ("crackutils splits", "--export"),
 ]
 
 

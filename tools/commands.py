@@ -205,10 +205,11 @@ def spread(values: Settings) -> None:
 
 @_command()
 def tables(_: Settings) -> None:
-    """Write the result tables of README.md from the reference."""
-    from tools.tables import write_results
+    """Write the tables of README.md and docs/benchmark.md, from the reference and from data/benchmark/."""
+    from tools.tables import write_benchmark, write_results
 
     write_results()
+    write_benchmark()
 
 
 @_command()

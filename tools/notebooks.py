@@ -70,8 +70,8 @@ def executed_copies(profile: config.Profile) -> list[Path]:
 
 
 def replace_marked(text: str, name: str, content: str) -> str:
-    """Return README's text with other content between its marks of this name; CrackutilsError if these are missing."""
+    """Return a page's text with other content between its marks of this name; CrackutilsError if these are missing."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise config.CrackutilsError(f"README.md must hold the lines {begin} and {end} once each. Put them back.")
+        raise config.CrackutilsError(f"The page must hold the lines {begin} and {end} once each. Put them back.")
     return f"{text[: text.index(begin)]}{begin}\n{content}\n{text[text.index(end) :]}"

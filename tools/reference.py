@@ -14,6 +14,7 @@ from PIL import Image
 
 from crackutils import config, datasets
 from crackutils.decisions import chosen_metrics
+from crackutils.evaluation.predictions import ENTERED
 from crackutils.files import sha256, write_atomically
 from crackutils.runs import collect_runs, read_predictions, score_parts
 
@@ -44,7 +45,8 @@ def make_reference(profile: str) -> None:
     Recipe, split, split seed and labels may differ. Of each run it holds metrics.json, run.json, fingerprints of the
     other files, and the pictures that README and docs show.
     """
-    runs = [run for run in collect_runs(profile, trained=False) if _STANDARD.fullmatch(run["run"])]
+    runs = [run for run in collect_runs(profile, trained=False) if run["notebook"] != ENTERED]
+    runs = [run for run in runs if _STANDARD.fullmatch(run["run"])]
     target = config.REFERENCE / profile
     for old in target.glob("*/"):  # spread.json stays
         shutil.rmtree(old)

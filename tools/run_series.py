@@ -15,6 +15,7 @@ from typing import Any
 import nbformat
 
 from crackutils import config, datasets
+from crackutils.evaluation.predictions import ENTERED
 from crackutils.files import lock_file
 from crackutils.provenance import code_hash
 from crackutils.recipes import choose_recipe
@@ -211,6 +212,7 @@ def hash_inputs(job: Job, profile: config.Profile, images: str) -> str:
     for file in sorted(Path(weights).glob("*")) if weights else ():
         add(f"weights {file.name}", str(file.stat().st_size))
     home = config.results_dir() / profile.name
-    for file in sorted(file for number in job.needs for file in home.glob(f"{number}_*/*/metrics.json")):
+    folders = [f"{number}_*" for number in job.needs] + [ENTERED] * (job.notebook.stem == "05_comparison")
+    for file in sorted(file for folder in folders for file in home.glob(f"{folder}/*/metrics.json")):
         add(file.relative_to(home).as_posix(), file.read_bytes())
     return state.hexdigest()

@@ -25,7 +25,9 @@ PARTS = {  # of the navigation, besides the notebooks
         *(f"docs/{name}.md" for name in ("running", "own-images", "whole-photos")),
         *("try.md", "docs/export.md", "docs/reproducibility.md"),
     ],
-    "Results": [f"docs/{name}.md" for name in ("about", "results", "audit", "transfer", "speed", "sample")],
+    "Results": [
+        f"docs/{name}.md" for name in ("about", "results", "benchmark", "audit", "transfer", "speed", "sample")
+    ],
     "Reference": ["docs/glossary.md", "api.md", "docs/architecture.md", *CARDS],
 }
 MODULES = {  # of the public API, by task
@@ -37,6 +39,7 @@ MODULES = {  # of the public API, by task
         *("detector.network", "inspection.tiling", "inspection.mask", "inspection.measure", "inspection.photo"),
         *("inspection.folder", "inspection.scale", "inspection.session", "inspection.truth", "app.serve"),
     ),
+    "Models of any framework": ("evaluation.predictions", "evaluation.masks", "evaluation.manifest"),
     "Other sites": ("adaptation.adapt", "transfer.methods", "transfer.robustness", "scoring"),
     "Synthetic photos": ("synthetic.photo", "synthetic.patches", "synthetic.store"),
 }

@@ -1,11 +1,17 @@
-"""Write README's table of results from the reference."""
+"""Write the tables of README and of the page on the benchmark, from the reference and from what was entered."""
 
 from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from crackutils import config
-from crackutils.comparison.tables import cost_table, summarize_runs
+from crackutils.comparison.significance import compare_pairwise
+from crackutils.comparison.tables import best_by_validation, cost_table, summarize_runs
+from crackutils.evaluation.predictions import BENCHMARK
 from crackutils.files import write_atomically
 from crackutils.published import PUBLISHED
 from crackutils.recipes import RECIPES
@@ -13,6 +19,9 @@ from crackutils.runs import collect_runs
 from tools.notebooks import replace_marked
 
 PROFILE = "metu-half"  # whose reference README shows
+_INTERVALS = (("images", "wilson"), ("groups", "groups"))
+_MASK_SCORES = {"iou": "IoU", "f1": "F1", "line_precision": "Line precision", "line_recall": "Line recall"}
+_MASK_SCORES |= {"line_f1": "Line F1"}
 
 
 def results_table() -> str:
@@ -48,6 +57,63 @@ def results_table() -> str:
     return f"{images}\n\n{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}"
 
 
+def benchmark_tables() -> str:
+    """Return the benchmark's tables as Markdown: one per profile, and one per set of photos with masks."""
+    tables = []
+    for home in sorted(path for path in BENCHMARK.iterdir() if path.name in config.PROFILES):
+        runs = collect_runs(home.name, base=home)
+        first, settings, data = best_by_validation(runs), runs[0]["settings"], runs[0]["data"]
+        pairs = [compare_pairwise(runs, first)] if len(runs) > 1 else []
+        tests = {(row.b if row.a == first else row.a): row for table in pairs for row in table.itertuples()}
+        rows = [_patch_row(run, tests.get(run["run"])) for run in sorted(runs, key=lambda run: run["test"]["errors"])]
+        images = f"{config.PROFILES[home.name].title}; split {settings['split']}, seed {settings['split_seed']}"
+        counts = f"{data['test']['images']:,} test images in {data['test']['groups']:,} groups"
+        tables.append(f"### {home.name}\n\n{images}: {counts}. Tests are against `{first}`.\n\n{_markdown(rows)}")
+    for home in sorted((BENCHMARK / "masks").iterdir()):
+        rows = [_mask_row(file) for file in sorted(home.glob("*/scores.csv"))]
+        tables.append(f"### Masks: {home.name}\n\n{_markdown(rows)}")
+    return "\n\n".join(tables)
+
+
+def _patch_row(run: dict[str, Any], test: Any) -> dict[str, str]:
+    found, interval = run["test"], run["intervals"]
+    row = {"Model": f"`{run['run']}`", "Errors": f"{found['errors']} of {found['n']:,}"}
+    row |= {"Missed": str(found["fn"]), "False alarms": str(found["fp"])}
+    row |= {f"Error rate by {kind}": "{:.4f}-{:.4f}".format(*interval[key]) for kind, key in _INTERVALS}
+    row |= {"AUROC": f"{found['auroc']:.4f}", "ECE": f"{found['ece']:.4f}"}
+    row["McNemar"] = f"{test.verdict} (p = {test.p_holm:.2g})" if test else "-"
+    return row | _read_card(run["folder"]) | {"Data": run["data"]["sha256"][:12]}
+
+
+def _mask_row(file: Path) -> dict[str, str]:
+    table = pd.read_csv(file).set_index("file")
+    row = {"Model": f"`{file.parent.name}`", "Photos": str(len(table) - 3)}
+    for name, title in _MASK_SCORES.items():
+        best, low, high = table.loc[["all", "all_low", "all_high"], name]
+        row[title] = f"{best:.3f} ({low:.3f}-{high:.3f})"
+    return row | _read_card(file.parent)
+
+
+def _read_card(folder: Path) -> dict[str, str]:
+    """Return date, commit, command and remarks of an entry."""
+    card = tomllib.loads((folder / "card.toml").read_text("utf-8"))
+    row = {"Date": str(card["date"]), "Commit": card["commit"], "Command": f"`{card['command']}`"}
+    return row | {"Remarks": card["remarks"]} | ({"Data": card["data"]} if "data" in card else {})
+
+
+def _markdown(rows: list[dict[str, str]]) -> str:
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def write_benchmark(check: bool = False) -> bool:
+    """Write the tables between the marks of docs/benchmark.md, and return whether it was up to date.
+
+    Args:
+        check: change nothing.
+    """
+    return _write_marked(config.ROOT / "docs" / "benchmark.md", "benchmark", benchmark_tables(), check)
+
+
 def write_results(check: bool = False) -> bool:
     """Write the table between README's marks, and return whether README was up to date.
 
@@ -57,9 +123,12 @@ def write_results(check: bool = False) -> bool:
     Raises:
         CrackutilsError: no reference, or the marks are missing.
     """
-    readme = config.ROOT / "README.md"
-    text = readme.read_text("utf-8")
-    wanted = replace_marked(text, "results", results_table())
+    return _write_marked(config.ROOT / "README.md", "results", results_table(), check)
+
+
+def _write_marked(page: Path, name: str, content: str, check: bool) -> bool:
+    text = page.read_text("utf-8")
+    wanted = replace_marked(text, name, content)
     if wanted != text and not check:
-        write_atomically(readme, wanted)
+        write_atomically(page, wanted)
     return wanted == text

@@ -55,13 +55,15 @@ def compare_splits(runs: list[dict[str, Any]], split: str) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)
 
 
-def compare_pairwise(runs: list[dict[str, Any]]) -> pd.DataFrame:
+def compare_pairwise(runs: list[dict[str, Any]], only: str = "") -> pd.DataFrame:
     """Return the exact McNemar test of each pair of runs on their common test images, with a verdict in words.
 
-    The verdict follows p_holm, the p-value corrected by Holm's method for the number of pairs.
+    `only` leaves the pairs with the run of this name. The verdict follows p_holm, the p-value corrected by Holm's
+    method for the number of pairs.
     """
     tables = {r["run"]: read_predictions(r["folder"]).query("split == 'test'") for r in runs}
-    rows = [{"a": a, "b": b} | _mcnemar(tables[a], tables[b], ["file"], a, b) for a, b in combinations(tables, 2)]
+    pairs = [pair for pair in combinations(tables, 2) if not only or only in pair]
+    rows = [{"a": a, "b": b} | _mcnemar(tables[a], tables[b], ["file"], a, b) for a, b in pairs]
     _with_verdicts(rows)
     columns = ["a", "b", "only_a_wrong", "only_b_wrong", "both_wrong", "p_value", "p_holm", "verdict"]
     return pd.DataFrame(rows, columns=columns)

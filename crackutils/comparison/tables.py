@@ -32,6 +32,8 @@ def select_standard(runs: list[dict[str, Any]], ds: Dataset) -> list[dict[str, A
     found = []
     for run in runs:
         settings = run["settings"]
+        if "recipe" not in settings:  # an entered model
+            continue
         start = ds.profile.weights if settings["recipe"]["backbone"] else "random"
         same = all(settings[name] == value for name, value in (usual | {"weights": start}).items())
         same &= settings.get("engine", config.ENGINES[0]) == config.ENGINES[0] and "precision" not in settings
@@ -43,13 +45,13 @@ def select_standard(runs: list[dict[str, Any]], ds: Dataset) -> list[dict[str, A
 
 
 def summarize_runs(runs: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return a row per run: its test scores, with the 95 % Wilson interval of the accuracy, and its size."""
+    """Return a row per run: its test scores, with the 95 % Wilson interval of the accuracy, and its size, if known."""
     rows = []
     for run in runs:
-        test, model = run["test"], run["model"]
+        test, size = run["test"], run.get("model", {"parameters": np.nan, "bytes": np.nan})
         row = {"errors": test["errors"]} | accuracy_with_interval(test["errors"], test["n"])
         row |= {k: test[k] for k in ("precision", "recall", "f1", "auroc", "loss")}
-        rows.append({"run": run["run"]} | row | {"parameters": model["parameters"], "megabytes": model["bytes"] / 1e6})
+        rows.append({"run": run["run"]} | row | {"parameters": size["parameters"], "megabytes": size["bytes"] / 1e6})
     return pd.DataFrame(rows).set_index("run")
 
 
@@ -74,14 +76,16 @@ def decision_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def cost_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return a row per run with its training minutes and images scored per second (both change between runs)."""
+    """Return a row per timed run with its training minutes and images scored per second (both change between runs)."""
     rows = []
     for run in runs:
         timings = run["run_json"]["timings"]
+        if "images_per_second" not in timings:  # of an entered model
+            continue
         minutes = sum(v for k, v in timings.items() if k.startswith("train ")) / 60
         row = {"minutes": minutes, "images_per_second": timings["images_per_second"]}
         rows.append({"run": run["run"]} | row | {"accuracy": run["test"]["accuracy"]})
-    return pd.DataFrame(rows).set_index("run")
+    return pd.DataFrame(rows, columns=["run", "minutes", "images_per_second", "accuracy"]).set_index("run")
 
 
 def split_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
@@ -121,7 +125,8 @@ def compare_seeds(runs: list[dict[str, Any]], ds: Dataset, split: str, split_see
 
 def best_by_validation(runs: list[dict[str, Any]]) -> str:
     """Return the name of the run with the lowest validation loss: test images choose nothing."""
-    return min(runs, key=lambda run: (run["val"]["loss"], run["run"]))["run"]
+    judged = [run for run in runs if "val" in run] or runs  # an entered model may come without
+    return min(judged, key=lambda run: (run.get("val", {}).get("loss", 0), run["run"]))["run"]
 
 
 def shared_mistakes(runs: list[dict[str, Any]]) -> pd.DataFrame:

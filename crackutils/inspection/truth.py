@@ -23,7 +23,7 @@ from crackutils.userfiles.names import match_names
 
 NEAR = 4  # pixels that a found and a true centre line may be apart
 _DISK = (np.hypot(*np.mgrid[-NEAR : NEAR + 1, -NEAR : NEAR + 1]) <= NEAR).astype(np.uint8)
-_SCORES = ["iou", "f1", "precision", "recall", "line_f1", "line_precision", "line_recall", "length_error"]
+SCORES = ["iou", "f1", "precision", "recall", "line_f1", "line_precision", "line_recall", "length_error"]
 
 
 def compare_masks(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -87,20 +87,23 @@ def find_masks(photos: Iterable[str], folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_mask(file: Path, shape: tuple[int, int]) -> np.ndarray:
+def read_mask(file: Path, shape: tuple[int, int] | None = None, soft: bool = True) -> np.ndarray:
     """Return a mask as bool (h, w): white is crack, or, where nothing is above 127, whatever is not 0.
 
-    Raises CrackutilsError for a file that cannot be used, or whose height and width are not `shape`.
+    Raises CrackutilsError for a file that cannot be used, or whose height and width are not `shape`, if given; without
+    `soft` also for one that may hold probabilities: several values, but none above 127.
     """
     try:
         values = read_image(file).max(2)
     except ImageError as error:
         raise CrackutilsError(f"{file} {error}. Save it again, or take it out of the folder of masks.") from error
-    if values.shape != shape:
+    if shape and values.shape != shape:
         sizes = " and ".join(f"{wide}x{high}" for high, wide in (values.shape, shape))
         raise CrackutilsError(
             f"The mask {file} and its photo differ in size ({sizes} pixels). Give a mask of its size."
         )
+    if not soft and values.max() <= 127 and len(np.unique(values)) > 2:
+        raise CrackutilsError(f"{file} has several grey values, but none above 127. Save crack as 255, the rest as 0.")
     return values > (127 if values.max() > 127 else 0)
 
 
@@ -108,7 +111,7 @@ def summarize_truth(counts: dict[str, dict]) -> pd.DataFrame:
     """Return a table of `score_counts` with a row per photo and one called "all", of the sums; print its scores."""
     table = pd.DataFrame(list(counts.values()), index=list(counts))
     table = score_counts(pd.concat([table, table.sum().to_frame("all").T]))
-    print(table[_SCORES].round(3).rename(printable).to_string(na_rep="-"))
+    print(table[SCORES].round(3).rename(printable).to_string(na_rep="-"))
     error = table["length_error"][:-1].abs().median()
     print(f"lines agree within {NEAR} pixels; length is wrong by {error:.1%} (median, without its sign)")
     return table.rename_axis("file").reset_index()
@@ -131,7 +134,7 @@ def compare_at_threshold(shots: Sequence[Photo], maps: Sequence[CrackMap], thres
     """Return medians over photos, with their maps, of scores at a threshold, length_error without its sign."""
     masks = [crack_mask(seen.pixels, threshold, seen.cells) for seen in maps]
     rows = [compare_with_truth(shot, mask) for shot, mask in zip(shots, masks, strict=True)]
-    return {"threshold": threshold} | score_counts(pd.DataFrame(rows))[_SCORES].abs().median().to_dict()
+    return {"threshold": threshold} | score_counts(pd.DataFrame(rows))[SCORES].abs().median().to_dict()
 
 
 def save_photos(shots: Sequence[Photo], folder: Path) -> pd.DataFrame:
