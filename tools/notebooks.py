@@ -21,7 +21,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
     """Return the parameters of a notebook with its own values, from the cell tagged "parameters".
 
     Raises:
-        CrackutilsError: that cell holds something other than assignments of literals.
+        CrackutilsError: the cell holds anything but assignments of literals.
     """
     found: dict[str, Any] = {}
     for cell in tagged_cells(read_notebook(path), "parameters"):
@@ -37,7 +37,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
-    """Read a notebook; CrackutilsError where the file is none."""
+    """Read a notebook; CrackutilsError if the file is not a notebook."""
     try:
         return nbformat.read(path, as_version=4)
     except (ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
@@ -70,8 +70,8 @@ def executed_copies(profile: config.Profile) -> list[Path]:
 
 
 def replace_marked(text: str, name: str, content: str) -> str:
-    """Return README's text with other content between its marks of this name; CrackutilsError if these are missing."""
+    """Return README's text with new content between its marks of this name; CrackutilsError if these are missing."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise config.CrackutilsError(f"README.md must hold the lines {begin} and {end} once each. Put them back.")
+        raise config.CrackutilsError(f"README.md must hold the lines {begin} and {end} once each. Restore them.")
     return f"{text[: text.index(begin)]}{begin}\n{content}\n{text[text.index(end) :]}"

@@ -1,4 +1,4 @@
-"""From a photo to its map: overlapping windows go through the detector."""
+"""The map of a photo: probabilities of the detector in overlapping windows."""
 
 import hashlib
 import itertools
@@ -23,14 +23,14 @@ from crackutils.inference.engines import Engine, program_file, run_stream, start
 
 TILE = 256  # side of a tile, pixels: tiles.csv has a row for each
 _WINDOW = 512  # side of a window, pixels
-_RIM = 2  # cells at a window's rim that its neighbour sees better
+_RIM = 2  # cells at a window's rim that are taken from its neighbour
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A trained crack network, ready for windows of a photo."""
+    """A trained crack network for windows of a photo."""
 
-    engine: Engine  # gives float32 (n, cells + pixels): the logits of cells, and the probabilities of pixels times 255
+    engine: Engine  # returns float32 (n, cells + pixels): logits of cells, and probabilities of pixels times 255
     size: int  # side of a window, pixels
     share: float  # of a window's cells that decide, as in `Recipe.cells`
     key: str  # identifies weights, recipe and engine
@@ -38,16 +38,16 @@ class Detector:
 
 @dataclass(frozen=True)
 class CrackMap:
-    """What a network finds in a photo of h x w pixels."""
+    """Outputs of a network for a photo of h x w pixels."""
 
     pixels: np.ndarray  # uint8 (h, w), the probability of a crack in each pixel times 255
     cells: np.ndarray  # float32 (ceil(h / 16), ceil(w / 16)), the logit of a crack in each cell of 16x16 pixels
 
 
 def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
-    """Return the network of a run of notebook 08, or of `adapt`; CrackutilsError for other folders and unknown engines.
+    """Return the network of a run of notebook 08 or `adapt`; CrackutilsError for other folders and unknown engines.
 
-    In whole photos the last layer counts only where `adapt` fitted it to a site, to tiles of the recipe's size. Else it
+    In whole photos, the last layer counts only if `adapt` fitted it to a site, with tiles of the recipe's size. Else it
     adds 0: fitted to patches, it separates their scratches from their cracks, but it ranks tiles of other walls no
     better than the cells alone.
     """
@@ -60,27 +60,27 @@ def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
         model = build_detector(recipe, start, config.DEFAULT_SEED, load=False)
         try:
             model.set_weights(training.load(folder)[0].get_weights())
-        except ValueError as error:  # its map has a value for each cell
+        except ValueError as error:  # its map has one value per cell
             why = f"{folder} was made by a version without a probability for each pixel"
             raise CrackutilsError(f"{why}. Run notebook 08 again with FORCE=1, or leave --model out.") from error
         last, flat = keras.layers.Dense(1, dtype="float32"), keras.layers.Flatten()
         added = last(model.get_layer("features").output)
         kernel, bias = model.get_layer("p_crack").get_weights()
-        kernel[0] -= 1  # the top cells' own logit is not added once more
+        kernel[0] -= 1  # the logit of the top cells is not added twice
         last.set_weights([kernel * adapted, bias * adapted])
         cells, pixels = (flat(model.get_layer(name).output) + added for name in ("cells", "pixels"))
         return keras.Model(model.input, keras.layers.Concatenate()([cells, 255 * keras.ops.sigmoid(pixels)]))
 
     program = program_file(f"{recipe.name}-photo-{recipe.size}-{key[:12]}")
-    running = start_engine(engine, program, build, 1)  # more at once gain nothing and leave the processor's caches
+    running = start_engine(engine, program, build, 1)  # larger batches are no faster and exceed the processor's caches
     return Detector(running, recipe.size, recipe.cells, f"{key} {program.name} {running.facts}")
 
 
 def map_photo(image: np.ndarray, net: Detector) -> CrackMap:
     """Return what the network finds in a photo, uint8 (h, w, 3) of any size.
 
-    Windows overlap, and what lies within 32 pixels of a window's rim is taken from its neighbour. Beyond the photo its
-    mirror image goes on.
+    Windows overlap; within 32 pixels of a window's rim, the values of its neighbour count. The photo is extended by its
+    mirror image.
     """
     (h, w), side = image.shape[:2], net.size // CELL
     high, wide = (math.ceil(n / CELL) for n in (h, w))
