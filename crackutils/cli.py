@@ -66,7 +66,7 @@ def adapt(labels: Path, **options: Any) -> None:
 @cli.command()
 @click.argument("photos", nargs=-1, type=_PATH)
 @_path("--out", metavar="FOLDER", help="Output folder: a new one, or one to continue.", required=True)
-@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; default: the detector of the package.")
 @_ENGINE
 @click.option("--threshold", type=float, metavar="P", help="Probability from which a pixel is crack; default: 0.5.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; measures are then in mm.")
@@ -105,7 +105,7 @@ def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
 
 @cli.command()
 @click.argument("photos", nargs=-1, type=_PATH)
-@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; default: the detector of the package.")
 @_ENGINE
 @click.option("--host", default="127.0.0.1", help="Address to listen on; default: this computer only.")
 @click.option("--port", type=int, help="Port to listen on; default: the first free one from 7860.")

@@ -110,8 +110,8 @@ def compare_corrections(
 ) -> pd.DataFrame:
     """Train linear heads on features x with labels as given and as corrected, and test each against both, on one split.
 
-    A row per training: trained_with, changed (labels in train and val that differ), errors_given, errors_corrected, n
-    (of the test), changed_test.
+    A row per training run: trained_with, changed (labels in train and val that differ), errors_given, errors_corrected,
+    n (of the test), changed_test.
     """
     train, val, test = ((manifest["split"] == part).to_numpy() for part in PARTS)
     both, rows = {"given": given, "corrected": corrected}, []

@@ -69,7 +69,7 @@ def hash_weights(model: Any) -> str:
 
 
 def output_engine(model: Any, layer: str, engine: str) -> Engine:
-    """Return an engine, one of `config.ENGINES`, that runs a detector up to one of its layers; outputs are flat."""
+    """Return an engine, one of `config.ENGINES`, that runs a detector up to a layer; outputs are flattened."""
 
     def build() -> Any:
         return keras.Model(model.input, keras.layers.Flatten()(model.get_layer(layer).output))
