@@ -90,7 +90,7 @@ def test_only_the_walls_of_sdnet_are_its_profile(tmp_path: Path) -> None:
 OPEN = {  # files and CLASSES that are refused, and why
     ("", ""): r"holds no pictures\. Give a folder or an archive",
     ("x.jpg y.jpg", ""): r"holds 2 pictures, but no class folder\. Put them into two folders, Negative and Pos",
-    ("Positive/x.jpg Negative/n.txt", ""): r"1 pictures of Positive, and none of the other class.* Left out: no pict",
+    ("Positive/x.jpg Negative/n.txt", ""): r"1 pictures of Positive, and none of the other class.* Left out: not a p",
     ("Positive/x.jpg Negative/._x.jpg", ""): r"none of the other class; .*hidden: 1 \(Negative/\._x\.jpg\)\.$",
     ("Gut/x.jpg Riss/x.jpg", ""): r"the folders with pictures are Gut, Riss\. Name its folders: CLASSES=<without cr",
     ("0/x.jpg 1/x.jpg 2/x.jpg", ""): r"the folders with pictures are 0, 1, 2\. Name its folders: CLASSES=<",

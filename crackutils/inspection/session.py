@@ -252,7 +252,7 @@ def _read_brush(archive: zipfile.ZipFile, entry: str, folder: Path) -> np.ndarra
     if not file.is_file():
         try:
             with Image.open(io.BytesIO(raw), formats=("PNG",)) as picture:
-                _require(picture.mode == "L" and picture.width * picture.height <= LARGEST * 10**6, f"{entry} is none")
+                _require(picture.mode == "L" and picture.width * picture.height <= LARGEST * 10**6, f"invalid {entry}")
                 brush = np.asarray(picture)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{entry} is not a brush: {error}") from error
