@@ -184,7 +184,7 @@ def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
     """Show the receiver operating characteristic and precision against recall, with the area under each."""
     scores = ranking_metrics(labels, p_crack)
     if scores["auroc"] is None:
-        raise config.CrackutilsError("The test images are all of one class, so there is no ROC. Add others.")
+        raise config.CrackutilsError("All test images are of one class, so there is no ROC. Add images of the other.")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.6))
     RocCurveDisplay.from_predictions(labels, p_crack, plot_chance_level=True, ax=left)
     PrecisionRecallDisplay.from_predictions(labels, p_crack, plot_chance_level=True, ax=right)

@@ -223,7 +223,7 @@ def no_room(*_: Any) -> None:
 
 
 FAULTS = [
-    ("os.replace", no_room, "cannot be written (No space left on device). Make room"),
+    ("os.replace", no_room, "cannot be written (No space left on device). Free disk"),
     ("crackutils.scoring.find_pictures", Mock(side_effect=MemoryError), "there is not enough memory. Close other"),
     ("crackutils.scoring.find_pictures", Mock(side_effect=no_room), "No space left on device. Check the disk or"),
 ]

@@ -417,11 +417,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "other weights": (lambda run: CNN.build(1).save_weights(run / "model" / "model.weights.h5"), UNUSABLE),
     "half of the weights": (lambda run: os.truncate(run / "model" / "model.weights.h5", 3000), UNUSABLE),
     "half of the model": (lambda run: os.truncate(run / "model" / "model.keras", 3000), UNUSABLE),
-    "code in a layer": (lambda run: rewrite(run, "keras.layers", "Lambda"), "its layer Lambda holds code"),
+    "code in a layer": (lambda run: rewrite(run, "keras.layers", "Lambda"), "its layer Lambda contains code"),
     "foreign code": (lambda run: rewrite(run, "subprocess", "Popen"), "its part subprocess.Popen is not one that this"),
     "code under our name": (
         lambda run: rewrite(run, "os", "Model", "crackutils>Evil"),
-        "its part os.Model is none",
+        "its part os.Model is not",
     ),
     "no batch": (lambda run: replace(run / "metrics.json", '"batch": 8', '"batches": 8'), OLD),
     "a stage of the future": (lambda run: replace(run / "metrics.json", '"unfreeze"', '"warmup": 3, "unfreeze"'), OLD),

@@ -34,7 +34,7 @@ def load_target(name: str) -> datasets.Dataset:
 
 
 def describe_target(target: datasets.Dataset, source: datasets.Dataset) -> str:
-    """Return a description of the target; CrackutilsError if it shares images with the training data."""
+    """Return a description of the target; CrackutilsError if it shares images with the source, where models train."""
     if shared := int(target.index["sha256"].isin(source.index["sha256"]).sum()):
         why = f"{shared:,} of its images are among those of PROFILE={source.profile.name}"
         raise CrackutilsError(f"TARGET={target.profile.name}: {why}. Name other images.")
