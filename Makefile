@@ -8,7 +8,7 @@ else
 VENV_PYTHON := .venv/bin/python
 endif
 
-# A finished .venv looks after itself, whatever version python3 has become since.
+# A finished .venv keeps its own Python, even after an update of python3.
 PYTHON ?= $(if $(wildcard .venv/crackutils-stamp),$(VENV_PYTHON),python3)
 RUN := @$(VENV_PYTHON) -m tools --make
 
@@ -19,22 +19,22 @@ help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 	@echo; echo '  PROFILE=sample, metu-mini, metu-tenth, metu-half, metu, sdnet or own chooses the images (default: sample).'
 
-setup: ## make .venv with the exact versions of requirements.lock
+setup: ## create .venv with the exact versions of requirements.lock
 	@$(PYTHON) -m tools setup
 
-recipes: setup ## list the recipes, ours and nine published ones, with what is corrected in them
+recipes: setup ## list the recipes, ours and nine published ones, with our corrections
 	$(RUN) recipes
 
-run-%: setup ## run what is not up to date: run-all, run-03, run-recipes [PROFILE=...] [FORCE=1] [parameter=value]
+run-%: setup ## run notebooks that are not up to date: run-all, run-03, run-recipes [PROFILE=...] [FORCE=1] [parameter=value]
 	$(RUN) run $*
 
-data: setup ## fetch the images, or take your copy: FROM=archive-or-folder [SOURCE=own] [CLASSES=uncracked:cracked]
+data: setup ## fetch the images, or read your copy: FROM=archive-or-folder [SOURCE=own] [CLASSES=uncracked:cracked]
 	$(RUN) data
 
 lab: setup ## open JupyterLab on the notebooks
 	$(RUN) lab
 
-app: setup ## open a page in the browser: photos in, cracks looked at and corrected, a report out [PHOTOS=folder]
+app: setup ## open a page in the browser: load photos, review and correct cracks, write a report [PHOTOS=folder]
 	$(RUN) app
 
 docs: setup ## build the site: the executed notebooks of a profile, guides, API [PROFILE=...]
@@ -58,25 +58,25 @@ verify: setup ## compare the results of a profile with the reference
 reference: setup ## make the results of a profile the reference
 	$(RUN) reference
 
-spread: setup ## measure how far the reference moves on other types of CPU and with other seeds: most of an hour
+spread: setup ## measure how far the reference varies with the type of CPU and the seed: most of an hour
 	$(RUN) spread
 
 tables: setup ## write the tables of README.md and docs/benchmark.md
 	$(RUN) tables
 
-test: setup ## lint, then run the tests but the slow ones
+test: setup ## lint, then run all tests except the slow ones
 	$(RUN) test
 
 test-all: setup ## lint, then run all tests
 	$(RUN) test-all
 
-lint: setup ## check style, format, spelling and which module imports which
+lint: setup ## check style, format, spelling and imports between modules
 	$(RUN) lint
 
 badges: setup ## write the repository's name into the Colab badges and set-up cells
 	$(RUN) badges
 
-lock: setup ## make requirements.lock again
+lock: setup ## update requirements.lock
 	$(RUN) lock
 
 clean: ## remove results and caches; images and downloads stay

@@ -1,4 +1,4 @@
-"""What augmentation does to an image, and what harms a crack: for notebook 02."""
+"""Augmented images, and how much of a crack an augmentation leaves visible (notebook 02)."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def fade(image: np.ndarray, contrast: float) -> np.ndarray:
 def crack_darkness(image: np.ndarray) -> float:
     """Return how far the darkest 2 % of an image lie below its median, in grey levels (0-255).
 
-    A simple measure of how clearly a dark crack stands out: what an augmentation does to it, it does to the crack.
+    A simple measure of the contrast of a dark crack: an augmentation that lowers it makes the crack fainter.
     """
     grey = np.asarray(image, np.float64).mean(-1)
     return float(np.median(grey) - np.quantile(grey, 0.02))

@@ -17,12 +17,12 @@ def make_batches(
 ) -> Any:
     """Return a tf.data set of (float32 (n, size, size, 3) RGB 0-255, float32 (n, 1) labels), n images per batch.
 
-    They are some rows of images, uint8 (all, size, size, 3) as `Dataset.pixels` gives them, and of labels, int (all,).
-    A seed shuffles, differently in each epoch; None keeps the order of `rows`, as evaluation needs. With `weights` by
-    label, a third part holds each image's, float32 (n, 1).
+    `rows` selects from `images`, uint8 (all, size, size, 3) as `Dataset.pixels` returns them, and `labels`, int (all,).
+    With a seed, each epoch has another random order; None keeps the order of `rows`, for evaluation. With `weights` by
+    label, each batch has a third part, the weight of each image, float32 (n, 1).
     """
     order = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64))
-    if seed is not None:  # indices only: a whole shuffle is cheap
+    if seed is not None:  # only indices are shuffled, which is cheap
         order = order.shuffle(len(rows), seed=seed, reshuffle_each_iteration=True)
 
     def take(i: Any) -> Any:
@@ -33,7 +33,7 @@ def make_batches(
         return tf.cast(x, tf.float32), y[:, None], *weight
 
     options = tf.data.Options()
-    options.threading.private_threadpool_size = 2  # whatever the number of visible cores
+    options.threading.private_threadpool_size = 2  # independent of the number of cores
     return order.batch(batch).map(take).prefetch(2).with_options(options)
 
 
@@ -47,5 +47,5 @@ def predict(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crack_probabilities(model: Any, x: np.ndarray) -> np.ndarray:
-    """Return the crack probabilities, float32 (n,), of one batch: the only unit, or the second of two classes."""
+    """Return the crack probabilities, float32 (n,), of one batch, from the only unit or the second of two."""
     return np.asarray(model.predict_on_batch(x))[:, -1].astype(np.float32)

@@ -14,8 +14,8 @@ from crackutils.config import DEFAULT_PROFILE, DEFAULT_SEED, ENGINES, SPLITS, Cr
 
 _PATH = click.Path(path_type=Path)  # whether it exists is checked later, with a remedy
 _path = functools.partial(click.option, type=_PATH)
-_FORCE = click.option("--force", is_flag=True, help="Replace files that are yours: not written, or changed since.")
-_ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"One of {', '.join(ENGINES)}.")
+_FORCE = click.option("--force", is_flag=True, help="Also replace files that you wrote or changed.")
+_ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"Runtime: {', '.join(ENGINES)}.")
 
 _PROFILE = click.option(
     "--profile", default=DEFAULT_PROFILE, metavar="NAME", help="Images: sample, metu-half and others."
@@ -33,11 +33,11 @@ def cli() -> None:
 @cli.command()
 @click.argument("folder", type=_PATH)
 @_path("--out", metavar="CSV", help="File to write.", required=True)
-@_path("--model", metavar="RUN_FOLDER", help="Run whose model scores; the best on METU by validation if not given.")
+@_path("--model", metavar="RUN_FOLDER", help="Run to score with; default: METU run with the lowest validation loss.")
 @_ENGINE
 @_FORCE
 def score(folder: Path, **options: Any) -> None:
-    """Write the crack probability of every picture below FOLDER to a CSV file."""
+    """Write the crack probability of every picture in FOLDER and its subfolders to a CSV file."""
     from crackutils.scoring import score
 
     score(folder, **options)
@@ -47,15 +47,15 @@ def score(folder: Path, **options: Any) -> None:
 @_path(
     "--labels",
     metavar="TABLE",
-    help="CSV or spreadsheet: file, label and, if known, photo; or a session, or a folder of photos with masks.",
+    help="Table with columns file, label and, if known, photo; or a session, or a folder of photos with masks.",
     required=True,
 )
 @_path("--out", metavar="FOLDER", help="New folder to write.", required=True)
-@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; else the network of the package.")
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; default: the detector of the package.")
 @_ENGINE
 @_FORCE
 def adapt(labels: Path, **options: Any) -> None:
-    """Fit a trained model to your own site with labelled tiles, and measure the gain."""
+    """Adapt the detector to your site with labelled tiles, and measure the gain."""
     from crackutils.adaptation.adapt import adapt, refuse_out
     from crackutils.inspection.session import is_session
 
@@ -71,28 +71,28 @@ def adapt(labels: Path, **options: Any) -> None:
 
 @cli.command()
 @click.argument("photos", nargs=-1, type=_PATH)
-@_path("--out", metavar="FOLDER", help="Folder to write, or to continue in.", required=True)
-@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
+@_path("--out", metavar="FOLDER", help="Output folder: a new one, or one to continue.", required=True)
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; default: the detector of the package.")
 @_ENGINE
-@click.option("--threshold", type=float, metavar="P", help="Probability that counts as a crack; 0.5 if not given.")
-@click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; lengths are then in mm too.")
-@_path("--labels", metavar="TABLE", help="Copy of tiles.csv with a column crack (1, 0, empty); sets the threshold.")
-@_path("--session", metavar="FILE", help="Photos with your corrections, saved as one file; in the place of PHOTOS.")
-@click.option("--marker-mm", type=float, metavar="MM", help="Side of the ArUco markers that give each photo's scale.")
-@click.option("--limit-mm", type=float, metavar="MM", help="Mark what is wider, and report its share of the length.")
-@click.option("--exposure", metavar="CLASS", help="Exposure class (XC2), whose limit EN 1992-1-1 recommends.")
-@click.option("--exif/--no-exif", default=True, help="Report camera, date and GPS place of the photos, or do not.")
+@click.option("--threshold", type=float, metavar="P", help="Probability from which a pixel is crack; default: 0.5.")
+@click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; measures are then in mm.")
+@_path("--labels", metavar="TABLE", help="Copy of tiles.csv with a column crack (1, 0, empty): chooses the threshold.")
+@_path("--session", metavar="FILE", help="Session file, photos with your corrections; takes the place of PHOTOS.")
+@click.option("--marker-mm", type=float, metavar="MM", help="Side of the ArUco markers that show the scale of a photo.")
+@click.option("--limit-mm", type=float, metavar="MM", help="Largest allowed width: wider parts are marked.")
+@click.option("--exposure", metavar="CLASS", help="Exposure class such as XC2: take the limit of EN 1992-1-1.")
+@click.option("--exif/--no-exif", default=True, help="Report camera, date and GPS position of the photos, or not.")
 @_path(
     "--truth",
     metavar="MASKS",
-    help="Folder of true masks (white is crack), named as the photos: print IoU, F1, precision, recall, the same of"
-    " centre lines (precision: share of found ones within 4 pixels of a true one), and the error of the length.",
+    help="Folder of true masks (white is crack), named like the photos. Prints IoU, F1, precision and recall of"
+    " the pixels; precision, recall and F1 of the centre lines, within 4 pixels; and the error of the length.",
 )
 @_FORCE
 def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
-    """Find cracks in whole PHOTOS (files or folders): masks, measures, XLSX, GeoJSON, DXF, COCO, and a report."""
+    """Find and measure cracks in PHOTOS (files or folders); write masks, tables, GeoJSON, DXF, COCO and a report."""
     if not photos and options["session"] is None:
-        raise click.UsageError("Missing argument 'PHOTOS...', or a session.")
+        raise click.UsageError("There are no photos. Give PHOTOS or --session.")
     from crackutils.inspection.export import describe_limit
     from crackutils.inspection.folder import inspect
     from crackutils.inspection.report import is_lineless
@@ -100,13 +100,13 @@ def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
     table = inspect(list(photos), out, **options)
     cracked, usable = table["cracks"] > 0, table["wide"].notna()
     lineless = int(is_lineless(table).sum())
-    more = f"; in {lineless:,} more the network sees something too short to be measured" if lineless else ""
+    more = f"; in {lineless:,} more, possible cracks are too short to be measured" if lineless else ""
     rejected = int(table["rejected"].sum()) if "rejected" in table else 0
     more += f"; {rejected:,} found line{'s' * (rejected > 1)} rejected by the user" if rejected else ""
     more += f"; {(~usable).sum():,} could not be used" if not usable.all() else ""
     more += " (see the column problem)" if (table["problem"] != "").any() else ""
     more += f"; {text}" if (text := describe_limit(table)) else ""
-    print(f"{cracked.sum():,} of {len(table):,} photos show something crack-like{more} -> {out / 'report.html'}")
+    print(f"{cracked.sum():,} of {len(table):,} photos show possible cracks{more} -> {out / 'report.html'}")
 
 
 def _load(profile: str) -> Any:
@@ -163,12 +163,12 @@ def evaluate_masks(**options: Any) -> None:
 
 @cli.command()
 @click.argument("photos", nargs=-1, type=_PATH)
-@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
+@_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; default: the detector of the package.")
 @_ENGINE
-@click.option("--host", default="127.0.0.1", help="Address to listen on; this computer alone if not given.")
-@click.option("--port", type=int, help="Port to listen on; the first free one from 7860 if not given.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; default: this computer only.")
+@click.option("--port", type=int, help="Port to listen on; default: the first free one from 7860.")
 def app(photos: tuple[Path, ...], **options: Any) -> None:
-    """Open a page in the browser: photos in, cracks looked at and corrected, a report out."""
+    """Open a page in the browser: load photos, review and correct cracks, write a report."""
     from crackutils.app.serve import serve
 
     serve(photos, **options)
@@ -197,10 +197,10 @@ def export(source: str, form: str, out: Path, **options: Any) -> None:
 def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
     """Run `argv` (None: of this process) in a group called `name`, and return its status.
 
-    It is 2 on a mistake, 130 after Ctrl-C or SIGTERM.
+    The status is 2 after a user's mistake, 130 after Ctrl-C or SIGTERM.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half written goes
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: unfinished files are removed
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console without Unicode must not stop a run
             stream.reconfigure(errors="replace")
@@ -217,14 +217,14 @@ def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except MemoryError:
-        print("error: there is too little memory. Close other programs, or give smaller pictures.", file=sys.stderr)
+        print("error: there is not enough memory. Close other programs, or use smaller pictures.", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, head for example, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a disk or a network that gave way; what we expect has its own message
+    except OSError as error:  # failure of a disk or network; expected errors have their own messages
         what = " ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-        print(f"error: {what}. Look after that place, then run the same command again.", file=sys.stderr)
+        print(f"error: {what}. Check the disk or network, then run the same command again.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where it stopped.", file=sys.stderr)

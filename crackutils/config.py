@@ -1,7 +1,7 @@
-"""Paths, profiles, threads and the one kind of error that users see.
+"""Paths, profiles, thread counts, and the one class of errors that users see.
 
-Everything that a profile fixes (data, split, weights, threads, budgets) stands in `PROFILES`.
-It first imports the standard library only, so that it can set thread counts before NumPy and TensorFlow start.
+`PROFILES` defines everything that a profile fixes: data, split, weights, threads, budgets.
+The module first imports only the standard library, so that it can set thread counts before NumPy and TensorFlow start.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 NOTEBOOKS = ROOT / "notebooks"
 REFERENCE = ROOT / "reference"
-AUDIT = ROOT / "data" / "audit"  # verdicts on labels, from pictures that were opened; docs/audit.md tells how
+AUDIT = ROOT / "data" / "audit"  # verdicts on labels, see docs/audit.md
 LOCK = ROOT / "requirements.lock"
 CLASSES = ("Negative", "Positive")  # label 0: no crack, label 1: crack, everywhere
 DEFAULT_PROFILE, DEFAULT_SEED = "sample", 1337
@@ -30,7 +30,7 @@ PRECISIONS = ("float32", "bfloat16")  # of a CNN's arithmetic
 
 
 class CrackutilsError(Exception):
-    """Bad input or a missing piece, cause first, then the remedy; notebooks show it without a traceback."""
+    """Bad input, or something missing. The message gives cause, then remedy; notebooks show no traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
@@ -38,7 +38,7 @@ class CrackutilsError(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """What notebooks 07 to 09 spend on measuring."""
+    """Numbers of splits, images, draws and photos in the measurements of notebooks 07 to 09."""
 
     splits: int = 10  # of each method, on which 07 measures leakage
     few: int = 3000  # training images that the methods of 08 work with; the detector's last layer takes twice as many
@@ -49,17 +49,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a run works on and may spend."""
+    """The images of a run, its defaults, and the limits on its computing time."""
 
     name: str  # what the user writes after `PROFILE=`
-    title: str  # one line for people
+    title: str  # one line
     source: str  # the entry of `data/sources.toml` that the images come from
     per_class: int = 0  # number of images of each class that the source must hold; 0 means whatever is there
     numbers: tuple[int, int] | None = None  # first and last file number taken of each class, None for all
     split: str = "copy-safe"  # default split method
     weights: str = "imagenet"  # default backbone weights, one of `WEIGHTS`
     epochs: int = 1  # factor on the epochs of a recipe's stages: a small set needs more of them for as many steps
-    max_epochs: int = 0  # upper bound on the epochs of each training stage; 0 for none
+    max_epochs: int = 0  # upper limit on the epochs of each training stage; 0 for none
     cells: tuple[int, int] = (1000, 5000)  # of the detector: training steps, and patches of each class with masks
     budget: Budget = Budget()
     threads: int = 2  # of TensorFlow and OpenMP; fixed, because results depend on them
@@ -74,20 +74,20 @@ PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
         Profile("sample", "2,000 patches of synthetic photos, no download", "sample", **_OWN, **_SAMPLE),
-        Profile("smoke", "a tiny sample for tests: numbers mean nothing", "smoke", **_OWN, **_SMOKE),
+        Profile("smoke", "a tiny sample for tests; its numbers have no meaning", "smoke", **_OWN, **_SMOKE),
         Profile("walls", "tiles of synthetic walls with hairlines", "walls", split="photo-safe", **_OWN),
         Profile("metu-mini", _METU.format(1, 1000), "metu", 1000, (1, 1000), epochs=2, **_MINI),
         Profile("metu-tenth", _METU.format(1, 2000), "metu", 2000, (1, 2000)),
         Profile("metu-half", _METU.format(1, 10000), "metu", 10000, (1, 10000)),
         Profile("metu", "METU, all 40,000 images", "metu", 20000),
-        Profile("sdnet", "SDNET2018 wall tiles, whose names tell the photo", "sdnet", split="photo-safe"),
+        Profile("sdnet", "SDNET2018 wall tiles; file names contain the photo", "sdnet", split="photo-safe"),
         Profile("own", "your own folder with Negative/ and Positive/", "own", epochs=2, **_MINI),
     )
 }
 
 
 def choose(kind: str, name: str, names: Iterable[str]) -> str:
-    """Return `name` if it is one of `names`, else raise one sentence that lists them and the nearest."""
+    """Return `name` if it is one of `names`, else raise CrackutilsError with these names and the closest match."""
     names = list(names)
     if name in names:
         return name
@@ -102,13 +102,13 @@ def profile(name: str) -> Profile:
 
 
 def data_dir() -> Path:
-    """Folder of the images and caches: `data/`, of an installed wheel the user's cache, or `CRACKUTILS_DATA_DIR`."""
+    """Folder of images and caches: `CRACKUTILS_DATA_DIR`, else `data/`, or the user's cache for an installed wheel."""
     home = ROOT / "data" if NOTEBOOKS.is_dir() else importlib.import_module("platformdirs").user_cache_path(__package__)
     return Path(os.environ.get("CRACKUTILS_DATA_DIR", home)).resolve()
 
 
 def results_dir() -> Path:
-    """Folder of all results: `results/`, or `CRACKUTILS_RESULTS_DIR`."""
+    """Folder of all results: `CRACKUTILS_RESULTS_DIR`, else `results/`."""
     return Path(os.environ.get("CRACKUTILS_RESULTS_DIR", ROOT / "results")).resolve()
 
 
@@ -121,12 +121,12 @@ def display_path(path: Path) -> str:
 def start(name: str) -> Profile:
     """Begin a notebook: fix thread counts for NumPy and TensorFlow, and return the profile called `name`.
 
-    Call it before anything imports NumPy or TensorFlow; where NumPy is already there its pools are limited afterwards.
+    Call it before anything imports NumPy or TensorFlow. If NumPy is loaded already, its thread pools are limited.
     """
     chosen = profile(name)
     for variable in ("OMP_NUM_THREADS", "CRACKUTILS_THREADS"):
         os.environ[variable] = str(chosen.threads)
-    # BLAS with one: for matrices as small as ours a second thread costs more than it brings, and rounds differently
+    # BLAS uses one thread: for small matrices a second one makes it slower and changes the rounding
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     if "numpy" in sys.modules:
         from threadpoolctl import threadpool_limits
@@ -140,8 +140,8 @@ _stderr = threading.RLock()
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere: TensorFlow's C++ start-up lines cannot be silenced by its own settings."""
-    with _stderr:  # two threads at once could put back each other's
+    """Discard what is written to file descriptor 2: no setting of TensorFlow silences the start-up lines of its C++."""
+    with _stderr:  # two threads at once could restore each other's descriptor
         sys.stderr.flush()
         saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
@@ -176,7 +176,7 @@ SPLITS = ("copy-safe", "random", "photo-safe", "given")  # the last as the image
 
 
 class _LazyModule:
-    """A module that is loaded when it is first used: TensorFlow takes seconds, and many commands need none of it."""
+    """A module that is loaded on first use: TensorFlow takes seconds to load, and many commands do not need it."""
 
     def __init__(self, name: str) -> None:
         self._name = name

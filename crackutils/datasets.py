@@ -1,4 +1,4 @@
-"""The images of a profile as one object, with an index that describes each, and the ways to open them."""
+"""The images of a profile, an index that describes each of them, and functions that load them."""
 
 import contextlib
 import hashlib
@@ -22,8 +22,8 @@ from crackutils.files import explain_write_errors, lock_file, name_some, printab
 from crackutils.folders import find_pictures
 from crackutils.images import COLOUR, DECODING, GREY
 
-_INDEXING = 2  # raise it when another choice of files, or other columns, are indexed
-_UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")  # what a table does not give back as it was
+_INDEXING = 2  # raise it when the choice of files or the columns of the index change
+_UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")  # characters that a CSV file does not preserve
 _INDEX = ("index.csv", "left_out.csv", "notes.csv", "grey.npy", "colour.npy", "state.json")
 _COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
 _DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # as cameras and phones name their pictures
@@ -58,27 +58,27 @@ class Dataset:
 
     @cached_property
     def given(self) -> np.ndarray:
-        """The labels that the folders give, int (n,), whatever was corrected: splits are made with them."""
+        """The labels by folder, int (n,), without corrections; splits are made with them."""
         return self.index["file"].str.startswith(f"{config.CLASSES[1]}/").to_numpy().astype(int)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of all names and contents: equal for equal images wherever they came from."""
+        """Hash of all file names and contents, independent of where the images came from."""
         lines = (self.index["file"] + "\t" + self.index["sha256"]).sort_values()
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def cache(self) -> Path:
-        """Folder for what is computed from exactly these images."""
+        """Folder of the caches that are computed from these images."""
         return config.data_dir() / "cache" / f"{self.profile.source}-{self.sha256[:12]}"
 
     @cached_property
     def cuts(self) -> pd.DataFrame:
-        """Where each image was cut, a row per image in index order: photo (its number, -1 where it is not known), and
-        for synthetic images x, y (left, top, pixels) and the other columns of `patches.csv`.
+        """The photo and place of each image, a row per image in index order: photo (its number, -1 if unknown), and for
+        synthetic images x, y (left, top, pixels) and the other columns of `patches.csv`.
 
-        Without that table names like SDNET2018's PHOTO-TILE.jpg tell the photo, where all images have one and name
-        several photos. A date is none, and neither is one number that all names begin with.
+        Without that table, the photo is taken from names like SDNET2018's PHOTO-TILE.jpg, if all images have such names
+        and there are several photos. Dates do not count as photos.
         """
         try:
             cuts = pd.read_csv(self.folder / "patches.csv").drop_duplicates("file")
@@ -94,22 +94,22 @@ class Dataset:
         return cuts.assign(photo=cuts["photo"].fillna(-1).astype(int))
 
     def read(self, row: int, size: int | None = None) -> np.ndarray:
-        """Decode the image in a row of the index, as `read_image` does; CrackutilsError names one that is gone."""
+        """Decode the image in a row of the index, as `read_image` does; CrackutilsError if it cannot be read."""
         file = self.folder / self.index["file"].iloc[row]
         try:
             return images.read_image(file, size)
         except images.ImageError as error:
-            remedy = "Bring it back, or load the images again"
+            remedy = "Restore the file, or load the images again"
             raise config.CrackutilsError(f"{config.display_path(file)} {error}. {remedy}.") from error
 
     def pixels(self, size: int) -> np.ndarray:
         """Return all images at one size: uint8 (n, size, size, 3), memory-mapped from a cache made on first use."""
         file = self.cache / f"pixels-{size}.v{DECODING}.npy"
         if not file.exists():
-            n, part = len(self.index), file.with_suffix(".part")  # of one name: what a kill has left is written over
+            n, part = len(self.index), file.with_suffix(".part")  # a fixed name: the next call overwrites it
             file.parent.mkdir(parents=True, exist_ok=True)
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
-            # written, not mapped: on a full disk a map would end the process
+            # written, not memory-mapped: on a full disk a map would end the process
             with explain_write_errors(file), lock_file(file.with_suffix(".lock")):
                 with open(part, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
                     np.lib.format.write_array_header_1_0(out, header)
@@ -121,17 +121,17 @@ class Dataset:
 
 
 def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
-    """Return the images of a profile; their files are indexed where that is still to be done.
+    """Return the images of a profile; index their files first if needed.
 
-    `labels` is "given", as the folders say, or "corrected" by `label_verdicts`; ambiguous images keep the given label.
-    Raises CrackutilsError if the source is not there or holds too few files, or if none of its labels was checked.
+    `labels` is "given" (by the folders) or "corrected" (by `label_verdicts`; ambiguous images keep the given label).
+    Raises CrackutilsError if the source is missing or has too few images, or if corrected labels do not exist for it.
     """
     config.choose("LABELS", labels, config.LABELS)
     folder = raw_folder(profile.source)
     how = f"make data{'' if profile.source == 'metu' else f' SOURCE={profile.source}'}"
     if not all((folder / name).is_dir() for name in config.CLASSES):
         entry = sources()[profile.source]
-        remedy = f"Run {how} FROM=<archive or folder that you have>"
+        remedy = f"Run {how} FROM=<your archive or folder>"
         if "seed" in entry:
             remedy = f"Run {how}, which draws them"
         elif "addresses" in entry:
@@ -161,7 +161,7 @@ def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
 
 def _correct_labels(ds: Dataset) -> Dataset:
     if not len(table := label_verdicts(ds)):
-        why = f"LABELS={ds.labels}: the labels of PROFILE={ds.profile.name} were not checked"
+        why = f"LABELS={ds.labels} needs checked labels, which PROFILE={ds.profile.name} does not have"
         raise config.CrackutilsError(f"{why}. Leave LABELS out.")
     sure = table[table["verdict"] != "ambiguous"]
     index = ds.index.assign(label=ds.given)
@@ -170,35 +170,35 @@ def _correct_labels(ds: Dataset) -> Dataset:
 
 
 def open_folder(folder: Path) -> Dataset:
-    """Return the images of any folder with Negative/ and Positive/, which stay where they are.
+    """Return the images of any folder with Negative/ and Positive/; they are not copied.
 
     Raises CrackutilsError if a class has no usable image.
     """
     source = f"folder-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]}"
     index, left_out, grey, colour = read_index(source, folder)
     if missing := [name for label, name in enumerate(config.CLASSES) if not (index["label"] == label).any()]:
-        raise config.CrackutilsError(f"{folder / missing[0]} holds no usable image. It needs at least one.")
+        raise config.CrackutilsError(f"{folder / missing[0]} holds no usable image. Add at least one.")
     return Dataset(config.Profile(folder.name, str(folder), source), folder, index, left_out, grey, colour)
 
 
 def label_verdicts(ds: Dataset) -> pd.DataFrame:
-    """Return verdicts on labels that are or may be wrong, from pictures that were opened: `data/audit/*_labels.csv`.
+    """Return the verdicts of the label audit, for labels that are or may be wrong: `data/audit/*_labels.csv`.
 
-    A row per such image holds row (of the index), file, label (the given one), verdict (crack, no crack or ambiguous)
-    and reason. Raises CrackutilsError if an image of that name has other bytes than the one that was opened.
+    A row per image: row (of the index), file, label (as given), verdict (crack, no crack or ambiguous) and reason.
+    Raises CrackutilsError if the content of an image differs from the audited one.
     """
     if not (file := config.AUDIT / f"{ds.profile.source}_labels.csv").is_file():
         return pd.DataFrame({name: [] for name in ("row", "file", "label", "verdict", "reason")})
     here = ds.index[["file", "sha256"]].reset_index(names="row")
     table = here.merge(pd.read_csv(file), on="file", suffixes=("", "_seen"))
     if len(other := table[table["sha256"] != table["sha256_seen"]]):
-        why = f"{len(other)} images ({other['file'].iloc[0]} first) are not those of {config.display_path(file)}"
+        why = f"{len(other)} images (first: {other['file'].iloc[0]}) are not those of {config.display_path(file)}"
         raise config.CrackutilsError(f"{why}. Fetch the published archive with make data.")
     return table[["row", "file", "label", "verdict", "reason"]]
 
 
 def head(ds: Dataset, count: int) -> Dataset:
-    """Return the first `count` images of each class in the order of the index, all where there are fewer."""
+    """Return the first `count` images of each class in index order, or all if there are fewer."""
     rows = np.sort(ds.index.groupby("label").head(count).index.to_numpy())
     if len(rows) == len(ds.index):
         return ds
@@ -206,10 +206,10 @@ def head(ds: Dataset, count: int) -> Dataset:
 
 
 def from_files(folder: Path, files: Sequence[str], labels: Sequence[int]) -> Dataset:
-    """Return files (absolute paths, or relative to `folder`) as a dataset to compute features of; nothing is written.
+    """Return files (absolute, or relative to `folder`) as a dataset for the computation of features; writes nothing.
 
-    The index holds what `load` puts there, with the labels (0 or 1) given here. `grey` and `colour` are empty, and
-    `Dataset.given` means nothing, as the files need not lie in folders of their class.
+    The index has the columns of `load`, with these labels (0 or 1). `grey` and `colour` are empty, and `Dataset.given`
+    has no meaning, because the files need not lie in class folders.
     """
     index, left_out, _, grey, colour = _describe_all(folder, files, labels)
     return Dataset(config.profile("own"), folder, index, left_out, grey[:0], colour[:0])
@@ -225,15 +225,15 @@ def find_row(ds: Dataset, file: str) -> int:
 
 
 def _number(file: str) -> int:
-    """Return the number that a file's name begins with, -1 if it begins with none."""
+    """Return the number at the beginning of a file's name, -1 if there is none."""
     digits = re.match(r"\d{1,18}(?!\d)", file.rsplit("/", 1)[-1])  # longer ones are no numbers, and fit no int64
     return int(digits[0]) if digits else -1
 
 
 def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray]:
-    """Return index, left_out, grey and colour of a source, as in `Dataset`, and print what is left out or noted.
+    """Return index, left_out, grey and colour of a source, as in `Dataset`; print which files are left out or noted.
 
-    They are read from disk, and made again first if any file's name, size or time has changed.
+    They are read from disk. If the name, size or time of any file has changed, they are first computed again.
     """
     files, passed = _find_files(folder)
     state = hashlib.sha256(f"{DECODING} {_INDEXING} {passed}".encode("utf-8", "backslashreplace"))
@@ -265,23 +265,23 @@ def read_index(source: str, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, n
 
 
 def _find_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the pictures below the folders of the classes in the order of the index, and what is passed over, why."""
+    """Return the pictures in the class folders, in index order, and the files that are skipped, with reasons."""
     files, passed = [], []
     for name in config.CLASSES:
         pictures, left_out = find_pictures(folder / name)
         for file in sorted((p.relative_to(folder).as_posix() for p in pictures), key=lambda f: (_number(f), f)):
             if _UNREADABLE.search(file):
-                passed.append((printable(file), "has a name that not every program can read, so rename it"))
+                passed.append((printable(file), "has a name that some programs cannot read, so rename it"))
             else:
                 files.append(file)
         for reason, others in left_out.items():
-            there = () if reason in ("hidden", "of the system") else others
+            there = () if reason in ("hidden", "system files") else others
             passed += [(printable(f"{name}/{Path(other).as_posix()}"), reason) for other in there]
     return files, passed
 
 
 def _count_reasons(table: pd.DataFrame) -> str:
-    """Return reasons with numbers and names of files, the most frequent first; those of one kind count together."""
+    """Return reasons with counts and file names, the most frequent first; reasons of one kind are counted together."""
     kinds = table.iloc[:, 1].str.replace(r" \(.*\)|(?<=of its )\d+ |: \d+%.*|, [\d.]+%.*", "", regex=True)
     counts = kinds.value_counts()
     said = [f"{kind}: {n:,} ({name_some(table['file'][kinds == kind])})" for kind, n in counts.head(5).items()]

@@ -14,7 +14,7 @@ from crackutils.slices import score_slices
 
 
 def fit_temperature(labels: np.ndarray, p_crack: np.ndarray) -> float:
-    """Return the temperature, 0.05 to 20, with the lowest loss on validation images; above 1 the model was too sure.
+    """Return the temperature, 0.05 to 20, with the lowest loss on validation images; above 1 for overconfident models.
 
     After Guo et al. (2017), On calibration of modern neural networks.
     """
@@ -26,27 +26,27 @@ def fit_temperature(labels: np.ndarray, p_crack: np.ndarray) -> float:
 
 
 def apply_temperature(p_crack: np.ndarray, t: float) -> np.ndarray:
-    """Return probabilities with their logits divided by a temperature; their order stays."""
+    """Return probabilities with their logits divided by a temperature, which keeps their order."""
     return expit(logit(np.clip(np.asarray(p_crack, np.float64), EPS, 1 - EPS)) / t)
 
 
 def threshold_for_recall(labels: np.ndarray, p_crack: np.ndarray, recall: float = 0.999) -> float:
     """Return the highest threshold with at least this recall on validation images.
 
-    With fewer than 1 / (1 - recall) cracks none may be missed.
+    With fewer than 1 / (1 - recall) cracks, no crack may be missed.
     """
     cracks = np.sort(np.asarray(p_crack)[np.asarray(labels) == 1])
     if not len(cracks):
-        raise CrackutilsError("A threshold for a recall needs images with cracks, and there are none. Add some.")
+        raise CrackutilsError("No validation image has a crack, so the recall is undefined. Add cracked images.")
     return float(cracks[int((1 - recall) * len(cracks) + 1e-9)])
 
 
 def review_band(labels: np.ndarray, p_crack: np.ndarray, alpha: float) -> tuple[float, float]:
     """Return the probabilities (low, high) between which an image needs review, by split conformal prediction.
 
-    Of new images like these, of either class, at most the share `alpha` lies on the wrong side of the band (Vovk,
-    Gammerman, Shafer 2005, conditional on the class). The band is fitted on validation images; with fewer than
-    1 / alpha - 1 of a class it holds all probabilities.
+    At most a share `alpha` of new images of each class, from the same distribution, lies on the wrong side of the band
+    (Vovk, Gammerman, Shafer 2005, conditional on the class). The band is fitted on validation images; with fewer than
+    1 / alpha - 1 images of a class, it covers all probabilities on that side.
     """
     labels, p = np.asarray(labels), np.asarray(p_crack, np.float64)
     none, cracks = np.sort(p[labels == 0]), np.sort(p[labels == 1])[::-1]
@@ -60,8 +60,8 @@ def review_band(labels: np.ndarray, p_crack: np.ndarray, alpha: float) -> tuple[
 def calibration_metrics(val_y: np.ndarray, val_p: np.ndarray, test_y: np.ndarray, test_p: np.ndarray) -> dict[str, Any]:
     """Fit a temperature on validation images and score the test images' probabilities with it.
 
-    Returns temperature, and brier, ece and loss of the test images after it; all None where validation images without a
-    single error do not determine it.
+    Returns temperature, and brier, ece and loss of the test images after scaling. All are None if the temperature is
+    undetermined: no validation image is wrong, or a class is missing.
     """
     called = np.asarray(val_p) >= 0.5
     if (called == np.asarray(val_y)).all() or len(np.unique(val_y)) < 2:
@@ -97,7 +97,7 @@ def threshold_metrics(
     wrong = (test_p >= 0.5) != test_y
     band = {"alpha": alpha, "low": low, "high": high, "share": round(float(inside.mean()), 6)}
     for name, part in (("inside", inside), ("outside", ~inside)):
-        # outside the band its side decides, not 0.5
+        # outside the band, the side decides, not the threshold 0.5
         bad = wrong if name == "inside" else (test_p > high) != test_y
         band[f"errors_{name}"] = int(bad[part].sum())
         band[f"error_rate_{name}"] = fraction(int(bad[part].sum()), int(part.sum()))
@@ -116,17 +116,17 @@ def precision_at_prevalence(prevalence: float, recall: float, false_alarms: floa
 
 
 def decision_metrics(table: pd.DataFrame, ds: Dataset, manifest: pd.DataFrame) -> dict[str, Any]:
-    """Return what the predictions of a run (`read_predictions`) tell beyond their scores.
+    """Return calibration, decision, intervals and slices of the predictions of a run (`read_predictions`).
 
-    They are calibration (`calibration_metrics`), decision (`threshold_metrics`), intervals (of the test error rate:
-    Wilson, and drawing whole groups) and slices (of the test images, the weakest first).
+    These are calibration (`calibration_metrics`), decision (`threshold_metrics`), intervals of the test error rate
+    (Wilson, and bootstrap over groups) and slices of the test images, the lowest accuracy first.
     """
     test = table[table["split"] == "test"]
     wrong = ((test["p_crack"] >= 0.5) != test["label"]).to_numpy()
     group = test[["file"]].merge(manifest[["file", "group"]], how="left", on="file")["group"].to_numpy()
     intervals = {"error_rate": round(float(wrong.mean()), 6)}
     intervals["wilson"] = [round(v, 6) for v in wilson(int(wrong.sum()), len(wrong))]
-    if group.min() >= 0:  # a random split knows no groups
+    if group.min() >= 0:  # a random split has no groups
         intervals["groups"] = [round(v, 6) for v in group_interval(wrong, group)]
     return chosen_metrics(table) | {"intervals": intervals, "slices": score_slices(ds, test)}
 

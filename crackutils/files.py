@@ -1,4 +1,4 @@
-"""Files and folders that are replaced whole, hashed, locked, or watched with a progress bar."""
+"""Atomic writes of files and folders, hashes, locks, templates and progress bars."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from crackutils.config import CrackutilsError
 
-_MAKE_ROOM = "Make room or allow writing there, and run the same command again; it continues."
+_MAKE_ROOM = "Free disk space or allow writing there, then run the same command again; it continues."
 
 
 def sha256(path: Path) -> str:
@@ -29,12 +29,12 @@ def hash_sources(folder: Path) -> str:
 
 
 def as_text(name: str) -> str:
-    """Return a file's name with bytes that are no UTF-8 as escapes, which a table or a file can hold."""
+    """Return a file's name as text for tables and files; bytes that are not UTF-8 become escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def printable(name: str) -> str:
-    """Return a name `as_text` for a message: line breaks and other control characters are escapes too."""
+    """Return a name for a message: as `as_text`, with escapes also for line breaks and other control characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in as_text(name))
 
 
@@ -46,17 +46,17 @@ def name_some(names: Iterable[Any]) -> str:
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Give a new file's path, which replaces `path` after a block without error; CrackutilsError if it cannot."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # of this process, if others write it as well
+    """Yield a temporary path, which replaces `path` if the block succeeds; CrackutilsError if it cannot be written."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # other processes may write the same file
     with explain_write_errors(path), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stack.callback(part.unlink, missing_ok=True)  # there after an error only
+        stack.callback(part.unlink, missing_ok=True)  # it exists only after an error
         yield part
         os.replace(part, path)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write bytes, or text as UTF-8, so that a reader, or a kill, sees the old file or the whole new one."""
+    """Write bytes, or text as UTF-8. Even after a kill, the file has its old content or the complete new one."""
     with replacing_file(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -65,12 +65,12 @@ def save_array(path: Path, array: Any) -> None:
     """Write a NumPy array as `write_atomically` writes text."""
     import numpy as np
 
-    with replacing_file(path) as part, open(part, "wb") as handle:  # given a name, NumPy would add .npy to it
+    with replacing_file(path) as part, open(part, "wb") as handle:  # NumPy would add .npy to a name
         np.save(handle, array)
 
 
 def render_template(file: Path, values: dict[str, Any]) -> str:
-    """Return the text of a Jinja template with its values; one that ends in .html.j2 escapes them."""
+    """Return a Jinja template filled with values; .html.j2 templates escape them."""
     from jinja2 import Environment, FileSystemLoader
 
     escape, options = file.name.endswith(".html.j2"), {"trim_blocks": True, "keep_trailing_newline": True}
@@ -79,7 +79,7 @@ def render_template(file: Path, values: dict[str, Any]) -> str:
 
 
 def progress(items: Iterable[Any], what: str, total: int | None = None, unit: str = "image") -> Iterator[Any]:
-    """Iterate over `items` with a progress bar on standard output, sparse where that is no terminal."""
+    """Iterate over `items` with a progress bar on standard output; outside a terminal it is printed every 5 s."""
     from tqdm import tqdm
 
     pause = 0.1 if sys.stdout.isatty() else 5
@@ -100,10 +100,10 @@ def explain_write_errors(out: Path, remedy: str = _MAKE_ROOM) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_file(path: Path, busy: str = "") -> Iterator[None]:
-    """Hold a lock for the block; `path` is an empty file that stands for it and is removed at the end.
+    """Hold a lock during the block; `path` is its empty file, which is removed at the end.
 
-    Where another process holds it, raises CrackutilsError(busy), or waits if there is no such text. Raises OSError if
-    the file cannot be written.
+    If another process holds the lock, raises CrackutilsError(busy), or waits if `busy` is empty. Raises OSError if the
+    file cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -125,16 +125,16 @@ def lock_file(path: Path, busy: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of `target` once the block has ended without an error.
+    """Yield a temporary folder, which replaces `target` if the block succeeds.
 
-    One process at a time: another waits. Raises CrackutilsError where something cannot be written.
+    Other processes wait meanwhile. Raises CrackutilsError if something cannot be written.
     """
     work, old = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old")
     with explain_write_errors(target), contextlib.ExitStack() as stack:
         target.parent.mkdir(parents=True, exist_ok=True)
         stack.enter_context(lock_file(target.with_name(f".{target.name}.lock")))
         stack.callback(shutil.rmtree, work, ignore_errors=True)
-        shutil.rmtree(work, ignore_errors=True)  # what a killed run has left
+        shutil.rmtree(work, ignore_errors=True)  # left by a killed run
         if old.exists() and not target.exists():  # killed between the two renamings below
             os.replace(old, target)
         work.mkdir()

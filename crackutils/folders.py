@@ -1,4 +1,4 @@
-"""Which files below a folder are pictures, and why the others are left out: one rule for every command."""
+"""Find the pictures in a folder and its subfolders; all commands leave out other files by the same rules."""
 
 import os
 from collections.abc import Iterator
@@ -10,21 +10,21 @@ from crackutils.config import CrackutilsError
 from crackutils.files import name_some
 from crackutils.images import FORMATS, RAW
 
-# what Windows, macOS and network drives put beside pictures: small copies of them, and what was thrown away
+# files that Windows, macOS and network drives put beside pictures: thumbnails and deleted files
 _SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information")
 _SYSTEM += ("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "network trash folder")
-_OWN = (".inspection", "found.json", "metrics.json")  # files of a folder that `inspect` or a run has written
-_BY_CONTENT = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "HEIF")  # what a file without a telling name may be
-LeftOut = dict[str, list[str]]  # paths by the reason why they are left out
+_OWN = (".inspection", "found.json", "metrics.json")  # files that mark a folder as written by `inspect` or a run
+_BY_CONTENT = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "HEIF")  # formats that are recognised under any file name
+LeftOut = dict[str, list[str]]  # paths by the reason to leave them out
 
 
 def find_pictures(folder: Path, own: Path | None = None) -> tuple[list[Path], LeftOut]:
-    """Return the pictures below a folder in a fixed order, and what is left out, by reason.
+    """Return the pictures in a folder and its subfolders, in a fixed order, and the files left out, by reason.
 
-    A picture is named like one (`FORMATS`, `RAW`), or holds one under another name. Links to folders are followed, each
-    folder once. Left out are hidden files (names with a dot, as macOS's "._" ones), those of the system, reports and
-    runs of this package, and what is no picture; not counted is `own`, a file or folder that the caller writes.
-    Raises CrackutilsError for a folder that cannot be listed.
+    A picture has the suffix of one (`FORMATS`, `RAW`) or its content. Links to folders are followed, each folder once.
+    Left out are hidden files (names that begin with a dot), system files, reports and runs of this package, and files
+    that are not pictures. `own`, a file or folder that the caller writes, is ignored. Raises CrackutilsError for a
+    folder that cannot be listed.
     """
     pictures: list[Path] = []
     left_out: LeftOut = {}
@@ -37,7 +37,7 @@ def find_pictures(folder: Path, own: Path | None = None) -> tuple[list[Path], Le
 
 
 def describe_left_out(left_out: LeftOut) -> str:
-    """Return in one line what was left out: reasons and numbers, with at most three names each; empty for nothing."""
+    """Return one line on the files left out: reasons, counts, up to three names each; empty if there are none."""
     parts = [f"{reason}: {len(names):,} ({name_some(names)})" for reason, names in sorted(left_out.items())]
     return f"left out: {'; '.join(parts)}" if parts else ""
 
@@ -46,13 +46,13 @@ Identity = tuple[int, int]  # of a folder: device and number
 
 
 def identify_folder(folder: Path) -> Identity:
-    """Return what tells a folder from another at the same place; OSError if it cannot be looked at."""
+    """Return device and number, which differ if another folder lies at the same path; OSError if it cannot be read."""
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 
 
 def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple[Path, str]]:
-    """Yield files below a folder, with the reason why one is left out; of a folder that is left out, itself."""
+    """Yield the files below a folder, with the reason for those left out; a folder left out is yielded itself."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -65,7 +65,7 @@ def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple
         if own and (here == own or (here.parent == own.parent and name.startswith(f".{own.name.lower()}."))):
             continue
         if name in _SYSTEM:
-            yield path, "of the system"
+            yield path, "system files"
         elif name.startswith("."):
             yield path, "hidden"
         elif _is_folder(entry):
@@ -77,10 +77,10 @@ def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple
     for path in folders:
         try:
             if (identity := identify_folder(path)) in seen:
-                yield path, "linked to a folder that is read already"
+                yield path, "links to a folder that is read already"
                 continue
         except OSError:
-            yield path, "linked to nothing"
+            yield path, "broken links"
             continue
         seen.add(identity)
         if any(os.path.isfile(path / name) for name in _OWN):
@@ -97,16 +97,16 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _why_no_picture(entry: os.DirEntry) -> str:
-    """Return why a file is left out, empty for a picture; a picture's broken link is a picture that cannot be read."""
+    """Return the reason to leave a file out; empty for pictures, and for broken links named like one."""
     named = Path(entry.name).suffix.lower() in (*FORMATS, *RAW)
     try:
         if not entry.is_file():
             if entry.is_symlink() and not os.path.exists(entry.path):
-                return "" if named else "linked to nothing"
-            return "not a file"  # a pipe would block
+                return "" if named else "broken links"
+            return "special files"  # a pipe would block
         if named:
             return ""
         with Image.open(entry.path, formats=_BY_CONTENT):
             return ""
-    except Exception:  # not readable, or whatever Pillow's parsers run into
-        return "" if named else "no picture by name or content"
+    except Exception:  # not readable, or any error of Pillow's parsers
+        return "" if named else "not a picture by name or content"

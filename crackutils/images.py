@@ -1,4 +1,4 @@
-"""Decoding, resizing and thumbnails: indexing, training and scoring all see the pixels that `read_image` gives."""
+"""Decoding, resizing and thumbnails; indexing, training and scoring all use the pixels of `read_image`."""
 
 import io
 import math
@@ -15,22 +15,22 @@ from crackutils import config
 
 GREY = 128  # side of the grey thumbnails, pixels
 COLOUR = 16  # side of the colour thumbnails, pixels
-SMALLEST = 32  # shorter side below which a picture shows too little to be judged, pixels
-LARGEST = 250  # pixels that a picture may have, million: those of phones have up to 200
-DECODING = "2"  # raise it when decoding or the thumbnails change: caches made before are then made again
+SMALLEST = 32  # least shorter side of a usable picture, pixels
+LARGEST = 250  # most pixels of a picture, million; phones take up to 200
+DECODING = "2"  # raise it when decoding or the thumbnails change: older caches are then made again
 FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 FORMATS += (".heic", ".heif", ".avif", ".jp2")
-RAW = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")  # known, and not read
+RAW = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")  # recognised, not read
 RAW += (".gpr", ".3fr", ".fff", ".iiq", ".rwl", ".sr2", ".x3f", ".crw")
-# what Pillow may read: among the others are some that start programs
+# formats that Pillow may read; reading some others would start programs
 READ = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "HEIF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX")
 _DNG, _SUBTYPE, _PARTS, _BITS, _COMPRESSION, _PLANES, _SIGN = 50706, 254, 330, 258, 259, 284, 339  # tags of TIFF
-# what turns a picture upright, by EXIF orientation from 2
+# operations that turn a picture upright, by EXIF orientation from 2
 _TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 _UPRIGHT = {orientation: Image.Transpose[turn] for orientation, turn in enumerate(_TURNS, 2)}
-_RAW = "is a raw photo of a camera, which is not read here; save it as JPEG or TIFF"
+_RAW = "is a raw camera photo, which is not supported; save it as JPEG or TIFF"
 _LARGE = f"has more than {LARGEST} million pixels; cut it into parts"
-_TIFF = "is a TIFF with other channels or values than are read here; save it as RGB with 8 or 16 bits"
+_TIFF = "is a TIFF with unsupported channels or values; save it as RGB with 8 or 16 bits"
 _OTHERS = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL": "JPEG XL", b"8BPS": "Photoshop", b"%PDF": "PDF"}
 _OTHERS |= {b"\xff\xd8": "damaged or unusual JPEG", b"\x89PNG": "damaged PNG"}
 
@@ -42,7 +42,7 @@ _heard, _show_warning = threading.local(), warnings.showwarning
 
 
 def _hear_warning(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> None:
-    """Keep what Pillow warns of in a thread that decodes, so that it is told once and with the file's name."""
+    """Collect Pillow's warnings in threads that decode, so that each is reported once, with the file's name."""
     if Path(filename).parent.name == "PIL" and hasattr(_heard, "warnings"):
         _heard.warnings.append(str(message))
     else:
@@ -54,7 +54,7 @@ warnings.filterwarnings("always", module=r"PIL\.")
 
 
 class ImageError(config.CrackutilsError):
-    """A file that cannot be used as an image; the message says why, without the file's name."""
+    """A file that cannot be used as an image; the message is the reason, without the file's name."""
 
 
 class Picture(NamedTuple):
@@ -62,24 +62,24 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray  # uint8 (height, width, 3), 0-255, upright
     mode: str  # Pillow's name of the stored mode
-    note: str  # what of the file is not used, empty for nothing
+    note: str  # parts of the file that are not used; empty for none
 
 
 def read_image(file: str | Path | bytes, size: int | None = None) -> np.ndarray:
-    """Decode an image file, a path or its bytes, to RGB as a person sees it: uint8 (height, width, 3), 0-255.
+    """Decode an image file, a path or its bytes, to upright RGB: uint8 (height, width, 3), 0-255.
 
     EXIF rotation is applied, 16-bit grey is scaled (not clipped), transparent pixels lie on white, CMYK and palettes
     are converted. `size` is the side in pixels to resize to (square, bilinear with antialiasing), None keeps the size.
-    Raises ImageError for what is no image, is damaged, has no 8-bit meaning, or is smaller than `SMALLEST` or larger
-    than `LARGEST`.
+    Raises ImageError for files that are not images, are damaged, cannot be converted to 8 bits, or are smaller than
+    `SMALLEST` or larger than `LARGEST`.
     """
     return decode_image(file, size).pixels
 
 
 def decode_image(file: str | Path | bytes, size: int | None = None) -> Picture:
-    """Return the pixels as `read_image` does, and what is to be known of the file.
+    """Return the pixels as `read_image` does, the stored mode, and a note.
 
-    Of several pictures in a file the first counts; of a JPEG that was cut short less than 1 % may be missing. Both are
+    If a file holds several pictures, the first is used. A truncated JPEG is used if less than 1 % is missing. Both are
     noted.
     """
     try:
@@ -94,7 +94,7 @@ def decode_image(file: str | Path | bytes, size: int | None = None) -> Picture:
         raise ImageError("may not be read" if isinstance(error, PermissionError) else "does not exist") from error
     except MemoryError as error:
         raise ImageError("needs more memory than there is") from error
-    except Exception as error:  # Pillow's readers raise whatever their parsing runs into
+    except Exception as error:  # Pillow's readers raise any kind of error
         if getattr(error, "errno", None):  # of the disk or the network
             raise ImageError(f"cannot be read ({error.strerror})") from error
         whole, note = _complete_jpeg(file) if "truncated" in str(error) else (b"", "")
@@ -120,7 +120,7 @@ def _decode(file: str | Path | bytes, size: int | None, note: str = "") -> Pictu
         mode = opened.mode
         image = _to_rgb(_upright(opened, _stored_turn(opened)))
     notes = [note, f"only the first of its {count} pictures is used" if count > 1 else ""]
-    notes.append("its metadata are damaged, so it may lie on its side" if _heard.warnings else "")
+    notes.append("its metadata are damaged, so it may be rotated wrongly" if _heard.warnings else "")
     pixels = np.asarray(image)
     return Picture(pixels if size is None else resize(pixels, size), mode, "; ".join(filter(None, notes)))
 
@@ -144,7 +144,7 @@ def _select_first(image: Image.Image) -> int:
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Return a uint8 (height, width, 3) image squeezed to (size, size, 3), bilinear with antialiasing."""
+    """Return a uint8 (height, width, 3) image resized to (size, size, 3), bilinear with antialiasing."""
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
@@ -188,24 +188,24 @@ def thumbnails(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _name_unknown(file: str | Path | bytes) -> str:
-    """Return why a file that Pillow does not know is not read."""
+    """Return the reason why a file that Pillow does not recognise is not read."""
     with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as opened:
         head = opened.read(16)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _TIFF
     if kind := next((kind for begin, kind in _OTHERS.items() if head.startswith(begin)), ""):
-        return f"is a {kind} file, which is not read here; save it as JPEG or TIFF"
+        return f"is a {kind} file, which is not supported; save it as JPEG or TIFF"
     if head[4:8] != b"ftyp":
         return "is not an image" if head else "has zero bytes"
     if head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
         return "is truncated or damaged"
-    return _RAW if head[8:11] == b"crx" else "is a video, or a picture of a kind that is not read here; save it as JPEG"
+    return _RAW if head[8:11] == b"crx" else "is a video or an unsupported type of picture; save it as JPEG"
 
 
 def _complete_jpeg(file: str | Path | bytes) -> tuple[bytes, str]:
-    """Return a JPEG that was cut short with an end marker, and a note; no bytes for what is no JPEG.
+    """Return a truncated JPEG with an end marker, and a note; no bytes for other files.
 
-    Raises ImageError where 1 % of the pixels or more are missing, or the fine detail of a progressive one.
+    Raises ImageError if 1 % of the pixels or more are missing, or the fine detail of a progressive JPEG.
     """
     data = (file if isinstance(file, bytes) else Path(file).read_bytes()).rstrip(b"\xff")
     if data[:2] != b"\xff\xd8":

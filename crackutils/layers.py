@@ -1,4 +1,4 @@
-"""The layer that saved models name besides those of Keras. Importing this module starts TensorFlow."""
+"""The layer of this package that saved models contain. Importing this module starts TensorFlow."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ class TopMean(keras.layers.Layer):
     """The mean of the largest values of a map: (n, h, w, 1) to (n, 1); `share` of the h x w values, at least two."""
 
     def __init__(self, share: float, **options: Any) -> None:
-        """Take the share, and what every layer takes."""
+        """Take the share, and the options of every Keras layer."""
         super().__init__(**options)
         self.share = share
 
@@ -22,5 +22,5 @@ class TopMean(keras.layers.Layer):
         return keras.ops.mean(largest, axis=-1, keepdims=True)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what a saved model holds."""
+        """Return the settings for saved models."""
         return super().get_config() | {"share": self.share}

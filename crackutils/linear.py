@@ -12,10 +12,10 @@ from sklearn.linear_model import LogisticRegression
 from crackutils.config import CrackutilsError
 from crackutils.metrics import log_loss, score_predictions
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn, small is strict
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of scikit-learn; a small C is a strong penalty
 ENDED = "(?i)(the )?line search|newton-cg failed"  # warnings where iterations or, with few images, rounding end a fit
 _RARE = 0.1  # share of a class below which classes are weighted
-_TOLERANCE = 1e-6  # of the gradient; at scikit-learn's own weak penalties stop long before they make a difference
+_TOLERANCE = 1e-6  # of the gradient; at scikit-learn's default, fits with weak penalties stop too early
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class LinearHead:
 
 
 def class_weights(labels: np.ndarray) -> dict[int, float] | None:
-    """Return the weight of each class that lets both count alike in training, None where neither is rare.
+    """Return weights that balance the classes in training, None if neither class is rare.
 
-    Labels are int (n,), 0 or 1. At weights the threshold 0.5 is that of equally frequent classes.
+    Labels are int (n,), 0 or 1. With weights, the threshold 0.5 is that of equally frequent classes.
     """
     counts = np.bincount(labels, minlength=2)
     if not 0 < counts.min() < _RARE * len(labels):
@@ -47,15 +47,15 @@ def fit_linear_head(
 ) -> LinearHead:
     """Fit logistic regression with an L2 penalty to standardised features; validation loss chooses its strength.
 
-    Features are float32 (n, dimensions), labels int (n,), 0 or 1. `strengths` are the C to try, in rising order; each
-    takes at most `iterations` of Newton-CG, which converges in a sixth of the time of scikit-learn's usual L-BFGS, and
-    begins where the stricter one ended. Where a class is rare, `class_weights` of the training images hold for its loss
-    and the validation loss. Raises CrackutilsError where all training images are of one class.
+    Features are float32 (n, dimensions), labels int (n,), 0 or 1. `strengths` are the values of C to try, in rising
+    order. Each fit starts from the previous one and takes at most `iterations` of Newton-CG, which converges six times
+    as fast as scikit-learn's default, L-BFGS. If a class is rare, training and validation loss use the `class_weights`
+    of the training images. Raises CrackutilsError if all training images are of one class.
     """
     if len(np.unique(y)) < 2:
         raise CrackutilsError("The training images are all of one class. Add images of the other.")
     mean, scale = x.mean(0, dtype=np.float64), _deviation(x)
-    # one image in which a feature fires that is silent in all others must not outweigh them
+    # a feature that is active in a single image must not dominate
     scale = np.maximum(scale, 0.01 * np.median(scale))
     standard = x - mean.astype(np.float32)
     standard /= scale.astype(np.float32)
@@ -83,8 +83,8 @@ def fit_linear_head(
 
 
 def choose_penalty(val_loss: Sequence[float]) -> int:
-    """Return the strictest penalty, the first, whose validation loss is within 2 % of the lowest."""
-    # the lowest itself may be decided by digits that depend on the type of CPU
+    """Return the index of the strongest penalty (the first) whose validation loss is within 2 % of the lowest."""
+    # the lowest itself may depend on rounding, which differs between types of CPU
     return int(np.argmax(np.asarray(val_loss) <= 1.02 * np.min(val_loss)))
 
 

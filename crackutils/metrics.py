@@ -13,7 +13,7 @@ EPS = 1e-7  # probabilities are kept this far from 0 and 1 in the loss, as Keras
 
 
 def score_predictions(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
-    """Score probabilities in [0, 1], (n,), with labels 0 or 1, int (n,); a crack is called at or above the threshold.
+    """Score probabilities in [0, 1], (n,), with labels 0 or 1, int (n,); at or above the threshold counts as crack.
 
     Returns n, tn, fp, fn, tp, errors; accuracy, precision, recall, f1, auroc, average_precision as fractions in [0, 1]
     (of the class Positive; None where a class is missing and they are undefined); loss, the mean cross-entropy in nats;
@@ -44,7 +44,7 @@ def ranking_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float |
 
 
 def reliability_table(labels: np.ndarray, p_crack: np.ndarray, bins: int = 15) -> pd.DataFrame:
-    """Set probabilities against shares of cracks, in bins of equal width (DeGroot, Fienberg 1983).
+    """Compare probabilities with shares of cracks, in bins of equal width (DeGroot, Fienberg 1983).
 
     A row per bin that holds images: low and high, its bounds; n; p, the mean probability; share of cracks; share_low
     and share_high, its Wilson interval.
@@ -60,7 +60,7 @@ def reliability_table(labels: np.ndarray, p_crack: np.ndarray, bins: int = 15) -
 
 
 def log_loss(labels: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Return the mean cross-entropy in nats, weighted where there are weights, (n,)."""
+    """Return the mean cross-entropy in nats, weighted if weights, (n,), are given."""
     loss = -np.log(np.clip(np.where(labels == 1, p, 1 - p), EPS, 1 - EPS))
     return float(loss.mean() if weights is None else np.average(loss, weights=weights))
 
@@ -68,9 +68,9 @@ def log_loss(labels: np.ndarray, p: np.ndarray, weights: np.ndarray | None = Non
 def group_interval(
     values: np.ndarray, groups: np.ndarray, level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the interval of the mean of values (n,) that are alike within groups (n,), by drawing whole groups.
+    """Return the confidence interval of the mean of values (n,) that are correlated within groups (n,).
 
-    Percentile bootstrap of clusters (Davison, Hinkley 1997, section 3.8). With a handful of groups it is too narrow.
+    Percentile bootstrap over whole groups (Davison, Hinkley 1997, section 3.8). With few groups it is too narrow.
     """
     _, at = np.unique(np.asarray(groups), return_inverse=True)
     sums, counts = np.bincount(at, np.asarray(values, np.float64)), np.bincount(at)
@@ -79,7 +79,7 @@ def group_interval(
 
 
 def fraction(part: int, whole: int) -> float | None:
-    """Return a share rounded to six digits, None of nothing."""
+    """Return a share rounded to six digits, None if the whole is 0."""
     return round(part / whole, 6) if whole else None
 
 

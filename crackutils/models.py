@@ -1,4 +1,4 @@
-"""Backbones with their weights, freezing, precision, and what a model consists of."""
+"""Backbones and their weights, freezing, numerical precision, and descriptions of models."""
 
 import contextlib
 import math
@@ -18,11 +18,11 @@ from crackutils.files import sha256
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without top, and how its input is scaled."""
+    """A network without top, and the scaling of its input."""
 
     application: str  # its name in keras.applications
     files: tuple[str, ...]  # of its ImageNet weights in `CRACKUTILS_WEIGHTS_DIR`; {size} is filled in
-    rescaling: tuple[float, float] | None  # (scale, offset) for 0-255 input; None: by itself
+    rescaling: tuple[float, float] | None  # (scale, offset) for 0-255 input; None: the network does it
     arguments: dict[str, Any]  # further arguments of the application
 
 
@@ -34,7 +34,7 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-# the backbone in this package: which one it is, what it is built with, and its weights in float16
+# the backbone in this package: its name, its arguments, and its weights in float16
 OWN_BACKBONE, OWN_ARGUMENTS = "mobilenetv2", {"alpha": 0.35}
 OWN_FILE = config.PACKAGE / "backbone" / "mobilenetv2_035.npz"
 
@@ -45,13 +45,13 @@ def read_own(base: Any, file: Path = OWN_FILE) -> None:
         with np.load(file) as arrays:
             base.set_weights([arrays[f"arr_{i}"].astype(np.float32) for i in range(len(arrays.files))])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        remedy = "Install the package again, or make it again with make pretrain."
+        remedy = "Install the package again, or train the backbone with make pretrain."
         why = f"{display_path(file)} is missing or damaged ({type(error).__name__})"
         raise CrackutilsError(f"{why}. {remedy}") from error
 
 
 def find_weights(backbone: str, size: int) -> Path | None:
-    """Return the file with ImageNet weights in `CRACKUTILS_WEIGHTS_DIR`, or None where that is not set.
+    """Return the file with ImageNet weights in `CRACKUTILS_WEIGHTS_DIR`, or None if it is not set.
 
     Raises CrackutilsError if the variable names a folder that does not hold the weights.
     """
@@ -73,12 +73,11 @@ def _file_names(backbone: str, size: int) -> list[str]:
 
 
 def build_backbone(name: str, size: int, weights: str, load: bool = True) -> Any:
-    """Build a backbone of `BACKBONES` without top, from (n, size, size, 3), scaled by its rescaling, to its last map.
+    """Build a backbone of `BACKBONES` without top, from rescaled images (n, size, size, 3) to its last feature map.
 
     `weights` are "imagenet" (from `CRACKUTILS_WEIGHTS_DIR`, else Keras's cache or download), "crackutils" (our own, in
-    this package: a narrower MobileNetV2) or "random". Without `load` the same network stays random, for weights that
-    are loaded afterwards. Raises CrackutilsError for weights that are nowhere to be had; they are never replaced by
-    random ones.
+    this package: a narrower MobileNetV2) or "random". Without `load` the network keeps random weights, for weights that
+    are loaded later. Raises CrackutilsError for weights that are not available; random ones never replace them.
     """
     choose("WEIGHTS", weights, WEIGHTS)
     own = weights == "crackutils"
@@ -99,7 +98,7 @@ def build_backbone(name: str, size: int, weights: str, load: bool = True) -> Any
     except Exception as error:  # Keras raises bare Exception when a download fails
         where = f"could not be read from {file}" if file else "could not be downloaded"
         files = " or ".join(_file_names(name, size))
-        instead = "crackutils, which lie in the package" if name == OWN_BACKBONE else "random, as it has none of ours"
+        instead = "crackutils (in the package)" if name == OWN_BACKBONE else "random"
         remedy = f"Choose WEIGHTS={instead}, or set CRACKUTILS_WEIGHTS_DIR to a folder with {files}."
         why = f"The ImageNet weights of {name} {where} ({type(error).__name__})"
         raise CrackutilsError(f"{why}. {remedy}") from error
@@ -113,14 +112,14 @@ def weights_file(name: str, size: int, weights: str) -> Path | None:
 
 
 def weights_facts(name: str, size: int, weights: str) -> dict[str, str]:
-    """Return what a backbone starts from, for `metrics.json`: weights, file (its name) and sha256, empty for random."""
+    """Return a backbone's initial weights for `metrics.json`: weights, file (name) and sha256, empty for random."""
     file = weights_file(name, size, weights)
     facts = {"weights": weights if name else "random", "file": file.name if file else ""}
     return facts | {"sha256": sha256(file) if file else ""}
 
 
 def _keras_cache_file(backbone: str, size: int) -> Path | None:
-    # Keras has no public name for its folder; where that cannot be written to it takes the second
+    # Keras has no public name for its folder; it takes the second if the first is not writable
     homes = (Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras"), Path("/tmp/.keras"))
     found = [home / "models" / name for home in homes for name in _file_names(backbone, size)]
     return next((f for f in found if f.is_file()), None)
@@ -128,7 +127,7 @@ def _keras_cache_file(backbone: str, size: int) -> Path | None:
 
 @contextlib.contextmanager
 def in_float32() -> Iterator[None]:
-    """Let models that are built in the block compute in float32, whatever `set_precision` said."""
+    """Build models in float32 during the block, whatever `set_precision` has set."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -138,7 +137,7 @@ def in_float32() -> Iterator[None]:
 
 
 def unfreeze_top(base: Any, layers: int) -> None:
-    """Train the last `layers` layers of a backbone, BatchNorm excepted; 0 freezes it whole.
+    """Make the last `layers` layers of a backbone trainable, except BatchNorm; 0 freezes all layers.
 
     Calling the backbone with training=False does not keep BatchNorm's statistics in Keras 3 under fit;
     `trainable=False` on each of its layers does. Compile the model after this.
@@ -152,8 +151,8 @@ def unfreeze_top(base: Any, layers: int) -> None:
 def settle(base: Any, images: Any) -> None:
     """Set the BatchNorm statistics of a random backbone to those of one batch of training images.
 
-    Without it the signal of an untrained MobileNetV2 dies out on its way through 50 layers. The batch is float32
-    (n, size, size, 3), scaled as the backbone wants it. After Mishkin and Matas (2016), All you need is a good init.
+    Without it the signal of an untrained MobileNetV2 vanishes within its 50 layers. The batch is float32
+    (n, size, size, 3), rescaled for the backbone. After Mishkin and Matas (2016), All you need is a good init.
     """
     norms = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta, was_trainable = [norm.momentum for norm in norms], base.trainable
@@ -167,9 +166,9 @@ def settle(base: Any, images: Any) -> None:
 
 
 def set_precision(precision: str) -> None:
-    """Let the models that are built from here on compute in float32, or in bfloat16 with weights in float32.
+    """Build all further models in float32, or in bfloat16 with weights in float32.
 
-    CPUs with AVX512_BF16 or AMX train CNNs without BatchNorm faster so (`make bench` tells how much); other CPUs are
+    In bfloat16, CPUs with AVX512_BF16 or AMX train CNNs without BatchNorm faster (`make bench` measures it), other CPUs
     slower. The last layer stays in float32. Raises CrackutilsError for another precision.
     """
     choose("PRECISION", precision, PRECISIONS)
@@ -177,16 +176,16 @@ def set_precision(precision: str) -> None:
 
 
 def rescale_input(backbone: str, x: Any) -> Any:
-    """Return a tensor of RGB 0-255 scaled as a backbone wants it."""
+    """Return a tensor of RGB 0-255 rescaled for a backbone."""
     rescaling = BACKBONES[backbone].rescaling
     return keras.layers.Rescaling(rescaling[0], offset=rescaling[1], name="rescaling")(x) if rescaling else x
 
 
 def without_augmentation(model: Any) -> Any:
-    """Return a model of the same layers and weights that takes and gives the same, for prediction only."""
+    """Return the model without its augmentation layers, with shared weights, for prediction."""
 
     def random(layer: Any) -> bool:
-        return type(layer).__name__.startswith("Random")  # Keras has no public class that all of these are of
+        return type(layer).__name__.startswith("Random")  # they have no public base class in Keras
 
     if not any(random(layer) for layer in model.layers):
         return model

@@ -14,7 +14,7 @@ from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from crackutils import config
 from crackutils.metrics import ranking_metrics
 
-PALETTE = sns.color_palette("colorblind")  # made to be told apart by colour-blind readers
+PALETTE = sns.color_palette("colorblind")  # distinguishable for colour-blind readers
 COLOURS = {config.CLASSES[0]: PALETTE[0], config.CLASSES[1]: PALETTE[1]}
 WRONG = PALETTE[3]
 
@@ -110,9 +110,9 @@ def pairs(
 
 
 def curves(history: pd.DataFrame) -> Figure:
-    """Show loss and accuracy of train and val by epoch; a dotted line begins each further stage.
+    """Show loss and accuracy of train and val by epoch; a dotted line marks the start of each further stage.
 
-    The history of a linear head alone has no epochs: there they are shown by the strength of the penalty.
+    A linear head has no epochs: for it, both are shown by the strength of the penalty.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
     linear = "C" in history and history["C"].notna().all()
@@ -144,7 +144,7 @@ def confusion(scores: dict[str, Any]) -> Figure:
 
 
 def confusion_swapped(scores: dict[str, Any]) -> Figure:
-    """Show a confusion matrix twice: with the names of the classes in their order, and the wrong way round."""
+    """Show a confusion matrix twice: with the class names in the right order, and swapped."""
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.8))
     _confusion(axes[0], scores, config.CLASSES)
     _confusion(axes[1], scores, config.CLASSES[::-1])
@@ -184,7 +184,7 @@ def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
     """Show the receiver operating characteristic and precision against recall, with the area under each."""
     scores = ranking_metrics(labels, p_crack)
     if scores["auroc"] is None:
-        raise config.CrackutilsError("The test images are all of one class, so there is no ROC. Add the other.")
+        raise config.CrackutilsError("All test images are of one class, so there is no ROC. Add images of the other.")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.6))
     RocCurveDisplay.from_predictions(labels, p_crack, plot_chance_level=True, ax=left)
     PrecisionRecallDisplay.from_predictions(labels, p_crack, plot_chance_level=True, ax=right)
@@ -210,7 +210,7 @@ def predicted_against_true(
 ) -> Figure:
     """Show images with predicted and true class and probability; wrong ones are framed.
 
-    `table` has the columns file, label, p_crack, a row per image; from `threshold` on a crack is called.
+    `table` has the columns file, label, p_crack, a row per image; `threshold` and above count as crack.
     """
     called = (table["p_crack"] >= threshold).astype(int).to_numpy()
     titles = [
@@ -221,6 +221,6 @@ def predicted_against_true(
 
 
 def worst(table: pd.DataFrame, count: int = 12) -> pd.DataFrame:
-    """Return the `count` predictions that are farthest from the truth, the worst first."""
+    """Return the `count` predictions with the largest error, the largest first."""
     off = (table["p_crack"] - table["label"]).abs()
     return table.assign(off=off).sort_values(["off", "file"], ascending=[False, True], kind="stable").head(count)

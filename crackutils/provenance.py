@@ -1,4 +1,4 @@
-"""What a result depends on: the code, the versions of libraries, and the machine."""
+"""Provenance of results: the code, the versions of libraries, and the machine."""
 
 import contextlib
 import hashlib
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
     names = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "scikit-image", "pillow")
     names += ("matplotlib", "split-folders")
     found = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
-    # not all engines need be there, and Colab may have OpenCV under another of its names
+    # some engines may be missing, and Colab may have OpenCV under another package name
     optional = {"ai-edge-litert": "ai-edge-litert", "openvino": "openvino", "opencv": "opencv-python-headless"}
     for name, package in optional.items():
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -46,7 +46,7 @@ def machine() -> dict[str, Any]:
     if info.exists():
         line = next((x for x in info.read_text().splitlines() if x.startswith(("flags", "Features"))), "")
         flags = set(line.partition(":")[2].split())
-    # switches with which a user forbids libraries some of these
+    # variables that switch some of these off in libraries
     switches = (f"{name}={os.environ[name]}" for name in CPU_SWITCHES if os.environ.get(name))
     cpu = " ".join([platform.machine(), *(f for f in wanted if f in flags), *switches])
     tf = sys.modules.get("tensorflow")  # without TensorFlow nothing has run on a GPU

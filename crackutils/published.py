@@ -200,15 +200,15 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class Published:
-    """What others have published of a recipe, on METU."""
+    """The published result of a recipe on METU."""
 
     source: str  # repository, where its name is known
-    test_images: int  # images it was tested on; 0 where no result can be read
-    errors: int  # wrong ones; from the published accuracy where no count is given
-    measured: str  # who says so: "notebook output", "figure", "README only" or "not available"
-    caveat: str  # what keeps the number from being comparable
-    corrections: tuple[str, ...]  # what our recipe does otherwise, a line each
-    accuracy: float | None = None  # fraction; as published, or from errors; None where no result can be read
+    test_images: int  # images it was tested on; 0 if no result is known
+    errors: int  # wrong ones; from the published accuracy if no count is given
+    measured: str  # its source: "notebook output", "figure", "README only" or "not available"
+    caveat: str  # why the number is not comparable
+    corrections: tuple[str, ...]  # changes in our recipe, a line each
+    accuracy: float | None = None  # fraction; as published, or from errors; None if no result is known
 
 
 _FACTS = tomllib.loads((config.PACKAGE / "published_results.toml").read_text("utf-8"))
@@ -219,7 +219,7 @@ PUBLISHED: dict[str, Published] = {
 
 
 def published_result(published: Published) -> str:
-    """Return the published result in a few words, and who says so."""
+    """Return the published result and its source as text."""
     if published.accuracy is None:
         return "no result that can be read"
     result = f"{published.errors:,} errors in {published.test_images:,}"

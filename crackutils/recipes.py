@@ -1,6 +1,6 @@
-"""Our recipes, as plain Keras functions with their settings, and the list of all recipes, the published ones included.
+"""Our recipes, as plain Keras functions with their settings, and the list of all recipes, ours and published.
 
-Notebooks 03 and 04 show the networks of the two default recipes in a cell of their own; a test holds both equal.
+Notebooks 03 and 04 show the networks of the two default recipes in a cell of their own; a test compares both.
 """
 
 from dataclasses import replace
@@ -76,22 +76,22 @@ RECIPES: dict[str, Recipe] = {found.name: found for found in (*OURS, *published.
 def choose_recipe(name: str, family: str, profile: Profile, epochs: int = 0, weights: str = "") -> Recipe:
     """Return a recipe of a family by name, with the epochs that a profile allows.
 
-    `epochs` is a further bound on those of each stage, 0 for none; empty `weights` are the profile's. Raises
-    CrackutilsError for an unknown name, with the names that exist, negative epochs, or weights that do not exist.
+    `epochs` also limits the epochs of each stage, 0 for no limit; empty `weights` are the profile's. Raises
+    CrackutilsError for an unknown name, negative epochs, or weights that do not exist.
     """
     found = RECIPES[choose("RECIPE", name, [r.name for r in RECIPES.values() if r.family == family])]
     if epochs < 0:
-        raise CrackutilsError(f"EPOCHS={epochs} must be 0 (no bound) or more.")
+        raise CrackutilsError(f"EPOCHS={epochs} is negative. Give 0 (no limit) or more.")
     own = models.OWN_BACKBONE
     if found.backbone not in ("", own) and (weights or profile.weights) == "crackutils":
         usual = "" if weights else f", which PROFILE={profile.name} takes,"
         why = f"WEIGHTS=crackutils{usual} exist for {own} only, not for RECIPE={name}"
         raise CrackutilsError(f"{why}. Choose WEIGHTS=imagenet or random.")
     if found.linear and (weights or profile.weights) == "random":
-        raise CrackutilsError(f"RECIPE={name} needs a backbone that has learnt something. Leave WEIGHTS=random out.")
+        raise CrackutilsError(f"RECIPE={name} needs a pretrained backbone. Leave WEIGHTS=random out.")
     bound = min(e for e in (epochs, profile.max_epochs, 10**6) if e)
     stages = tuple(
-        # a linear head has no epochs, and one that has not converged is none
+        # a linear head has no epochs, and must converge
         s if s.optimizer in SOLVERS else replace(s, epochs=min(s.epochs * profile.epochs, bound))
         for s in found.stages
     )
@@ -99,7 +99,7 @@ def choose_recipe(name: str, family: str, profile: Profile, epochs: int = 0, wei
 
 
 def describe_recipe(name: str) -> str:
-    """Return, as Markdown, where a recipe comes from, what was published of it and what is corrected here."""
+    """Return the source of a recipe, its published result and our corrections, as Markdown."""
     found, source = RECIPES[name], published.PUBLISHED.get(name)
     if source is None:
         return f"`{name}`: {found.title}. A recipe of this project."

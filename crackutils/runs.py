@@ -1,4 +1,4 @@
-"""Run folders: their names and settings, what is written into them, and how they are read."""
+"""Run folders: their names and settings, and the files that are written and read."""
 
 import contextlib
 import hashlib
@@ -46,14 +46,14 @@ class Run:
         display(figure)
 
     def checkpoints(self) -> Path:
-        """Return the folder for what a killed run goes on from; with CRACKUTILS_FORCE nothing of before is in it."""
+        """Return the folder of the checkpoints; CRACKUTILS_FORCE deletes earlier ones."""
         folder = self.folder / "checkpoints"
         if os.environ.get("CRACKUTILS_FORCE"):
             shutil.rmtree(folder, ignore_errors=True)
         return folder
 
     def begin(self) -> None:
-        """Write the settings alone into `metrics.json`, so that a model can be scored before its run has finished."""
+        """Write only the settings into `metrics.json`, so that a model can be scored before its run has finished."""
         for old in ("run.json", "model/model.weights.h5"):  # without the first a run counts as unfinished
             (self.folder / old).unlink(missing_ok=True)
         self._write("metrics.json", self._head())
@@ -67,7 +67,7 @@ class Run:
     def finish(
         self, ds: Dataset, manifest: pd.DataFrame, found: dict[str, Any], timings: dict[str, float]
     ) -> dict[str, Any]:
-        """Write `metrics.json` (nothing in it changes between equal runs) and `run.json`, and return the former."""
+        """Write `metrics.json` (equal for equal runs) and `run.json`, and return the former."""
         counts = {"images": ("label", "size"), "positive": ("label", "sum"), "groups": ("group", _groups)}
         split = manifest.groupby("split").agg(**counts)
         data = {"source": ds.profile.source, "sha256": ds.sha256, "images": len(ds.index)}
@@ -113,10 +113,10 @@ def open_run(
     image: str = "",
     target: str = "",
 ) -> Run:
-    """Name the run by its recipe and by every setting that is not the default.
+    """Return a new run, named by its recipe and by every setting that is not the default.
 
     `notebook` is the stem of its file name; notebooks that train nothing have no recipe. The other arguments are the
-    notebook's parameters, empty ones taken from the profile; `target` names other images to test on than the usual.
+    notebook's parameters, empty ones taken from the profile; `target` names test images other than the default.
     Raises CrackutilsError for an unknown split, weights, engine, precision or labels, and for an engine with a recipe
     that computes no features.
     """
@@ -132,9 +132,9 @@ def open_run(
         if recipe.linear:
             chosen["engine"], usual["engine"] = engine or config.ENGINES[0], config.ENGINES[0]
         elif engine not in ("", config.ENGINES[0]):
-            why = f"ENGINE={engine} means nothing to RECIPE={recipe.name}, which computes no features"
-            raise CrackutilsError(f"{why}. Leave it out.")
-    elif weights and weights != profile.weights:  # a notebook without a recipe looks with a frozen backbone
+            why = f"ENGINE={engine} has no effect on RECIPE={recipe.name}, which computes no features"
+            raise CrackutilsError(f"{why}. Leave ENGINE out.")
+    elif weights and weights != profile.weights:  # a notebook without a recipe uses a frozen backbone
         chosen["weights"], usual["weights"] = weights, profile.weights
     for name, value, values in (("precision", precision, config.PRECISIONS), ("labels", labels, config.LABELS)):
         if choose(name.upper(), value, values) != values[0]:
@@ -155,7 +155,7 @@ def open_run(
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON knows it: NumPy's numbers as Python's, and None for what is not a number."""
+    """Return a value for JSON: NumPy's numbers as Python's, and None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -192,7 +192,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_recipe(folder: Path) -> tuple[Recipe, str]:
-    """Return the recipe of a finished training run and what its backbone started from; CrackutilsError for no run."""
+    """Return the recipe and initial weights of a finished training run; CrackutilsError if there is none."""
     try:
         settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
         fields, weights = settings["recipe"], settings["weights"]
@@ -209,7 +209,7 @@ def read_recipe(folder: Path) -> tuple[Recipe, str]:
 def find_best_run() -> Path:
     """Return the folder of the run with the lowest validation loss, of the largest METU profile that has runs.
 
-    Only runs in which nothing but the recipe was chosen count: others may have other validation images. Raises
+    Only runs with default settings but for the recipe count: others may have other validation images. Raises
     CrackutilsError where there is none.
     """
     for profile in ("metu", "metu-half", "metu-tenth", "metu-mini"):
@@ -225,7 +225,7 @@ def find_best_run() -> Path:
 def collect_runs(profile: str, trained: bool = True, base: Path | None = None) -> list[dict[str, Any]]:
     """Return the finished runs of a profile, by notebook and name; with `trained` only those with test metrics.
 
-    They lie in `base`, by default in the results folder. Raises CrackutilsError where there is none.
+    `base` is their folder, by default that of the profile's results. Raises CrackutilsError if there is none.
     """
     base = base or config.results_dir() / profile
     files = sorted(base.glob("*_*/*/metrics.json"))

@@ -47,7 +47,7 @@ def score(
     if told := describe_left_out(left_out):
         print(told)
     if not files:
-        raise CrackutilsError(f"{folder} holds no pictures. Give a folder that holds some.")
+        raise CrackutilsError(f"{folder} holds no pictures. Give a folder with pictures.")
     names = [file.relative_to(folder).as_posix() for file in files]
     if model is None:
         model = find_best_run()
@@ -101,7 +101,7 @@ def _score_files(running: Engine, size: int, folder: Path, names: list[str], par
         for name, chances, problem in progress(scored, "scoring", len(names) - len(done), "file"):
             if problem:
                 refuse_lost(folder / name, before)
-            told = [problem, notes.pop(name, ""), "" if as_text(name) == name else "its name is no UTF-8"]
+            told = [problem, notes.pop(name, ""), "" if as_text(name) == name else "its name is not UTF-8"]
             # of the only unit, or of the second of two classes
             p = "" if chances is None else str(chances[-1])
             rows.append((name, p, "; ".join(" ".join(text.split()) for text in told if text)))

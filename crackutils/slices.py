@@ -1,4 +1,4 @@
-"""Measure what makes an image hard, and score predictions on slices of hard images."""
+"""Measure properties that make images difficult, and score predictions on slices of difficult images."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +16,7 @@ _MEASURES_VERSION = "1"  # raise it when a measure changes
 
 
 def measure_images(ds: datasets.Dataset) -> pd.DataFrame:
-    """Measure what may make an image hard, on thumbnails of 128 pixels.
+    """Measure properties that may make an image difficult, on thumbnails of 128 pixels.
 
     A row per image in index order, cached: width (mean width of the longest dark thing, fraction of the side), length
     (its extent, fraction of the side), depth (how far the darkest 2 % lie below the median, grey levels), brightness
@@ -24,7 +24,7 @@ def measure_images(ds: datasets.Dataset) -> pd.DataFrame:
     """
     file = ds.cache / f"measures.v{_MEASURES_VERSION}.csv"
     if not file.exists():
-        cv2.setNumThreads(1)  # the threads below do better, one image each
+        cv2.setNumThreads(1)  # the threads below are faster, one image each
         with ThreadPoolExecutor(2) as pool:
             rows = list(progress(pool.map(_measure, ds.grey), "measuring", len(ds.grey)))
         write_atomically(file, pd.DataFrame(rows).round(4).to_csv(index=False, lineterminator="\n"))
@@ -51,7 +51,7 @@ def _measure(grey: np.ndarray) -> dict[str, float]:
 
 
 def hard_slices(ds: datasets.Dataset) -> pd.DataFrame:
-    """Return the images that may be hard: a row per image in index order, a column of bools per name in `SLICES`.
+    """Return the images that may be difficult: a row per image in index order, a bool column per name in `SLICES`.
 
     Each slice holds the tenth of its images in which the measure is strongest: thin and faint of the cracked images;
     dark, blurred and textured of all; line-like (long, thin and darker than its surroundings, as hairs, wires and
@@ -69,7 +69,7 @@ def hard_slices(ds: datasets.Dataset) -> pd.DataFrame:
 
 
 def score_slices(ds: datasets.Dataset, test: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a row per slice that holds predictions, rows of `read_predictions`, the weakest first.
+    """Return a row per slice that holds predictions, rows of `read_predictions`, the lowest accuracy first.
 
     A row has slice, n, errors, accuracy, low and high (95 % Wilson interval).
     """

@@ -1,4 +1,4 @@
-"""What defines a training run: a recipe, and the stages that it is trained in."""
+"""Recipes, which define a training run, and their stages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Stage:
     """One call of fit."""
 
     name: str  # shown in tables and curves
-    epochs: int  # upper bound, for one of `SOLVERS` of iterations; early stopping may end the stage sooner
+    epochs: int  # upper limit, of iterations for `SOLVERS`; early stopping may end the stage sooner
     learning_rate: float = 0.0  # of the optimizer, at the first step; `SOLVERS` find their own
     unfreeze: int = 0  # number of backbone layers, counted from the output, that are trained; BatchNorm stays frozen
     optimizer: str = "Adam"  # or "RMSprop", or one of `SOLVERS`
-    decay: bool = True  # whether the learning rate falls to zero along a half cosine over `epochs`, or stays as it is
+    decay: bool = True  # whether the learning rate falls to zero along a half cosine over `epochs`, or is constant
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Recipe:
     """Everything that defines a training run."""
 
     name: str  # what the user writes after `RECIPE=`, and the name of the results folder
-    title: str  # one line for people
+    title: str  # one line
     family: str  # "transfer" (notebook 03), "cnn" (notebook 04) or "cells" (the detector of notebook 08)
     size: int  # side of the square input, pixels
     batch: int  # images per step
     stages: tuple[Stage, ...]  # calls of fit, in order
     network: Callable[..., Any] | None = None  # builds the model from seed, with a backbone from seed and weights
     backbone: str = ""  # entry of `models.BACKBONES`; empty for a CNN from scratch
-    units: int = 1  # of the last layer: 1 with a sigmoid, or 2 with a softmax, whose second is the crack
+    units: int = 1  # of the last layer: 1 with a sigmoid, or 2 with a softmax, the second for crack
     patience: int = 3  # epochs without a better validation loss before a stage ends
     cells: float = 0.0  # share of the most crack-like cells whose mean decides; 0 for recipes without cells
 
@@ -48,7 +48,7 @@ class Recipe:
         """Build the model from float32 (n, size, size, 3) RGB 0-255 to float32 (n, units), probabilities.
 
         The same seed gives the same initial weights, dropout and augmentation. `weights`, one of `config.WEIGHTS`, are
-        those of the backbone. Raises CrackutilsError where they are not to be had.
+        those of the backbone. Raises CrackutilsError if they are not available.
         """
         keras.utils.set_random_seed(seed)
         return self.network(seed, weights) if self.backbone else self.network(seed)
@@ -60,7 +60,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """Return the recipe that `as_dict` described, without its network; what older versions wrote is dropped.
+        """Return the recipe that `as_dict` described, without its network; fields of older versions are dropped.
 
         Raises TypeError or KeyError where a field is missing.
         """

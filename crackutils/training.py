@@ -1,4 +1,4 @@
-"""The stages of a training run with their checkpoints, and the model that it leaves."""
+"""Training in stages with checkpoints; saving and loading of models."""
 
 import hashlib
 import json
@@ -25,29 +25,29 @@ from crackutils.metrics import score_predictions, wilson
 from crackutils.runs import Run, read_recipe
 from crackutils.stages import SOLVERS, Recipe, Stage
 
-# modules of what a model is made of, besides layers of our own
+# modules of the parts of a model, besides our own layers
 _PARTS = ("keras.layers", "keras.src.models", "keras.regularizers", "keras.constraints", "keras.activations")
 _MODELS = ("Functional", "Model", "Sequential", "__keras_tensor__")
-_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")  # layers that run what a file says
+_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")  # layers that run code from a file
 
 
 @dataclass
 class Trained:
-    """What training leaves."""
+    """The result of training."""
 
     model: Any  # the keras.Model with the best weights
-    start: dict[str, str]  # what its weights started from, as `models.weights_facts` returns it
+    start: dict[str, str]  # its initial weights, as `models.weights_facts` returns it
     history: pd.DataFrame  # a row per epoch, or per penalty of a linear head: stage, epoch, and what `keep` takes
     stages: list[dict[str, Any]]  # of each name, epochs, best_epoch, best_val_loss, kept (val loss fell)
     seconds: dict[str, float] = field(default_factory=dict)  # wall time per stage, of the run that trained it
 
 
 class Training:
-    """The stages of one training run: a loop over `stages` compiles, fits, and hands the history to `keep`.
+    """The stages of one training run: a loop over `stages` compiles, fits, and passes the history to `keep`.
 
-    Each finished stage is kept in `run.folder/checkpoints`; after a kill the same loop goes on behind it, and ends with
-    the same bytes as an uninterrupted one. A stage that does not lower the validation loss is dropped: the model then
-    has the weights from before it.
+    Each finished stage is saved in `run.folder/checkpoints`. After a kill, the same loop continues with the next stage
+    and gives the same bytes as an uninterrupted run. A stage that does not lower the validation loss is dropped: the
+    model gets back its weights from before the stage.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Training:
     ) -> None:
         """Prepare the stages of a recipe.
 
-        The "train" rows of the manifest are fitted, "val" chooses, "test" is not looked at. Checkpoints and TensorBoard
-        logs go into the run's folder, whose settings name seed and weights. `features` are the facts of those that a
-        linear head is fitted to. Raises CrackutilsError as `split_rows` does.
+        Rows "train" of the manifest are fitted, rows "val" choose, "test" is not used. Checkpoints and TensorBoard
+        logs go into the run's folder; its settings contain seed and weights. `features` are the facts of the features
+        that a linear head is fitted to. Raises CrackutilsError as `split_rows` does.
         """
         self.recipe, self.run = recipe, run
-        # the same layers without the optimizer that compiling adds: what is saved need not hold its state
+        # the same layers without an optimizer, whose state need not be saved
         self.model = keras.Model(model.inputs, model.outputs, name=model.name)
         self.labels = ds.index["label"].to_numpy()
         self.rows = split_rows(manifest, self.labels)
@@ -89,20 +89,20 @@ class Training:
         self._number, self._record = 0, {}
 
     def stages(self) -> Iterator[Stage]:
-        """Yield the stages that are still to be fitted, the model ready for each; `keep` must follow."""
+        """Yield the stages that are still to be fitted, with the model prepared; call `keep` after each."""
         for number, stage in enumerate(self.recipe.stages, 1):
             self._number = number
             file, weights = (self._folder / f"stage-{number}.{ending}" for ending in ("json", "weights.h5"))
             self._record = json.loads(file.read_text("utf-8")) if file.exists() else {}
             if self._record.get("key") == self._key:
-                print(f"stage {stage.name}: finished before, taken from its checkpoint")
+                print(f"stage {stage.name}: finished before, loaded from its checkpoint")
                 self.model.load_weights(weights)
             else:
                 what = "iterations" if stage.optimizer in SOLVERS else "epochs"
                 print(f"stage {stage.name}: up to {stage.epochs:,} {what}, {len(self.rows['train']):,} images each")
                 if self.class_weights:
                     print(describe_weights([*self.class_weights.values()]))
-                file.unlink(missing_ok=True)  # of other settings: a kill must not leave it beside the new weights
+                file.unlink(missing_ok=True)  # of other settings; after a kill it must not lie beside new weights
                 keras.utils.set_random_seed(self._seed + number)  # TensorFlow's shuffling depends on it
                 for variable, first in self._random:
                     variable.assign(first + np.array([number, 0], first.dtype))
@@ -117,14 +117,14 @@ class Training:
     def batches(self) -> tuple[Any, Any]:
         """Return the batches of this stage: training images, shuffled by seed and stage, and validation images.
 
-        Where a class is rare, they hold the weight of each image besides.
+        If a class is rare, they also hold the weight of each image.
         """
         train = self.rows["train"], self.recipe.batch, self._seed + self._number
         val = self.rows["val"], 64, None
         return tuple(make_batches(self._images, self.labels, *part, self.class_weights) for part in (train, val))
 
     def callbacks(self, stage: Stage) -> list[Any]:
-        """Return early stopping, which brings the best epoch's weights back, and a log for TensorBoard."""
+        """Return early stopping, which restores the best epoch's weights, and a log for TensorBoard."""
         log = self.run.folder / "tensorboard" / f"{self._number}-{stage.name}"
         shutil.rmtree(log, ignore_errors=True)  # of a run that was killed
         return [
@@ -133,10 +133,10 @@ class Training:
         ]
 
     def keep(self, stage: Stage, history: dict[str, list[float]], seconds: float = 0.0) -> None:
-        """Take the history of a stage that was fitted.
+        """Record the history of a fitted stage.
 
-        It has a list per column, as Keras's `History.history` or `LinearHead.tried.to_dict("list")`; `seconds` were
-        spent on the stage before, for features.
+        It has a list per column, as Keras's `History.history` or `LinearHead.tried.to_dict("list")`; `seconds` is the
+        time that was spent before on the features of the stage.
         """
         best = choose_penalty(history["val_loss"]) if "C" in history else int(np.argmin(history["val_loss"]))
         rows = [dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)]
@@ -160,11 +160,11 @@ class Training:
         if record["better"]:
             self._best, self._best_file = record["best_val_loss"], weights
         else:
-            print(f"stage {stage.name}: validation loss did not get better; its weights are dropped")
+            print(f"stage {stage.name}: validation loss did not improve; its weights are dropped")
             self.model.load_weights(self._best_file)
 
     def result(self) -> Trained:
-        """Return what the stages have left; `trainable` then speaks of what was trained in those that were kept."""
+        """Return model and records; its `trainable` layers are those that the accepted stages have trained."""
         base = models.backbone_of(self.model)
         if base is not None:
             kept = [stage["kept"] for stage in self._done]
@@ -174,7 +174,7 @@ class Training:
 
 
 def _layers(model: Any) -> list[Any]:
-    """Return kind and settings of each layer but their names, which count on from models built before."""
+    """Return class and settings of each layer, without names, whose numbers depend on models built before."""
     named = ("name", "layers", "input_layers", "output_layers")  # of a backbone: its weights are hashed besides
     settings = ({k: v for k, v in layer.get_config().items() if k not in named} for layer in model.layers)
     return [[type(layer).__name__, own] for layer, own in zip(model.layers, settings, strict=True)]
@@ -194,7 +194,7 @@ def split_rows(manifest: pd.DataFrame, labels: np.ndarray) -> dict[str, np.ndarr
 
 
 def learning_rate(stage: Stage, epoch: int) -> float:
-    """Return what the learning rate is after an epoch, counted from 1."""
+    """Return the learning rate after an epoch, counted from 1."""
     return stage.learning_rate * ((1 + math.cos(math.pi * epoch / stage.epochs)) / 2 if stage.decay else 1)
 
 
@@ -206,12 +206,12 @@ def predict_rows(model: Any, ds: Dataset, rows: np.ndarray) -> tuple[np.ndarray,
 
 
 def score_untrained(labels: np.ndarray, p_crack: np.ndarray) -> dict[str, Any]:
-    """Return the scores of a model before training, without brier and ece, which would speak of chance."""
+    """Return the scores of a model before training, without brier and ece, which have no meaning there."""
     return {k: v for k, v in score_predictions(labels, p_crack).items() if k not in ("brier", "ece")}
 
 
 def save_weights(model: Any, file: Path) -> Path:
-    """Save weights so that a kill leaves the old file or the whole new one; CrackutilsError where there is no room."""
+    """Save weights; even after a kill the file is complete, old or new. CrackutilsError if the disk is full."""
     part = file.with_name(f"part-{file.name}")
     with explain_write_errors(file):
         _reserve(part, model)
@@ -221,10 +221,10 @@ def save_weights(model: Any, file: Path) -> Path:
 
 
 def _reserve(file: Path, model: Any) -> None:
-    """Raise OSError where the disk has no room for a model: HDF5 crashes where it gets full."""
+    """Raise OSError if the disk has no room for a model, because HDF5 crashes on a full disk."""
     try:
         with open(file, "wb") as room:
-            room.write(os.urandom(4 * model.count_params() + 500_000))  # some disks pack zeros
+            room.write(os.urandom(4 * model.count_params() + 500_000))  # some disks compress zeros
     finally:
         file.unlink(missing_ok=True)
 
@@ -234,8 +234,8 @@ def save(model: Any, folder: Path, card: str) -> dict[str, int]:
 
     Returns the sizes in bytes of the first two.
 
-    `load` takes the architecture from the .keras file and the weights from the other, and so works in any Keras 3; the
-    .keras file by itself loads only in the Keras that wrote it, or a later one.
+    `load` takes the architecture from the .keras file and the weights from the other, so it works in any Keras 3. The
+    .keras file by itself loads only in the Keras version that wrote it, or a later one.
     """
     home = folder / "model"
     home.mkdir(parents=True, exist_ok=True)
@@ -251,7 +251,7 @@ def save(model: Any, folder: Path, card: str) -> dict[str, int]:
 def load(folder: str | Path) -> tuple[Any, Recipe]:
     """Build the model of a run folder and load its weights; it computes in float32, however it was trained.
 
-    Raises CrackutilsError where the folder holds no finished run, or one that cannot be read.
+    Raises CrackutilsError if the folder holds no finished run, or one that cannot be read.
     """
     folder = Path(folder)
     recipe, _ = read_recipe(folder)
@@ -271,9 +271,9 @@ def load(folder: str | Path) -> tuple[Any, Recipe]:
 
 
 def _portable(value: Any) -> Any:
-    """Return an architecture without what weights replace, or what other versions of Keras refuse.
+    """Return an architecture without initial values, and without options that other versions of Keras refuse.
 
-    Raises ValueError for parts that are no plain layers: a folder from elsewhere must not run code of its own.
+    Raises ValueError for parts that are not plain layers: a model from elsewhere must not run its own code.
     """
     if isinstance(value, list):
         return [_portable(item) for item in value]
@@ -282,17 +282,17 @@ def _portable(value: Any) -> Any:
     named = (value.get("module") or "", value.get("class_name"), str(value.get("registered_name")))
     known = named[0].startswith(_PARTS) or (named[0] in ("", "keras") and named[1] in _MODELS)
     if named[1] and not known and named[2] != "crackutils>_TopMean":
-        raise ValueError(f"its part {named[0]}.{named[1]} is none that this series uses")
+        raise ValueError(f"its part {named[0]}.{named[1]} is not one that this series uses")
     if named[1] in _CODE:
-        raise ValueError(f"its layer {named[1]} holds code")
+        raise ValueError(f"its layer {named[1]} contains code")
     dropped = ("build_config", "compile_config", "" if "keras_history" in value else "dtype")  # tensors need theirs
-    if not value.get("renorm"):  # options that Keras 3.8 does not know, at their defaults
+    if not value.get("renorm"):  # options unknown to Keras 3.8, at their defaults
         dropped += ("quantization_config", "renorm", "renorm_clipping", "renorm_momentum")
     return {k: _portable(v) for k, v in value.items() if k not in dropped and not k.endswith("_initializer")}
 
 
 def describe_stages(stages: list[dict[str, Any]]) -> str:
-    """Return in words what validation chose in each stage of `Trained.stages`."""
+    """Return as text the choice by validation in each stage of `Trained.stages`."""
     parts = []
     for stage in stages:
         what = f"penalty C = {stage['C']:g}," if "C" in stage else "epoch"
@@ -303,13 +303,13 @@ def describe_stages(stages: list[dict[str, Any]]) -> str:
 
 
 def describe_weights(weights: Sequence[float]) -> str:
-    """Return in words how a rare class counts in training; the weights are those of `linear.class_weights`."""
+    """Return as text the weight of a rare class in training; `weights` are those of `linear.class_weights`."""
     rare, times = config.CLASSES[int(np.argmax(weights))], max(weights) / min(weights)
     return f"{rare} is rare, so in training each of its images counted {times:,.0f} times; the threshold stays 0.5"
 
 
 def model_card(recipe: Recipe, run: Run, test: dict[str, Any], trained: Trained) -> str:
-    """Return the model card: what the model is, how it was trained, how it did, where it should not be used."""
+    """Return the model card: task, training, test result and limits of the model."""
     facts = {"recipe": recipe, "settings": run.settings, "test": test, "trained": trained}
     facts |= {"wilson": wilson(test["n"] - test["errors"], test["n"]), "positive": config.CLASSES[1]}
     facts["weighted"] = next((describe_weights(s["class_weights"]) for s in trained.stages if "class_weights" in s), "")

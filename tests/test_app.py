@@ -52,7 +52,8 @@ def test_a_desk_takes_photos_by_any_name_and_keeps_them_apart(tmp_path: Path, de
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     before = desk.table()
     assert (
-        "no session" in desk.add([(tmp_path / "broken.jpg", "broken.zip"), (tmp_path / "broken.jpg", "broken.jpg")])[0]
+        "not a session"
+        in desk.add([(tmp_path / "broken.jpg", "broken.zip"), (tmp_path / "broken.jpg", "broken.jpg")])[0]
     )
     np.testing.assert_array_equal(desk.table(), before)  # a bad session takes nothing away
     with pytest.raises(CrackutilsError, match=r"broken\.jpg .* Choose another photo"):

@@ -157,9 +157,7 @@ def test_a_session_survives_its_file(session: Session, tmp_path: Path) -> None:
     write_session(session, tmp_path / "s" / "walls.zip")
     before = (tmp_path / "s" / "walls.zip").read_bytes()
     shutil.rmtree(tmp_path / "from" / "5")
-    with pytest.raises(
-        CrackutilsError, match=r"cannot be saved: x+ cannot be read \(No such file.*Bring the photo back"
-    ):
+    with pytest.raises(CrackutilsError, match=r"cannot be saved: x+ cannot be read \(No such file.*Restore the photo"):
         write_session(session, tmp_path / "s" / "walls.zip")
     assert (tmp_path / "s" / "walls.zip").read_bytes() == before and len(list((tmp_path / "s").iterdir())) == 1
     with zipfile.ZipFile(tmp_path / "s" / "walls.zip") as archive:
@@ -231,23 +229,23 @@ def test_what_is_no_session_is_refused(session: Session, tmp_path: Path) -> None
         return lambda c: c["photos"][1].update(name=name)
 
     cases: list[tuple[Path | bytes, str]] = [
-        (b"hello", "is no session: it is no ZIP archive. Give"),
-        (b"", "is no session: it is no ZIP archive"),
+        (b"hello", "is not a session: it is not a ZIP archive. Give"),
+        (b"", "is not a session: it is not a ZIP archive"),
         (raw[: len(raw) // 2], "is damaged .*Copy it again"),
         (tmp_path / "none.zip", "cannot be read .*No such file.* Give"),
         (tmp_path, "cannot be read"),
-        (changed(file, **{"session.json": None}).read_bytes(), "is no session: it holds no session.json"),
+        (changed(file, **{"session.json": None}).read_bytes(), "is not a session: it holds no session.json"),
     ]
     for change, message in (
         (lambda c: c.update(schema=2), "saved by a newer version of crackutils. Update crackutils"),
         (lambda c: c.update(schema="1"), "is damaged .its schema is '1'"),
-        (lambda c: c.update(kind="zoo"), "is no session of this program"),
+        (lambda c: c.update(kind="zoo"), "is not a session of this program"),
         (lambda c: c.update(threshold=1), "threshold is not between"),
         (lambda c: c.update(mm_per_pixel=-1), "scale -1 is out of range"),
         (lambda c: c.update(limit_mm="wide"), "limit wide is out of range"),
         (lambda c: c.update(photos={}), "no list of photos"),
         (lambda c: c["photos"].append(3), "a photo is described wrongly"),
-        (lambda c: c["photos"][0].pop("sha256"), "is not the one that was saved"),
+        (lambda c: c["photos"][0].pop("sha256"), "differs from the saved one"),
         (lambda c: c["photos"][0].pop("entry"), "is damaged"),
         (lambda c: c["photos"][0].update(entry="photos/none"), "is damaged"),
         (lambda c: c["photos"][0].update(marks=[[1, 2, "hole"]]), "has the mark"),
@@ -262,25 +260,27 @@ def test_what_is_no_session_is_refused(session: Session, tmp_path: Path) -> None
         (named(""), "a photo is called ''"),
         (named(7), "a photo is called 7"),
         (named("."), "a photo is called"),
-        (named("\ud800.jpg"), "is no text"),
+        (named("\ud800.jpg"), "is not valid text"),
         (named(NAMES[1].replace("/", "//")), "two photos are called"),
     ):
         cases.append((changed(file, change).read_bytes(), message))
     for name, content, message in (
-        ("photos/wall.jpg", b"other", "wall.jpg is not the one that was saved"),
+        ("photos/wall.jpg", b"other", "wall.jpg differs from the saved one"),
         ("session.json", b"{", "is damaged"),
         ("session.json", b"[" * 100_000, "is damaged"),
-        ("session.json", b"[]", "is no session of this program"),
-        ("brushes/0001.png", b"none", "is no brush"),
+        ("session.json", b"[]", "is not a session of this program"),
+        ("brushes/0001.png", b"none", "is not a brush"),
         ("brushes/0001.png", png(np.full(SHAPE, 3, np.uint8)), "other values than 0, 1 and 2"),
-        ("brushes/0001.png", png(np.zeros((*SHAPE, 3), np.uint8)), "brushes/0001.png is none"),
+        ("brushes/0001.png", png(np.zeros((*SHAPE, 3), np.uint8)), "invalid brushes/0001.png"),
         ("../evil.jpg", b"evil", "entry '../evil.jpg' leads outside the folder. Nothing was unpacked"),
     ):
         cases.append((changed(file, **{name: content}).read_bytes(), message))
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("session.json", bytes(5_000_000))
-    cases.append((bomb.getvalue(), r"is refused: entries declare far more than it holds \(session.json\). Nothing"))
+    cases.append(
+        (bomb.getvalue(), r"is refused: entries declare far more data than it holds \(session.json\). Nothing")
+    )
     for k, (given, message) in enumerate(cases):
         place = given
         if isinstance(given, bytes):
@@ -325,7 +325,7 @@ def test_a_session_gives_what_its_edits_say(session: Session, tmp_path: Path, fa
     assert (asked["threshold"], asked["mm_per_pixel"]) == (0.4, 0.5)
     page = " ".join((out / "report.html").read_text("utf-8").split())
     assert "Rejected by the user: joint at 300, 450 (px)." in page and "<script" not in page
-    assert "The millimetres of a pixel stand with each photo." in page and "700 pixels, 0.25 mm each" in page
+    assert "Each photo has its own scale, given with it." in page and "700 pixels, 0.25 mm each" in page
     coco = json.loads((out / "coco.json").read_text())
     assert [len([a for a in coco["annotations"] if a["image_id"] == k]) for k in (1, 2, 3)] == [2, 2, 2]
 
@@ -335,12 +335,12 @@ def test_a_session_gives_what_its_edits_say(session: Session, tmp_path: Path, fa
     assert {name: (out / name).read_bytes() for name in TABLES} == before
     assert main([*command, "--threshold", "0.6", "--mm-per-pixel", "0.4"]) == 0
     said = capsys.readouterr().out
-    assert "--threshold 0.6 is used; the session has 0.4" in said and "--mm-per-pixel 0.4 is used; the session" in said
+    assert "--threshold 0.6 is used, not 0.4 of the session" in said and "--mm-per-pixel 0.4 is used, not" in said
     photos = pd.read_csv(out / "photos.csv").set_index("file")
     assert photos.loc[list(NAMES), "mm_per_pixel"].tolist() == [0.4, 0.25, 0.4, 0.5, 0.4, 0.4]
 
-    assert main([*command, str(tmp_path / "from")]) == 2 and "either photos or a session" in capsys.readouterr().err
-    assert main(["inspect", "--out", str(out)]) == 2 and "Missing argument 'PHOTOS...'" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "from")]) == 2 and "Both photos and a session" in capsys.readouterr().err
+    assert main(["inspect", "--out", str(out)]) == 2 and "There are no photos. Give PHOTOS" in capsys.readouterr().err
 
 
 def test_a_killed_session_goes_on(session: Session, tmp_path: Path, fake: Fake, monkeypatch: Any) -> None:
@@ -365,26 +365,26 @@ def test_a_killed_session_goes_on(session: Session, tmp_path: Path, fake: Fake, 
     table = inspect([], tmp_path / "out", "x", session=file).set_index("file")
     assert table["cracks"].to_dict() == {"south/wall.jpg": 2, "wall.jpg": 0} and fake.windows == 2 * windows
     page = " ".join((tmp_path / "out" / "report.html").read_text("utf-8").split())
-    assert "No crack is left after the user's corrections." in page and "more the network sees" not in page
+    assert "No crack is left after the user's corrections." in page and "more there are possible cracks" not in page
 
 
 def test_sessions_of_no_use_leave_nothing_and_lose_nothing(session: Session, tmp_path: Path, fake: Fake) -> None:
     write_session(Session(), empty := tmp_path / "empty.zip")
     (tmp_path / "bad.zip").write_bytes(b"none")
-    for file, message in ((empty, "a session without photos"), (tmp_path / "bad.zip", "is no session")):
+    for file, message in ((empty, "a session without photos"), (tmp_path / "bad.zip", "is not a session")):
         with pytest.raises(CrackutilsError, match=message):
             inspect([], tmp_path / "out", "x", session=file)
         assert not (tmp_path / "out").exists()
     (mine := tmp_path / "mine" / "session").mkdir(parents=True)
     (mine / "notes.txt").write_text("mine")
-    with pytest.raises(CrackutilsError, match="is no earlier inspection"):
+    with pytest.raises(CrackutilsError, match="is not an earlier inspection"):
         inspect([], tmp_path / "mine", "x", session=empty)
     with pytest.raises(CrackutilsError, match="without photos"):
         inspect([], tmp_path / "mine", "x", session=empty, force=True)
     assert (mine / "notes.txt").read_text() == "mine"
     session.mm_per_pixel = session.limit_mm = None
     write_session(session, file := tmp_path / "s.zip")
-    with pytest.raises(CrackutilsError, match=r"4 of 6 photos have no scale .*Give their millimetres per pixel"):
+    with pytest.raises(CrackutilsError, match=r"4 of 6 photos have no scale .*Give --mm-per-pixel"):
         inspect([], tmp_path / "out", "x", session=file)  # two have one of their own
     assert not fake.windows
     session.edits = {}
@@ -397,10 +397,10 @@ def test_sessions_of_no_use_leave_nothing_and_lose_nothing(session: Session, tmp
 def test_two_points_give_a_scale() -> None:
     assert scale_of_points((10, 20), (40, 60), 25) == 0.5
     for points, length, message in (
-        (((1, 2), (1, 2)), 5, "at the same place"),
+        (((1, 2), (1, 2)), 5, "Both points are the same"),
         (((1, 2), (3, 4)), 0, "length 0 is out of range"),
         (((1, 2), (3, 4)), float("nan"), "length nan is out of range"),
-        (((1, 2), (float("inf"), 4)), 5, "at the same place"),
+        (((1, 2), (float("inf"), 4)), 5, "Both points are the same"),
     ):
         with pytest.raises(CrackutilsError, match=message):
             scale_of_points(*points, length)
@@ -467,7 +467,7 @@ def test_the_command_takes_scales_from_markers(tmp_path: Path, fake: Fake, capsy
     windows = fake.windows
     capsys.readouterr()
     assert main(command) == 2 and fake.windows == windows and len(searched) == 1  # others are known
-    assert "1 of 4 photos have no scale (without.png). Give their millimetres" in capsys.readouterr().err
+    assert "1 of 4 photos have no scale (without.png). Give --mm-per-pixel" in capsys.readouterr().err
     assert main([*command, "--mm-per-pixel", "0.4"]) == 0 and len(searched) == 1
     assert "without a usable marker, measured with --mm-per-pixel: 1 (without.png)" in capsys.readouterr().out
     photos = pd.read_csv(out / "photos.csv").set_index("file")
@@ -512,7 +512,7 @@ def test_corrections_label_tiles(session: Session, tmp_path: Path, cutting: Fake
     assert told in capsys.readouterr().out and not list((tmp_path / "deep").iterdir())
     for edits, message in (
         ({}, r"s\.zip gives 0 tiles of 0 corrected photos"),
-        ({NAMES[0]: Edits(marks=both[:1]), NAMES[1]: Edits(marks=both[:1])}, r"0 cracked, 6 free\. Correct further"),
+        ({NAMES[0]: Edits(marks=both[:1]), NAMES[1]: Edits(marks=both[:1])}, r"0 cracked, 6 free\. Correct more"),
     ):
         session.edits = edits
         write_session(session, file)

@@ -78,8 +78,8 @@ def test_left_out_says_why(raw: Path) -> None:
         "Negative/zero.jpg": "has zero bytes",
         "Negative/text.jpg": "is not an image",
         "Negative/tiny.png": "is too small (96x31, at least 32 each way)",
-        "Negative/notes.txt": "no picture by name or content",
-        "Negative/README": "no picture by name or content",
+        "Negative/notes.txt": "not a picture by name or content",
+        "Negative/README": "not a picture by name or content",
     }
     numbered = {f"{name}/0000{n}.jpg" for name in config.CLASSES for n in (1, 2, 3)}
     assert set(ds.index["file"]) == {"Negative/just.png"} | numbered
@@ -108,10 +108,8 @@ def test_pictures_of_phones_and_instruments(raw: Path, capsys: pytest.CaptureFix
         *("phone.heic", "phone.jpg", "day 1/deeper/phone.jfif", "pages.tif", "frames.gif")
     }
     reasons = dict(ds.left_out.to_numpy().tolist())
-    assert reasons.pop("Negative/camera.NEF").startswith("is a raw photo of a camera, which is not read here; save")
-    assert reasons.pop("Negative/bands.tif").startswith(
-        "is a TIFF with other channels or values than are read here; sa"
-    )
+    assert reasons.pop("Negative/camera.NEF").startswith("is a raw camera photo, which is not supported; save")
+    assert reasons.pop("Negative/bands.tif").startswith("is a TIFF with unsupported channels or values; sa")
     assert reasons == {"Negative/gone.jpg": "cannot be read (No such file or directory)"}
     for _ in range(2):  # also when the index is read from disk
         said = capsys.readouterr().out
@@ -128,7 +126,7 @@ def test_names_that_no_table_can_hold_are_left_out(tmp_path: Path, tree: Callabl
     for _ in range(2):
         ds = datasets.open_folder(mine)
         assert sorted(ds.left_out["file"]) == [r"Positive/carriage\rreturn.jpg", r"Positive/gr\xfcn.jpg"]
-        assert set(ds.left_out["reason"]) == {"has a name that not every program can read, so rename it"}
+        assert set(ds.left_out["reason"]) == {"has a name that some programs cannot read, so rename it"}
         assert len(ds.index) == 6 and ds.pixels(8).shape == (6, 8, 8, 3)
 
 
@@ -294,8 +292,8 @@ def test_an_unusable_file_is_there_but_left_out(half: Path) -> None:
 
 
 REMEDIES = {
-    "metu-mini": r"Run make data FROM=<archive or folder that you have>, or make data to download them\.$",
-    "own": r"Run make data SOURCE=own FROM=<archive or folder that you have>\.$",
+    "metu-mini": r"Run make data FROM=<your archive or folder>, or make data to download them\.$",
+    "own": r"Run make data SOURCE=own FROM=<your archive or folder>\.$",
     "sample": r"Run make data SOURCE=sample, which draws them\.$",
 }
 
@@ -316,7 +314,7 @@ def test_a_class_without_images(raw: Path) -> None:
     (raw / "Negative" / "x.jpg").write_bytes(b"")
     with pytest.raises(CrackutilsError, match=rf"^PROFILE=own needs {has} and 1 left out\."):
         datasets.load(OWN)
-    with pytest.raises(CrackutilsError, match=r"Negative holds no usable image\. It needs at least one\.$"):
+    with pytest.raises(CrackutilsError, match=r"Negative holds no usable image\. Add at least one\.$"):
         datasets.open_folder(raw)
 
 

@@ -322,13 +322,13 @@ def test_a_killed_training_goes_on(when: str, task: Any, tmp_path: Path, monkeyp
     assert {p.name for p in folder.iterdir()} == expected
     capsys.readouterr()
     trained, out = train(task, folder), capsys.readouterr().out
-    assert "going on after step 2 of 4" in out and "step 4 of 4: loss" in out and "step 2 of 4: loss" not in out
+    assert "continuing after step 2 of 4" in out and "step 4 of 4: loss" in out and "step 2 of 4: loss" not in out
     assert weights_of(trained.model) == weights_of(whole.model) and list(trained.history["step"]) == [2, 4]
     assert trained.history["loss"].mean() == pytest.approx(whole.history["loss"].iloc[0], abs=1e-4)
     assert {p.name for p in folder.iterdir()} == {"done.json", "step-4.weights.h5"}
     assert weights_of(train(task, tmp_path / "other", seed=8).model) != weights_of(whole.model)
     rest = train(task, folder)  # there is nothing left to do
-    assert "going on after step 4 of 4" in capsys.readouterr().out and weights_of(rest.model) == weights_of(whole.model)
+    assert "after step 4 of 4" in capsys.readouterr().out and weights_of(rest.model) == weights_of(whole.model)
 
 
 def test_it_trains_without_photos(task: Any, tiny: None, tmp_path: Path, monkeypatch: Patch) -> None:

@@ -91,7 +91,7 @@ def test_unknown_missing_and_damaged_engines(small: tuple[Path, Any], tmp_path: 
         start_engine("litter", *small)
     damaged = tmp_path / "damaged.tflite"
     damaged.write_bytes(small[0].read_bytes()[:500])
-    with pytest.raises(config.CrackutilsError, match=r"damaged\.tflite cannot be read \(.*\)\. Remove it"):
+    with pytest.raises(config.CrackutilsError, match=r"damaged\.tflite cannot be read \(.*\)\. Delete it"):
         start_engine("litert", damaged, lambda: None).worker()
 
     missing = Mock(side_effect=metadata.PackageNotFoundError)

@@ -244,7 +244,7 @@ def test_an_exposure_class_gives_the_limit(tmp_path: Path, fake: Fake, capsys: A
     limits = [choose_limit(None, name)[0] for name in EXPOSURES]
     assert limits == [0.4, 0.4, *[0.3] * 8] and choose_limit(None, " xc2")[0] == 0.3
     assert inspected(site, tmp_path / "out", "--exposure", "XC1") == 2
-    assert "needs a scale. Give the millimetres per pixel" in capsys.readouterr().err
+    assert "needs a scale. Give --mm-per-pixel" in capsys.readouterr().err
     assert inspected(site, tmp_path / "out", *scale, "--exposure", "XC1") == 0
     page = " ".join((tmp_path / "out" / "report.html").read_text("utf-8").split())
     rule = "The limit is the recommended value of EN 1992-1-1:2004, Table 7.1N, for exposure class XC1, for reinforced"

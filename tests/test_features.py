@@ -120,7 +120,7 @@ def test_an_image_that_is_not_the_indexed_one_is_named(content: bytes | None, tr
     file = tree(datasets.raw_folder("own")) / "Positive" / "00002.jpg"
     ds = datasets.load(config.profile("own"))
     file.unlink() if content is None else file.write_bytes(content)
-    with pytest.raises(config.CrackutilsError, match=r"Positive/00002\.jpg is not the file that was indexed; load the"):
+    with pytest.raises(config.CrackutilsError, match=r"Positive/00002\.jpg has changed since it was indexed; load the"):
         features_of(ds, range(6))
 
 

@@ -182,16 +182,16 @@ UNUSABLE = {
     "truncated JPEG": (WHOLE[: len(WHOLE) // 2], r"is cut short: \d\d% of the picture is there$"),
     "truncated HEIC": (encoded(smooth(), "HEIF")[:-40], r"is truncated or damaged \(.+\)$"),
     "rough JPEG": (ROUGH[: len(ROUGH) // 5], "is cut short: .* without its fine detail$"),
-    "five bands": (many_bands(), "is a TIFF with other channels or values than are read here; save it as RGB"),
+    "five bands": (many_bands(), "is a TIFF with unsupported channels or values; save it as RGB"),
     "planes of 16 bits": (
         tiff(np.moveaxis(smooth(), 2, 0) * np.uint16(257), planarconfig="separate"),
         "is a TIFF with",
     ),
-    "signed": (tiff((smooth()[..., 0] - 128).astype(np.int8)), "is a TIFF with other channels or values"),
-    "JPEG XL": (b"\xff\x0a\x7f\0", "is a JPEG XL file, which is not read here; save it as JPEG"),
+    "signed": (tiff((smooth()[..., 0] - 128).astype(np.int8)), "is a TIFF with unsupported channels or values"),
+    "JPEG XL": (b"\xff\x0a\x7f\0", "is a JPEG XL file, which is not supported; save it as JPEG"),
     "12 bits": (WHOLE.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "is a damaged or unusual JPEG file"),
-    "raw": (raw(), "is a raw photo of a camera, which is not read here; save it as JPEG"),
-    "Canon": (b"\0\0\0\x18ftypcrx \0\0\0\1", "is a raw photo of a camera"),
+    "raw": (raw(), "is a raw camera photo, which is not supported; save it as JPEG"),
+    "Canon": (b"\0\0\0\x18ftypcrx \0\0\0\1", "is a raw camera photo"),
     "video": (b"\0\0\0\x18ftypisom\0\0\0\1", "is a video"),
     "dot": (DOT, r"is too small \(1x1, at least 32 each way\)$"),
     "sliver": (encoded(smooth(3, 400), "PNG"), r"is too small \(3x400, at least 32 each way\)$"),
@@ -266,7 +266,7 @@ def test_damaged_metadata_are_noted_and_not_printed(capsys: pytest.CaptureFixtur
     code = "import sys; from crackutils.images import decode_image; print(decode_image(sys.stdin.buffer.read()).note)"
     data = encoded(smooth(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\5\0\x12\1\3\0")
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, cwd=config.ROOT, check=True)
-    assert (done.stdout.decode().strip(), done.stderr) == ("its metadata are damaged, so it may lie on its side", b"")
+    assert (done.stdout.strip(), done.stderr) == (b"its metadata are damaged, so it may be rotated wrongly", b"")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -196,7 +196,7 @@ def test_a_folder_is_reported(folder: Path, tmp_path: Path, fake: Fake, capsys: 
     out = tmp_path / "out"
     assert main(["inspect", str(folder), "--out", str(out), "--model", "x", "--mm-per-pixel", "0.5"]) == 0
     said = capsys.readouterr().out
-    assert "no picture by name or content: 1 (notes.txt)\n" in said and "3 of 9 photos show" in said
+    assert "not a picture by name or content: 1 (notes.txt)\n" in said and "3 of 9 photos show" in said
     assert "hidden: 1 (.hidden.png)" in said and "; 5 could not be used" in said
     photos = pd.read_csv(out / "photos.csv", keep_default_na=False).set_index("file")
     assert photos.index.tolist()[:4] == ["long.png", "turned.jpg", "north/short.jpg", "<b>clean.png"]  # longest first
@@ -313,7 +313,7 @@ def test_more_photos_go_on_and_fewer_are_refused(tmp_path: Path, fake: Fake, cap
     capsys.readouterr()
     assert main([*command, str(tmp_path / "day2")]) == 2
     said = capsys.readouterr().err
-    assert "is an inspection of photos that are not given now: 5" in said and "and 2 more)" in said and len(said) < 500
+    assert "has results of photos that are not given now: 5" in said and "and 2 more)" in said and len(said) < 500
     assert main([*command, str(tmp_path / "day2"), "--force"]) == 0
     assert pd.read_csv(out / "photos.csv")["file"].tolist() == ["a.png"]
 
@@ -351,11 +351,9 @@ def test_own_reports_links_and_copies_are_not_inspected_again(tmp_path: Path, fa
     assert sorted(table["file"]) == ["a.png", "b.jfif", "linked/c.png"]
     said = capsys.readouterr().out.rsplit("left out", 1)[1]
     assert "written by this package: 4 (copy/photos/a.png, copy/photos/b.jfif, copy/photos/linked/c.png and 1" in said
-    for told in ("of the system: 2 ($RECYCLE.BIN, @eaDir)", "linked to a folder that is read already: 1 (round)"):
+    for told in ("system files: 2 ($RECYCLE.BIN, @eaDir)", "links to a folder that is read already: 1 (round)"):
         assert told in said
-    assert (
-        "linked to nothing: 1 (lost)" in said and "linked to a photo that is inspected already: 1 (again.png)" in said
-    )
+    assert "broken links: 1 (lost)" in said and "links to a photo that is inspected already: 1 (again.png)" in said
     inside = sorted(str(file) for file in site.rglob("*.*g"))
     table = inspect(inside, tmp_path / "third", "x")  # as a shell's * gives them
     assert sorted(table["file"]) == ["$RECYCLE.BIN/a.jpg", "@eaDir/a.png/thumb.jpg", "a.png"]
@@ -368,10 +366,10 @@ def test_what_the_network_sees_without_a_line_is_shown(tmp_path: Path, fake: Fak
     Image.fromarray(image).save(tmp_path / "a.tif", save_all=True, append_images=[Image.new("RGB", (50, 50))])
     assert main(["inspect", str(tmp_path / "a.tif"), "--out", str(tmp_path / "out"), "--model", "x"]) == 0
     said = capsys.readouterr().out
-    assert "0 of 1 photos show something crack-like; in 1 more the network sees something too short to be" in said
+    assert "0 of 1 photos show possible cracks; in 1 more, possible cracks are too short to be" in said
     page = " ".join((tmp_path / "out" / "report.html").read_text("utf-8").split())
-    assert "12 of 12 tiles are crack-like, but nothing in them is long enough" in page and page.count("<img") == 2
-    assert "Nothing crack-like" not in page and "only the first of its 2 pictures is used" in page
+    assert "12 of 12 tiles show possible cracks, but none is long enough" in page and page.count("<img") == 2
+    assert "No crack found" not in page and "only the first of its 2 pictures is used" in page
     assert pd.read_csv(tmp_path / "out" / "photos.csv")["problem"][0] == "only the first of its 2 pictures is used"
 
 
@@ -381,7 +379,7 @@ def test_a_place_too_small_for_a_tile_is_shown(tmp_path: Path, fake: Fake) -> No
     save(image, tmp_path / "a.png")
     assert main(["inspect", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--model", "x"]) == 0
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
-    assert "Small places are crack-like" in page and page.count("<img") == 2 and "given. All" in page
+    assert "Some pixels are possible cracks" in page and page.count("<img") == 2 and "given. All" in page
     overlay = np.asarray(Image.open(tmp_path / "out" / "photos" / "a.png" / "overlay.jpg")).astype(int)
     assert 20 < (overlay[..., 2] - overlay[..., 0] > 80).sum() < 200  # a blue frame round it
 
@@ -417,12 +415,12 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake
     (mine / "photos.csv").write_text("mine")
     (tmp_path / "dangling").symlink_to("gone")
     for photos, out, message in (
-        (folder, mine, "is no earlier inspection"),
-        (folder, folder / "long.png", "long.png is a file, or a link to nothing. Give a folder"),
-        (folder, tmp_path / "dangling", "dangling is a file, or a link to nothing. Give a folder"),
+        (folder, mine, "is not an earlier inspection"),
+        (folder, folder / "long.png", "long.png is a file or a broken link. Give a new folder"),
+        (folder, tmp_path / "dangling", "dangling is a file or a broken link. Give a new folder"),
         (tmp_path / "nowhere", tmp_path / "out", "does not exist"),
         (bare, tmp_path / "out", "There is no picture"),
-        (folder / "long.png", folder, "Photos lie in .*photos & more .*long.png.. Give a folder of its own as --out"),
+        (folder / "long.png", folder, "Photos lie in .*photos & more .*long.png.. Give another folder as --out"),
     ):
         with pytest.raises(config.CrackutilsError, match=message):
             inspect([photos], out, "x")
@@ -433,9 +431,9 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake
         None: "cannot be read",
         "": "has not one column photo and row and col and crack",
         "photo,row,crack\na.jpg,0,1\n": "has not one column col",
-        "photo,row,col,crack\na.jpg,0,0,2\n": r"the label is none \(first: a.jpg: 2\)\. Write 0 or 1, .* or nothing",
-        "photo,row,col,crack\na.jpg,top,0,1\n": r"row and col are no whole numbers \(first: a.jpg: top, 0\)",
-        "photo,row,col,crack\na.jpg,0,0,1\na.jpg,0,0,0\n": "the tile stood in a row before",
+        "photo,row,col,crack\na.jpg,0,0,2\n": r"the label is unknown \(first: a.jpg: 2\)\. Write 0 or 1, .* or nothing",
+        "photo,row,col,crack\na.jpg,top,0,1\n": r"row and col are not whole numbers \(first: a.jpg: top, 0\)",
+        "photo,row,col,crack\na.jpg,0,0,1\na.jpg,0,0,0\n": "the tile is a duplicate",
     }.items():
         if text is not None:
             labels.write_text(text)

@@ -172,7 +172,7 @@ def test_a_threshold_misses_as_many_cracks_as_allowed_and_no_more() -> None:
     assert score_predictions(labels, p, np.nextafter(threshold, 1))["fn"] == 3
     assert decisions.threshold_for_recall(LABELS, P, 0.999) == np.float32(0.4)  # four cracks: none may be missed
     assert decisions.threshold_for_recall(LABELS, P, 0.75) == 0.5
-    with pytest.raises(config.CrackutilsError, match="there are none"):
+    with pytest.raises(config.CrackutilsError, match="No validation image"):
         decisions.threshold_for_recall(np.zeros(3, int), np.zeros(3))
 
 

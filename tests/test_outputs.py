@@ -115,7 +115,7 @@ def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake
     assert inspected(tmp_path / "site", out, "--mm-per-pixel", "0.1", "--limit-mm", "0.2") == 0
     assert "100% of the length" in capsys.readouterr().out and fake.windows == windows
     assert inspected(tmp_path / "site", out, "--limit-mm", "0.3") == 2
-    assert "needs a scale. Give the millimetres per pixel" in capsys.readouterr().err
+    assert "needs a scale. Give --mm-per-pixel" in capsys.readouterr().err
     for value in ("0", "-1", "nan", "inf"):
         assert inspected(tmp_path / "site", out, "--mm-per-pixel", "0.1", "--limit-mm", value) == 2
         assert "limit_mm=" in capsys.readouterr().err
@@ -175,10 +175,10 @@ def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fak
     (masks / "south" / "c.png").write_bytes(b"no picture")
     for folder, message in (
         (masks, "c.png is not an image. Save it again"),
-        (site / "north" / "a.png", "is no folder"),
+        (site / "north" / "a.png", "is not a folder"),
     ):
         assert inspected(site, out, "--truth", str(folder)) == 2 and message in capsys.readouterr().err
-    with pytest.raises(CrackutilsError, match=r"No mask in .* is named as a photo"):
+    with pytest.raises(CrackutilsError, match=r"No mask in .* is named like a photo"):
         inspect([site], out, "x", truth=tmp_path / "out" / "photos" / "north" / "a.png")
 
 

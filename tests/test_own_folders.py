@@ -67,9 +67,9 @@ LAYOUTS = [  # files, CLASSES, files afterwards, what is said
      "Positive/D/1-1.jpg Positive/W/1-1.jpg", "UD, UW -> Negative (2), CD, CW -> Positive (2)"),
     ("ohne_Riss/x.jpg Riss/y.jpg", "ohne riss:riss", "Negative/x.jpg Positive/y.jpg", "ohne_Riss -> N"),
     ("0/x.jpg 1/x.jpg 2/x.jpg", "0:1,2", "Negative/x.jpg Positive/1/x.jpg Positive/2/x.jpg", "1, 2 -> Positive (2)"),
-    ("a/0/x.jpg a/1/y.jpg b/0/z.jpg", "a/0:a/1", "Negative/x.jpg Positive/y.jpg", "in no folder of a class: 1 (b/0/"),
+    ("a/0/x.jpg a/1/y.jpg b/0/z.jpg", "a/0:a/1", "Negative/x.jpg Positive/y.jpg", "outside class folders: 1 (b/0/"),
     ("Positive/x.JFIF Positive/._x.jpg Positive/n.txt Negative/y.heic __MACOSX/Positive/x.jpg", "",
-     "Negative/y.heic Positive/x.JFIF", "hidden: 1 (Positive/._x.jpg); no picture by name or content: 1 ("),
+     "Negative/y.heic Positive/x.JFIF", "hidden: 1 (Positive/._x.jpg); not a picture by name or content: 1 ("),
 ]  # fmt: skip
 
 
@@ -89,8 +89,8 @@ def test_only_the_walls_of_sdnet_are_its_profile(tmp_path: Path) -> None:
 
 OPEN = {  # files and CLASSES that are refused, and why
     ("", ""): r"holds no pictures\. Give a folder or an archive",
-    ("x.jpg y.jpg", ""): r"holds 2 pictures and no folder of a class\. Put them into two folders, Negative and Pos",
-    ("Positive/x.jpg Negative/n.txt", ""): r"1 pictures of Positive, and none of the other class.* Left out: no pict",
+    ("x.jpg y.jpg", ""): r"holds 2 pictures, but no class folder\. Put them into two folders, Negative and Pos",
+    ("Positive/x.jpg Negative/n.txt", ""): r"1 pictures of Positive, and none of the other class.* Left out: not a p",
     ("Positive/x.jpg Negative/._x.jpg", ""): r"none of the other class; .*hidden: 1 \(Negative/\._x\.jpg\)\.$",
     ("Gut/x.jpg Riss/x.jpg", ""): r"the folders with pictures are Gut, Riss\. Name its folders: CLASSES=<without cr",
     ("0/x.jpg 1/x.jpg 2/x.jpg", ""): r"the folders with pictures are 0, 1, 2\. Name its folders: CLASSES=<",
@@ -121,7 +121,7 @@ def test_a_set_that_comes_split_keeps_its_split(unique: bool, tmp_path: Path, ca
         path.parent.mkdir(parents=True)
         path.write_text(f"{part} {name}")
     assert make_data(f"FROM={tmp_path / 'mine'}") == 0
-    assert "comes split: 2 train, 2 val, 2 test; use SPLIT=given to keep that" in capsys.readouterr().out
+    assert "given split: 2 train, 2 val, 2 test; SPLIT=given uses it" in capsys.readouterr().out
     target = datasets.raw_folder("own")
     table = pd.read_csv(target / "given_split.csv").set_index("file")["split"]
     written = {file: (target / file).read_text() for file in table.index}
@@ -139,7 +139,7 @@ def test_tables_of_photos_and_parts_come_along(tmp_path: Path, capsys: Any) -> N
     assert make_data(f"FROM={origin}") == 0
     table = datasets.raw_folder("own") / "patches.csv"
     assert table.read_text() == "file,photo,x\nPositive/a.jpg,07,1\nNegative/b.jpg,8,\n"
-    assert "left out: tables that fit no picture: 1 (other/given_split.csv)" in capsys.readouterr().out
+    assert "left out: tables of other pictures: 1 (other/given_split.csv)" in capsys.readouterr().out
 
 
 def test_only_what_was_written_is_replaced(tmp_path: Path, capsys: Any) -> None:
@@ -214,14 +214,14 @@ def test_faults_while_copying_leave_what_was_there(
         monkeypatch.setattr(shutil, "copyfileobj", full)
     else:
         monkeypatch.setattr(shutil, "copyfile", gone if what == "vanishes" else full)
-    why = r"00001\.jpg cannot be read \(No such file.*\)\. Run this again when nothing else changes"
-    refused(origin, why if what == "vanishes" else r"own cannot be written \(No space left .*\)\. Make room or allow")
+    why = r"00001\.jpg cannot be read \(No such file.*\)\. Run this again when no other program changes"
+    refused(origin, why if what == "vanishes" else r"own cannot be written \(No space left .*\)\. Free disk space or")
 
 
 @pytest.mark.usefixtures("earlier")
 def test_what_from_may_not_be(data_dir: Path, tmp_path: Path) -> None:
     for inside in ("raw/own", "raw/own/Positive"):
-        refused(data_dir / inside, r"lies in .*own, which this command replaces\. Move it elsewhere first\.$")
+        refused(data_dir / inside, r"lies in .*own, which this command replaces\. Move it first\.$")
     refused(tmp_path / "data", r"data holds no pictures\.")  # the target does not count
     refused(Path(os.devnull), r"is neither a file nor a folder")
     with lock_file(data_dir / "raw" / ".own.fetch.lock"):
@@ -237,6 +237,6 @@ def test_unreadable_pictures_and_links_are_counted(tmp_path: Path, tree: Tree, m
     monkeypatch.setenv("HOME", str(tmp_path))
     assert make_data("FROM=~/a b's/") == 0
     said = capsys.readouterr().out
-    assert "own: 1 Negative, 1 Positive in" in said and "linked to nothing: 1 (Positive/dangling.jpg)" in said
+    assert "own: 1 Negative, 1 Positive in" in said and "broken links: 1 (Positive/dangling.jpg)" in said
     assert "may not be read: 2 (Negative/00002.jpg, Positive/00002.jpg)" in said
-    assert "linked to a folder that is read already: 1 (Positive/up)" in said
+    assert "links to a folder that is read already: 1 (Positive/up)" in said

@@ -220,7 +220,7 @@ SMALL = "chernxi-mobilenetv3small"
     [
         ("mobilnetv2", "metu", {}, "did you mean mobilenetv2?"),
         ("simple-cnn", "metu", {}, "RECIPE=simple-cnn is unknown"),  # of another family
-        ("mobilenetv2", "metu", {"epochs": -1}, "EPOCHS=-1 must be 0 (no bound) or more"),
+        ("mobilenetv2", "metu", {"epochs": -1}, "EPOCHS=-1 is negative. Give 0"),
         (SMALL, "sample", {}, "WEIGHTS=crackutils, which PROFILE=sample takes, exist for mobilenetv2 only"),
         (
             SMALL,
@@ -228,7 +228,7 @@ SMALL = "chernxi-mobilenetv3small"
             {"weights": "crackutils"},
             "WEIGHTS=crackutils exist for mobilenetv2 only, not for RECIPE=chernxi",
         ),
-        ("mobilenetv2-linear", "metu", {"weights": "random"}, "needs a backbone that has learnt something"),
+        ("mobilenetv2-linear", "metu", {"weights": "random"}, "needs a pretrained backbone"),
     ],
 )
 def test_refuses(name: str, profile: str, options: dict[str, Any], says: str) -> None:

@@ -198,7 +198,7 @@ def test_our_own_weights_are_usual_where_the_profile_takes_them() -> None:
     [
         *((None, {k: "rnadom"}, f"{k.upper()}=rnadom is unknown") for k in ("split", "weights", "precision", "labels")),
         ("mobilenetv2-linear", {"engine": "openvin"}, "ENGINE=openvin is unknown"),
-        ("simple-cnn", {"engine": "openvino"}, "ENGINE=openvino means nothing to RECIPE=simple-cnn"),
+        ("simple-cnn", {"engine": "openvino"}, "ENGINE=openvino has no effect on RECIPE=simple-cnn"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(recipe: str | None, options: dict[str, str], said: str) -> None:

@@ -87,11 +87,11 @@ def test_score_lists_every_file_in_order(capsys: Capture) -> None:
     np.testing.assert_allclose([np.float32(r["p_crack"]) for r in rows[::2]], expected, atol=1e-5)
     cracks = f"{(expected >= 0.5).sum()} of 3 pictures show a crack at the threshold 0.5, 1 could not be read"
     said = capsys.readouterr().out
-    assert cracks in said and "hidden: 1 (.hidden.png); no picture by name or content: 1 (notes.txt)" in said
+    assert cracks in said and "hidden: 1 (.hidden.png); not a picture by name or content: 1 (notes.txt)" in said
     assert sorted(p.name for p in out.parent.iterdir()) == [".scores.csv.sha256", "scores.csv"]
     score(folder, folder / "scores.csv", MODEL)  # the file that is written is not counted
     score(folder, folder / "scores.csv", MODEL)
-    assert capsys.readouterr().out.count("no picture by name or content: 1 (notes.txt)\n") == 2
+    assert capsys.readouterr().out.count("not a picture by name or content: 1 (notes.txt)\n") == 2
 
 
 def test_a_file_of_the_users_is_not_replaced(capsys: Capture) -> None:
@@ -210,7 +210,7 @@ def test_a_drive_that_goes_away_stops_the_work_which_then_continues(monkeypatch:
 
     with monkeypatch.context() as patch:
         patch.setattr("crackutils.scoring.decode_image", read)
-        assert "photos is gone, as a drive or a network share may be. Bring it back" in refused(FOLDER, OUT, MODEL)
+        assert "photos is gone; perhaps its drive or network share was removed. Re" in refused(FOLDER, OUT, MODEL)
     assert not OUT.exists()
     FOLDER.rmdir()
     Path("away").rename(FOLDER)
@@ -223,9 +223,9 @@ def no_room(*_: Any) -> None:
 
 
 FAULTS = [
-    ("os.replace", no_room, "cannot be written (No space left on device). Make room"),
-    ("crackutils.scoring.find_pictures", Mock(side_effect=MemoryError), "there is too little memory. Close other"),
-    ("crackutils.scoring.find_pictures", Mock(side_effect=no_room), "No space left on device. Look after that place"),
+    ("os.replace", no_room, "cannot be written (No space left on device). Free disk"),
+    ("crackutils.scoring.find_pictures", Mock(side_effect=MemoryError), "there is not enough memory. Close other"),
+    ("crackutils.scoring.find_pictures", Mock(side_effect=no_room), "No space left on device. Check the disk or"),
 ]
 
 

@@ -36,7 +36,7 @@ def test_masks_of_people_are_read_and_a_missing_one_is_named(tmp_path: Path) -> 
     assert [int(target.sum()) for target in photos.targets] == [300 * n for n in (4, 5, 6)]
     assert (photos.anchors[:, 0, :, 1] >= 100).all() and (photos.anchors[:, 1] == -1).all()
     (tmp_path / "masks" / "1.png").unlink()
-    with pytest.raises(config.CrackutilsError, match=r"has no mask of 1\.png\. Name masks as their photos"):
+    with pytest.raises(config.CrackutilsError, match=r"has no mask of 1\.png\. Name masks like their photos"):
         detector.read_masked(tmp_path)
 
 

@@ -172,11 +172,11 @@ def test_each_unpacker_does(tool: str, tmp_path: Path, mine: Path, request: Any,
 FAILURES = {
     'while [ "${i:=0}" -lt 9000 ]; do echo damaged file $i >&2; i=$((i+1)); done; exit 3': "1.jpg is damaged",
     "printf onetwo; exit 3": "exit code 3",
-    "printf onetwothree": "prints more than the list says",
+    "printf onetwothree": "prints more than in the list",
     "printf onetwx": "2.jpg is damaged",  # wrong checksum
 }
 COMPLAINTS = {s: rf"RAR archive, could not be unpacked \(7z: .*{c}\)\. Download" for s, c in FAILURES.items()}
-COMPLAINTS[""] = r"^No program here unpacks bad\.rar, a RAR archive\. Install unrar, bsdtar .*FROM=\.$"
+COMPLAINTS[""] = r"^No installed program unpacks bad\.rar, a RAR archive\. Install unrar, bsdtar .*FROM=\.$"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
@@ -306,12 +306,12 @@ def patched(file: Path, flag: int = 0, method: int = 0) -> Path:
 
 
 OTHERS = {  # what is given as bad.zip
-    b"  <!DOCTYPE html><title>Download": r"is a web page or the message of a server, not an archive\. Download the",
+    b"  <!DOCTYPE html><title>Download": r"is a web page or a server's message, not an archive\. Download the",
     b"": r"has zero bytes\. It may be cut short",
     b"PK\3\4 and nothing more": r"is damaged or cut short .*\. Download or copy it again\.$",
-    b"7z\xbc\xaf\x27\x1c and nothing more": r"^No program here unpacks bad\.zip, a 7z archive\. Install 7-Zip or bsd",
-    b"\x28\xb5\x2f\xfd and nothing more": r"^No program here unpacks bad\.zip, a zstd archive\. Install 7-Zip or b",
-    b"\x1f\x8b and nothing more": r"is no tar archive, or damaged or cut short \(.*\)\. Download or copy it again\.$",
+    b"7z\xbc\xaf\x27\x1c and nothing more": r"^No installed program unpacks bad\.zip, a 7z archive\. Install 7-Zip or",
+    b"\x28\xb5\x2f\xfd and nothing more": r"^No installed program unpacks bad\.zip, a zstd archive\. Install 7-Zip or",
+    b"\x1f\x8b and nothing more": r"is not a tar archive, or damaged or cut short \(.*\)\. Download or copy it again",
 }
 
 
@@ -356,7 +356,7 @@ def test_from_that_is_not_whole_or_does_not_fit(earlier: None, tmp_path: Path, t
     refused(tmp_path / "bad.rar", r"bad\.rar.*\. (Download or copy it again|Install unrar.*)\.$")
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     for bad in (zipped(tmp_path / "bad.zip", mine), rar_of(tmp_path / "bad.rar", mine)):
-        refused(bad, r"^bad\.\w+ holds .* GB, but the disk has 0\.0 GB free\. Make room, or set CRACK")
+        refused(bad, r"^bad\.\w+ holds .* GB, but the disk has 0\.0 GB free\. Free disk space, or set CRACK")
 
 
 def test_unknown_and_addressless_sources() -> None:

@@ -273,7 +273,7 @@ def test_a_given_split_is_taken_as_it_is_and_checked(smoke: Dataset, tmp_path: P
     give(np.where(came == "val", "train", came))  # another table, another split
     part = make_split(ds, "given", 1)["split"].to_numpy()
     assert has_all_classes(ds.given, part) and list(part == "test") == list(came == "test")
-    assert "without val" in capsys.readouterr().out and 0.1 < (part == "val").sum() / (part != "test").sum() < 0.3
+    assert "it had no val" in capsys.readouterr().out and 0.1 < (part == "val").sum() / (part != "test").sum() < 0.3
     give(np.where(came == "test", "train", came))
     assert list(make_split(ds, "given", 1)["split"] == "test") == list(came == "val")
     give(came, 138)

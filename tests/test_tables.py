@@ -103,10 +103,10 @@ def test_the_command_reports_how_it_read_a_table_and_refuses_one_sentence_at_a_t
         (TABLES["decimal commas"][0], "has zero bytes"),
         (text("file,label,crack", "{},{},1").encode(), "in 5 of 10 rows the columns label and crack differ (first: ti"),
         (text(classes=("0", "-1")).encode(), "(first: tiles/70-0.jpg: -1, tiles/72-2.jpg: -1, tiles/74-4.jpg: -1)"),
-        (text(row="C:\\{},{}").encode(), f"is that of another computer (first: C:\\{FILES[0]}, "),
+        (text(row="C:\\{},{}").encode(), f"belongs to another computer (first: C:\\{FILES[0]}, "),
         (text(row="{},1,{}").encode(), "in 10 of 10 rows there are more or fewer fields"),
-        (f'{text()}"a'.encode(), "is no CSV file (unexpected end of data). Save it as one"),
-        (b"PK\3\4", "is no spreadsheet that can be read (Cannot detect file format). Save it as"),
+        (f'{text()}"a'.encode(), "is not a CSV file (unexpected end of data). Save it as one"),
+        (b"PK\3\4", "is not a readable spreadsheet (Cannot detect file format). Save it as"),
         (b"\x89PNG\r\n\0", "has not one column file and label. Its first line must be file,label or file,label,photo"),
     ):
         file.write_bytes(content)
@@ -154,7 +154,7 @@ def test_a_tile_table_finds_its_photos_after_a_spreadsheet_saved_it(tmp_path: Pa
     result = calibrate_threshold(tiles, labels)
     assert (result["n"], result["photos"], result["f1"]) == (6, 3, 1)
     pd.concat([saved, saved.replace("b.JPG", "B.JPG")]).to_csv(file, **options)
-    with pytest.raises(CrackutilsError, match=r"in 4 of 12 rows the tile stood in a row before"):
+    with pytest.raises(CrackutilsError, match=r"in 4 of 12 rows the tile is a duplicate"):
         read_tile_labels(file)
     with pytest.raises(CrackutilsError, match=r"list a tile of B\.jpg twice"):
         calibrate_threshold(tiles, pd.concat([labels, labels.replace("b.JPG", "B.JPG").query("photo == 'B.JPG'")]))

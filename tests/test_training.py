@@ -246,7 +246,7 @@ def test_a_training_killed_on_one_core_ends_alike_on_all(whole: Any, task: Any, 
     assert {p.name for p in checkpoints.glob("*stage*")} == {*RECORDS, "part-stage-3.weights.h5"}
     trained = train(task, folder, THREE)
     said = capsys.readouterr().out
-    assert "stage frozen: finished before, taken from its checkpoint" in said
+    assert "stage frozen: finished before, loaded from its checkpoint" in said
     assert said.count("finished before") == 2 and "stage frozen again: up to 2 epochs" in said
     assert weights_of(trained.model) == weights_of(whole[0].model)
     assert trained.history.to_csv() == whole[0].history.to_csv() and trained.stages == whole[0].stages
@@ -256,7 +256,7 @@ def test_a_training_killed_on_one_core_ends_alike_on_all(whole: Any, task: Any, 
 
 
 def test_checkpoints_of_other_seeds_are_not_used(task: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    right, taken = weights_of(train(task, tmp_path, ONE).model), "taken from its checkpoint"
+    right, taken = weights_of(train(task, tmp_path, ONE).model), "loaded from its checkpoint"
     assert taken not in capsys.readouterr().out
     assert weights_of(train(task, tmp_path, ONE).model) == right and taken in capsys.readouterr().out
     with monkeypatch.context() as patch:  # killed between weights and their record: weights of 8, record of 7
@@ -320,7 +320,7 @@ def test_the_epoch_of_the_lowest_loss_is_kept(task: Any, tmp_path: Path, monkeyp
     assert val_scores(trained.model, task)[0] == pytest.approx(best, abs=1e-5)
     assert bad["epochs"] == len(losses["bad"]) < 20 and losses["bad"][-1] >= losses["bad"][-2]  # out of patience
     assert [stage["kept"] for stage in trained.stages] == [True, False, False]
-    assert "stage bad: validation loss did not get better; its weights are dropped" in capsys.readouterr().out
+    assert "stage bad: validation loss did not improve; its weights are dropped" in capsys.readouterr().out
     assert "worse: epoch 1 of 1 (dropped)" in training.describe_stages(trained.stages)
     left = from_file(tmp_path / "checkpoints" / "stage-1.weights.h5")
     # a dropped stage is no start for the next one
@@ -417,11 +417,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "other weights": (lambda run: CNN.build(1).save_weights(run / "model" / "model.weights.h5"), UNUSABLE),
     "half of the weights": (lambda run: os.truncate(run / "model" / "model.weights.h5", 3000), UNUSABLE),
     "half of the model": (lambda run: os.truncate(run / "model" / "model.keras", 3000), UNUSABLE),
-    "code in a layer": (lambda run: rewrite(run, "keras.layers", "Lambda"), "its layer Lambda holds code"),
-    "foreign code": (lambda run: rewrite(run, "subprocess", "Popen"), "its part subprocess.Popen is none that this"),
+    "code in a layer": (lambda run: rewrite(run, "keras.layers", "Lambda"), "its layer Lambda contains code"),
+    "foreign code": (lambda run: rewrite(run, "subprocess", "Popen"), "its part subprocess.Popen is not one that this"),
     "code under our name": (
         lambda run: rewrite(run, "os", "Model", "crackutils>Evil"),
-        "its part os.Model is none",
+        "its part os.Model is not",
     ),
     "no batch": (lambda run: replace(run / "metrics.json", '"batch": 8', '"batches": 8'), OLD),
     "a stage of the future": (lambda run: replace(run / "metrics.json", '"unfreeze"', '"warmup": 3, "unfreeze"'), OLD),

@@ -1,4 +1,4 @@
-"""What works on the repository and is not installed: the series runner, the reference, tables, pretraining, benchmarks.
+"""Tools of the repository, not installed: the series runner, the reference, tables, pretraining, benchmarks.
 
-May import all of crackutils; nothing there imports this.
+May import all of crackutils; crackutils does not import tools.
 """

@@ -1,4 +1,4 @@
-"""`python -m tools COMMAND`. `setup` is answered before anything that has to be installed is imported."""
+"""`python -m tools COMMAND`. `setup` runs before any import of installed packages."""
 
 import sys
 

@@ -21,7 +21,7 @@ def project_table() -> dict[str, Any]:
 
 
 COLAB_TAGS = ("colab-badge", "colab-setup")
-# packages that Colab lacks: those of all notebooks, and those of one
+# packages that Colab lacks: for all notebooks, and for single ones
 _NEEDED = ["split-folders", "rarfile", "pillow-heif", "ai-edge-litert"]
 _NEEDED_BY = {"07": ["cleanlab", "cleanvision", "imagehash"], "09": ["ezdxf"]}
 _SETUP_CELL = """\

@@ -17,28 +17,28 @@ from tools import setup
 from tools.setup import call
 
 _NAME = "python -m tools"
-_FROM_ENVIRONMENT = ("PROFILE", "FORCE", "FROM", "SOURCE")  # taken from the environment too, when make calls
+_FROM_ENVIRONMENT = ("PROFILE", "FORCE", "FROM", "SOURCE")  # also read from the environment if make calls
 Settings = dict[str, str]
 
 
 class _InOrder(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # as they stand below
+        return list(self.commands)  # in the order below
 
 
 @click.group(cls=_InOrder, context_settings={"max_content_width": 120})
-@click.option("--make", is_flag=True, hidden=True)  # read make's variables as well
+@click.option("--make", is_flag=True, hidden=True)  # also read make's variables
 @click.pass_context
 def cli(context: click.Context, make: bool) -> None:
-    """Run the series and keep the repository in order. Settings are NAME=VALUE, as with make."""
+    """Run the series and maintain the repository. Settings are NAME=VALUE, as with make."""
     context.obj = make
 
 
 def _make_variables() -> Settings:
     """Return the variables on make's own command line.
 
-    make lists them in MAKEFLAGS behind ` -- ` and puts their values into the environment, where no shell has to quote
-    them: paths with spaces and apostrophes arrive whole.
+    make lists them in MAKEFLAGS after ` -- ` and puts their values into the environment. There they need no quotes, so
+    paths with spaces and apostrophes remain intact.
     """
     words = re.findall(r"(?:\\.|[^\s\\])+", os.environ.get("MAKEFLAGS", ""), re.S)
     words = words[words.index("--") + 1 :] if "--" in words else []
@@ -48,11 +48,11 @@ def _make_variables() -> Settings:
 
 
 def _read_settings(words: Sequence[str], known: Sequence[str] | None) -> Settings:
-    """Return the settings of the command that is running; an empty value counts as not given.
+    """Return the settings of the running command; empty values count as not given.
 
     Args:
-        words: what stands behind the command, each NAME=VALUE.
-        known: the names that the command takes; None leaves that check to the command.
+        words: the words after the command, each NAME=VALUE.
+        known: the names that the command takes; None if the command checks them itself.
     """
     context = click.get_current_context()
     values: Settings = {}
@@ -76,7 +76,7 @@ def _read_settings(words: Sequence[str], known: Sequence[str] | None) -> Setting
 
 
 def _command(*known: str) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Make a function a command that takes the settings `known`; it gets them as its first argument."""
+    """Return a decorator that turns a function into a command; its first argument holds the settings `known`."""
 
     def register(function: Callable[..., int | None]) -> click.Command:
         @functools.wraps(function)
@@ -101,14 +101,14 @@ def _force(values: Settings) -> bool:
 
 @_command()
 def _setup(_: Settings) -> None:
-    """Make .venv with the exact versions of requirements.lock, unless it is up to date."""
+    """Create .venv with the exact versions of requirements.lock, unless it is up to date."""
     setup.set_up()
 
 
 @cli.command()
 @click.argument("words", nargs=-1, metavar="03|all|recipes [NAME=VALUE]...")
 def run(words: tuple[str, ...]) -> None:
-    """Run notebooks that are not up to date; FORCE=1 runs them anyway, a parameter's name sets the parameter."""
+    """Run notebooks that are not up to date; FORCE=1 runs all of them. NAME=VALUE sets a parameter."""
     values = _read_settings([word for word in words if "=" in word], None)
     which = [word for word in words if "=" not in word]
     if not which:
@@ -146,7 +146,7 @@ def recipes(_: Settings) -> None:
 
 @_command("FROM", "SOURCE", "CLASSES", "FORCE")
 def data(values: Settings) -> None:
-    """Fetch the images of a source, or take your copy of them: FROM=archive-or-folder [CLASSES=uncracked:cracked]."""
+    """Fetch the images of a source, or read your copy of them: FROM=archive-or-folder [CLASSES=uncracked:cracked]."""
     from crackutils.sources.fetch import fetch
 
     fetch(values.get("SOURCE", "metu"), values.get("FROM"), values.get("CLASSES", ""), _force(values))
@@ -154,7 +154,7 @@ def data(values: Settings) -> None:
 
 @_command()
 def lab(_: Settings) -> int:
-    """Open JupyterLab on the notebooks, for this machine only, whatever its settings say."""
+    """Open JupyterLab on the notebooks; only this machine can reach it, whatever its settings are."""
     return call(
         [sys.executable, "-m", "jupyterlab", str(config.NOTEBOOKS), "--ServerApp.ip=127.0.0.1"],
         JUPYTER_PREFER_ENV_PATH="1",
@@ -197,7 +197,7 @@ def reference(values: Settings) -> None:
 
 @_command("PROFILE")
 def spread(values: Settings) -> None:
-    """Measure how far numbers of the reference move on other types of CPU, and with other seeds."""
+    """Measure how far the numbers of the reference vary with the type of CPU and the seed."""
     from tools.spread import measure_spread
 
     measure_spread(_profile(values).name)
@@ -225,7 +225,7 @@ def pretrain(_: Settings) -> None:
 
 @_command("PHOTOS")
 def app(values: Settings) -> int:
-    """Open a page in the browser, PHOTOS=folder: photos in, cracks looked at and corrected, a report out."""
+    """Open a page in the browser, PHOTOS=folder: load photos, review and correct cracks, write a report."""
     return call([sys.executable, "-m", "crackutils", "app", *([m] if (m := values.get("PHOTOS")) else [])])
 
 
@@ -262,34 +262,34 @@ def badges(_: Settings, check: bool) -> int:
 
 @_command()
 def lint(_: Settings) -> int:
-    """Check style, format, spelling and which module imports which."""
+    """Check style, format, spelling and imports between modules."""
     ruff = [sys.executable, "-m", "ruff"]
-    own = ["--config", 'extend-exclude=["results", "data"]', "."]  # .gitignore counts in a git checkout only
+    own = ["--config", 'extend-exclude=["results", "data"]', "."]  # .gitignore works only in a git checkout
     imports = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()"
     programs = ([*ruff, "check", *own], [*ruff, "format", "--check", *own])
     programs += ([sys.executable, "-m", "codespell_lib"], [sys.executable, "-c", imports, "--no-cache", "--no-logo"])
     return max([call(program) for program in programs])
 
 
-# files are whole jobs: session fixtures, as the smoke images, are made once in each of the two processes
+# a file is one job, so session fixtures such as the smoke images are made once in each of the two processes
 _PYTEST = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 @_command()
 def test(_: Settings) -> int:
-    """Lint, then run the tests but the slow ones."""
+    """Lint, then run all tests except the slow ones."""
     return lint.callback(()) or call([*_PYTEST, "-m", "not slow"])
 
 
 @_command()
 def test_all(_: Settings) -> int:
-    """Lint, then run all tests: also a second run of the series, compared byte for byte, kills, and pretraining."""
+    """Lint, then run all tests, also slow ones: a repeated series compared byte for byte, kills, and pretraining."""
     return lint.callback(()) or call(_PYTEST)
 
 
 @_command()
 def lock(_: Settings) -> int:
-    """Make requirements.lock again; versions in it move only where they must."""
+    """Update requirements.lock; versions change only if they must."""
     command = "uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev"
     return call([sys.executable, "-m", *command.split(), "pyproject.toml", "-o", config.LOCK.name])
 
@@ -305,7 +305,7 @@ def clean(_: Settings) -> None:
         doomed += [p for name in ("__pycache__", ".ipynb_checkpoints") for p in sorted((root / folder).rglob(name))]
     for path in doomed:
         if path.is_symlink():
-            path.unlink()  # what it points to is not ours
+            path.unlink()  # the target of the link is not ours
         elif path.is_dir():
             shutil.rmtree(path)
         else:

@@ -1,4 +1,4 @@
-"""Train the detector that the package ships: on synthetic photos, METU's labels and, where given, photos with masks."""
+"""Train the detector in the package: on synthetic photos, METU's labels and, if given, photos with masks."""
 
 import json
 import zipfile
@@ -24,21 +24,21 @@ from crackutils.synthetic.scene import CRACK
 from crackutils.synthetic.store import Photos, find_anchors, load_photos
 from crackutils.training import Trained
 
-PHOTOS, SIDE = 1500, 768  # synthetic ones, and their side, pixels
+PHOTOS, SIDE = 1500, 768  # number of synthetic photos, and their side in pixels
 WEIGHTS = "imagenet"  # of the backbone, at first
-STEPS = (4500, 5000)  # without photos with masks of people, and then with them
-SHARES = ((0.67, 0.0), (0.35, 0.4))  # of a batch: synthetic photos, and photos with masks of people
+STEPS = (4500, 5000)  # first without photos with hand-drawn masks, then with them
+SHARES = ((0.67, 0.0), (0.35, 0.4))  # of a batch: synthetic photos, and photos with hand-drawn masks
 _SLOWER = 0.5  # the learning rate of the second training, as a share of that of the first
 
 
 def read_masked(folder: Path) -> Photos:
-    """Return the photos in `folder/images` with the masks of the same stem in `folder/masks`; above half is crack."""
+    """Return the photos in `folder/images` with masks of the same stem in `folder/masks`; above half is crack."""
     if not all((folder / name).is_dir() for name in ("images", "masks")):
         raise CrackutilsError(f"{folder} has no images/ and masks/. Give a folder with both.")
     files, rng = find_pictures(folder / "images")[0], np.random.default_rng(config.DEFAULT_SEED)
     masks = {file.stem: file for file in find_pictures(folder / "masks")[0]}
     if lacking := [file.name for file in files if file.stem not in masks]:
-        raise CrackutilsError(f"{folder / 'masks'} has no mask of {lacking[0]}. Name masks as their photos.")
+        raise CrackutilsError(f"{folder / 'masks'} has no mask of {lacking[0]}. Name masks like their photos.")
     if not files:
         raise CrackutilsError(f"{folder / 'images'} holds no photos. Give a folder with images/ and masks/.")
     targets = [np.where(read_image(masks[file.stem])[..., 0] > 127, CRACK, 0).astype(np.uint8) for file in files]
@@ -46,9 +46,9 @@ def read_masked(folder: Path) -> Photos:
 
 
 def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPPED) -> None:
-    """Train on a profile of METU and write the run that `inspect` takes where none is given.
+    """Train on a profile of METU and write the run that `inspect` uses by default.
 
-    `masks` is a folder with images/ and masks/. After a kill the same call goes on, and ends with the same bytes.
+    `masks` is a folder with images/ and masks/. After a kill, the same call continues and gives the same bytes.
     """
     cv2.setNumThreads(1)
     prepare(profile)
@@ -60,7 +60,7 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
 
     def finish(trained: Trained, target: Path, masks: int) -> None:
         last = None
-        if target == out:  # the one to compare with is asked for pixels only
+        if target == out:  # the run for comparison is used for pixels only
             last = fit_last_layer(trained, DETECTOR, ds, manifest, patches, home / "last", seed, len(manifest))
         settings = {"profile": profile.name, "split": "copy-safe", "seed": seed, "weights": WEIGHTS}
         settings |= {"recipe": DETECTOR.as_dict(), "threshold": 0.5, "steps": STEPS[: 1 + bool(masks)]}
@@ -73,10 +73,10 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
             write_atomically(work / "metrics.json", json.dumps(content, indent=1) + "\n")
             facts = {"versions": provenance.versions(), "machine": provenance.machine()}
             write_atomically(work / "run.json", json.dumps(facts, indent=1) + "\n")
-        print(f"the detector is in {config.display_path(target)}")
+        print(f"detector: {config.display_path(target)}")
 
     trained = train_detector(DETECTOR, ds, manifest, [(photos, SHARES[0][0])], home / "drawn", steps=STEPS[0], **fixed)
-    finish(trained, home / "unmasked" if real else out, 0)  # to compare with, where there are masks
+    finish(trained, home / "unmasked" if real else out, 0)  # for comparison, if there are masks
     if real:
         stage = DETECTOR.stages[0]
         slower = replace(DETECTOR, stages=(replace(stage, learning_rate=_SLOWER * stage.learning_rate),))
@@ -86,7 +86,7 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
 
 
 def _drop_weights(file: Path) -> None:
-    """Keep the architecture alone of a .keras file; the weights lie beside it."""
+    """Remove the weights from a .keras file; they lie beside it."""
     with zipfile.ZipFile(file) as parts:
         kept = {name: parts.read(name) for name in ("metadata.json", "config.json")}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as parts:

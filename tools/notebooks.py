@@ -21,7 +21,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
     """Return the parameters of a notebook with its own values, from the cell tagged "parameters".
 
     Raises:
-        CrackutilsError: that cell holds something other than assignments of literals.
+        CrackutilsError: the cell holds anything but assignments of literals.
     """
     found: dict[str, Any] = {}
     for cell in tagged_cells(read_notebook(path), "parameters"):
@@ -37,7 +37,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
-    """Read a notebook; CrackutilsError where the file is none."""
+    """Read a notebook; CrackutilsError if the file is not a notebook."""
     try:
         return nbformat.read(path, as_version=4)
     except (ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:

@@ -1,4 +1,4 @@
-"""Plan the series: which notebooks run, in which order, with which parameters."""
+"""Plan the series: notebooks to run, their order and parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crackutils import config, models
 from crackutils.recipes import RECIPES, choose_recipe
 from tools.notebooks import find_notebooks, read_notebook, read_parameters
 
-_SHARED = ("PROFILE", "SPLIT", "SPLIT_SEED", "SEED", "WEIGHTS")  # what a notebook that is merely needed gets as well
+_SHARED = ("PROFILE", "SPLIT", "SPLIT_SEED", "SEED", "WEIGHTS")  # also passed to notebooks that others need
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Job:
         notebook: path of the notebook.
         needs: numbers of the notebooks that must have run before.
         defaults: its own parameters.
-        given: the parameters that it gets; a subset of the names in `defaults`.
+        given: the parameters that are set; a subset of the names in `defaults`.
         force: whether it runs even if it is up to date.
     """
 
@@ -59,7 +59,7 @@ def _for_file_name(value: Any) -> str:
 
 
 def _convert(name: str, value: str, default: Any) -> Any:
-    """Turn what the user wrote into the type of the notebook's own value."""
+    """Convert a user's value to the type of the notebook's default."""
     if isinstance(default, str) or default is None:
         return value
     try:
@@ -81,12 +81,12 @@ def _convert(name: str, value: str, default: Any) -> Any:
 
 
 def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> list[Job]:
-    """Return the notebooks to run, in order, each with its parameters; needed ones come before those that need them.
+    """Return the notebooks to run with their parameters, in order: notebooks come after those that they need.
 
     Args:
         which: ["all"], numbers such as "03", or ["recipes"]: every recipe once, then the comparison.
         overrides: values by parameter name, as the user wrote them.
-        force: run the notebooks named in `which` even where they are up to date.
+        force: run the notebooks named in `which` even if they are up to date.
 
     Raises:
         CrackutilsError: an unknown notebook, profile or parameter, or a value of the wrong type.
@@ -98,7 +98,7 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     if "recipes" in which:
         if len(which) > 1:
             raise config.CrackutilsError(
-                "run recipes runs its own notebooks. Give it alone, the others in a second call."
+                "run recipes includes notebooks 03 to 05. Give it alone, and others in a second call."
             )
         return _plan_recipes(defaults, overrides, force)
     names = [n.zfill(2) if n.isdigit() else n for n in which]
@@ -109,12 +109,12 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     known = {name for number in chosen for name in defaults[number]} | {"PROFILE"}
     shared = [n for n in overrides if n in _SHARED and n not in known and any(n in own for own in defaults.values())]
     _refuse_unknown(overrides, known | set(shared))
-    for name in shared:  # the same words for each notebook of the series
-        print(f"note: {name}={overrides[name]} changes nothing in {' and '.join(chosen)}.", flush=True)
+    for name in shared:  # one line per parameter
+        print(f"note: {name}={overrides[name]} has no effect on {' and '.join(chosen)}.", flush=True)
     if "RECIPE" in overrides and len(chosen) > 1:
         use = " or ".join(f"make run-{number} RECIPE=..." for number in chosen if "RECIPE" in defaults[number])
         raise config.CrackutilsError(
-            f"RECIPE={overrides['RECIPE']} belongs to one notebook. Give it to that one alone: {use}."
+            f"RECIPE={overrides['RECIPE']} applies to a single notebook. Run only that one: {use}."
         )
 
     jobs: dict[str, Job] = {}
@@ -143,9 +143,9 @@ def _refuse_unknown(overrides: dict[str, str], known: set[str]) -> None:
 
 
 def _check(job: Job, profile: config.Profile) -> None:
-    """Refuse here what the notebook would refuse after minutes of indexing."""
+    """Refuse early what the notebook would refuse only after minutes of indexing."""
     weights = job.values.get("WEIGHTS", "")
-    if weights:  # only recipes that train a whole network can begin with random ones
+    if weights:  # only recipes that train a whole network can use random weights
         config.choose("WEIGHTS", weights, config.WEIGHTS[: None if "RECIPE" in job.defaults else 2])
     if job.defaults.get("RECIPE") in RECIPES:
         family = RECIPES[job.defaults["RECIPE"]].family
@@ -153,7 +153,7 @@ def _check(job: Job, profile: config.Profile) -> None:
 
 
 def _plan_recipes(defaults: dict[str, dict[str, Any]], overrides: dict[str, str], force: bool) -> list[Job]:
-    """Return a job for each recipe that the profile's weights allow, and the comparison; print what is left out."""
+    """Return a job for each recipe that the profile's weights allow, and the comparison; print the others."""
     of_family = {
         RECIPES[own["RECIPE"]].family: number for number, own in defaults.items() if own.get("RECIPE") in RECIPES
     }
@@ -170,7 +170,7 @@ def _plan_recipes(defaults: dict[str, dict[str, Any]], overrides: dict[str, str]
         if weights == "crackutils" and recipe.backbone not in ("", own):
             print(f"left out: {recipe.name}, because WEIGHTS=crackutils exist for {own} only", flush=True)
         elif weights == "random" and recipe.linear:
-            print(f"left out: {recipe.name}, because WEIGHTS=random have learnt nothing", flush=True)
+            print(f"left out: {recipe.name}, because it needs pretrained weights", flush=True)
         else:
             number = of_family[recipe.family]
             jobs += plan([number], taken(number) | {"RECIPE": recipe.name}, force)

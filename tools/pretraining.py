@@ -24,7 +24,7 @@ from crackutils.synthetic.scene import FINISHES, MASK_BLOCK, VERSION
 from crackutils.synthetic.store import load_store
 
 SIZE = 160  # side of the cached patches, pixels; crops are cut from them
-_CROSSED = 0.2  # share of crack from which on a mask pixel counts as crossed
+_CROSSED = 0.2  # share of crack from which a mask pixel counts as crossed
 _SCALE = (1 / 127.5, -1.0)
 
 
@@ -43,10 +43,10 @@ class Schedule:
     """Everything that defines the pretraining.
 
     Attributes:
-        patches: of each class, drawn from photos that no profile uses.
-        each: most patches of a class from one photo.
-        seed: of the photos, the initial weights and the order.
-        phases: small crops first, which are cheap, then whole patches.
+        patches: number of each class, from photos that no profile uses.
+        each: largest number of patches of a class from one photo.
+        seed: of photos, initial weights and order.
+        phases: first small crops, which are faster, then whole patches.
     """
 
     patches: int = 15000
@@ -85,7 +85,7 @@ def crops(
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Yield batches: images float32 (n, crop, crop, 3) in [-1, 1] and targets by the name of the output.
 
-    With a seed crops, turns, flips, light and colour are random; without one, whole patches in order.
+    With a seed, crops, rotations, flips, light and colour are random; without one, whole patches come in order.
     """
     rng = np.random.default_rng(seed)
     rows = rng.permutation(rows) if seed else rows
@@ -166,10 +166,10 @@ def _compile(model: Any, schedule: Schedule, n: int) -> None:
 
 @keras.saving.register_keras_serializable("crackutils")
 class JoinedRates(keras.optimizers.schedules.LearningRateSchedule):
-    """One learning-rate schedule after the other."""
+    """Learning-rate schedules, one after the other."""
 
     def __init__(self, parts: list[Any], ends: list[int]) -> None:
-        """Take the schedules, and the steps at which they end."""
+        """Take the schedules and the steps at which they end."""
         self.parts, self.ends = parts, ends
 
     def __call__(self, step: Any) -> Any:
@@ -181,19 +181,19 @@ class JoinedRates(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self) -> dict[str, Any]:
-        """Return what `__init__` took."""
+        """Return the arguments of `__init__`."""
         return {"parts": self.parts, "ends": self.ends}
 
 
 def pretrain(schedule: Schedule, out: Path) -> dict[str, Any]:
     """Train the backbone and write `out` (float16 .npz) and its record, `out` with the ending .json.
 
-    Patches and finished epochs are cached: after a kill the same call continues with the next epoch and ends with the
-    same bytes. Once it has ended, the next call trains from the start.
+    Patches and finished epochs are cached: after a kill, the same call continues with the next epoch and gives the same
+    bytes. After it has finished, the next call trains from the start.
     """
     s = store(schedule)
     n = len(s.images)
-    # photos come in order: the last twentieth is of photos that are not trained on, but for the one cut in two
+    # photos are in order: the last twentieth is from other photos, except for one that both parts share
     cut = int(0.95 * n)
     rows, held = np.arange(cut), np.arange(cut, n)
     home = config.data_dir() / "cache" / f"pretrain-{_fingerprint(schedule)}"

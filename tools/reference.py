@@ -1,4 +1,4 @@
-"""Keep results of a profile as reference, and compare later results with it."""
+"""Store results of a profile as reference, and compare later results with it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from crackutils.files import sha256, write_atomically
 from crackutils.runs import collect_runs, read_predictions, score_parts
 
 TIMED = "timing_"  # figures whose names begin so show timings: they differ from run to run
-_STANDARD = re.compile(  # names of the runs that a reference holds
+_STANDARD = re.compile(  # names of runs in a reference
     r"default|(?!default)[a-z0-9]+(-[a-z0-9]+)*(--split-(random|copy-safe|photo-safe))?(--split-seed-\d+)?"
     r"(--labels-corrected)?"
 )
-PICTURES = {  # held with the reference because README and docs show them
+PICTURES = {  # stored with the reference because README and docs show them
     "metu-half": (
         "03_transfer_learning/mobilenetv2/figures/predicted_against_true.png",
         "05_comparison/default/figures/error_rates.png",
@@ -40,15 +40,15 @@ Row = tuple[str, str, Any, Any, str]  # run, item, reference, here, verdict
 
 
 def make_reference(profile: str) -> None:
-    """Replace `reference/<profile>/` by the results of the runs whose settings are the defaults.
+    """Replace `reference/<profile>/` by the results of the runs with default settings.
 
-    Recipe, split, split seed and labels may differ. Of each run it holds metrics.json, run.json, fingerprints of the
+    Recipe, split, split seed and labels may differ. It holds metrics.json and run.json of each run, fingerprints of its
     other files, and the pictures that README and docs show.
     """
     runs = [run for run in collect_runs(profile, trained=False) if run["notebook"] != ENTERED]
     runs = [run for run in runs if _STANDARD.fullmatch(run["run"])]
     target = config.REFERENCE / profile
-    for old in target.glob("*/"):  # spread.json stays
+    for old in target.glob("*/"):  # spread.json remains
         shutil.rmtree(old)
     for run in runs:
         home = target / run["notebook"] / run["run"]
@@ -70,9 +70,9 @@ def make_reference(profile: str) -> None:
 def verify(profile: str) -> int:
     """Compare results with `reference/<profile>/`, print a table, and return 0 if all is well, else 1.
 
-    With the CPU type, the versions and the weights file that made the reference everything must be equal. With others
-    low digits move, so there numbers may differ as far as `tools.spread` saw them move, and fingerprints are not
-    compared. Everywhere the metrics must follow from the run's own predictions.csv.
+    With the CPU type, versions and weights file of the reference, everything must be equal. With others, rounding
+    differs: numbers may differ as far as `tools.spread` has measured, and fingerprints are not compared. In all cases,
+    the metrics must follow from the run's own predictions.csv.
 
     Raises:
         CrackutilsError: there is no reference for this profile.
@@ -100,17 +100,17 @@ def _compare_run(reference: Path, here: Path) -> list[Row]:
         return [(run, "metrics.json", "present", "not run", "DIFFERENT")]
     want, have = (json.loads((folder / "metrics.json").read_text("utf-8")) for folder in (reference, here))
     compared = [_runs_compared(metrics) for metrics in (want, have)]
-    if compared[0] != compared[1]:  # notebook 05 takes in all runs that there are
+    if compared[0] != compared[1]:  # notebook 05 compares all existing runs
         return [(run, "runs compared", *map(", ".join, compared), "not compared: other runs")]
     other = _other_circumstances(reference, here)
-    if other:  # photos are sorted by length, and two of nearly one length may change places
+    if other:  # photos are sorted by length, and photos of nearly equal length may swap
         want, have = map(photos_by_name, (want, have))
     found = differences(want, have)
     if other:
         synthetic = "seed" in datasets.sources()[want["data"]["source"]]
         bounds = read_spread(want["settings"]["profile"], want["notebook"])
         found = [d for d in found if not is_close(bounds, *d, synthetic)]
-    # another version of the package may be meant to give other numbers
+    # another version of the package may give other numbers on purpose
     made_by, mine = (_facts(folder)["versions"].get("crackutils") for folder in (reference, here))
     verdict = "DIFFERENT" if made_by == mine else f"{_OTHER_VERSION} {made_by}"
     rows: list[Row] = [(run, path, str(w)[:40], str(h)[:40], verdict) for path, w, h in found]
@@ -134,7 +134,7 @@ def _compare_fingerprints(run: str, reference: Path, here: Path) -> list[Row]:
 
 
 def _fingerprints(folder: Path) -> dict[str, str]:
-    """Return the hashes that equal runs share: of the CSV files, and of the pixels of figures without timings."""
+    """Return hashes that are equal for equal runs: of CSV files, and of the pixels of figures without timings."""
     found = {name: sha256(folder / name) for name in ("predictions.csv", "history.csv") if (folder / name).exists()}
     for file in sorted((folder / "figures").glob("*.png")):
         if not file.name.startswith(TIMED):
@@ -145,7 +145,7 @@ def _fingerprints(folder: Path) -> dict[str, str]:
 
 
 def photos_by_name(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return metrics with the photos of notebook 09, which come by length, in the order of their names."""
+    """Return metrics with the photos of notebook 09 sorted by name instead of length."""
     photos = metrics.get("photos")
     return metrics | {"photos": sorted(photos, key=lambda row: row["file"])} if isinstance(photos, list) else metrics
 
@@ -173,7 +173,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _other_circumstances(reference: Path, here: Path) -> str:
-    """Name what keeps two runs from being equal to the bit: hardware, versions, weights; empty if nothing does."""
+    """Return why two runs cannot be equal bit by bit (hardware, versions, weights); empty if they can."""
     a, b = map(_facts, (reference, here))
     starts = (json.loads((folder / "metrics.json").read_text("utf-8")).get("model", {}) for folder in (reference, here))
     found = []
@@ -189,22 +189,22 @@ def _other_circumstances(reference: Path, here: Path) -> str:
 
 # ---------------------------------------------------------------- what other circumstances may change
 
-ASKED = ("schema", "notebook", "run", "settings", "data", "model")  # parts that say what was asked for
-_FIXED = r"(data|target)\.sha256|.*\.(n|images|positive|cracked|labels|groups)"  # by downloaded images alone
+ASKED = ("schema", "notebook", "run", "settings", "data", "model")  # parts that describe the request
+_FIXED = r"(data|target)\.sha256|.*\.(n|images|positive|cracked|labels|groups)"  # determined by downloaded images
 
 
 def spread_key(path: str) -> str:
-    """Return the kind of number that a path in metrics.json leads to: its part and its name, without indices."""
+    """Return the kind of number at a path in metrics.json: its part and its name, without indices."""
     parts = re.sub(r"\[\d+\]", "", path).split(".")
     return ".".join(dict.fromkeys([parts[0], parts[-1]]))
 
 
 def read_spread(profile: str, notebook: str) -> dict[str, float | None]:
-    """Return how far the numbers of a notebook may move, from what `tools.spread` measured.
+    """Return how far the numbers of a notebook may differ, from the measurement of `tools.spread`.
 
-    By `spread_key`, and for kinds that did not move, by name: the most that any number of that name may move. None
-    stands for what may be anything. Where the notebook was not measured on this profile, what was measured on one with
-    images of the same source counts, else on the sample.
+    By `spread_key`; for kinds that did not move, by name, with the largest bound of any number of that name. None
+    allows any value. If the notebook was not measured on this profile, the values of a profile with images of the same
+    source count, else those of the sample.
     """
     source = config.profile(profile).source
     same = [p.name for p in config.PROFILES.values() if p.source == source and p.name != profile]
@@ -225,14 +225,14 @@ def read_spread(profile: str, notebook: str) -> dict[str, float | None]:
 
 
 def is_close(bounds: dict[str, float | None], path: str, want: Any, have: Any, synthetic: bool) -> bool:
-    """Return whether a value of metrics.json may differ because CPU, versions or weights file do.
+    """Return whether a difference in metrics.json is allowed if CPU, versions or weights file differ.
 
     Args:
-        bounds: how far numbers of this notebook may move, from `read_spread`.
+        bounds: how far numbers of this notebook may differ, from `read_spread`.
         path: of the value, such as `test.accuracy`.
         want: the value of the reference.
         have: the value here.
-        synthetic: whether the images were made by code, so that they may differ too.
+        synthetic: whether the images are synthetic, so that they may differ too.
     """
     if path.startswith(("model.start.", "features.")):
         return True

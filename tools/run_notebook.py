@@ -1,4 +1,4 @@
-"""Execute one notebook with papermill, in a kernel that depends on nothing but this Python."""
+"""Execute one notebook with papermill, in a kernel that depends only on this Python."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def execute_notebook(
     """Run a notebook into the file `out`.
 
     Args:
-        notebook: what to run.
-        out: file that is written after every cell.
+        notebook: the notebook to run.
+        out: output file, written after every cell.
         parameters: values for its cell tagged "parameters".
-        force: whether the runs in it start anew (CRACKUTILS_FORCE).
-        show: called with the number of each cell and of all; None for nobody.
+        force: whether its runs start from the beginning (CRACKUTILS_FORCE).
+        show: called with the number of each cell and the number of all cells; None for no calls.
 
     Returns:
-        The executed notebook, and the folders of the runs that it finished, relative to the results.
+        The executed notebook, and the folders of its finished runs, relative to the results.
     """
     import papermill
     from papermill.engines import NBClientEngine, papermill_engines
@@ -74,21 +74,21 @@ def execute_notebook(
 
 
 def _kernel_environment(scratch: Path, note: Path, force: bool) -> dict[str, str | None]:
-    """Environment of the kernel; the kernel is this very Python, whatever kernels and settings the user has besides."""
+    """Environment of the kernel, which is this Python, whatever kernels and settings the user has."""
     from ipykernel.kernelspec import get_kernel_dict
 
     spec = scratch / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True)
-    quiet = ["--IPKernelApp.log_level=50"]  # it warns on the terminal that it talks to this machine unencrypted
+    quiet = ["--IPKernelApp.log_level=50"]  # it would warn that its local connections are not encrypted
     spec.write_text(json.dumps(get_kernel_dict(extra_arguments=quiet)), "utf-8")
 
     def before(value: Path, name: str) -> str:
         return os.pathsep.join([str(value), *filter(None, [os.environ.get(name)])])
 
     return {
-        "JUPYTER_PATH": before(scratch, "JUPYTER_PATH"),  # comes first of all places where kernels are looked for
+        "JUPYTER_PATH": before(scratch, "JUPYTER_PATH"),  # searched first for kernels
         "JUPYTER_PREFER_ENV_PATH": "1",
-        "IPYTHONDIR": str(scratch / "ipython"),  # no start-up files of the user
+        "IPYTHONDIR": str(scratch / "ipython"),  # without start-up files of the user
         "PYTHONPATH": before(config.ROOT, "PYTHONPATH"),
         "MPLBACKEND": None,  # a backend set for scripts would leave the copies without figures
         "CRACKUTILS_RUN_NOTE": str(note),
@@ -120,17 +120,17 @@ def describe_failure(error: Exception, notebook: Path, kept: str) -> config.Crac
 
     Args:
         error: what `execute_notebook` raised.
-        notebook: what was run.
-        kept: where its outputs are.
+        notebook: the notebook.
+        kept: a sentence on the place of its outputs.
     """
     from papermill.exceptions import PapermillExecutionError
 
     if not isinstance(error, PapermillExecutionError):
         what = str(error).strip().split("\n")[0].rstrip(".")
         if type(error).__name__ == "DeadKernelError":
-            what = "its kernel died, mostly for lack of memory"
+            what = "its kernel died, usually for lack of memory"
         return config.CrackutilsError(f"{notebook.stem} stopped: {what or type(error).__name__}. {kept}")
-    if list(error.traceback) == [f"{error.ename}: {error.evalue}"]:  # rendered by CrackutilsError, which is enough
+    if list(error.traceback) == [f"{error.ename}: {error.evalue}"]:  # rendered by CrackutilsError, which needs no more
         return config.CrackutilsError(f"{notebook.stem}, cell [{error.exec_count}]: {error.evalue}")
     first = next((line.strip() for line in error.source.split("\n") if line.strip()), "")
     what = f"{error.ename}: {error.evalue.strip().split(chr(10))[0][:300]}".rstrip(".")

@@ -1,4 +1,4 @@
-"""Run the series: execute what is not up to date, and print the time that is left."""
+"""Run the series: execute notebooks that are not up to date, and print the remaining time."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _START_UP = 10.0  # seconds before the first cell of a notebook
 def run(which: list[str], overrides: dict[str, str], force: bool = False) -> None:
     """Run notebooks that are not up to date, in order; `plan` explains the arguments.
 
-    Executed copies go to `results/<profile>/notebooks/`; that of a notebook that failed is kept as `*.failed.ipynb`.
+    Executed copies go to `results/<profile>/notebooks/`; a notebook that failed leaves `*.failed.ipynb`.
 
     Raises:
-        CrackutilsError: what `plan` refuses, missing images, a notebook that failed, or another process that runs the
+        CrackutilsError: errors of `plan`, missing images, a notebook that failed, or another process that runs the
             same profile.
     """
     jobs = plan(which, overrides, force)
@@ -53,7 +53,7 @@ def _run_jobs(jobs: list[Job], profile: config.Profile) -> None:
     spent = expected = 0.0
     guesses = estimate_seconds(jobs, profile, ds.sha256, len(ds.index))
     for i, job in enumerate(jobs, 1):
-        # what has run shows how fast this machine is
+        # finished jobs show the speed of this machine
         left = sum(guesses[i - 1 :]) * (spent / expected if expected else 1)
         settings = ", ".join([profile.name, *(f"{name}={value}" for name, value in job.changed.items())])
         label = f"[{i}/{len(jobs)}] {job.notebook.stem} ({settings})"
@@ -65,14 +65,14 @@ def _run_jobs(jobs: list[Job], profile: config.Profile) -> None:
 
 
 def estimate_seconds(jobs: list[Job], profile: config.Profile, images: str, count: int) -> list[float]:
-    """Return about how many seconds each job will take, 0 for those that are up to date.
+    """Return estimates of the seconds that jobs take, 0 for those that are up to date.
 
-    From its own last run; else from the reference run of its recipe, by the number of images, epochs, steps or photos;
-    else the mean of the others, or 0 where nothing is known.
+    The source is the job's last run; else the reference run of its recipe, scaled by the number of images, epochs,
+    steps or photos; else the mean of the others, or 0 if nothing is known.
 
     Args:
         jobs: from `plan`.
-        profile: whose images they work on.
+        profile: the profile of the images.
         images: hash of these images.
         count: their number.
     """
@@ -96,7 +96,7 @@ def _reference_seconds(job: Job, profile: config.Profile, count: int) -> float |
             found.append((metrics, json.loads(file.read_text("utf-8"))["timings"]["notebook_seconds"]))
     if not found:
         return None
-    # the profile itself, else the one with about as many images
+    # the profile itself, else the one with the most similar number of images
     own = [run for run in found if run[0]["settings"].get("profile") == profile.name]
     metrics, seconds = min(own or found, key=lambda run: abs(math.log(max(count, 1) / run[0]["data"]["images"])))
     seconds *= 1 if own else _times_the_work(metrics, profile, count)
@@ -108,7 +108,7 @@ def _reference_seconds(job: Job, profile: config.Profile, count: int) -> float |
 
 
 def _times_the_work(metrics: dict[str, Any], profile: config.Profile, count: int) -> float:
-    """Return how many times the work of another profile's run it is: in photos for 09, in training steps for 08."""
+    """Return the work as a multiple of that in another profile's run: in photos for 09, in training steps for 08."""
     if "made" in metrics:
         return profile.budget.photos / len(metrics["made"])
     if "steps" in metrics.get("stages", [{}])[0]:
@@ -117,7 +117,7 @@ def _times_the_work(metrics: dict[str, Any], profile: config.Profile, count: int
 
 
 def _run_job(job: Job, profile: config.Profile, images: str, label: str, left: float) -> float:
-    """Run a job unless it is up to date, and return the seconds that it took, 0 for none."""
+    """Run a job unless it is up to date, and return its seconds, 0 if it was not run."""
     copy = copies_folder(profile) / f"{job.name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
     before, key = _last_run(job, profile), hash_inputs(job, profile, images)
@@ -148,18 +148,18 @@ def _run_job(job: Job, profile: config.Profile, images: str, label: str, left: f
     seconds = time.monotonic() - began
     facts = {"key": key, "seconds": round(seconds, 1), "folders": folders, "changed": job.changed}
     nb.metadata["crackutils"] = dict(nb.metadata.get("crackutils", {})) | facts
-    # papermill writes absolute paths, which say where somebody's home is
+    # papermill writes absolute paths, which contain the user's home
     nb.metadata.papermill.update(input_path=config.display_path(job.notebook), output_path=config.display_path(copy))
     nbformat.write(nb, running)
     os.replace(running, copy)
     failed.unlink(missing_ok=True)
     done = f"{label}: done in {format_seconds(seconds)}"
-    print(f"{done:<100}" if terminal else done, flush=True)  # over the line of the last cell
+    print(f"{done:<100}" if terminal else done, flush=True)  # overwrites the line of the last cell
     return seconds
 
 
 def _last_run(job: Job, profile: config.Profile) -> dict[str, Any]:
-    """Return what the executed copy of a job says of its run; empty if there is none."""
+    """Return the facts of a job's last run from its executed copy; empty if there is none."""
     copy = copies_folder(profile) / f"{job.name}.ipynb"
     return dict(read_notebook(copy).metadata.get("crackutils", {})) if copy.is_file() else {}
 
@@ -170,17 +170,17 @@ def _is_done(job: Job, before: dict[str, Any], key: str) -> bool:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration for people: 99 s, 1 min 40 s."""
+    """Return a duration as text: 99 s, 1 min 40 s."""
     whole = round(seconds)
     return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
 
 
 def hash_inputs(job: Job, profile: config.Profile, images: str) -> str:
-    """Hash everything that the outcome of a notebook depends on.
+    """Hash everything that the result of a notebook depends on.
 
     Args:
         job: the notebook and its parameters.
-        profile: whose results the notebooks that it needs have written.
+        profile: the profile with the results of the notebooks that it needs.
         images: hash of the profile's images.
     """
     state = hashlib.sha256()

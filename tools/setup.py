@@ -1,8 +1,8 @@
-"""Make .venv with the exact versions of the lock. Needs the standard library only."""
+"""Create .venv with the exact versions of the lock. Needs only the standard library."""
 
 import sys
 
-# this line and those above stay readable for old Pythons
+# old Pythons must be able to read the lines up to here
 if not (3, 11) <= sys.version_info < (3, 14):
     print(
         "error: crackutils needs Python 3.11, 3.12 or 3.13, this is %s." % sys.version.split()[0]  # noqa: UP031
@@ -29,23 +29,23 @@ def call(command: list[str], **variables: str) -> int:
 
 
 def _state() -> str:
-    """Return a text that changes when the environment must be made again; an editable install holds our path."""
+    """Return a text that changes if the environment must be created again; an editable install contains our path."""
     lock = hashlib.sha256(config.LOCK.read_bytes()).hexdigest()
     return f"lock {lock}\npython {sys.version_info[0]}.{sys.version_info[1]}\nproject {config.ROOT}\n"
 
 
 def set_up() -> None:
-    """Make .venv, unless it is up to date.
+    """Create .venv, unless it is up to date.
 
     Raises:
-        CrackutilsError: a step failed; its own lines are above.
+        CrackutilsError: a step failed; its own output is above.
     """
     if STAMP.is_file() and VENV_PYTHON.exists() and STAMP.read_text("utf-8") == _state():
         return
     where = config.display_path(VENV)
     print(f"Setting up {where} with the exact versions of {config.LOCK.name}: a few minutes.", flush=True)
-    STAMP.unlink(missing_ok=True)  # from here on a killed set-up is done again
-    # the interpreter below, where we run in the very environment that is to be replaced
+    STAMP.unlink(missing_ok=True)  # from here on, a killed set-up is repeated
+    # the base interpreter, because this one may be in the environment to replace
     base = getattr(sys, "_base_executable", None) or sys.executable
     pip = [str(VENV_PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     again = "See the lines above, then run the same command again."
@@ -64,7 +64,7 @@ def main() -> int:
     """Run `python -m tools setup` and return its exit status."""
     try:
         if sys.argv[2:]:
-            raise config.CrackutilsError(f"setup takes no argument, but {sys.argv[2]} is given. Leave it out.")
+            raise config.CrackutilsError(f"setup takes no arguments, but {sys.argv[2]} is given. Leave it out.")
         set_up()
     except config.CrackutilsError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Build the site of a profile by Sphinx: its executed notebooks, the pages of docs/ and the API; nothing runs again."""
+"""Build the site of a profile with Sphinx: its executed notebooks, the pages of docs/ and the API; runs no notebook."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def write_site(profile: config.Profile) -> Path:
             old.unlink()
     for name, content in pages.items():
         target = sources / name
-        if not target.is_file() or target.read_bytes() != content:  # Sphinx builds again what has changed
+        if not target.is_file() or target.read_bytes() != content:  # Sphinx only rebuilds changed pages
             write_atomically(target, content.decode() if target.suffix in (".md", ".ipynb") else content)
     folders = [str(sources.with_name("doctrees")), str(sources), str(site)]
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(DOCS), "-d", *folders]
@@ -123,11 +123,11 @@ def _first_line(module: str) -> str:
 
 
 def _prepare(nb: nbformat.NotebookNode, name: str, known: set[str]) -> set[str]:
-    """Make an executed copy a page: no set-up cell, links that lead on, pictures with a text; return other pictures."""
-    nb.metadata.pop("widgets", None)  # progress bars of a run that is over; their scripts would come from the network
+    """Turn an executed copy into a page: no set-up cell, new links, alternative texts; return further pictures."""
+    nb.metadata.pop("widgets", None)  # old progress bars, whose scripts would be loaded from the network
     for cell in tagged_cells(nb, "colab-setup"):
         nb.cells.remove(cell)
-    for cell in tagged_cells(nb, "colab-badge"):  # its picture would come from the network
+    for cell in tagged_cells(nb, "colab-badge"):  # its picture would be loaded from the network
         cell.source = f"[Open in Colab]({cell.source.rpartition('](')[2]}"
     shown: set[str] = set()
     changed = nb.metadata.get("crackutils", {}).get("changed", {})
@@ -146,7 +146,7 @@ def _prepare(nb: nbformat.NotebookNode, name: str, known: set[str]) -> set[str]:
 
 
 def _alternative(source: str) -> str:
-    """Return the text for those who do not see the pictures of a cell: the titles that its code gives them."""
+    """Return the alternative text of a cell's pictures: their titles in the code."""
     shows = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "run.show"]
     texts = []
     for show in shows:
@@ -158,7 +158,7 @@ def _alternative(source: str) -> str:
 
 
 def _relink(text: str, name: str, known: set[str]) -> tuple[str, set[str]]:
-    """Return Markdown whose links lead to pages of the site or to the repository, and the pictures that it shows."""
+    """Return Markdown with links to pages of the site or to the repository, and the pictures that it shows."""
     project, pictures = project_table(), set()
 
     def lead(match: re.Match[str]) -> str:

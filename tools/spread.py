@@ -1,4 +1,4 @@
-"""Measure how far the numbers of a profile move on other types of CPU and with other seeds: what `verify` allows."""
+"""Measure how far the numbers of a profile vary with the type of CPU and the seed; `verify` allows this much."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tools.reference import ASKED, differences, is_number, photos_by_name, sprea
 _NUMPY, _OPENCV = "X86_V4 AVX512_ICL AVX512_SPR", "AVX512-SKX"
 _AVX512 = {"NPY_DISABLE_CPU_FEATURES": _NUMPY, "OPENCV_CPU_DISABLE": _OPENCV}
 _AVX2 = {"NPY_DISABLE_CPU_FEATURES": f"X86_V3 {_NUMPY}", "OPENCV_CPU_DISABLE": f"{_OPENCV},AVX2,FP16"}
-CPUS = {  # each forbids the libraries some instructions; the last one also takes other kernels, as Arm does
+CPUS = {  # each disables some instructions; the last one also uses other kernels, as on Arm
     "AVX2": _AVX512 | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell"},
     "SSE4.1": _AVX2 | {"ONEDNN_MAX_CPU_ISA": "SSE41", "OPENBLAS_CORETYPE": "Nehalem"},
     "no oneDNN, no XNNPACK": _AVX2 | {"TF_ENABLE_ONEDNN_OPTS": "0", "OPENBLAS_CORETYPE": "Prescott"},
@@ -40,11 +40,11 @@ litert.Interpreter.__init__ = functools.partialmethod(litert.Interpreter.__init_
 def measure_spread(profile: str) -> None:
     """Write `reference/<profile>/spread.json`: how far numbers move, by notebook and `spread_key`.
 
-    cpus is the largest difference from the reference over `CPUS`; seeds the standard deviation over five seeds; times
-    how many times as far as on the others a number moved on one of the CPUs, 2 at least: so far others may exceed them.
+    cpus: largest difference from the reference over `CPUS`; seeds: standard deviation over five seeds; times: how many
+    times as far a number moved on one CPU as on the others, at least 2, as a margin for further CPUs.
 
-    Runs the notebooks of the reference as on each of `CPUS`, and those that have a seed with each of `SEEDS`, into
-    `results/spread/`; after a kill the same call goes on. Compared is with the reference, which must be of this code.
+    Runs the notebooks of the reference as on each of `CPUS`, and those with a seed also with each of `SEEDS`, into
+    `results/spread/`; after a kill, the same call continues. The reference must be of the present code.
 
     Raises:
         CrackutilsError: there is no reference for this profile, or a notebook failed.
@@ -83,7 +83,7 @@ def measure_spread(profile: str) -> None:
 
 
 def _note_cpu(note: dict[str, Any], cpu: str, reference: dict[str, Any], here: dict[str, Any]) -> None:
-    """Note how far each kind of number moved on a CPU, and None for a kind of which more than a number changed."""
+    """Record how far each kind of number moved on a CPU, or None if more than numbers changed."""
     for path, want, have in differences(reference, here):
         key = spread_key(path)
         if not is_number(want) or not is_number(have) or note.get(key, 0) is None:
@@ -94,7 +94,7 @@ def _note_cpu(note: dict[str, Any], cpu: str, reference: dict[str, Any], here: d
 
 
 def _note_seeds(note: dict[str, Any], runs: list[dict[str, Any]]) -> None:
-    """Note the largest standard deviation over seeds of each kind of number that CPUs move, and what else changes."""
+    """Record the largest standard deviation over seeds of each kind of number that CPUs move, and other changes."""
     leaves = [dict(_leaves(run)) for run in runs]
     for path in leaves[0]:
         key, values = spread_key(path), [leaf[path] for leaf in leaves if path in leaf]
@@ -106,7 +106,7 @@ def _note_seeds(note: dict[str, Any], runs: list[dict[str, Any]]) -> None:
 
 
 def _left_out(entry: dict[str, Any]) -> Iterator[float]:
-    """Yield how many times as far as on the other CPUs a number moves on one, where it moves farther than by seeds."""
+    """Yield the ratio of a number's largest move to that on the other CPUs, if it exceeds the move by seeds."""
     for name, most in entry["cpus"].items():
         others = max(value for other, value in entry["cpus"].items() if other != name)
         if most > entry["seeds"] and others:
@@ -116,12 +116,12 @@ def _left_out(entry: dict[str, Any]) -> Iterator[float]:
 def _run(
     profile: str, which: list[str], results: Path, data: Path, switches: dict[str, str], plain: bool, *more: str
 ) -> None:
-    """Run notebooks in a process of its own, with other data and results, as on another CPU."""
+    """Run notebooks in a separate process, with its own data and results, as on another CPU."""
     data.mkdir(parents=True, exist_ok=True)
     source = config.profile(profile).source
     if "seed" not in datasets.sources()[source] and not datasets.raw_folder(source).is_relative_to(data):
         (data / "raw").mkdir(exist_ok=True)
-        with contextlib.suppress(FileExistsError):  # downloaded images are the same everywhere
+        with contextlib.suppress(FileExistsError):  # downloaded images are shared
             (data / "raw" / source).symlink_to(datasets.raw_folder(source))
     places = {"CRACKUTILS_DATA_DIR": str(data), "CRACKUTILS_RESULTS_DIR": str(results)}
     paths = [os.environ.get("PYTHONPATH", "")]
@@ -135,7 +135,7 @@ def _run(
         [sys.executable, "-m", "tools", "run", *which, f"PROFILE={profile}", *more], env=environment, cwd=config.ROOT
     )
     if done.returncode:
-        raise config.CrackutilsError(f"The run of {results.name} failed. Its output is above; run this again.")
+        raise config.CrackutilsError(f"The run of {results.name} failed. See its output above, then run this again.")
 
 
 def _read(file: Path) -> dict[str, Any]:

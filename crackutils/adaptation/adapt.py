@@ -25,11 +25,11 @@ from crackutils.userfiles.write import write_table
 def adapt(
     labels: str | Path, out: str | Path, model: str | Path | None = None, engine: str = "litert", force: bool = False
 ) -> pd.DataFrame:
-    """Fit the last layer of a run of `DETECTOR` to labelled tiles of one site and write it as a run of its own.
+    """Fit the last layer of a run of `DETECTOR` to labelled tiles of one site and write the result as a new run.
 
-    It loads and scores like the run that it is from, and holds the learning curve. It appears whole or not at all.
-    Features are cached: a second call with further labels computes only what is new. The learning curve is returned,
-    without rows where there can be none; the reason is printed.
+    The new run loads and scores like the original one, and holds the learning curve. It is written whole or not at all.
+    Features are cached: a second call with more labels computes only the new ones. Returns the learning curve, without
+    rows if it cannot be measured; the reason is printed.
 
     `labels` is a CSV file or a spreadsheet with the columns file (relative to the table's folder, or absolute), label
     or crack (0 or 1, or what `class_of` knows) and, if it is known, photo: the photo that a tile was cut from. The
@@ -44,16 +44,16 @@ def adapt(
     net, recipe = training.load(model)
     run = json.loads((model / "metrics.json").read_text("utf-8"))
     if adapted := run["settings"].get("adapted"):
-        raise CrackutilsError(f"{model} was adapted already. Give the run that it is from, {adapted['model']}.")
+        raise CrackutilsError(f"{model} was adapted already. Give the run before adaptation, {adapted['model']}.")
     ds, y = _read_tiles(labels, table), table["label"].to_numpy()
     photos, source = photos_of_tiles(table)
     writing = partial(explain_write_errors, out, "Give another folder.")
-    with writing():  # now rather than after the work
+    with writing():  # fails now rather than after the work
         out.parent.mkdir(parents=True, exist_ok=True)
     found = features_of_run(ds, np.arange(len(table)), model, engine)
     curve, why = try_learning_curve(found.x, y, photos)
     weights, bias, penalty = fit_head(found.x, y, photos)
-    kernel, offset = net.get_layer("p_crack").get_weights()  # the head was fitted to the logits that these give
+    kernel, offset = net.get_layer("p_crack").get_weights()  # the head was fitted to the logits of these
     kernel = weights[0] * kernel[:, 0] + np.append(0.0, weights[1:])
     offset = np.float32([weights[0] * offset[0] + bias])
     net.get_layer("p_crack").set_weights([kernel[:, None].astype(np.float32), offset])
@@ -75,11 +75,11 @@ def adapt(
 
 
 def refuse_out(out: Path, force: bool) -> None:
-    """Raise CrackutilsError for a folder that holds anything, unless it is an adapted model and `force`."""
+    """Raise CrackutilsError for a folder that is not empty, unless it is an adapted model and `force` is set."""
     adapted = _is_adapted(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (adapted and force):
         more = ", or replace this adapted model with --force" if adapted else ""
-        raise CrackutilsError(f"{out} exists already. Give a folder that does not{more}.")
+        raise CrackutilsError(f"{out} exists already. Give a new folder{more}.")
 
 
 def _is_adapted(folder: Path) -> bool:
@@ -89,14 +89,14 @@ def _is_adapted(folder: Path) -> bool:
 
 
 def _read_tiles(labels: Path, table: pd.DataFrame) -> datasets.Dataset:
-    """Return the labelled tiles; CrackutilsError where one cannot be read, or occurs twice under two names."""
+    """Return the labelled tiles; CrackutilsError if one cannot be read, or occurs under two names."""
     ds = datasets.from_files(labels.parent, table["file"].tolist(), table["label"].tolist())
     unusable = ds.left_out["file"] + " " + ds.left_out["reason"]
     refuse_rows(labels, len(table), unusable, "the image cannot be used", "Correct it, or leave it out")
     copies = ds.index[ds.index["sha256"].duplicated()]
     originals = ds.index.drop_duplicates("sha256").set_index("sha256")["file"]
     again = copies["file"] + " is " + copies["sha256"].map(originals)
-    refuse_rows(labels, len(table), again, "the picture stood in a row before", "List each picture once")
+    refuse_rows(labels, len(table), again, "the picture is a duplicate", "List each picture once")
     return ds
 
 

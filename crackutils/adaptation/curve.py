@@ -25,7 +25,7 @@ def learning_curve(
     draws: int = 20,
     seed: int = config.DEFAULT_SEED,
 ) -> pd.DataFrame:
-    """Measure how an adapted head does on other photos of the site, by number of labelled tiles.
+    """Measure the scores of adapted heads on other photos of the site, by number of labelled tiles.
 
     Each draw divides the photos into two halves. From one, n tiles are drawn, stratified by label, and a head is fitted
     to them (`fit_head`); the other half tests it and the unadapted network. An interval holds the middle 95 % of the
@@ -35,14 +35,14 @@ def learning_curve(
     `x`, (tiles, 1 + features), and `labels`, int (tiles,), are those of `fit_head`; `ns` that do not fit into half of
     the `photos`, (tiles,), in every draw are left out. Returned is a row per n, n = 0 (unadapted) first: n, draws;
     auroc and average_precision, means over the draws; and of both _gain, the mean difference from unadapted, with
-    _gain_low and _gain_high. Raises CrackutilsError for under four photos, a class in under two, or where no n fits.
+    _gain_low and _gain_high. Raises CrackutilsError for under four photos, a class in under two, or if no n fits.
     """
     x, labels, photos = np.asarray(x), np.asarray(labels, int), np.unique(photos, return_inverse=True)[1]
     halves = _draw_halves(labels, photos, draws, seed)
     room = min(len(order) for order, _ in halves)
     if not (fitting := [n for n in sorted(set(ns)) if n <= room]):
-        why = f"half of the photos hold as few as {room} labelled tiles, and it begins at {min(ns)}"
-        raise config.CrackutilsError(f"There is no learning curve: {why}. Label more.")
+        why = f"half of the photos may hold only {room} labelled tiles, and it needs {min(ns)}"
+        raise config.CrackutilsError(f"There is no learning curve: {why}. Label more tiles.")
     found = np.zeros((draws, 1 + len(fitting), len(SCORES)))
     for draw, (order, test) in enumerate(progress(halves, "learning curve", unit="draw")):
         found[draw, 0] = [score(labels[test], x[test, 0]) for score in SCORES.values()]
@@ -60,7 +60,7 @@ def learning_curve(
 
 
 def try_learning_curve(*data: np.ndarray, **options: Any) -> tuple[pd.DataFrame, str]:
-    """Return `learning_curve` of these arguments and an empty text; or a table without rows, and why there is none."""
+    """Return `learning_curve` of these arguments and an empty text; or a table without rows and the reason."""
     try:
         return learning_curve(*data, **options), ""
     except config.CrackutilsError as error:
@@ -79,7 +79,7 @@ def _draw_halves(labels: np.ndarray, photos: np.ndarray, draws: int, seed: int) 
     halves = []
     for draw in range(draws):
         rng, half = np.random.default_rng([seed, draw]), np.zeros(len(labels), bool)
-        # two photos of each class are enough for both halves to hold both classes before long
+        # with two photos of each class, some draw soon has both classes in both halves
         while any(len(np.unique(labels[side])) < 2 for side in (half, ~half)):
             order = rng.permutation(photos.max() + 1)
             half = np.isin(photos, order[: (len(order) + rng.integers(2)) // 2])
@@ -88,26 +88,26 @@ def _draw_halves(labels: np.ndarray, photos: np.ndarray, draws: int, seed: int) 
 
 
 def _stratified(order: np.ndarray, labels: np.ndarray, n: int) -> np.ndarray:
-    """Return n of the rows in `order`, the first of each class, with the shares of classes of all but at least one."""
+    """Return the first n rows in `order`, with the class shares of all rows, and at least one of each class."""
     cracks, others = (order[labels[order] == label] for label in (1, 0))
     count = int(np.clip(round(n * len(cracks) / len(order)), max(1, n - len(others)), min(n - 1, len(cracks))))
     return np.concatenate([cracks[:count], others[: n - count]])
 
 
 def describe_gain(curve: pd.DataFrame) -> str:
-    """Return in a sentence from how many labels on the interval of the AUROC's gain stays above 0."""
+    """Return a sentence on the number of labels from which the interval of the AUROC's gain stays above 0."""
     before, rows = curve["auroc"].iloc[0], curve.iloc[1:]
     never = np.flatnonzero(rows["auroc_gain_low"] <= 0)
-    after = rows.iloc[never[-1] + 1 :] if len(never) else rows  # from here on all of them
+    after = rows.iloc[never[-1] + 1 :] if len(never) else rows  # from here on, all are above 0
     row = after.iloc[0] if len(after) else rows.iloc[-1]
     gain = f"{row['auroc_gain']:+.3f} (95 % of the draws {row['auroc_gain_low']:+.3f} to {row['auroc_gain_high']:+.3f})"
     if not len(after):
-        differs = f"the AUROC differs from the unadapted {before:.3f} by {gain}, which is not surely above 0"
-        what = f"not worth it: with {row['n']:.0f} labels {differs}; prefer the unadapted model"
+        differs = f"the AUROC differs from the unadapted {before:.3f} by {gain}, and the interval includes 0"
+        what = f"no reliable gain: with {row['n']:.0f} labels {differs}; prefer the unadapted model"
     else:
-        since = f"worth it from {row['n']:.0f} labels on{', the fewest tried' * (not len(never))}"
-        what = f"{since}: AUROC {row['auroc']:.3f} against {before:.3f} unadapted, a gain of {gain}"
-    return f"On these tiles labelling was {what}."
+        since = f"a reliable gain from {row['n']:.0f} labels on{', the fewest tried' * (not len(never))}"
+        what = f"{since}: AUROC {row['auroc']:.3f} against {before:.3f} unadapted, difference {gain}"
+    return f"On these tiles, adaptation has {what}."
 
 
 def plot_learning_curve(table: pd.DataFrame) -> Figure:

@@ -1,4 +1,4 @@
-"""The user's table of site labels, and the photos that its tiles were cut from."""
+"""The user's table of site labels, and the photos of its tiles."""
 
 import os
 import re
@@ -17,15 +17,15 @@ _COLUMNS = {
     "crack": ("crack",),
     "photo": ("photo",),
 }
-_NAMED = re.compile(r"(\d+)-\d+\.\w+")  # PHOTO-TILE.jpg, as SDNET2018 has it
-_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # how an absolute path begins there
+_NAMED = re.compile(r"(\d+)-\d+\.\w+")  # PHOTO-TILE.jpg, as in SDNET2018
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # start of an absolute path there
 
 
 def read_labels(file: str | Path) -> pd.DataFrame:
     """Return the rows of a table of labels as `adapt` describes it: file, label (int, 0 or 1) and, if given, photo.
 
-    Prints how the table was read. Raises CrackutilsError where it cannot be read, lacks a column or a class, or holds
-    unusable rows or under ten.
+    Prints how the table was read. Raises CrackutilsError if it cannot be read, lacks a column or a class, or has
+    unusable rows or fewer than ten.
     """
     file = Path(file)
     table = read_table(file, _COLUMNS, ("photo", "crack"))
@@ -35,11 +35,11 @@ def read_labels(file: str | Path) -> pd.DataFrame:
     paths = [file.parent / name for name in table["file"]]
     gone = given[[not os.path.isfile(path) for path in paths]]
     drives = [name for name in gone if _WINDOWS.match(name.strip())]
-    remedy = f"Write paths that begin at {folder}"
-    refuse_rows(file, total, drives if os.name != "nt" else [], "the path is that of another computer", remedy)
-    refuse_rows(file, total, gone, "the file does not exist", f"Paths begin at {folder}")
+    remedy = f"Write paths relative to {folder}"
+    refuse_rows(file, total, drives if os.name != "nt" else [], "the path belongs to another computer", remedy)
+    refuse_rows(file, total, gone, "the file does not exist", f"Paths are relative to {folder}")
     again = given[pd.Series([path.resolve() for path in paths], dtype=object).duplicated()]
-    refuse_rows(file, total, again, "the file stood in a row before", "List each picture once")
+    refuse_rows(file, total, again, "the file is a duplicate", "List each picture once")
     if "photo" in table:
         table["photo"] = table["photo"].str.strip()
         empty = given[table["photo"] == ""]
@@ -47,7 +47,7 @@ def read_labels(file: str | Path) -> pd.DataFrame:
     table["label"] = label.astype(int)
     table = table[[name for name in ("file", "label", "photo") if name in table]]
     if total < 10:
-        raise CrackutilsError(f"{file} holds {total} labels. Give at least 10, better some hundred.")
+        raise CrackutilsError(f"{file} holds {total} labels. Give at least 10, better several hundred.")
     if table["label"].nunique() < 2:
         remedy = "Give tiles of both classes."
         raise CrackutilsError(f"{file} labels all {total} tiles {CLASSES[table['label'][0]]}. {remedy}")
@@ -55,7 +55,7 @@ def read_labels(file: str | Path) -> pd.DataFrame:
 
 
 def photos_of_tiles(table: pd.DataFrame) -> tuple[np.ndarray, str]:
-    """Return the photo of each tile, int (n,), and where it is from: "column", "names" (of files) or "nothing"."""
+    """Return the photo of each tile, int (n,), and the source: "column", "names" (of files) or "nothing"."""
     names = [_NAMED.fullmatch(Path(file).name) for file in table["file"]]
     if "photo" in table:
         photos, source, what = table["photo"], "column", "by the column photo"

@@ -1,4 +1,4 @@
-"""Room of notebook 07, the audit of the data: copies, mosaics, labels, image quality, leakage.
+"""Audit of the data (notebook 07): copies, mosaics, labels, image quality, leakage.
 
-It imports core and `splits`.
+May import the core and `splits`.
 """

@@ -1,4 +1,4 @@
-"""Compare detectors of copies, and measure ours with planted copies."""
+"""Compare methods that detect copies, and measure ours with planted copies."""
 
 from dataclasses import replace
 
@@ -15,14 +15,14 @@ from crackutils.splits.registration import find_copies, search_copies
 
 
 def compare_copy_detectors(ds: Dataset, x: np.ndarray) -> pd.DataFrame:
-    """Compare bytes, difference hash, registration and features, float32 (n, dimensions), as detectors of copies.
+    """Compare bytes, difference hash, registration and features x, float32 (n, dimensions), as copy detectors.
 
-    A row per detector: way, images (reported to have a copy), confirmed (the share of them that lie in one mosaic with
-    a reported copy; None for the detectors that mosaics are made from).
+    A row per detector: way, images (reported to have a copy), confirmed (share of these that lie in one mosaic with a
+    reported copy; None for the detectors from which mosaics are made).
     """
     mosaic, rows = find_mosaics(ds), np.arange(len(ds.index))
     distance, near = NearestNeighbors(n_neighbors=2, metric="cosine").fit(x).kneighbors(x)
-    partner = np.where(near[:, 0] == rows, near[:, 1], near[:, 0])  # copies tie with the image itself
+    partner = np.where(near[:, 0] == rows, near[:, 1], near[:, 0])  # a copy may come before the image itself
     index, unmoved = ds.index.assign(mosaic=mosaic), find_copies(ds).query("kind != 'shifted'")
 
     def repeated(*columns: str) -> np.ndarray:
@@ -54,9 +54,9 @@ def score_planted_copies(ds: Dataset, count: int = 200, seed: int = 0) -> pd.Dat
     """Measure `find_copies` and `find_overlaps` together with planted copies.
 
     Ten times `count` images (or all) are cut to a `crop_window`, and `count` of these get a copy, shifted by up to 40
-    of 227 pixels. A row per kind in `PLANTED` and one for all: kind, planted, found and recall; for all also precision:
-    of the pairs found, the share that are planted or in `known_overlaps`, or, where nothing is known, were found among
-    the whole images as well.
+    of 227 pixels. A row per kind in `PLANTED` and one for all: kind, planted, found and recall. For all also precision:
+    the share of found pairs that are planted or in `known_overlaps`, or, if overlaps are unknown, were also found among
+    the whole images.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(ds.index))[: 10 * count])
@@ -67,7 +67,7 @@ def score_planted_copies(ds: Dataset, count: int = 200, seed: int = 0) -> pd.Dat
     windows += [crop_window(ds, rows[i], what, rng, 1, 40) for i, what in zip(picked, kind, strict=True)]
     origin = np.concatenate([rows, rows[picked]])
     index = ds.index.iloc[origin].reset_index(drop=True)
-    index = index.assign(sha256=[f"{i:064d}" for i in range(len(index))], number=-1)  # neither bytes nor numbers help
+    index = index.assign(sha256=[f"{i:064d}" for i in range(len(index))], number=-1)  # bytes and numbers must not help
     grey, colour = (np.stack(part) for part in zip(*map(thumbnails, windows), strict=True))
     planted = replace(ds, index=index, grey=grey, colour=colour)
     known = known_overlaps(ds)

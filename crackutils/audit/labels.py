@@ -1,4 +1,4 @@
-"""Find doubtful labels with out-of-fold models, measure that with planted labels, and find images of poor quality."""
+"""Find doubtful labels with out-of-fold models, measure the search with flipped labels, find images of poor quality."""
 
 import contextlib
 import io
@@ -22,11 +22,11 @@ _READ_TO = 10_000  # highest number of the METU files from which images were dra
 
 
 def out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int = config.DEFAULT_SEED) -> pd.DataFrame:
-    """Return the crack probability of every image by models that saw neither it nor any of its group, in ten folds.
+    """Return out-of-fold crack probabilities of every image, in ten folds of whole groups.
 
     Features x are float32 (n, dimensions), labels y (0 or 1) and groups int (n,); the seed draws the folds. A row per
     image, a column per model: strict and loose (linear heads, C = 0.001 and 0.1), neighbours (share of cracks among the
-    ten nearest images). CrackutilsError if the images outside one fold are all of one class.
+    ten nearest images). Raises CrackutilsError if the images outside one fold are all of one class.
     """
     fold = pack_groups(y, groups, 10, seed)
     found = pd.DataFrame(np.nan, index=range(len(y)), columns=["strict", "loose", "neighbours"])
@@ -48,7 +48,7 @@ def rank_suspects(y: np.ndarray, probabilities: pd.DataFrame) -> pd.DataFrame:
     """Rank images by the probability of their labels, int (n,), from the crack probabilities of `out_of_fold`.
 
     A row per image, the most doubtful first: row, given (mean probability of its label), by (number of models for which
-    confident learning, Northcutt, Jiang, Chuang 2021, calls the label wrong). CrackutilsError without cleanlab.
+    confident learning, Northcutt, Jiang, Chuang 2021, finds the label wrong). CrackutilsError without cleanlab.
     """
     try:
         from cleanlab.filter import find_label_issues
@@ -64,10 +64,10 @@ def rank_suspects(y: np.ndarray, probabilities: pd.DataFrame) -> pd.DataFrame:
 def score_planted_labels(
     x: np.ndarray, y: np.ndarray, groups: np.ndarray, share: float = 0.01, seed: int = 0
 ) -> dict[str, float | int]:
-    """Measure the audit of labels: flip a share of them, drawn with a seed, and look for these; else as `out_of_fold`.
+    """Measure the audit of labels with flipped labels: a share, drawn with a seed; other arguments as `out_of_fold`.
 
-    Returns planted; recall (share of them among as many first suspects) and, of the images whose label is wrong by
-    confident learning for every model: called, called_recall and called_precision.
+    Returns planted (number of flipped labels); recall (share of them among as many top suspects); and called,
+    called_recall and called_precision, of the images whose label all models find wrong by confident learning.
     """
     planted = np.zeros(len(y), bool)
     planted[np.random.default_rng(seed).choice(len(y), max(1, int(share * len(y))), replace=False)] = True
@@ -82,13 +82,13 @@ def score_planted_labels(
 
 
 def estimate_unread(ds: Dataset) -> dict[str, float | int]:
-    """Estimate how many Negative images show a crack that nobody has found, from those that were drawn at random.
+    """Estimate the number of Negative images with an undetected crack, from images drawn at random.
 
     A vision-language model read them for `data/audit/*_reads.csv`: drawn (suspect: doubted by models; random: from
-    Negative images not read before; control: from those that models believe), first and second (two readings that did
-    not see the label), verdict (as in `datasets.label_verdicts`). Returns read (images), random and cracks (among
-    them), share with low and high (its 95 % Wilson interval), unread (Negative images), and expected, expected_low and
-    expected_high cracks among those; empty where nothing was read.
+    Negative images not read before; control: not doubted by models), first and second (two readings without the label),
+    verdict (as in `datasets.label_verdicts`). Returns read (images), random and cracks (among them), share with low and
+    high (its 95 % Wilson interval), unread (Negative images), and expected, expected_low and expected_high cracks among
+    those; empty if no image was read.
     """
     file = config.AUDIT / f"{ds.profile.source}_reads.csv"
     table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["file", "drawn"])
@@ -110,8 +110,8 @@ def compare_corrections(
 ) -> pd.DataFrame:
     """Train linear heads on features x with labels as given and as corrected, and test each against both, on one split.
 
-    A row per training: trained_with, changed (labels in train and val that differ), errors_given, errors_corrected, n
-    (of the test), changed_test.
+    A row per training run: trained_with, changed (labels in train and val that differ), errors_given, errors_corrected,
+    n (of the test), changed_test.
     """
     train, val, test = ((manifest["split"] == part).to_numpy() for part in PARTS)
     both, rows = {"given": given, "corrected": corrected}, []
@@ -135,6 +135,6 @@ def image_quality(ds: Dataset) -> pd.DataFrame:
     files = [str(ds.folder / file) for file in ds.index["file"]]
     lab = Imagelab(filepaths=files)
     issues = ("dark", "light", "blurry", "low_information", "odd_size", "odd_aspect_ratio")
-    with contextlib.redirect_stdout(io.StringIO()):  # its report repeats the table
+    with contextlib.redirect_stdout(io.StringIO()):  # its printed report repeats the table
         lab.find_issues({name: {} for name in issues}, n_jobs=1, verbose=False)
     return lab.issues.loc[files].reset_index(drop=True).assign(row=np.arange(len(files)))

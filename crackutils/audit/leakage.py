@@ -28,7 +28,7 @@ _PROTOCOLS = {  # split method and tested part
 
 
 def count_relatives(splits: dict[str, pd.DataFrame], near: dict[str, pd.DataFrame]) -> dict[str, dict[str, int]]:
-    """Return for each split method how many images are in the test, and how many of them have relatives in training.
+    """Return for each split method the number of test images, and how many of them have a relative in training.
 
     `splits` holds manifests, `near` tables of pairs a, b by kind: the counts are test, and "with <kind>" for each.
     """
@@ -45,15 +45,15 @@ def measure_leakage(
 ) -> pd.DataFrame:
     """Train and test heads on frozen features over many splits of several methods.
 
-    A split has one of ten bundles of whole groups for the test, two for validation and seven for training, or what
-    `spread_classes` makes of too few groups. The heads:
-    linear (`fit_linear_head` with the four strictest penalties, for speed), dense (two layers of 128 and 64 units, as
-    the published chernxi-mobilenetv2 has; Adam, up to the first of 20 epochs that does not lower the validation loss)
+    A split has one of ten bundles of whole groups for the test, two for validation and seven for training; with too few
+    groups, `spread_classes` makes it. The heads:
+    linear (`fit_linear_head` with the four strongest penalties, for speed), dense (two layers of 128 and 64 units, as
+    in the published chernxi-mobilenetv2; Adam, up to the first of 20 epochs that does not lower the validation loss)
     and nearest (the label of the nearest training image).
 
     Features x are float32 (n, dimensions), labels y (0 or 1) int (n,). `groups` holds the group of each image, int
-    (n,), per split method; each image its own for a random split. `near` holds tables of pairs a, b by kind of
-    nearness, the closest first: an image is of the first kind of which it has a partner at all, or of the kind "none".
+    (n,), per split method; in a random split each image is a group. `near` holds tables of pairs a, b by kind of
+    nearness, the closest first: the kind of an image is the first in which it has a partner, else "none".
     A row per method, seed, head, part (test; val and train, which chose or trained the head), kind of nearness and
     in_training (whether a partner of that kind is in the training part): n and errors of those images.
     """
@@ -81,7 +81,7 @@ def measure_leakage(
 
 
 def _fit_heads(x: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Return the label, (n,), that each head gives each image."""
+    """Return the labels, (n,), that each head predicts for all images."""
     linear = fit_linear_head(x[train], y[train], x[val], y[val], 1000, STRENGTHS[:4])
     z = StandardScaler().fit(x[train]).transform(x)
     dense = MLPClassifier((128, 64), batch_size=min(64, int(train.sum())), learning_rate_init=1e-4, random_state=seed)
@@ -101,7 +101,7 @@ def summarize_leakage(table: pd.DataFrame, by: Sequence[str] = ("head", "method"
     """Return the error rate over splits for rows of `measure_leakage`, grouped by columns.
 
     A row per group: its columns, n, errors, error_rate, low, high (fractions), and splits with such images. The 95 %
-    interval is Student's of the mean over splits; they share images, so it is somewhat too narrow.
+    interval is Student's t interval of the mean over splits. The splits share images, so it is slightly too narrow.
     """
     rows = []
     for key, part in table[table["n"] > 0].groupby(list(by), sort=False):
@@ -135,10 +135,10 @@ def plot_leakage(table: pd.DataFrame) -> Figure:
 
 
 def protocol_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the error rates that published protocols would report of the heads in `measure_leakage`.
+    """Return the error rates that published protocols would report for the heads in `measure_leakage`.
 
-    A row per head and protocol: head, protocol, n, errors, error_rate, and flattery: error rate on the photo-safe split
-    divided by this one (None below ten errors, where a ratio has no meaning, and without a photo-safe split).
+    A row per head and protocol: head, protocol, n, errors, error_rate, and flattery, the error rate on the photo-safe
+    split divided by this one (None below ten errors, where a ratio has no meaning, and without a photo-safe split).
     """
     rows = []
     for head, part in table.groupby("head", sort=False):

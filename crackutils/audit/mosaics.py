@@ -1,4 +1,4 @@
-"""Check mosaics and estimated photos: by loops of overlaps, by known photos, and by stitched pictures."""
+"""Check mosaics and estimated photos, by loops of overlaps and by known photos, and stitch mosaics to pictures."""
 
 from itertools import pairwise
 from typing import Any
@@ -16,15 +16,15 @@ from crackutils.splits.overlaps import SMALLEST_OVERLAP, SURE_SCORE, find_mosaic
 
 
 def check_loops(ds: Dataset) -> pd.DataFrame:
-    """Check overlaps against each other: a row per link that closes a loop, with columns a, b, mosaic, agrees.
+    """Check overlaps by loops: return a row per link that closes a loop, with columns a, b, mosaic, agrees.
 
-    Each mosaic is laid out along its best links, a tree. Every further link closes a loop, and agrees if it places its
-    crops where they lie, within an eighth of the side. A single wrong link between two mosaics closes no loop.
+    The best links of a mosaic, a spanning tree, give the places of its crops. Every further link closes a loop; it
+    agrees if it gives the same places, within an eighth of the side. One wrong link between two mosaics closes no loop.
     """
     n, links = len(ds.index), find_overlaps(ds)
     if not len(links):
         return links[["a", "b"]].assign(mosaic=0, agrees=True)
-    # the lightest tree holds the best links
+    # the minimum spanning tree holds the best links
     tree = minimum_spanning_tree(coo_matrix((1 / links["score"], (links["a"], links["b"])), (n, n)))
     tree = (tree + tree.T).tocsr()
     step = links[["dy", "dx"]].to_numpy()
@@ -45,8 +45,8 @@ def check_loops(ds: Dataset) -> pd.DataFrame:
 def mosaic_counts(ds: Dataset) -> dict[str, Any]:
     """Return counts: two_and_more (mosaics of at least two crops), largest (crops), and those of `check_loops`.
 
-    share is the fraction of each class that lies in such a mosaic, loops the links that close a loop, loops_agree the
-    fraction of these that agree, doubtful the mosaics with one that does not.
+    share: fraction of each class in such a mosaic; loops: links that close a loop; loops_agree: fraction of these that
+    agree; doubtful: mosaics with a link that does not agree.
     """
     mosaic, loops = find_mosaics(ds), check_loops(ds)
     size = np.bincount(mosaic)
@@ -57,7 +57,7 @@ def mosaic_counts(ds: Dataset) -> dict[str, Any]:
 
 
 def group_ids(ds: Dataset, photo: np.ndarray) -> pd.DataFrame:
-    """Return file, mosaic (from 1; missing where a crop overlaps no other) and photo, int (n,), of each image."""
+    """Return file, mosaic (from 1; missing if a crop overlaps no other) and photo, int (n,), of each image."""
     mosaic = find_mosaics(ds)
     several = pd.Series(mosaic, dtype="Int64").where(np.bincount(mosaic)[mosaic] > 1)
     ids = several.rank(method="dense").astype("Int64")
@@ -99,10 +99,10 @@ def known_overlaps(ds: Dataset) -> pd.DataFrame:
 
 
 def score_overlaps(ds: Dataset) -> pd.DataFrame:
-    """Measure `find_overlaps` where the truth is known; empty where it is not.
+    """Measure `find_overlaps` against known overlaps; empty if these are unknown.
 
-    A row per class of overlap (from, to: share of the crop): known pairs, found and recall; the last, "all", holds the
-    pairs above `SMALLEST_OVERLAP` and the precision of what was found.
+    A row per class of overlap (from, to: share of the crop): known pairs, found and recall. The last row, "all", holds
+    the pairs above `SMALLEST_OVERLAP` and the precision of the found ones.
     """
     known, found = known_overlaps(ds), find_overlaps(ds)
     if not len(known):
@@ -128,9 +128,9 @@ def score_grouping(ids: np.ndarray, photo: np.ndarray) -> dict[str, float]:
 
 
 def stitch(ds: Dataset, rows: np.ndarray, limit: int = 150) -> np.ndarray:
-    """Return the picture of a mosaic from `largest_mosaics`, uint8 (height, width, 3), light blue where no crop lies.
+    """Return the picture of a mosaic from `largest_mosaics`, uint8 (height, width, 3); gaps are light blue.
 
-    At most `limit` crops are placed, those with the best scores.
+    At most `limit` crops are placed, the ones with the best scores.
     """
     links = find_overlaps(ds).query("score >= @SURE_SCORE")
     links = links[links["a"].isin(rows) & links["b"].isin(rows)].sort_values("score", ascending=False, kind="stable")

@@ -1,4 +1,4 @@
-"""Room of notebooks 05, 08 and 09 and of `tools`: finished runs side by side, as tables, tests and figures.
+"""Comparison of finished runs, as tables, tests and figures (notebooks 05, 08 and 09, and `tools`).
 
-It imports core only.
+May import the core only.
 """

@@ -30,7 +30,7 @@ def error_rates(table: pd.DataFrame) -> Figure:
         colour, marker, offset, _ = _KINDS[row.kind]
         y = names.index(row.name) + offset
         ax.plot([max(low, floor), high], [y, y], color=colour, linewidth=2)
-        # no error at all has no place on a log scale: an arrow points to it
+        # zero errors have no place on a log scale: an arrow stands for them
         ax.plot(max(row.errors / row.n, floor), y, marker if row.errors else "<", color=colour, markersize=6)
         ax.annotate(f"  {row.errors:,} of {row.n:,}", (high, y), va="center", fontsize=8)
     ax.set_yticks(range(len(names)), names)
@@ -49,7 +49,7 @@ def error_rates(table: pd.DataFrame) -> Figure:
 def p_values(table: pd.DataFrame) -> Figure:
     """Show the exact McNemar test of each pair of models as a matrix; columns a, b, p_holm.
 
-    Below 0.05, in bold on a dark ground, the two err differently often.
+    p-values below 0.05 are bold on a dark ground: the error rates differ.
     """
     names = list(dict.fromkeys([*table["a"], *table["b"]]))
     if not names:
@@ -85,7 +85,7 @@ def time_against_accuracy(table: pd.DataFrame) -> Figure:
 
 
 def reliability(runs: dict[str, pd.DataFrame]) -> Figure:
-    """Show shares of cracks against predicted probabilities, a panel per title and `metrics.reliability_table`."""
+    """Show shares of cracks against predicted probabilities, one panel per run (`metrics.reliability_table`)."""
     # by hand: scikit-learn's CalibrationDisplay has no intervals
     figure, axes = plt.subplots(1, len(runs), figsize=(4.4 * len(runs), 4.1), squeeze=False)
     for ax, (title, table) in zip(axes[0], runs.items(), strict=True):
@@ -105,7 +105,7 @@ def reliability(runs: dict[str, pd.DataFrame]) -> Figure:
 def cost_curves(labels: np.ndarray, p_crack: np.ndarray, threshold: float | None) -> Figure:
     """Show the cost of each threshold for several prices of a missed crack, on a logit axis.
 
-    `threshold` is the one that was chosen on validation images, None for none.
+    `threshold` was chosen on validation images; None if there is none.
     """
     labels, p = np.asarray(labels), np.clip(np.asarray(p_crack, np.float64), 1e-6, 1 - 1e-6)
     grid = 1 / (1 + np.exp(-np.linspace(-12, 12, 241)))
@@ -128,7 +128,7 @@ def cost_curves(labels: np.ndarray, p_crack: np.ndarray, threshold: float | None
 
 
 def prevalence(runs: dict[str, tuple[float, float]]) -> Figure:
-    """Show precision where fewer images are cracked; per run recall and share of false alarms (fractions)."""
+    """Show precision against prevalence; `runs` holds recall and share of false alarms (fractions) by run."""
     figure, ax = plt.subplots(figsize=(8, 3.9))
     share = np.geomspace(1e-4, 0.5, 100)
     for k, (name, (recall, alarms)) in enumerate(runs.items()):

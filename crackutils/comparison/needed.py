@@ -1,4 +1,4 @@
-"""Run the notebooks that another one needs, where that one is opened alone."""
+"""Run the notebooks that another one needs, if it is opened alone."""
 
 import re
 from typing import Any
@@ -12,8 +12,8 @@ NEEDED = ("03_transfer_learning", "04_simple_cnn")
 def run_needed(profile: Profile, parameters: dict[str, Any]) -> None:
     """Run notebooks 03 and 04, each in a kernel of its own, unless they have runs on this profile.
 
-    `parameters` are those of the calling notebook; each goes to the notebooks that have one of this name. Raises
-    CrackutilsError where one of them fails.
+    `parameters` are those of the calling notebook; each is passed to the notebooks that have a parameter of this name.
+    Raises CrackutilsError if one of them fails.
     """
     import nbformat
     from nbclient import NotebookClient

@@ -1,4 +1,4 @@
-"""Whether runs differ by more than chance: exact McNemar tests, corrected by Holm's method."""
+"""Exact McNemar tests between runs, with Holm's correction."""
 
 from itertools import combinations
 from typing import Any
@@ -19,10 +19,9 @@ def compare_splits(runs: list[dict[str, Any]], split: str) -> pd.DataFrame:
     The recipe with the lowest mean validation loss is compared with each other one by the exact McNemar test on the
     test images of all these splits together. An image that is tested in two splits counts twice, and the models of two
     splits share training images, so the p-values are too small and the intervals too narrow. A row per recipe: recipe,
-    splits, val_loss, errors (a list, a number per split seed), mean_errors, n, accuracy, low, high; and, but for the
-    recipe that the others are compared with, against (its name), only_it_wrong, only_this_wrong, p_value, p_holm
-    (corrected for the number of recipes), verdict. Empty where fewer than two splits are common to all recipes that ran
-    with more than one.
+    splits, val_loss, errors (a list, a number per split seed), mean_errors, n, accuracy, low, high. All but the best
+    recipe also have against (its name), only_it_wrong, only_this_wrong, p_value, p_holm (corrected for the number of
+    recipes) and verdict. Empty if fewer than two splits are common to all recipes that ran with more than one.
     """
     seeds: dict[str, dict[int, dict[str, Any]]] = {}
     for run in runs:
@@ -76,7 +75,7 @@ def _mcnemar(a: pd.DataFrame, b: pd.DataFrame, on: list[str], name_a: str, name_
 
 
 def _with_verdicts(tests: list[dict[str, Any]]) -> None:
-    """Add p_holm, Holm-corrected for the number of tests, and the verdict in words that it allows."""
+    """Add p_holm, Holm-corrected for the number of tests, and the verdict as text."""
     for test, p in zip(tests, holm(np.array([test["p_value"] for test in tests])), strict=True):
         better = test.pop("better")
         test["p_holm"] = float(f"{p:.3g}")
@@ -86,7 +85,7 @@ def _with_verdicts(tests: list[dict[str, Any]]) -> None:
 def mcnemar(labels: np.ndarray, p_a: np.ndarray, p_b: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
     """Compare two models on the same images with the exact McNemar test (McNemar 1947).
 
-    Returns only_a_wrong, only_b_wrong, both_wrong, and p_value of "both err equally often".
+    Returns only_a_wrong, only_b_wrong, both_wrong, and p_value of the hypothesis of equal error rates.
 
     >>> cracks, first, second = np.ones(8), np.full(8, 0.9), np.repeat([0.9, 0.1], [2, 6])
     >>> mcnemar(cracks, first, second)

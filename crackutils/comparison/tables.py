@@ -1,4 +1,4 @@
-"""Which runs can be compared, and tables over them."""
+"""Selection of comparable runs, and tables over them."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from crackutils.runs import read_predictions
 
 
 def select_comparable(runs: list[dict[str, Any]], ds: Dataset, split: str, split_seed: int) -> list[dict[str, Any]]:
-    """Return the runs that were tested on the same images: those of one split of these very images and labels."""
+    """Return the runs with one split of exactly these images and labels, which have the same test images."""
     wanted = (ds.sha256, split, split_seed, ds.labels)
     chosen = []
     for run in runs:
@@ -27,7 +27,7 @@ def select_comparable(runs: list[dict[str, Any]], ds: Dataset, split: str, split
 
 
 def select_standard(runs: list[dict[str, Any]], ds: Dataset) -> list[dict[str, Any]]:
-    """Return the runs on these very images in which nothing but recipe, split and split seed was chosen, by recipe."""
+    """Return the runs on exactly these images with default settings but for recipe, split and split seed, by recipe."""
     usual = {"seed": config.DEFAULT_SEED, "epochs": 0}
     found = []
     for run in runs:
@@ -58,9 +58,9 @@ def summarize_runs(runs: list[dict[str, Any]]) -> pd.DataFrame:
 def decision_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a row per run: calibration, threshold and review band.
 
-    Its columns are brier, ece; temperature and ece_after (NaN where validation does not determine them); threshold,
-    missed and false_alarms (of the test images) at it, precision_1_in_100 (where one image in a hundred is cracked);
-    band_low, band_high, band_share, and error_inside and error_outside of the band.
+    Its columns are brier, ece; temperature and ece_after (NaN if undetermined by validation); threshold; missed and
+    false_alarms of the test images at it; precision_1_in_100 (at a prevalence of one in a hundred); band_low,
+    band_high, band_share, error_inside and error_outside of the review band.
     """
     rows = []
     for run in runs:
@@ -101,7 +101,7 @@ def split_table(runs: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def compare_seeds(runs: list[dict[str, Any]], ds: Dataset, split: str, split_seed: int) -> pd.DataFrame:
-    """Return how far the errors of one recipe on one split spread with the seed of the training alone.
+    """Return the spread of a recipe's errors on one split over training seeds.
 
     A row per recipe with several training seeds: recipe, seeds, errors (a list, a number per seed), mean_errors,
     deviation (of the errors, n - 1 in the denominator), n (test images).
@@ -110,7 +110,7 @@ def compare_seeds(runs: list[dict[str, Any]], ds: Dataset, split: str, split_see
     wanted = {"split": split, "split_seed": split_seed}
     for run in runs:
         settings = run["settings"]
-        like = run | {"settings": settings | {"seed": config.DEFAULT_SEED}}  # usual but for the seed
+        like = run | {"settings": settings | {"seed": config.DEFAULT_SEED}}  # default but for the seed
         if all(settings[k] == v for k, v in wanted.items()) and select_standard([like], ds):
             found.setdefault(settings["recipe"]["name"], {})[settings["seed"]] = run["test"]
     rows = []
@@ -130,7 +130,7 @@ def best_by_validation(runs: list[dict[str, Any]]) -> str:
 
 
 def shared_mistakes(runs: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the test images that any run gets wrong: file, label, mean p_crack, in how many and in which runs."""
+    """Return the test images that any run gets wrong: file, label, mean p_crack, number and names of these runs."""
     rows = []
     for run in runs:
         table = read_predictions(run["folder"]).query("split == 'test'")

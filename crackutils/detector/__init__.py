@@ -1,4 +1,4 @@
-"""The crack network: build and train it, fit its last layer, and read its maps, logits and features.
+"""The crack detector: build and train it, fit its last layer, and read its maps, logits and features.
 
-Imports core modules, `inference` and `synthetic`.
+May import the core, `inference` and `synthetic`.
 """

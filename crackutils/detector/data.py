@@ -1,4 +1,4 @@
-"""Training examples of the detector: crops of photos with masks and of labelled images, varied as by other cameras."""
+"""Training examples of the detector: crops of photos with masks and of labelled images, with varied cameras."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,52 +16,52 @@ CROP = 224  # side of a training image, pixels
 GRID = CROP // CELL  # side of its map, cells
 SIDE = 224  # side of the patches with masks, pixels
 EACH = 5  # patches of a class from one photo, at most
-PHOTO_SEED = 555  # of the photos with masks; no profile has it
-SOMEWHERE = -1.0  # target of all cells of an image with a crack, where no mask shows which
-UNKNOWN = -2.0  # target of a cell, and of a pixel, between cracked and free
+PHOTO_SEED = 555  # of the photos with masks; no profile uses it
+SOMEWHERE = -1.0  # target of all cells of an image with a crack but without a mask
+UNKNOWN = -2.0  # target of a cell or pixel that may be either
 CENTRED = ("metu", "sample", "smoke")  # sources whose cracks run through the middle of the image
 VARIATIONS = ("scale", "contrast", "blur", "exposure and noise", "jpeg and tint")  # kinds of `vary`
-VARIED = 0.35  # how probable each variation of a training image is
-MASKED = 0.6  # share of a batch that has masks
+VARIED = 0.35  # probability of each variation of a training image
+MASKED = 0.6  # share of a batch with masks
 _PHOTO = 512  # side of the photos of notebook 08, pixels
 _ZOOM = (0.6, 1.7)  # of photos with masks
-_CRACKED = 8  # pixels of crack with which a cell counts as cracked
+_CRACKED = 8  # pixels of crack from which a cell counts as cracked
 
 Example = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images of which is known whether they show a crack, but not where."""
+    """Images with a label but without a mask."""
 
     read: Callable[[int], np.ndarray]  # from a row to the image, uint8 (side, side, 3)
     labels: np.ndarray  # int (all,), 0 or 1
-    rows: np.ndarray  # those to train on
-    centred: bool  # whether their cracks run through the middle
+    rows: np.ndarray  # rows to train on
+    centred: bool  # whether cracks run through the middle of the image
     odds: np.ndarray | None = None  # probabilities of `rows`; None for equal ones
 
 
 def load_patches(profile: config.Profile) -> Store:
-    """Return the patches with masks that a profile trains with: thin and faint cracks more than others."""
+    """Return the patches with masks that a profile trains with; thin and faint cracks are more frequent."""
     return load_store(PHOTO_SEED, profile.cells[1], EACH, SIDE, thin=True)
 
 
 def draw_photos(profile: config.Profile) -> Photos:
-    """Return the photos with masks that notebook 08 trains with: a quarter as many as patches of a class."""
+    """Return the photos with masks that notebook 08 trains with, a quarter of the patches of a class in number."""
     return load_photos(PHOTO_SEED, profile.cells[1] // 4, _PHOTO)
 
 
 def count_training(patches: Store) -> int:
-    """Return how many of the patches, in their order, are for training: those of nine photos in ten."""
+    """Return the number of patches for training, the first in order: those of nine in ten photos."""
     photo = patches.facts["photo"].to_numpy()
     each = np.unique(photo)
     return int(np.searchsorted(photo, each[int(0.9 * len(each))])) or len(photo)
 
 
 def masked_example(photos: Photos, number: int, rng: np.random.Generator) -> Example:
-    """Return a crop of a photo with a mask, uint8 (224, 224, 3), and its targets; `rng` draws place, size, flip, more.
+    """Return a random crop of a photo with a mask, uint8 (224, 224, 3), and its targets; `rng` draws all of it.
 
-    Half of the crops lie on a crack and a quarter on a joint or another line, where there is one. The targets are
+    Half of the crops lie on a crack and a quarter on a joint or another line, if there is one. The targets are
     float32: pixels (224, 224, 1) and cells (14, 14, 1), 1, 0 or `UNKNOWN`, and kinds (112, 112, 2), 1 or 0.
     """
     shape = np.array(photos.targets[number].shape)
@@ -89,9 +89,9 @@ def masked_example(photos: Photos, number: int, rng: np.random.Generator) -> Exa
 def labelled_example(image: np.ndarray, label: int, centred: bool, rng: np.random.Generator) -> Example:
     """Return a training image as `masked_example`, from an image and its label; all cells are `SOMEWHERE` or 0.
 
-    Images, uint8 (side, side, 3), are cropped and resized alike whatever their label, so that neither size nor blur
-    predicts it. They are cropped only where the cracks run through the middle (`centred`). The pixels of an image with
-    a crack are `UNKNOWN`, and so are all kinds.
+    Images, uint8 (side, side, 3), of both labels are cropped and resized alike, so that neither size nor blur predicts
+    the label. They are cropped only if cracks run through the middle (`centred`). The pixels of an image with a crack
+    are `UNKNOWN`, and so are all kinds.
     """
     side = len(image)
     part = int(rng.integers(round(0.625 * side), side + 1)) if centred and rng.random() < 0.7 else side
@@ -115,10 +115,10 @@ def _crop(image: np.ndarray, box: Any, targets: np.ndarray, rng: np.random.Gener
 
 
 def make_batch(n: int, labelled: Labelled, masked: Sequence[tuple[Photos, float]], seed: Any) -> Example:
-    """Return a training batch, float32 (n, 224, 224, 3) 0-255, and its targets, as of `masked_example`, stacked.
+    """Return a training batch, float32 (n, 224, 224, 3) 0-255, and its targets, stacked as in `masked_example`.
 
-    The same seed gives the same batch. Of each of `masked` a share of the batch is taken, of the images with labels
-    the rest.
+    The same seed gives the same batch. Each entry of `masked` holds photos and their share of the batch; the rest are
+    images with labels.
     """
     rng, examples = np.random.default_rng(seed), []
     for photos, share in masked:
@@ -151,7 +151,7 @@ def vary(image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str], shar
         if rng.random() < share:
             x = np.minimum(x * 2 ** rng.uniform(-2.5, 0.7), 255)
         if rng.random() < share:
-            shape = x.shape if rng.random() < 0.5 else (*x.shape[:2], 1)  # of each colour, or of the light
+            shape = x.shape if rng.random() < 0.5 else (*x.shape[:2], 1)  # noise of each colour, or of the brightness
             x = x + rng.normal(0, np.exp(rng.uniform(0, np.log(30))), shape)
     image = np.clip(x, 0, 255).astype(np.uint8)
     if "jpeg and tint" in kinds and rng.random() < share:

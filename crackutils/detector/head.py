@@ -1,4 +1,4 @@
-"""Penalised logistic regression on the network's own logits and its features: a last layer fitted to new labels."""
+"""The last layer fitted to new labels: penalised logistic regression on the network's own logits and its features."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from crackutils.linear import choose_penalty
 
 PENALTIES = (float("inf"), 3e4, 3e3, 3e2, 3e1)  # of the features' weights, in nats; infinite: they stay zero
 _LEAST = 0.05  # lower bound of the slope of the network's own logits, so that a few tiles cannot invert the ranking
-_WEAK = 0.01  # penalty that keeps slope and offset finite where these two separate all tiles
+_WEAK = 0.01  # penalty that keeps slope and offset finite if they separate all tiles
 
 
 def fit_head(
@@ -24,11 +24,11 @@ def fit_head(
     held: tuple | None = None,
     penalties: Sequence[float] = PENALTIES,
 ) -> tuple[np.ndarray, float, float]:
-    """Fit logits a x own + b + w . f, with a penalty that pulls to the unadapted head: a = 1, w = 0.
+    """Fit logits a x own + b + w . f, with a penalty towards the unadapted head: a = 1, w = 0.
 
     a is at least 0.05, and the features are standardised. Cross-validation over whole groups chooses the penalty on w
-    among `PENALTIES`, by the mean cross-entropy (`choose_penalty`). With a single group nothing can choose, and w
-    stays zero. By hand, because scikit-learn pulls all weights to zero and knows no bound.
+    among `PENALTIES`, by the mean cross-entropy (`choose_penalty`). With a single group, cross-validation is impossible
+    and w stays zero. By hand, because scikit-learn penalises all weights towards zero and has no bounds.
 
     `x`, (n, 1 + features), holds the network's own logits, then the features; `y`, int (n,), is 0 or 1; `groups`, (n,),
     are photos; `seed` draws the folds. With `held`, x and y of other tiles, these choose among `penalties`. Returned
@@ -40,7 +40,7 @@ def fit_head(
         raise CrackutilsError("The labelled tiles are all of one class. Label some of the other.")
     own, mean, deviation = x[:, 0], x[:, 1:].mean(0), x[:, 1:].std(0)
     center, spread = own.mean(), own.std() or 1.0
-    # a feature that is nearly silent in a few tiles may be loud in the next
+    # a feature that hardly varies in a few tiles may be large in others
     floor = 0.1 * np.median(deviation[deviation > 0]) if (deviation > 0).any() else 1.0
     scale = np.maximum(deviation, floor)
     features, rotation = _rotate((x[:, 1:] - mean) / scale)
@@ -63,7 +63,7 @@ def fit_head(
 
 
 def _rotate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return features in as many directions as there are tiles, and the rotation back; the penalty is blind to it."""
+    """Return features in as many directions as there are tiles, and the inverse rotation; it keeps the penalty."""
     if len(x) >= x.shape[1]:
         return x, None
     values, vectors = np.linalg.eigh(x @ x.T)
@@ -84,7 +84,7 @@ def _cross_validate(tiles: Sequence[np.ndarray], before: np.ndarray, groups: np.
         return PENALTIES[0]
     losses = np.zeros(len(PENALTIES))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class may be rarer than there are folds: then some lack it
+        warnings.simplefilter("ignore", UserWarning)  # a rare class may be missing in some folds
         folds = list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(features, y, groups))
     for train, test in (fold for fold in folds if all(map(len, fold))):
         v = None
@@ -116,7 +116,7 @@ def _fit(
 
     options = {"maxiter": 2000, "maxfun": 4000, "ftol": tol, "gtol": tol}
     v = minimize(loss, first, (False,), jac=True, method="L-BFGS-B", options=options).x
-    if v[0] < _LEAST * before[0]:  # the loss is convex: then its minimum lies on the bound
+    if v[0] < _LEAST * before[0]:  # the loss is convex, so its minimum lies on the bound
         v[0] = _LEAST * before[0]
         v = minimize(loss, v, (True,), jac=True, method="L-BFGS-B", options=options).x
     return np.concatenate([v, np.zeros(2 + features.shape[1] - len(v))])

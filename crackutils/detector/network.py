@@ -11,18 +11,18 @@ from crackutils.inference.engines import Engine, program_file, start_engine
 from crackutils.stages import Recipe
 
 CELL = 16  # side of a cell, pixels
-KINDS = ("joint", "line")  # that are told apart from cracks: joints and seams; hairs, wires, scratches, marks
+KINDS = ("joint", "line")  # distinguished from cracks: joints and seams; hairs, wires, scratches, marks
 _SKIPS = ("expanded_conv_project_BN", "block_2_add", "block_5_add", "block_12_add")  # at strides of 2, 4, 8 and 16
 _WIDTHS = (64, 48, 32, 24)  # channels of the decoder at strides of 16, 8, 4 and 2
 
 
 def build_detector(recipe: Recipe, weights: str, seed: int, load: bool = True) -> Any:
-    """Build the network: MobileNetV2 up to a stride of 16, and a decoder that goes back to a stride of 2.
+    """Build the network: MobileNetV2 up to a stride of 16, and a decoder back to a stride of 2.
 
     Its layer `pixels` gives a logit of a crack for each pixel, (n, size, size, 1): the decoder's last map has four, as
     a hairline is thinner than the stride. `kinds` gives logits of `KINDS`, (n, size / 2, size / 2, 2), and `cells` one
-    of a crack in each cell of 16x16 pixels, (n, size / 16, size / 16, 1). The last layer sees the mean of the most
-    crack-like cells and, after it, mean and maximum of each feature over the cells. The features' weights are zero
+    of a crack in each cell of 16x16 pixels, (n, size / 16, size / 16, 1). The last layer takes the mean of the highest
+    cell logits, and then mean and maximum of each feature over the cells. The features' weights are zero
     until `fit_last_layer` or `adapt` fits them. The model takes float32 (n, size, size, 3) RGB 0-255 and returns the
     probability of a crack, (n, 1); `weights` and `load` are those of `build_backbone`. The decoder is a U-Net's
     (Ronneberger, Fischer, Brox 2015) of separable convolutions.
@@ -46,7 +46,7 @@ def build_detector(recipe: Recipe, weights: str, seed: int, load: bool = True) -
     for skip, channels in zip(skips[::-1], _WIDTHS[1:], strict=True):
         x = layers.UpSampling2D(2, interpolation="bilinear")(x)
         x = separable(separable(layers.Concatenate()([x, conv(skip, channels)]), channels), channels)
-    x = separable(layers.Concatenate()([x, conv(scaled, 16, 4, 2)]), _WIDTHS[-1])  # the trunk's stem blurs pixels
+    x = separable(layers.Concatenate()([x, conv(scaled, 16, 4, 2)]), _WIDTHS[-1])  # the backbone's stem blurs pixels
     rare, half = keras.initializers.Constant(-3.0), size // 2
     kinds = layers.Conv2D(len(KINDS), 1, bias_initializer=rare, name="kinds")(x)
     four = layers.Reshape((half, half, 2, 2))(layers.Conv2D(4, 1, bias_initializer=rare, name="four")(x))
@@ -69,7 +69,7 @@ def hash_weights(model: Any) -> str:
 
 
 def output_engine(model: Any, layer: str, engine: str) -> Engine:
-    """Return an engine, one of `config.ENGINES`, that runs a detector up to one of its layers; outputs are flat."""
+    """Return an engine, one of `config.ENGINES`, that runs a detector up to a layer; outputs are flattened."""
 
     def build() -> Any:
         return keras.Model(model.input, keras.layers.Flatten()(model.get_layer(layer).output))
@@ -79,6 +79,6 @@ def output_engine(model: Any, layer: str, engine: str) -> Engine:
 
 
 def top_mean(maps: np.ndarray, share: float) -> np.ndarray:
-    """Return the mean of the most crack-like cells of maps (n, h, w), as `layers.TopMean` does: (n,)."""
+    """Return the mean of the highest values of maps (n, h, w), as `layers.TopMean` does: (n,)."""
     flat = np.sort(maps.reshape(len(maps), -1), 1)
     return flat[:, -models.top_count(share, flat.shape[1]) :].mean(1)

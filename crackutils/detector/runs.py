@@ -18,19 +18,19 @@ from crackutils.inference.features import Features, cached_features
 from crackutils.runs import read_recipe
 from crackutils.stages import Recipe, Stage
 
-SHIPPED = PACKAGE / "detector" / "shipped"  # the run in this package, which `inspect` and `adapt` take by default
+SHIPPED = PACKAGE / "detector" / "shipped"  # the run in this package, the default of `inspect` and `adapt`
 WINDOW = 512  # side of the windows of a photo that go through it, pixels
 _TITLE = "MobileNetV2 up to a stride of 16 and a decoder back to 2, a crack probability for each pixel"
 _STAGES = (Stage("cells", 1, 5e-4),)  # its steps are those of the profile
-# Learns from photos with masks besides the images of a profile, so notebook 08 trains it and 03 cannot.
+# It also needs photos with masks, so notebook 08 trains it and 03 cannot.
 DETECTOR = Recipe("mobilenetv2-cells", _TITLE, "cells", 256, 12, _STAGES, backbone="mobilenetv2", cells=0.06)
 
 
 def read_detector_run(folder: Path) -> tuple[Recipe, str, Path]:
-    """Return recipe, start of the backbone and weights file of a run of `DETECTOR`; CrackutilsError for any other."""
+    """Return recipe, initial weights and weights file of a run of `DETECTOR`; CrackutilsError for any other."""
     (recipe, start), file = read_recipe(folder), folder / "model" / "model.weights.h5"
     if not recipe.cells:
-        raise CrackutilsError(f"{folder} holds a {recipe.name}, which has no cells. Give a run of notebook 08.")
+        raise CrackutilsError(f"{folder} holds a {recipe.name}, not a detector. Give a run of notebook 08.")
     if not file.is_file():
         raise CrackutilsError(f"{file.parent} holds no model.weights.h5. Run the notebook again with FORCE=1.")
     return recipe, start, file
@@ -65,10 +65,10 @@ def photo_network(folder: Path, size: int) -> tuple[Any, Any, Any]:
 
 
 def features_of_run(ds: Dataset, rows: np.ndarray, folder: Path, engine: str = ENGINES[0]) -> Features:
-    """Return the logits of some images by a run of `DETECTOR`, x[:, 0], and the features that its last layer sees.
+    """Return a detector's logits of some images, x[:, 0], and the features that its last layer takes.
 
     x[:, 1:] is the layer `features` without its first value, the mean of the top cells. Arguments, cache and errors are
-    those of `frozen_features`. Where the network was converted before, TensorFlow does not start.
+    those of `frozen_features`. If the network was converted before, TensorFlow does not start.
     """
     recipe, start, file = read_detector_run(folder)
     made_from = {"model": sha256(file), "start": start, "recipe": recipe.as_dict(), "layer": "features"}
@@ -83,6 +83,6 @@ def features_of_run(ds: Dataset, rows: np.ndarray, folder: Path, engine: str = E
 
     program = program_file(f"{recipe.name}-features-{recipe.size}-{key}")
     net = start_engine(engine, program, build)
-    made_from["converted"] = program.name  # by which TensorFlow and Keras
+    made_from["converted"] = program.name  # names the versions of TensorFlow and Keras
     facts = net.facts | {"model": made_from["model"], "size": recipe.size}
     return cached_features(ds, rows, net, f"{recipe.name}-{recipe.size}-{engine}", facts, made_from)

@@ -1,4 +1,4 @@
-"""Train the detector on labelled images and photos with masks, and then fit its last layer."""
+"""Train the detector on labelled images and photos with masks, then fit its last layer."""
 
 import hashlib
 import json
@@ -31,11 +31,11 @@ from crackutils.training import Trained, split_rows
 
 CHUNK = 100  # steps between two checkpoints
 _WARM_UP = 50  # steps
-_SMALL = (1e1, 3.0)  # penalties for thousands of images, which a few tiles of a site could not carry
+_SMALL = (1e1, 3.0)  # penalties for thousands of images, too weak for a few tiles of a site
 
 
 def pixel_loss(y: Any, z: Any) -> Any:
-    """Return the loss of pixels, (n,): cross-entropy and one minus the soft Dice of images with a crack.
+    """Return the loss of pixels, (n,): cross-entropy, plus one minus the soft Dice of images with a crack.
 
     Takes targets as `data` makes them and logits, both (n, size, size, 1). Dice: Milletari, Navab, Ahmadi 2016.
     """
@@ -54,9 +54,9 @@ def kind_loss(y: Any, z: Any) -> Any:
 
 
 def cell_loss(share: float) -> Any:
-    """Return a loss for maps of logits: cross-entropy of the known cells, and of the image by its top cells.
+    """Return a loss for maps of logits: cross-entropy of the known cells, plus that of the image by its top cells.
 
-    The second part is multiple-instance learning: an image is cracked where some of its cells are (Dietterich, Lathrop,
+    The second part is multiple-instance learning: an image is cracked if some of its cells are (Dietterich, Lathrop,
     Lozano-Perez 1997). The loss takes targets as `data` makes them and logits, both (n, 14, 14, 1), and returns (n,).
     """
     top = models.top_count(share, GRID**2)
@@ -87,17 +87,17 @@ def train_detector(
 ) -> Trained:
     """Train all layers but BatchNorm on the train part of a split and on photos with masks, with warm-up and decay.
 
-    Every 100 steps are saved in `folder`; after a kill the same call goes on from them and ends with the same bytes.
-    The weights are those of the last of `steps` batches: nothing is chosen by validation. `manifest` is as `make_split`
-    returns it, `weights` one of `config.WEIGHTS`; `masked` are photos, each with its share of a batch: without them
-    only labels are learnt; `seed` draws batches and initial weights; `before` is a detector to go on from. Raises
-    CrackutilsError for a part of the split without images, and for one class only in training.
+    A checkpoint is saved in `folder` every 100 steps; after a kill, the same call continues and gives the same bytes.
+    The weights are those after the last of `steps` batches; validation chooses nothing. `manifest` is as `make_split`
+    returns it, `weights` one of `config.WEIGHTS`. `masked` are photos, each with its share of a batch; without them,
+    only labels are learnt. `seed` draws batches and initial weights. `before` is a detector to continue from. Raises
+    CrackutilsError for a part of the split without images, and for a single class in training.
     """
     labels = ds.index["label"].to_numpy()
     rows = split_rows(manifest, labels)["train"]
-    rare = class_weights(labels[rows])  # then both classes are drawn as often
+    rare = class_weights(labels[rows])  # then both classes are drawn equally often
     odds = np.vectorize(rare.get)(labels[rows]) / len(rows) if rare else None
-    read = lru_cache(512)(partial(ds.read, size=PATCH))  # large pictures take long; 512 at this size take 80 MB
+    read = lru_cache(512)(partial(ds.read, size=PATCH))  # large pictures decode slowly; 512 of this size take 80 MB
     labelled = Labelled(read, labels, rows, ds.profile.source in CENTRED, odds)
     net, model = _compiled(recipe, weights, steps)
     fresh = build_detector(replace(recipe, size=CROP), weights, seed) if before is None else before
@@ -134,7 +134,7 @@ def train_detector(
 
 @lru_cache(1)
 def _compiled(recipe: Recipe, weights: str, steps: int) -> tuple[Any, Any]:
-    """Return a network to train and the detector that shares its layers; kept, as the first step compiles for long."""
+    """Return a network to train and the detector that shares its layers; cached, because compilation is slow."""
     model = build_detector(replace(recipe, size=CROP), weights, 0, load=False)
     trunk, top, warm = models.backbone_of(model), recipe.stages[0].learning_rate, min(_WARM_UP, steps // 2)
     models.unfreeze_top(trunk, len(trunk.layers))
@@ -159,10 +159,10 @@ def fit_last_layer(
 ) -> dict[str, Any]:
     """Fit the last layer of a trained network to training images and to patches with masks.
 
-    Before, the mean of the top cells decides, which holds for any camera; the features separate scratches from cracks
-    in-domain. Validation images, and patches of photos that were not trained on, choose the penalty. The arguments are
-    those of `train_detector`, whose result is `trained`; `seed` draws `most` images, by default twice `budget.few`, and
-    at most `budget.few` patches; features are cached in `folder`. Returned are penalty (None for infinity), images and
+    Before this, only the mean of the top cells decides, which transfers to other cameras. The features separate
+    scratches from cracks in-domain. Validation images, and patches of other photos, choose the penalty. The arguments
+    are those of `train_detector`, whose result is `trained`; `seed` draws `most` images, by default twice `budget.few`,
+    and at most `budget.few` patches; features are cached in `folder`. Returns penalty (None for infinity), images and
     patches.
     """
     net, weights = output_engine(trained.model, "features", ENGINES[0]), hash_weights(trained.model)
@@ -192,7 +192,7 @@ def _fit_chunks(net: Any, batches: Callable[[int, int], Any], folder: Path, key:
     if record.get("key") == key:
         done = record["steps"][-1]["step"]
         net.load_weights(folder / f"step-{done}.weights.h5")
-        print(f"going on after step {done:,} of {steps:,}")
+        print(f"continuing after step {done:,} of {steps:,}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

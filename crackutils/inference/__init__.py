@@ -1,4 +1,4 @@
-"""Run frozen networks over many images, and keep the features that they compute.
+"""Run frozen networks on many images, and cache the features.
 
-Imports core modules only.
+May import the core only.
 """

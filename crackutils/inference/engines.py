@@ -1,4 +1,4 @@
-"""Run a network over many images at once: LiteRT by default, TensorFlow and OpenVINO behind the same interface."""
+"""Run a network on many images: with LiteRT by default, or with TensorFlow or OpenVINO through the same interface."""
 
 import contextlib
 import gc
@@ -23,13 +23,13 @@ from crackutils.images import ImageError
 
 Item = TypeVar("Item")
 Run = Callable[[np.ndarray], np.ndarray]
-_BATCH = 8  # images per call, usually: more gain nothing and leave the processor's caches
+_BATCH = 8  # images per call by default: more are no faster and exceed the processor's caches
 _PACKAGES = dict(zip(config.ENGINES, ("ai-edge-litert", "tensorflow", "openvino", "openvino"), strict=True))
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Something that runs one network.
+    """A runtime for one network.
 
     `worker` makes a function for one thread, float32 (batch, size, size, 3) RGB 0-255 to (batch, outputs); the first
     call reads the network.
@@ -43,12 +43,12 @@ class Engine:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What results depend on, for `metrics.json` and for keys of caches."""
+        """Facts that results depend on, for `metrics.json` and for keys of caches."""
         return {"engine": self.name, "version": self.version, "precision": self.precision}
 
 
 def cores() -> int:
-    """Return the number of processor cores to use: those that this process may use, 16 at most."""
+    """Return the number of processor cores that this process may use, at most 16."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(mine, 16)  # each thread holds a copy of the network and one image at full size
 
@@ -84,18 +84,18 @@ def start_engine(name: str, file: Path, build: Callable[[], Any], batch: int = _
             return _litert(file, batch) if name == "litert" else _openvino(file, name == "openvino-bf16", batch)
         except (ValueError, RuntimeError) as error:
             why = f"{display_path(file)} cannot be read ({_first_line(error)})"
-            raise CrackutilsError(f"{why}. Remove it, and it is made again.") from error
+            raise CrackutilsError(f"{why}. Delete it, and it is made again.") from error
 
     lock, prepared = threading.Lock(), []
 
     def worker() -> Run:
         try:
-            with lock:  # the first thread prepares the network, the others wait
+            with lock:  # the first thread prepares the network while others wait
                 if not prepared:
                     prepared.append(prepare())
             return prepared[0]()
         except (ImportError, MemoryError, RuntimeError) as error:
-            why = f"ENGINE={name} does not start ({_first_line(error)}), mostly for lack of memory"
+            why = f"ENGINE={name} does not start ({_first_line(error)}), usually for lack of memory"
             raise CrackutilsError(f"{why}. Close other programs, or choose another engine.") from error
 
     return Engine(name, version, "bfloat16" if name == "openvino-bf16" else "float32", worker, batch)
@@ -118,7 +118,7 @@ def convert(model: Any, file: Path, batch: int = _BATCH) -> None:
         traced = tf.function(call, [tf.TensorSpec((batch, size, size, 3), tf.float32)]).get_concrete_function()
         content = tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module()).convert()
     write_atomically(file, content)
-    gc.collect()  # the converter leaves cycles, 100 MB of them
+    gc.collect()  # the converter leaves 100 MB in reference cycles
 
 
 def _litert(file: Path, batch: int) -> Callable[[], Run]:
@@ -139,7 +139,7 @@ def _litert(file: Path, batch: int) -> Callable[[], Run]:
 
         return run
 
-    with config.silent_stderr():  # the first one announces XNNPACK; a damaged file fails here
+    with config.silent_stderr():  # the first one prints a line on XNNPACK; a damaged file fails here
         worker()
     return worker
 

@@ -1,4 +1,4 @@
-"""What frozen networks give for images, cached: features by the content of each file, other outputs by call."""
+"""Cached outputs of frozen networks: features by the content of each file, other outputs by call."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,7 @@ from crackutils.files import progress, save_array, write_atomically
 from crackutils.images import DECODING, ImageError, read_image
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
 
-SHARD = 1024  # images per file of the cache: a kill loses at most these
+SHARD = 1024  # images per file of the cache; a kill loses at most these
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Features:
     """Features of some images."""
 
     x: np.ndarray  # float32 (n, dimensions), a row per image
-    seconds: np.ndarray  # float64 (n,), wall time of each when computed; 0 for an exact copy of one before
-    facts: dict[str, Any]  # what they were computed with
+    seconds: np.ndarray  # float64 (n,), wall time of the computation; 0 for copies of earlier images
+    facts: dict[str, Any]  # engine, versions and weights
 
     @property
     def rate(self) -> float:
@@ -41,7 +41,7 @@ def features_engine(name: str, size: int, weights: str, engine: str) -> tuple[En
     """Return an engine from RGB 0-255 to the average of a backbone's last map, and what its network was made from.
 
     `name` is a key of `models.BACKBONES`, `size` the side of the input in pixels, `weights` "imagenet" or "crackutils".
-    Raises CrackutilsError for weights or an engine that are not to be had.
+    Raises CrackutilsError for weights or an engine that are not available.
     """
     config.choose("WEIGHTS", weights, ("imagenet", "crackutils"))
     if models.weights_file(name, size, weights) is None:
@@ -80,10 +80,10 @@ def frozen_features(
 def cached_features(
     ds: Dataset, rows: np.ndarray, net: Engine, name: str, facts: dict[str, Any], made_from: dict[str, Any]
 ) -> Features:
-    """Return what a network computes from some images, at least one, in the order of `rows`.
+    """Return the outputs of a network for some images, at least one, in the order of `rows`.
 
-    Cached are rows by content, in a folder for each network: only new and changed images are computed. Files appear by
-    atomic renaming: a kill loses little, and two processes do each other no harm. joblib would cache whole calls only.
+    Rows are cached by content, in a folder for each network: only new and changed images are computed. Files are
+    written atomically, so a kill loses little and several processes can run. joblib would cache only whole calls.
     The folder's name begins with `name`; "size" in `facts` is the side of the input in pixels; `made_from` is all else
     that the features depend on. Raises CrackutilsError for an image that has changed since it was indexed.
     """
@@ -100,7 +100,7 @@ def cached_features(
         missing = np.flatnonzero(~np.isin(contents, cached))
         if not len(missing):
             return Features(*_gather(shards, cached, contents), facts)
-        _, first = np.unique(contents[missing], return_index=True)  # an exact copy costs nothing
+        _, first = np.unique(contents[missing], return_index=True)  # exact copies are computed once
         _compute(ds, rows[missing[np.sort(first)]], net, facts["size"], folder)
 
 
@@ -111,10 +111,10 @@ def _compute(ds: Dataset, rows: np.ndarray, net: Engine, size: int, folder: Path
     def read(row: int) -> np.ndarray:
         data = files[row].read_bytes() if files[row].is_file() else b""
         if hashlib.sha256(data).hexdigest().encode() != contents[row]:  # features are found by the index's hash
-            raise ImageError("is not the file that was indexed; load the images again")
+            raise ImageError("has changed since it was indexed; load the images again")
         return read_image(data, size)
 
-    net.worker()  # a conversion must not count as time of the images
+    net.worker()  # so that conversion does not count as time of the images
     x, began = [], time.perf_counter()
     with contextlib.closing(run_stream(net, rows.tolist(), read)) as outputs:
         for done, (row, output, problem) in enumerate(progress(outputs, f"features at {size} px", len(rows)), 1):
@@ -135,7 +135,7 @@ def _read_shards(folder: Path) -> list[np.ndarray]:
     for file in sorted(folder.glob("*.npy")):
         try:
             shards.append(np.load(file, mmap_mode="r"))
-        except (OSError, ValueError, EOFError):  # after a power cut: to be computed again
+        except (OSError, ValueError, EOFError):  # damaged, as after a power cut: computed again
             file.unlink(missing_ok=True)
     return shards
 
@@ -156,7 +156,7 @@ def _gather(shards: list[np.ndarray], cached: np.ndarray, contents: np.ndarray) 
 def cached_outputs(
     folder: Path, name: str, key: Any, engine: Engine, items: list[Any], read: Callable[[Any], np.ndarray]
 ) -> np.ndarray:
-    """Return what an engine gives for images, float32 (n, outputs), from a file in `folder` where there is one.
+    """Return the outputs of an engine for images, float32 (n, outputs), cached in a file in `folder`.
 
     The file is found by name, items, versions, the package's code and the `repr` of `key`. `read` returns the image of
     an item, uint8 (size, size, 3). Raises CrackutilsError for an image that cannot be read.

@@ -1,5 +1,5 @@
 """Whole photos: find cracks, measure their length and width, and report them (notebook 09 and `inspect`).
 
-The way of a photo stands in `photo.inspect_photo`. May import core, inference, detector,
+`photo.inspect_photo` shows all steps for one photo. May import the core, inference, detector,
 synthetic and userfiles.
 """

@@ -1,4 +1,4 @@
-"""Labels of tiles: how well the tiles are ranked, and which threshold the labels choose."""
+"""Labels of tiles: the threshold with the best F1 on them, and scores of the ranking of tiles."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,8 +30,8 @@ _TILE = ["photo", "row", "col"]
 def read_tile_labels(file: str | Path) -> pd.DataFrame:
     """Read labels of tiles, as of tiles.csv with a column crack added: photo (or file), row, col, crack.
 
-    crack is 1 or 0, in any words of `CLASS_NAMES`, or empty for tiles that nobody has looked at. How the table was read
-    is printed. Raises CrackutilsError for a file that cannot be used.
+    crack is 1 or 0, in any words of `CLASS_NAMES`, or empty for tiles without a label. Prints how the table was read.
+    Raises CrackutilsError for a file that cannot be used.
     """
     table = read_table(file := Path(file), _COLUMNS, ("label",))
     crack = read_classes(file, table, "crack", "label", empty=True)
@@ -39,16 +39,16 @@ def read_tile_labels(file: str | Path) -> pd.DataFrame:
     numbers = labels[["row", "col"]].apply(lambda column: pd.to_numeric(column.str.replace(",", "."), errors="coerce"))
     place = labels["photo"] + ": " + labels["row"] + ", " + labels["col"]
     remedy = "Write row and col as in tiles.csv"
-    refuse_rows(file, len(table), place[~(numbers % 1 == 0).all(axis=1)], "row and col are no whole numbers", remedy)
+    refuse_rows(file, len(table), place[~(numbers % 1 == 0).all(axis=1)], "row and col are not whole numbers", remedy)
     labels = labels.assign(**numbers).astype({"row": int, "col": int, "crack": int})
-    refuse_rows(file, len(table), place[labels.duplicated(_TILE)], "the tile stood in a row before", "List each once")
+    refuse_rows(file, len(table), place[labels.duplicated(_TILE)], "the tile is a duplicate", "List each tile once")
     return labels
 
 
 def match_photos(labels: pd.DataFrame, photos: Iterable[str]) -> pd.DataFrame:
     """Return labels of tiles with their photos as `photos` spells them: see `match_names`.
 
-    Raises CrackutilsError where they label a tile twice then.
+    Raises CrackutilsError if a tile then has two labels.
     """
     labels = labels.assign(photo=match_names(labels["photo"], photos := set(photos)))
     twice = labels["photo"][labels["photo"].isin(photos) & labels.duplicated(_TILE)]
@@ -61,17 +61,17 @@ def _labelled_tiles(tiles: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     labels = match_photos(labels, tiles["file"])
     both = tiles.merge(labels, left_on=["file", "row", "col"], right_on=["photo", "row", "col"])
     if both.empty:
-        raise CrackutilsError("No label belongs to a tile of these photos. Name the photos as tiles.csv does.")
+        raise CrackutilsError("No label belongs to a tile of these photos. Name the photos as in tiles.csv.")
     return both
 
 
 def calibrate_threshold(tiles: pd.DataFrame, labels: pd.DataFrame) -> dict[str, Any]:
     """Return the threshold with the highest F1 on labelled tiles, evaluated leave-one-photo-out.
 
-    Tiles have file, row, col, p_crack as in tiles.csv, labels are as from `read_tile_labels`. Besides threshold (0.5
-    where such thresholds are no better than 0.5), n tiles and their photos, the result holds precision, recall and f1,
-    of each photo at the threshold that the others choose (None where there is one photo, or the others lack a class),
-    and the same with _before at 0.5. Raises CrackutilsError where no label belongs to a tile, or all are alike.
+    Tiles have file, row, col, p_crack as in tiles.csv; labels are as from `read_tile_labels`. Returns threshold (0.5 if
+    its leave-one-photo-out F1 is not better than that of 0.5), n (tiles), photos; precision, recall and f1, each photo
+    scored at the threshold that the others choose (None for a single photo, or if the others lack a class); and the
+    same at 0.5, with _before. Raises CrackutilsError if no label belongs to a tile, or all are of one class.
     """
     both = _labelled_tiles(tiles, labels)
     y, p, photo = (both[name].to_numpy() for name in ("crack", "p_crack", "photo"))
@@ -88,7 +88,7 @@ def calibrate_threshold(tiles: pd.DataFrame, labels: pd.DataFrame) -> dict[str, 
 
 
 def _best_f1(y: np.ndarray, p: np.ndarray) -> float:
-    """Return the threshold of the highest F1: the middle, in logits, between the score that gives it and the next."""
+    """Return the threshold with the highest F1: the middle, in logits, between its score and the next lower one."""
     precision, recall, bounds = precision_recall_curve(y, np.clip(p, 0.01, 0.99))
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best, logits = int(np.argmax(f1[:-1])), np.log(bounds / (1 - bounds))
@@ -96,7 +96,7 @@ def _best_f1(y: np.ndarray, p: np.ndarray) -> float:
 
 
 def describe_calibration(calibration: dict[str, Any]) -> str:
-    """Return in words what `calibrate_threshold` returned."""
+    """Return the result of `calibrate_threshold` as text."""
     plural = "s" * (calibration["photos"] > 1)
     text = f"chosen on {calibration['n']:,} labelled tiles of {calibration['photos']} photo{plural}"
     if calibration["f1"] is None:
@@ -107,10 +107,10 @@ def describe_calibration(calibration: dict[str, Any]) -> str:
 
 
 def rank_tiles(tiles: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """Return how well the probabilities rank tiles with a crack above others; arguments as for `calibrate_threshold`.
+    """Return scores of the ranking of tiles by probability; arguments as for `calibrate_threshold`.
 
-    A row per photo, and one called "all": photo, n, cracked, auroc and average_precision (None where all tiles are of
-    one class), precision and recall at the threshold 0.5.
+    A row per photo, and one called "all": photo, n, cracked, auroc and average_precision (None if all tiles are of one
+    class), precision and recall at the threshold 0.5.
     """
     both, rows = _labelled_tiles(tiles, labels), []
     for name, part in [*both.groupby("photo", sort=True), ("all", both)]:

@@ -1,4 +1,4 @@
-"""Pictures of a photo: crack-like areas framed, centre lines drawn, or the probability of each pixel laid over it."""
+"""Overlays on a photo: frames around possible cracks, centre lines, or the probability of each pixel."""
 
 import io
 import math
@@ -12,10 +12,10 @@ from PIL import Image
 from crackutils.inspection.limit import cut_wider
 from crackutils.inspection.measure import Piece
 
-FRAME, LINE = (0, 114, 178), (230, 159, 0)  # RGB; blue and orange that colour-blind readers can tell apart
-OVER = (200, 0, 40)  # red; the line is thicker too, for those who cannot tell it from orange
+FRAME, LINE = (0, 114, 178), (230, 159, 0)  # RGB; blue and orange, distinguishable for colour-blind readers
+OVER = (200, 0, 40)  # red; its line is also thicker, for colour-blind readers
 _OUTLINED = (((0, 0, 0), 2), ((255, 255, 255), 0))  # colours, pixels more: white with a black rim shows on any surface
-_APART = 5  # of a frame from what it frames, in its thicknesses, so that the crack itself can be seen
+_APART = 5  # distance of a frame from its content, in thicknesses of the frame
 
 
 def draw_overlay(
@@ -27,10 +27,10 @@ def draw_overlay(
     numbered: pd.DataFrame | None = None,
     limit: float | None = None,
 ) -> np.ndarray:
-    """Return a photo, uint8 (h, w, 3), with its crack-like pixels, bool (h, w), framed, and centre lines drawn.
+    """Return a photo, uint8 (h, w, 3), with its pixels of possible cracks, bool (h, w), framed, and centre lines drawn.
 
-    The longer side has at most `longest` pixels. A scale draws a scale bar; `numbered` rows of `measure_cracks` get
-    their number, from 1, and ! where their over_limit is above 0. What is wider than a limit, pixels, is red and thick.
+    The longer side has at most `longest` pixels. A scale adds a scale bar. `numbered` cracks get their number,
+    from 1, and ! if their over_limit is above 0. Lines wider than `limit`, pixels, are red and thick.
     """
     h, w = image.shape[:2]
     scale = min(1.0, longest / max(h, w))
@@ -54,7 +54,7 @@ def draw_overlay(
 
 
 def _draw_scale_bar(picture: np.ndarray, mm_per_pixel: float) -> None:
-    """Draw a bar of a round length, about a sixth of the picture, into its lower left corner."""
+    """Draw a scale bar of a round length, about a sixth of the picture, into its lower left corner."""
     h, w = picture.shape[:2]
     most = w / 5 * mm_per_pixel
     power = 10 ** math.floor(math.log10(most))
@@ -73,7 +73,7 @@ def _write_text(picture: np.ndarray, text: str, at: tuple[int, int], size: float
 
 def tint_overlay(picture: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Return a picture of a photo, uint8 (h, w, 3), with the probabilities of its pixels, uint8, times 255, over it."""
-    side = math.ceil(max(p.shape) / max(picture.shape))  # thin lines stay as probable as they are
+    side = math.ceil(max(p.shape) / max(picture.shape))  # thin lines keep their probability
     p = cv2.resize(cv2.dilate(p, np.ones((side, side))), picture.shape[1::-1], interpolation=cv2.INTER_AREA)
     above = cv2.cvtColor(cv2.applyColorMap(p, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     return cv2.addWeighted(picture, 0.5, above, 0.5, 0)

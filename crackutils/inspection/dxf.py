@@ -16,11 +16,11 @@ _LINES, _WIDER, _GREY = ({"color": 30, "lineweight": 25}, {"color": 1, "lineweig
 
 
 def write_dxf(found: dict[str, dict], scales: dict[str, float | None]) -> str:
-    """Return the centre lines of photos, results of `inspect_photo` by name, as DXF, the same text for the same lines.
+    """Return the centre lines of photos, results of `inspect_photo` by name, as DXF; equal lines give equal text.
 
-    In millimetres if the scales, millimetres per pixel by name, are known, else in pixels without a unit. Photos lie
-    side by side, the upper left corner of the first is (0, 0), y goes up. Each has a layer, and another, whose name
-    ends in `OVER`, for the stretches over the limit, which lie on the first one too; frames and names are on the layer
+    The unit is millimetres if the scales (millimetres per pixel, by name) are known, else pixels. Photos lie side by
+    side; the upper left corner of the first is (0, 0), and y points up. Each photo has a layer for its lines, and a
+    second one, whose name ends in `OVER`, that repeats the parts over the limit. Frames and names are on the layer
     `FRAMES`.
     """
     before = ezdxf.options.write_fixed_meta_data_for_testing
@@ -45,7 +45,7 @@ def _draw(document: ezdxf.document.Drawing, photos: dict[str, dict], scales: dic
         wide, high = one["wide"] * scale, one["high"] * scale
         corners = [(left, 0), (left + wide, 0), (left + wide, -high), (left, -high)]
         space.add_lwpolyline(corners, close=True, dxfattribs={"layer": FRAMES})
-        height = min(_TEXT * high, wide / len(name))  # no name reaches its neighbour
+        height = min(_TEXT * high, wide / len(name))  # names must not overlap
         title = {"layer": FRAMES, "insert": (left, height / 2)}
         space.add_text(printable(name), height=height, dxfattribs=title)
         document.layers.add(layer, **_LINES)
@@ -57,12 +57,12 @@ def _draw(document: ezdxf.document.Drawing, photos: dict[str, dict], scales: dic
             places = [(round(x * scale + left, 6), round(y * scale, 6)) for x, y in points]
             space.add_lwpolyline(places, dxfattribs={"layer": own})
         left = round(left + wide + gap, 6)
-    if photos:  # what a program shows first: all of it
+    if photos:  # CAD programs first show the whole drawing
         document.set_modelspace_vport(1.1 * max(tallest, left / 2), (left / 2, -tallest / 2))
 
 
 def _name_layers(photos: dict[str, dict]) -> list[str]:
-    """Return a name of a layer for each photo: one that DXF allows, and that differs from others not in case alone."""
+    """Return a layer name for each photo, valid in DXF and unique without regard to case."""
     used, names = {"0", "defpoints", FRAMES}, []
     for photo in photos:
         allowed = (c.isprintable() and c not in _FORBIDDEN for c in as_text(photo))

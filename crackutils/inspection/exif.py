@@ -1,4 +1,4 @@
-"""What the EXIF of a photo holds for its reader: camera, date and place."""
+"""Camera, date and place of a photo, from its EXIF."""
 
 import contextlib
 import warnings
@@ -15,17 +15,17 @@ _LONGEST = 80  # characters of a camera's name
 
 
 def read_exif(file: Path) -> dict[str, Any]:
-    """Return the `FACTS` of a photo's EXIF, None for what is missing or makes no sense; no content raises an error.
+    """Return the `FACTS` of a photo's EXIF, None for missing or invalid ones; raises no error.
 
     camera: make and model; taken: date and time by the camera's clock, as YYYY-MM-DD HH:MM:SS; latitude and longitude:
     decimal degrees, north and east positive; altitude: metres above sea level.
     """
     facts: dict[str, Any] = dict.fromkeys(FACTS)
-    with warnings.catch_warnings(), contextlib.suppress(Exception):  # Pillow's readers raise whatever they run into
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # Pillow's readers raise any kind of error
         warnings.simplefilter("ignore")
         with Image.open(file, "r", READ) as image:
             if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
-                return facts  # Pillow would decode the whole photo to look behind its pixels
+                return facts  # Pillow would decode the whole photo to find EXIF behind the pixels
             exif = image.getexif()
             make, model = (_clean(exif.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
             repeated = make and model.lower().startswith(make.split()[0].lower())
@@ -36,7 +36,7 @@ def read_exif(file: Path) -> dict[str, Any]:
 
 
 def describe_exif(facts: dict[str, Any]) -> str:
-    """Return what `read_exif` found in words, empty for nothing."""
+    """Return the result of `read_exif` as text, empty if there are no facts."""
     parts = [facts["camera"], facts["taken"] and f"taken {facts['taken']}"]
     if facts["latitude"] is not None:
         parts.append(f"at {facts['latitude']:.6f}, {facts['longitude']:.6f} (latitude, longitude)")
@@ -46,7 +46,7 @@ def describe_exif(facts: dict[str, Any]) -> str:
 
 
 def _clean(value: Any) -> str:
-    """Return a value as text of one line, without what cannot be printed; empty for what is no text."""
+    """Return a value as one line of printable text; empty for other types."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
     text = text[: 10 * _LONGEST].split("\0")[0]
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_LONGEST]
@@ -60,7 +60,7 @@ def _read_date(tags: dict[int, Any]) -> str | None:
 
 
 def _read_place(tags: dict[int, Any]) -> dict[str, float]:
-    """Return latitude, longitude and altitude, as far as they are whole; 0, 0 is what cameras without a fix write."""
+    """Return latitude, longitude and altitude, as far as they are valid; 0, 0 means a camera without a GPS fix."""
     gps, place = ExifTags.GPS, {}
     latitude = _degrees(tags.get(gps.GPSLatitude), tags.get(gps.GPSLatitudeRef), "NS", 90)
     longitude = _degrees(tags.get(gps.GPSLongitude), tags.get(gps.GPSLongitudeRef), "EW", 180)

@@ -1,4 +1,4 @@
-"""What other programs read: masks as PNG, centre lines as GeoJSON, the pixels of cracks as COCO annotations."""
+"""Export for other programs: masks as PNG, centre lines as GeoJSON, pixels of cracks as COCO annotations."""
 
 import itertools
 import json
@@ -16,13 +16,13 @@ from crackutils.inspection.limit import cut_wider, find_wider
 from crackutils.inspection.mask import find_pixels
 from crackutils.inspection.measure import Piece
 
-# the coordinate system of a photo; without one, readers take pixels for degrees of longitude and latitude
+# the coordinate system of a photo; without it, programs read pixels as degrees of longitude and latitude
 _PLACE = 'LOCAL_CS["photo",UNIT["pixel",1]]'
-_LOSS = 0.5  # pixels by which an exported line may leave the measured one
+_LOSS = 0.5  # largest distance of an exported line from the measured one, pixels
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
-    """Return a bool mask (h, w) as a PNG file of one bit a pixel, white where it is true."""
+    """Return a bool mask (h, w) as a PNG file with one bit per pixel, white for true."""
     return cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
 
 
@@ -31,10 +31,10 @@ def describe_lines(
 ) -> list[dict[str, Any]]:
     """Return crack, piece, length, width_mean and width_most (None where unknown), at_most and points of each piece.
 
-    Measures are in millimetres if a scale is given, else in pixels; at_most is the share of its length whose width is
-    only an upper bound. Points, [x, y], lie as GIS programs lay a photo that has no place on a map: x to the right and
-    y up, in pixels from the photo's upper left corner, so that y is negative. With a limit, pixels, each also gets
-    over_limit, the share of its length that is wider, and over, the points of the stretches that are.
+    Measures are in millimetres if a scale is given, else in pixels; at_most is the share of the length whose width is
+    only an upper bound. Points, [x, y], use the axes of GIS programs for photos without georeference: x to the right
+    and y up, in pixels from the photo's upper left corner, so y is negative. With a limit, in pixels, there are also
+    over_limit, the share of the length that is wider, and over, the points of the wider parts.
     """
     lines = []
     for piece in pieces:
@@ -58,7 +58,7 @@ def _simplify(points: np.ndarray) -> list[list[float]]:
 def assign_pixels(mask: np.ndarray, pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the pixels of a mask, bool (h, w), and the number of their crack, 0 for none: y, x, crack, int (n,) each.
 
-    A crack's pixels are what hangs together with its centre line, or, where several cracks do, what is nearest to it.
+    The pixels of a crack are connected with its centre line; if several cracks are, the nearest one counts.
     """
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     y, x = find_pixels(mask)
@@ -78,9 +78,9 @@ def assign_pixels(mask: np.ndarray, pieces: Sequence[Piece]) -> tuple[np.ndarray
 
 
 def describe_areas(mask: np.ndarray, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    """Return the pixels of each crack of a mask, bool (h, w), as COCO has them: bbox, area, segmentation, and crack.
+    """Return the pixels of each crack of a mask, bool (h, w), in COCO's format: bbox, area, segmentation, and crack.
 
-    `assign_pixels` says which they are.
+    `assign_pixels` selects them.
     """
     if not pieces:
         return []
@@ -95,7 +95,7 @@ def describe_areas(mask: np.ndarray, pieces: Sequence[Piece]) -> list[dict[str, 
 
 
 def _encode_runs(y: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> list[int]:
-    """Return the lengths of runs of other and own pixels in turn, down the columns one by one, as COCO has them."""
+    """Return COCO's run-length code: lengths of runs of other and own pixels in turn, column by column."""
     at = np.sort(x.astype(np.int64) * shape[0] + y)
     begins, ends = at[np.diff(at, prepend=-2) > 1], at[np.diff(at, append=at[-1] + 2) > 1] + 1
     edges = np.stack([begins, ends], 1).ravel()
@@ -103,15 +103,15 @@ def _encode_runs(y: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> list[i
 
 
 def over_limit_of_cracks(pieces: Sequence[Piece], limit: float) -> list[float]:
-    """Return the share of each crack's length that is wider than a limit, pixels, in the order of `pieces`."""
+    """Return the share of each crack's length that is wider than a limit, in pixels, in the order of `pieces`."""
     each = (list(own) for _, own in itertools.groupby(pieces, operator.attrgetter("crack")))
     return [round(share_over_limit(own, limit)["over_limit"], 4) for own in each]
 
 
 def share_over_limit(pieces: Sequence[Piece], limit: float) -> dict[str, float]:
-    """Return the share of the length of pieces whose width is over a limit, pixels, and the share that may be.
+    """Return over_limit and over_unknown: the share of the length of pieces that is, or may be, wider than a limit.
 
-    over_unknown is where the width cannot be measured, or is over the limit and only an upper bound.
+    The limit is in pixels. Unknown: the width cannot be measured, or is over the limit but only an upper bound.
     """
     if not pieces:
         return {"over_limit": 0.0, "over_unknown": 0.0}
@@ -124,7 +124,7 @@ def share_over_limit(pieces: Sequence[Piece], limit: float) -> dict[str, float]:
 
 
 def describe_limit(photos: pd.DataFrame) -> str:
-    """Return in words what share of the length in photos, rows of photos.csv, is over the limit; empty without one."""
+    """Return as text the share of the length in photos, rows of photos.csv, over the limit; empty without a limit."""
     if "limit_mm" not in photos or not (length := photos["length_mm"]).any():
         return ""
     over, unknown = ((photos[name] * length).sum() / length.sum() for name in ("over_limit", "over_unknown"))

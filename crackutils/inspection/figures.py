@@ -1,4 +1,4 @@
-"""Figures of notebook 09, for `Run.show`."""
+"""Figures of notebook 09; each returns a matplotlib Figure, which `Run.show` saves."""
 
 from collections.abc import Sequence
 
@@ -26,8 +26,8 @@ def inspection(image: np.ndarray, p: np.ndarray, overlay: np.ndarray) -> Figure:
 
 
 def lengths(table: pd.DataFrame) -> Figure:
-    """Show the length of cracks as found against the true one; a row per photo: style, and length_true and
-    length_found, pixels.
+    """Show the measured against the true length of cracks; `table` has a row per photo: style, and length_true and
+    length_found in pixels.
     """
     figure, ax = plt.subplots(figsize=(5.5, 5))
     most = 1.08 * max(table["length_true"].max(), table["length_found"].max(), 1)
@@ -42,9 +42,9 @@ def lengths(table: pd.DataFrame) -> Figure:
 
 
 def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str, Look], each: int = 2) -> Figure:
-    """Show where models look, a row per run: `each` cracks found, missed, and false alarms; most confident first.
+    """Show heat maps, a row per run: `each` found cracks, missed cracks and false alarms; most confident first.
 
-    Images are uint8 (h, w, 3), labels int (n,), 1 where there is a crack.
+    Images are uint8 (h, w, 3), labels int (n,), 1 for crack.
     """
     kinds = {"found": (1, True), "missed": (1, False), "false alarm": (0, True)}
     figure, axes = plt.subplots(len(looks), 3 * each, figsize=(1.75 * 3 * each, 2.1 * len(looks) + 0.5), squeeze=False)

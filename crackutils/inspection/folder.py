@@ -1,4 +1,4 @@
-"""A folder of photos: which files are inspected, where results go, and the tables over all photos."""
+"""Inspection of a folder of photos: selection of files, output folder, and tables over all photos."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ from crackutils.userfiles.write import refuse_foreign, table_bytes, workbook_byt
 _MARK = ".inspection"
 _WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.xlsx", "cracks.geojson", "cracks.dxf", "coco.json")
 _WRITTEN += ("truth.csv", "report.html")
-_UNSCALED = "A limit in millimetres needs a scale. Give the millimetres per pixel too (--mm-per-pixel)."
+_UNSCALED = "A limit in millimetres needs a scale. Give --mm-per-pixel too."
 _PLACED = {"latitude": float, "longitude": float}  # of photos.csv, from EXIF
 
 
@@ -85,10 +85,10 @@ def inspect(
     if threshold is not None and labels is not None:
         raise CrackutilsError("Both a threshold and labels were given. Give one of them: labels choose the threshold.")
     if mm_per_pixel is not None and not 1e-6 <= mm_per_pixel <= 1e6:
-        raise CrackutilsError(f"mm_per_pixel={mm_per_pixel} is out of range. Give the millimetres that a pixel shows.")
+        raise CrackutilsError(f"mm_per_pixel={mm_per_pixel} is out of range. Give millimetres per pixel above 0.")
     limit_mm, rule = choose_limit(limit_mm, exposure)
     if bool(photos) == (session is not None):
-        raise CrackutilsError("Give either photos or a session, which brings its own.")
+        raise CrackutilsError("Both photos and a session were given. Give one of them: a session holds its photos.")
     if marker_mm is not None and not 0 < marker_mm < math.inf:
         raise CrackutilsError(f"marker_mm={marker_mm} is out of range. Give the side of the marker in millimetres.")
     if limit_mm is not None and mm_per_pixel is marker_mm is session is None:
@@ -99,7 +99,7 @@ def inspect(
     out, photos, edits = Path(out), [Path(photo) for photo in photos], {}
     files = _find_photos(photos, out) if photos else {}
     if inside := [file for file in files.values() if out.absolute() in file.parents]:
-        raise CrackutilsError(f"Photos lie in {out} ({name_some(inside)}). Give a folder of its own as --out.")
+        raise CrackutilsError(f"Photos lie in {out} ({name_some(inside)}). Give another folder as --out.")
     with writing(out):
         _refuse_folder(out, force)
         if session is not None:
@@ -132,7 +132,7 @@ def inspect(
                 refuse_lost(files[name], before)
             found[name]["problem"] = "; ".join(filter(None, [found[name]["problem"], notes.get(name)]))
             if unit == "mm" and scales[name] is None and "wide" in found[name]:
-                raise CrackutilsError(f"{name} could not be read at first, and has no scale. Run the command again.")
+                raise CrackutilsError(f"{name} became readable only now, and has no scale. Run the command again.")
             if marker_mm is not None or session is not None:
                 found[name]["mm_per_pixel"] = scales[name]
             if name in masks and "wide" in found[name]:
@@ -168,35 +168,35 @@ def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
         for file in below:
             first = files.setdefault(os.path.realpath(file), file)
             if first != file:
-                others.setdefault("linked to a photo that is inspected already", []).append(file.name)
+                others.setdefault("links to a photo that is inspected already", []).append(file.name)
         for reason, names in others.items():
             left_out.setdefault(reason, []).extend(names)
     if told := describe_left_out(left_out):
         print(told)
     if not files:
-        raise CrackutilsError(f"There is no picture in {name_some(photos)}. Give photos, or folders of them.")
+        raise CrackutilsError(f"There is no picture in {name_some(photos)}. Give photos, or folders of photos.")
     try:
         home = Path(os.path.commonpath(homes))
     except ValueError:  # two drives
-        raise CrackutilsError("The photos lie on several drives. Inspect those of each drive by themselves.") from None
+        raise CrackutilsError("The photos lie on several drives. Inspect each drive separately.") from None
     return {as_text(file.relative_to(home).as_posix()): file for file in files.values()}
 
 
 def _refuse_folder(out: Path, force: bool) -> None:
-    """Refuse to write into what is no folder, or holds something of the user's."""
+    """Refuse an `out` that is not a folder, or holds files of the user."""
     if os.path.lexists(out) and not out.is_dir():
-        raise CrackutilsError(f"{out} is a file, or a link to nothing. Give a folder that does not exist.")
+        raise CrackutilsError(f"{out} is a file or a broken link. Give a new folder.")
     if out.exists() and any(out.iterdir()) and not ((out / _MARK).is_file() or force):
-        why = f"{out} exists and is no earlier inspection"
-        raise CrackutilsError(f"{why}. Give a folder that does not exist, or write into this one with --force.")
+        why = f"{out} exists and is not an earlier inspection"
+        raise CrackutilsError(f"{why}. Give a new folder, or write into this one with --force.")
     for name in _WRITTEN:
         refuse_foreign(out / name, force)
 
 
 def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
-    """Mark `out` as an inspection of these photos; refuse what would lose something of an earlier one.
+    """Mark `out` as an inspection of these photos; refuse to lose results of an earlier one.
 
-    Results of photos whose names have changed, because more folders are given than before, are moved along.
+    If names of photos change because more folders are given, their results are moved to the new names.
     """
     mark, before = out / _MARK, {}
     if mark.is_file():
@@ -205,8 +205,8 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
     here = {os.path.realpath(file) for file in files.values()}
     rest = [file for file in before if os.path.realpath(file) not in here and os.path.lexists(file)]
     if rest and not force:
-        why = f"{out} is an inspection of photos that are not given now: {len(rest):,} ({name_some(rest)})"
-        raise CrackutilsError(f"{why}. Give them too, give another folder for these, or drop them with --force.")
+        why = f"{out} has results of photos that are not given now: {len(rest):,} ({name_some(rest)})"
+        raise CrackutilsError(f"{why}. Give them too, give another folder, or drop their results with --force.")
     for name, file in files.items():
         old, new = (out / "photos" / folder_of(one) for one in (before.get(str(file), name), name))
         if old != new and old.is_dir() and not new.exists():
@@ -216,17 +216,17 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
 
 
 def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: pd.DataFrame) -> tuple[float, str]:
-    """Return the threshold that labelled tiles of some photos choose, and how well it does, in words."""
+    """Return the threshold that labelled tiles of some photos choose, and its scores as text."""
     labels = match_photos(labels, files)
     parts, some = [], [name for name in files if name in set(labels["photo"])]
     for name in progress(some, "calibrating", len(some), "photo"):
-        with contextlib.suppress(OSError, *UNUSABLE):  # reported when its turn comes
+        with contextlib.suppress(OSError, *UNUSABLE):  # reported later
             seen = cached_map(read_image(files[name]), net, out / "photos" / folder_of(name))
             parts.append(tile_probabilities(seen.cells, net.share).assign(file=name))
     parts = parts or [pd.DataFrame(columns=["file", "row", "col", "p_crack"])]
     calibration = calibrate_threshold(pd.concat(parts), labels)
     if rest := len(labels) - calibration["n"]:
-        print(f"labels of no tile of these photos: {rest:,}")
+        print(f"labels without a tile of these photos: {rest:,}")
     text = describe_calibration(calibration)
     print(f"threshold {calibration['threshold']:.3g}, {text}")
     return calibration["threshold"], text
@@ -257,7 +257,7 @@ def _write_tables(
         photos.append(row)
         cracks += [{"file": name, "crack": k} | crack for k, crack in enumerate(one["cracks"], 1)]
         tiles += [{"file": name} | tile for tile in one["tiles"]]
-    kinds = {"wide": "Int64", "high": "Int64"} | (_PLACED if exif else {})  # whole, even where some are missing
+    kinds = {"wide": "Int64", "high": "Int64"} | (_PLACED if exif else {})  # integers, even if some are missing
     table = pd.DataFrame(photos).astype(kinds)
     table["unusable"], order = table["wide"].isna(), ["unusable", f"length_{unit}", "p_crack", "file"]
     table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True).drop(columns="unusable")

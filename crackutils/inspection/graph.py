@@ -1,6 +1,6 @@
-"""Centre lines of cracks as a graph: lines between ends and forks, without the spurs of rough edges.
+"""Centre lines of cracks as a graph: lines between ends and forks, without spurs of rough edges.
 
-By hand: skan brings numba, llvmlite, openpyxl and toolz along, for what is a hundred lines here.
+By hand, in a hundred lines: skan would need numba, llvmlite and toolz.
 """
 
 import heapq
@@ -15,23 +15,23 @@ from skimage.morphology import skeletonize
 from crackutils.inspection.mask import find_pixels, for_blocks
 
 GAP = 15  # pixels of a gap that a centre line bridges
-_BLOCK, _RIM = 1024, 128  # side of the blocks that a mask is thinned in, and of what they see around them, pixels
+_BLOCK, _RIM = 1024, 128  # side of the blocks in which a mask is thinned, and of their overlap, pixels
 _HOLE = 3  # side of the disk that closes holes and notches, pixels
-_PAD = 32  # pixels that lines go on beyond the photo while they are thinned
-_TANGENT = 8  # pixels of a line that tell which way its end points
-_SPUR = 4  # pixels that a branch must be longer than from centre line to edge
+_PAD = 32  # pixels by which lines are extended beyond the photo for thinning
+_TANGENT = 8  # pixels of a line that give the direction of its end
+_SPUR = 4  # pixels by which a branch must be longer than the distance from centre line to edge
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of the neighbours of a pixel, straight ones first (y, x)
 
 
 def thin_mask(mask: np.ndarray) -> np.ndarray:
-    """Return centre lines (Zhang, Suen 1984) that bridge gaps: pixels to the edge, rounded up, uint8 (h, w); else 0."""
+    """Return centre lines (Zhang, Suen 1984), gaps bridged: pixels to the edge, rounded up, uint8 (h, w); else 0."""
     disk, reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_HOLE, _HOLE)), np.zeros(mask.shape, np.uint8)
 
     def thin(y: int, x: int) -> None:
         part = mask[max(0, y - _RIM) : y + _BLOCK + _RIM, max(0, x - _RIM) : x + _BLOCK + _RIM]
         if not part.any():
             return
-        # lines go on beyond the photo, so that they are not shortened at its border
+        # lines are extended beyond the photo, because thinning shortens their ends
         closed = cv2.copyMakeBorder(part.astype(np.uint8), *(_PAD,) * 4, cv2.BORDER_REPLICATE)
         closed = cv2.morphologyEx(closed, cv2.MORPH_CLOSE, disk)
         left, top, wide, high = cv2.boundingRect(closed)
@@ -43,7 +43,7 @@ def thin_mask(mask: np.ndarray) -> np.ndarray:
         closed[rows, cols] = np.ceil(far).clip(1, 255)
         reach[y : y + _BLOCK, x : x + _BLOCK] = closed[min(y, _RIM) :, min(x, _RIM) :][:_BLOCK, :_BLOCK]
 
-    for_blocks(thin, mask.shape, _BLOCK)  # thinning is local, and memory does not grow with the photo
+    for_blocks(thin, mask.shape, _BLOCK)  # thinning is local; blocks limit the memory
     bridge_gaps(reach)
     return reach
 
@@ -92,7 +92,7 @@ def trace_lines(line: np.ndarray) -> list[np.ndarray]:
         seen[start] = True
         for step in links[start][: 1 if ring else None]:
             if seen[step] and len(links[step]) == 2:
-                continue  # walked from its other end
+                continue  # already traced from its other end
             path = [start, step]
             while len(links[step]) == 2 and step != start:
                 seen[step] = True
@@ -107,7 +107,7 @@ def trace_lines(line: np.ndarray) -> list[np.ndarray]:
 
 
 def _neighbours(line: np.ndarray, y: np.ndarray, x: np.ndarray) -> list[list[int]]:
-    """Return for each pixel of a line the numbers of its neighbours; no slant where two straight steps lead."""
+    """Return the neighbours of each pixel of a line; no diagonal one that two straight steps reach."""
     wide = line.shape[1] + 2
     at = (y + 1) * wide + x + 1  # ascending
     has = lambda there: at[np.searchsorted(at, there).clip(max=len(at) - 1)] == there  # noqa: E731
@@ -124,9 +124,9 @@ def _neighbours(line: np.ndarray, y: np.ndarray, x: np.ndarray) -> list[list[int
 
 
 def prune_spurs(paths: list[np.ndarray], reach: np.ndarray) -> list[np.ndarray]:
-    """Return `trace_lines` without branches and loops that hardly leave the crack, with `thin_mask` for `reach`.
+    """Return lines of `trace_lines` without branches and loops that hardly leave the crack; `reach` is `thin_mask`.
 
-    The shortest goes first; lines that meet where it left become one.
+    The shortest is removed first; lines that meet at its former fork are joined.
     """
     kept, ends = dict(enumerate(paths)), defaultdict(set)
     for k, path in kept.items():

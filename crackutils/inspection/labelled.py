@@ -1,4 +1,4 @@
-"""Labelled tiles for `adapt`, cut from photos that a user has corrected: in a session, or by masks beside them."""
+"""Labelled tiles for `adapt`, from photos that a user has corrected: in a session, or with masks."""
 
 import contextlib
 import hashlib
@@ -23,20 +23,20 @@ from crackutils.inspection.tiling import TILE, cut_tiles, load_detector, map_pho
 from crackutils.inspection.truth import read_mask
 from crackutils.userfiles.write import write_table
 
-_CRACKED = 24  # pixels of crack with which a tile counts as cracked
-_ENDS = ("", "_mask", "-mask", ".mask")  # what a mask's name has after the photo's
-_Shot = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, photo, pixels that are cracks, and that may be some
+_CRACKED = 24  # pixels of crack from which a tile counts as cracked
+_ENDS = ("", "_mask", "-mask", ".mask")  # suffixes of the names of masks
+_Shot = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, photo, pixels of cracks, pixels of possible cracks
 
 
 @contextlib.contextmanager
 def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> Iterator[Path]:
-    """Give a table for `adapt` of tiles of 256x256 pixels, which lie beside `out` as long as the block lasts.
+    """Yield a table for `adapt` of tiles of 256x256 pixels, which lie beside `out` during the block.
 
-    `origin` is a session, of which the photos count in which something was marked or painted, or a folder of photos
-    with masks beside them (`wall.png` or `wall_mask.png` for `wall.jpg`; white is crack), which must be complete. A
-    tile is cracked with 24 pixels of cracks that were confirmed, painted or masked, and free where no crack is left.
-    All others are left out, as are tiles that are cut by the photo's border. Prints the numbers. Raises CrackutilsError
-    for a session or folder of no use, and where a class is missing or there are under ten tiles.
+    `origin` is a session, whose photos with marks or paint count, or a folder of photos with complete masks beside them
+    (`wall.png` or `wall_mask.png` for `wall.jpg`; white is crack). A tile with at least 24 pixels of confirmed, painted
+    or masked cracks is cracked; a tile without any crack is free. Other tiles are left out, and so are tiles cut by the
+    photo's border. Prints the numbers. Raises CrackutilsError for a session or folder that cannot be used, if a class
+    is missing, and for fewer than ten tiles.
     """
     model = Path(model or SHIPPED)
     with explain_write_errors(out):
@@ -54,7 +54,7 @@ def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> 
                     doubtful += 1
                     continue
                 Image.fromarray(image[place]).save(content := io.BytesIO(), "PNG")
-                if (digest := hashlib.sha256(content.getvalue()).hexdigest()) not in seen:  # the same white twice
+                if (digest := hashlib.sha256(content.getvalue()).hexdigest()) not in seen:  # equal tiles count once
                     seen.add(digest)
                     (Path(work) / f"{digest}.png").write_bytes(content.getvalue())
                     rows.append({"file": f"{digest}.png", "label": label, "photo": name})
@@ -62,7 +62,7 @@ def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> 
         cracks, photos = int(table["label"].sum()), table["photo"].nunique()
         told = f"{len(table):,} tiles of {photos:,} corrected photos: {cracks:,} cracked, {len(table) - cracks:,} free"
         if len(table) < 10 or not 0 < cracks < len(table):
-            remedy = "Correct further photos: confirm or paint cracks, and reject what is none"
+            remedy = "Correct more photos: confirm or paint cracks, and reject false ones"
             raise CrackutilsError(f"{origin} gives {told}. {remedy}.")
         print(f"{told}; left out as doubtful: {doubtful:,}")
         write_table(Path(work) / "labels.csv", table)
@@ -92,13 +92,13 @@ def _masked(folder: Path) -> Iterator[_Shot]:
     pairs = {name: (file, mask) for name, file in files.items() if (mask := masks[file])}
     if not pairs:
         raise CrackutilsError(
-            f"{folder} holds no photo with a mask beside it. Name the mask of wall.jpg wall_mask.png."
+            f"{folder} holds no photo with a mask beside it. For wall.jpg, name the mask wall_mask.png."
         )
     for name, (file, mask) in progress(pairs.items(), "cutting tiles", len(pairs), "photo"):
         with contextlib.suppress(ImageError):
             image = read_image(file)
             truth = read_mask(mask, image.shape[:2])
             if truth.mean() > 0.5:
-                why = f"{mask} is white in more than half of its pixels, so it is no mask of {file.name}"
-                raise CrackutilsError(f"{why}. Paint cracks white and the rest black, or move it elsewhere.")
+                why = f"{mask} is white in more than half of its pixels, so it is not a mask of {file.name}"
+                raise CrackutilsError(f"{why}. Paint cracks white and the rest black, or move the file.")
             yield name, image, truth, truth

@@ -1,4 +1,4 @@
-"""The limit of width: given, or by the exposure class of the concrete; and where a crack is wider."""
+"""The largest allowed width, given or by exposure class, and the parts of cracks that are wider."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from crackutils.config import CrackutilsError
 from crackutils.inspection.measure import Piece
 
 # millimetres: recommended values of EN 1992-1-1:2004, Table 7.1N, for reinforced concrete, quasi-permanent loads.
-# By hand: the package structuralcodes brings shapely and triangle along, whose core may not be sold, for ten numbers.
+# By hand, ten numbers: structuralcodes needs shapely and triangle, whose core must not be sold.
 EXPOSURES = {"X0": 0.4, "XC1": 0.4} | dict.fromkeys(("XC2", "XC3", "XC4", "XD1", "XD2", "XS1", "XS2", "XS3"), 0.3)
 
 
 def choose_limit(limit_mm: float | None, exposure: str | None) -> tuple[float | None, str]:
-    """Return the limit of width in millimetres, None without one, and in words the rule that gave it.
+    """Return the limit of width in millimetres, None without one, and its source as text.
 
     An exposure class of EN 1992-1-1:2004 gives the recommended value of its Table 7.1N. Raises CrackutilsError for both
     a limit and a class, and for an unknown class.
@@ -28,14 +28,14 @@ def choose_limit(limit_mm: float | None, exposure: str | None) -> tuple[float | 
 
 
 def find_wider(piece: Piece, limit: float) -> np.ndarray:
-    """Return where a piece is wider than a limit, pixels, bool (n,); not where its width is only an upper bound."""
+    """Return where a piece is wider than a limit in pixels, bool (n,); false where its width is only an upper bound."""
     return (piece.width > limit) & ~piece.at_most
 
 
 def cut_wider(piece: Piece, limit: float) -> list[np.ndarray]:
-    """Return the stretches of a piece that are wider than a limit, pixels: their points, float32 (m, 2).
+    """Return the parts of a piece that are wider than a limit in pixels: their points, float32 (m, 2).
 
-    Each goes halfway to the neighbours of its points, so that stretches are as long as `Piece.steps` counts.
+    Each extends halfway to the neighbouring points, so that its length equals the sum of `Piece.steps`.
     """
     wide, points = np.concatenate([[False], find_wider(piece, limit), [False]]), piece.points
     middles, stretches = (points[1:] + points[:-1]) / 2, []

@@ -13,21 +13,21 @@ from skimage.morphology import skeletonize
 
 from crackutils.detector.network import CELL
 
-_STRIP = 2048  # rows that are labelled at once, so that memory does not grow with the photo
-_BLOCK, _RIM = 512, 64  # side of the blocks that are thinned, and of what they see around them, pixels
-_SHORTEST = 20  # pixels of a line that counts
-_CELL_SURE = 2.0  # by which the logit of a crack's surest cell is above that of the threshold, from 0.5 up
-_LOW = 0.5  # of the threshold: down to this a crack goes on
+_STRIP = 2048  # rows that are labelled at once, to limit the memory
+_BLOCK, _RIM = 512, 64  # side of the blocks in which masks are thinned, and of their overlap, pixels
+_SHORTEST = 20  # least length of a crack, pixels
+_CELL_SURE = 2.0  # least distance of a crack's highest cell logit from that of the threshold, from 0.5 up
+_LOW = 0.5  # share of the threshold down to which a crack continues
 
 
 def crack_mask(pixels: np.ndarray, threshold: float, cells: np.ndarray | None = None) -> np.ndarray:
     """Return the pixels of cracks, bool (h, w), from the probabilities of a `CrackMap`, uint8 (h, w).
 
-    A crack goes on from pixels that reach the threshold to neighbours of half of it (hysteresis: Canny 1986): there the
-    centre line alone counts, as the mask would be too wide else. What is shorter than 20 pixels is dropped, and, with
-    the logits of the map's `cells`, so is what no cell is sure of: cells see more of their surroundings.
+    A crack continues from pixels that reach the threshold to neighbours that reach half of it (hysteresis: Canny 1986);
+    of these, only the centre line counts, because the mask would be too wide. Cracks under 20 pixels are dropped.
+    With the logits of the map's `cells`, so are cracks without a confident cell: cells see more of the surroundings.
     """
-    # a low threshold was chosen in order to see what is doubtful
+    # users choose a low threshold to see doubtful cracks
     sure = -np.inf if cells is None else math.log(threshold / (1 - threshold)) + _CELL_SURE * min(1, 2 * threshold)
     found = _grow(pixels, _LOW * threshold * 255, threshold * 255, np.zeros((1, 1)) if cells is None else cells, sure)
     mask = found.copy()
@@ -52,9 +52,9 @@ def for_blocks(act: Callable[[int, int], None], shape: Sequence[int], side: int)
 
 
 def _grow(pixels: np.ndarray, low: float, high: float, cells: np.ndarray, sure_cell: float) -> np.ndarray:
-    """Return the pixels of at least `low` that hang together with one of `high`, and with a cell of `sure_cell`.
+    """Return the pixels of at least `low` that are connected with one of `high` and with a cell of `sure_cell`.
 
-    They must reach far enough.
+    Too short ones are dropped.
     """
 
     def label(strip: slice) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ def _grow(pixels: np.ndarray, low: float, high: float, cells: np.ndarray, sure_c
         sides = [-col, -down, col + 1, down + 1, cells[y, x], pixels[down, col]]
         for side, values in zip(reaches[-1], sides, strict=True):
             np.maximum.at(side, own, values)
-        if last is not None:  # what touches across the seam is one
+        if last is not None:  # joins what touches across strips
             for shift in (-1, 0, 1):
                 one = last[max(0, -shift) : len(last) - max(0, shift)]
                 other = labels[0][max(0, shift) : len(last) - max(0, -shift)]
@@ -98,7 +98,7 @@ def find_pixels(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thin_doubtful(found: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """Return what is sure, the centre line of the rest, and what both enclose: wide cracks may be sure at their edges.
+    """Return the pixels in `sure`, the centre line of the others, and what both enclose, as inside wide cracks.
 
     Takes and returns bool (h, w).
     """

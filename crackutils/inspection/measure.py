@@ -27,10 +27,10 @@ COLUMNS = ["x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "
 COLUMNS += ["x_most", "y_most", "at_most", "pieces"]
 _FINE, _COARSE, _ALONG = 1.0, 3.0, 2.0  # deviations that smooth a line, its direction, and values along it, pixels
 _MEDIAN = 9  # points of a line whose median is the width
-_BORDER = 3  # pixels along the border of a photo where nothing is measured
-_CHUNK, _OVERLAP = 2048, 12  # points that are measured at once, and of their neighbours that these see
+_BORDER = 3  # pixels along the border of a photo where no width is measured
+_CHUNK, _OVERLAP = 2048, 12  # points that are measured at once, and neighbours that they use
 _FORK = 1.0  # pixels beside a fork, beyond the crack's own half width, where no width is measured
-_INDEPENDENT = 5  # points of a line that tell as much as one alone
+_INDEPENDENT = 5  # points of a line that count as one independent measurement
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Piece:
 
     @property
     def steps(self) -> np.ndarray:
-        """Length of line at each point, float (n,): half of the way to its neighbours."""
+        """Length of the line at each point, float (n,): half of the way to both neighbours."""
         step = np.hypot(*np.diff(self.points.astype(float), axis=0).T)
         return (np.append(step, 0) + np.append(0, step)) / 2
 
@@ -58,8 +58,8 @@ class Piece:
 def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[pd.DataFrame, list[Piece]]:
     """Measure the cracks of a photo: a row per crack, the longest first, and the pieces of their centre lines.
 
-    Takes the photo, uint8 (h, w, 3), the mask of its cracks, bool (h, w), and the probability of crack, uint8 (h, w),
-    times 255. Lines that touch are one crack; what has no length is left out. Columns, in pixels: x, y, width, height
+    Takes the photo, uint8 (h, w, 3), the mask of its cracks, bool (h, w), and the probability of a crack times 255,
+    uint8 (h, w). Lines that touch are one crack; single points are left out. Columns, in pixels: x, y, width, height
     (box); x_top, y_top (topmost point of its line); p_crack, mean along its line; length, of its centre line with all
     branches; area, length times mean width; width_mean, width_p10, width_p50, width_p90, width_most along its length
     (NaN where none can be measured); x_most, y_most, where it is widest; at_most, share of the length whose width is
@@ -79,9 +79,9 @@ def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[
 
 
 def find_lines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """Return the centre lines of a mask, bool (h, w), from an end or fork to the next: their pixels and their points.
+    """Return the centre lines of a mask, bool (h, w), each from an end or fork to the next: their pixels and points.
 
-    Pixels are int (n, 2), x and y; points, the same smoothed, float32 (n, 2). The third is what `thin_mask` returns.
+    Pixels are int (n, 2), x and y; points are the same, smoothed, float32 (n, 2). The third value is `thin_mask`.
     """
     reach = thin_mask(mask)
     paths = prune_spurs(trace_lines(reach > 0), reach)
@@ -89,7 +89,7 @@ def find_lines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np
 
 
 def _smooth(path: np.ndarray, sigma: float) -> np.ndarray:
-    """Return a line, float32 (n, 2), smoothed along its way; its ends stay, and closed lines stay closed."""
+    """Return a smoothed line, float32 (n, 2); its ends stay in place, and closed lines stay closed."""
     points, closed = path.astype(np.float32), len(path) > 3 and bool((path[0] == path[-1]).all())
     smooth = gaussian_filter1d(points[: len(points) - closed], sigma, axis=0, mode="wrap" if closed else "nearest")
     if closed:
@@ -106,7 +106,7 @@ def _measure_widths(
     for path in paths:
         far, free = reach[path[:, 1], path[:, 0]].astype(int), np.ones(len(path), bool)
         for end in (path[0], path[-1]):
-            if tuple(end) in forks:  # around it a profile crosses both branches
+            if tuple(end) in forks:  # near a fork, a profile crosses both branches
                 free &= np.hypot(*(path - end).T) > reach[end[1], end[0]] + _FORK
         for begin in range(0, len(path), _CHUNK):  # OpenCV's pictures end at 32,767 pixels
             some = slice(max(0, begin - _OVERLAP), begin + _CHUNK + _OVERLAP)
@@ -117,7 +117,7 @@ def _measure_widths(
     if not paths:
         return []
     every, whole = _read_together(profiles), np.concatenate(known)
-    whole &= every.volume > -2 * volume_error(every)  # else it is filled, brighter than the surface
+    whole &= every.volume > -2 * volume_error(every)  # else the crack is filled and brighter than the surface
     fit = fit_photo(Reading(*(values[whole] for values in every)), whole.sum() / _INDEPENDENT)
     width, blur = estimate_widths(every, *fit), fit[2]
     bright = every.surface >= BRIGHT
@@ -140,12 +140,12 @@ def _forks(paths: list[np.ndarray]) -> set[tuple[int, int]]:
 
 
 def _read_together(profiles: list[tuple[np.ndarray, np.ndarray]]) -> Reading:
-    """Return what `read_profiles` reads from the profiles of several lines: many calls cost more than what they do."""
+    """Return `read_profiles` of the profiles of several lines at once: many small calls are slow."""
     sizes = np.repeat([grey.shape[1] for grey, _ in profiles], [len(grey) for grey, _ in profiles])
     readings = []
     for size in np.unique(sizes):
         grey, inside = map(np.concatenate, zip(*(p for p in profiles if p[0].shape[1] == size), strict=True))
-        parts = (slice(begin, begin + _CHUNK) for begin in range(0, len(grey), _CHUNK))  # memory must not grow
+        parts = (slice(begin, begin + _CHUNK) for begin in range(0, len(grey), _CHUNK))  # limits the memory
         readings += [read_profiles(grey[part], inside[part]) for part in parts]
     order = np.argsort(np.argsort(sizes, kind="stable"), kind="stable")
     return Reading(*(np.concatenate(values)[order] for values in zip(*readings, strict=True)))
@@ -154,9 +154,9 @@ def _read_together(profiles: list[tuple[np.ndarray, np.ndarray]]) -> Reading:
 def _sample(
     image: np.ndarray, mask: np.ndarray, path: np.ndarray, far: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return grey values across a line, float32 (n, m), a mask of them as `read_profiles` takes, and what is whole.
+    """Return grey values across a line, float32 (n, m), a mask of them for `read_profiles`, and which are whole.
 
-    A profile is not whole where the crack goes on along it, at forks, nor at the photo's border.
+    A profile is not whole if the crack continues along it, at forks, and at the photo's border.
     """
     half = int(1.5 * far.max()) + BAND + 9
     across, line = np.arange(-half, half + 1, dtype=np.float32), _smooth(path, _FINE)
@@ -172,7 +172,7 @@ def _sample(
     longest, inside = np.minimum(2 * far + 3, half - BAND - 2), np.where(hit > 0, 2, 0).astype(np.uint8)
     whole = ((path >= _BORDER) & (path < np.array(mask.shape[::-1]) - _BORDER)).all(1)
     for side in (slice(half, None), slice(half, None, -1)):
-        run = np.where(hit[:, side] == 1, half + 1, np.arange(half + 1)).min(1)  # ends where the mask does
+        run = np.where(hit[:, side] == 1, half + 1, np.arange(half + 1)).min(1)  # up to the end of the mask
         whole &= run <= longest
         inside[:, side][np.arange(half + 1) < run[:, None]] = 1
     return grey, inside, whole

@@ -1,4 +1,4 @@
-"""One photo: its way from file to map, mask, centre lines, table and pictures."""
+"""Inspection of one photo: from file to map, mask, centre lines, table and pictures."""
 
 import contextlib
 import hashlib
@@ -36,20 +36,20 @@ from crackutils.inspection.measure import LENGTHS, Piece, measure_cracks
 from crackutils.inspection.session import ADDED, ERASED, MARKS, Edits
 from crackutils.inspection.tiling import CrackMap, Detector, map_photo, tile_probabilities
 
-LISTED = 10  # cracks of a photo that the report lists, and that have their number in the picture
-MARKED = 15  # pixels from a user's mark to the centre line that it holds for, at most
-UNUSABLE = (ImageError, MemoryError, cv2.error)  # what a photo may raise
+LISTED = 10  # cracks of a photo in the report's list, with their number in the picture
+MARKED = 15  # largest distance of a user's mark from its centre line, pixels
+UNUSABLE = (ImageError, MemoryError, cv2.error)  # errors of a photo
 _CODE = hash_sources(Path(__file__).parent)
 _PICTURES = ("overlay.jpg", "thumbnail.jpg", "mask.png")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of a photo.
+    """Options of the inspection of a photo.
 
-    threshold: probability from which a pixel counts as a crack, above 0 and below 1; mm_per_pixel: scale, None for
-    lengths in pixels; limit_mm: the largest allowed width; edits: what a user has corrected, whose scale wins; exif:
-    whether camera, date and place are taken along.
+    threshold: probability from which a pixel counts as crack, above 0 and below 1; mm_per_pixel: scale, None for
+    lengths in pixels; limit_mm: the largest allowed width; edits: a user's corrections, whose scale takes precedence;
+    exif: whether camera, date and place are reported.
     """
 
     threshold: float
@@ -65,9 +65,9 @@ class Options:
 
 
 def folder_of(name: str, windows: bool = os.name == "nt") -> Path:
-    """Return the folder of a photo's results, its name; parts that escapes make longer than disks allow are cut.
+    """Return the folder of a photo's results, by its name with escapes; parts that are too long for disks are cut.
 
-    On Windows, characters that it forbids, as names in a session from elsewhere have them, are escapes too.
+    On Windows, forbidden characters, as in sessions from other systems, are escaped too.
     """
     parts = []
     for part in Path(name).parts:
@@ -81,12 +81,12 @@ def folder_of(name: str, windows: bool = os.name == "nt") -> Path:
 def find_cracks(
     image: np.ndarray, seen: CrackMap, threshold: float, edits: Edits | None = None
 ) -> tuple[np.ndarray, pd.DataFrame, list[Piece]]:
-    """Return mask, bool (h, w), rows and pieces of `measure_cracks`, in pixels, as a user's edits leave them.
+    """Return mask, bool (h, w), and rows and pieces of `measure_cracks` in pixels, after a user's edits.
 
-    Takes the photo, uint8 (h, w, 3), its map, and the threshold, above 0 and below 1. What the brush has added is
-    crack, whatever the network says. Cracks that are marked as a joint or as nothing leave all three;
-    `attrs["rejected"]` of the table lists them: x, y and kind of the mark. The rest is not measured anew, so that its
-    numbers stay. With edits, the table has a column confirmed, True where a crack is marked as one. Raises
+    Takes the photo, uint8 (h, w, 3), its map, and the threshold, above 0 and below 1. Pixels added by the brush are
+    crack, whatever the network says. Cracks marked as joint or nothing are removed from all three;
+    `attrs["rejected"]` of the table lists x, y and kind of their marks. The other cracks are not measured again and
+    keep their numbers. With edits, the table has a column confirmed, True for cracks marked as crack. Raises
     CrackutilsError for a brush of another size than the photo's, and for unknown marks.
     """
     mask = crack_mask(seen.pixels, threshold, seen.cells)
@@ -114,7 +114,7 @@ def find_cracks(
 
 
 def _marked_cracks(pieces: list[Piece], edits: Edits) -> dict[int, tuple[float, float, str]]:
-    """Return the mark of each crack that has one, by its number; the last one holds."""
+    """Return the mark of each marked crack, by its number; the last mark counts."""
     if unknown := [kind for _, _, kind in edits.marks if kind not in MARKS]:
         raise CrackutilsError(f"The mark {unknown[0]!r} is unknown. Use one of: {', '.join(MARKS)}.")
     if not pieces or not edits.marks:
@@ -128,7 +128,7 @@ def _marked_cracks(pieces: list[Piece], edits: Edits) -> dict[int, tuple[float, 
 def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> dict[str, Any]:
     """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg, mask.png and the map into a folder.
 
-    Returns problem (what of the file is not used, else empty), cracks (rows of `measure_cracks`, in millimetres if a
+    Returns problem (unused parts of the file, else empty), cracks (rows of `measure_cracks`, in millimetres if a
     scale is given, else in pixels; None where unknown), seen (whether a pixel reaches the threshold), tiles (rows of
     `tile_probabilities`), lines and areas (`describe_lines`, `describe_areas`), wide and high (pixels), with a limit
     what `share_over_limit` returns, in cracks over_limit, and with exif what `read_exif` does. With edits, it also has
@@ -141,7 +141,7 @@ def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> 
     threshold, mm_per_pixel, edits = options.threshold, options.scale, options.edits
     mask, cracks, pieces = find_cracks(image, seen, threshold, edits)
     likely, rejected = seen.pixels >= 255 * threshold, cracks.attrs.pop("rejected", [])
-    if edits is not None and edits.corrected:  # no frames around what the user has taken out
+    if edits is not None and edits.corrected:  # no frames around rejected or erased cracks
         likely &= mask | ~crack_mask(seen.pixels, threshold, seen.cells)
         likely &= True if edits.brush is None else edits.brush != ERASED
     scale = mm_per_pixel or 1.0
@@ -167,11 +167,11 @@ def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> 
 
 
 def resume_photo(file: Path, folder: Path, net: Detector, options: Options, force: bool = False) -> dict[str, Any]:
-    """Return what an earlier call found in a photo where nothing has changed since, else `inspect_photo`.
+    """Return the result of an earlier call for a photo if nothing has changed since, else `inspect_photo`.
 
-    It gains asked (what it depends on) and drawn (sizes of the pictures, bytes), and is written to found.json. Of a
-    photo that cannot be used it has only problem, which says why: the next call tries again. Raises CrackutilsError
-    where a picture is to be replaced that the user has changed, unless `force`.
+    The result also has asked (what it depends on) and drawn (bytes of the pictures), and is written to found.json.
+    For a photo that cannot be used it has only problem, the reason; the next call tries again. Raises CrackutilsError
+    if a picture that the user has changed would be replaced, unless `force` is set.
     """
     found: dict[str, Any] = {"problem": "", "cracks": [], "tiles": []}
     try:
@@ -190,7 +190,7 @@ def resume_photo(file: Path, folder: Path, net: Detector, options: Options, forc
         if not force and (folder / name).is_file() and (folder / name).stat().st_size != size:
             why = f"{folder / name} has been changed since it was written"
             raise CrackutilsError(f"{why}. Move it, or replace it with --force.")
-    record.unlink(missing_ok=True)  # pictures and numbers must not come from two calls
+    record.unlink(missing_ok=True)  # pictures and numbers must come from the same call
     try:
         found = inspect_photo(file, folder, net, options)
         found = {"asked": asked, "problem": "", "cracks": [], "tiles": []} | found
@@ -202,7 +202,7 @@ def resume_photo(file: Path, folder: Path, net: Detector, options: Options, forc
 
 
 def cached_map(image: np.ndarray, net: Detector, folder: Path) -> CrackMap:
-    """Return `map_photo`, from map.npz in a folder where it was made of the same pixels, network and code."""
+    """Return `map_photo`, from map.npz in a folder if it is of the same pixels, network and code."""
     file, pixels = folder / "map.npz", hashlib.sha256(image.ravel()).hexdigest()
     key = json.dumps({"model": net.key, "shape": list(image.shape), "pixels": pixels, "code": _CODE})
     unread = contextlib.suppress(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile)  # none, or cut short

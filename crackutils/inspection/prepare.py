@@ -1,4 +1,4 @@
-"""What holds for each photo before it is inspected: the corrections of a session, and the scale."""
+"""Preparation of an inspection: corrections of a session, and the scale of each photo."""
 
 import contextlib
 import json
@@ -17,9 +17,9 @@ _CODE = hash_sources(Path(__file__).parent)
 
 
 def open_session(file: Path, folder: Path, mark: Path) -> Session:
-    """Return a session with its photos unpacked into a folder; `mark` is written first, for the next call to go on.
+    """Return a session with its photos unpacked into a folder; `mark` is written first, so that a next call continues.
 
-    Where there was nothing before and the session cannot be used, nothing remains. Raises CrackutilsError as
+    If the folder is new and the session cannot be used, the folder is removed again. Raises CrackutilsError as
     `read_session` does, and for a session without photos.
     """
     new = not folder.exists() and not mark.exists()
@@ -33,19 +33,19 @@ def open_session(file: Path, folder: Path, mark: Path) -> Session:
         if new:
             shutil.rmtree(folder, ignore_errors=True)
             mark.unlink()
-            with contextlib.suppress(OSError):  # of --force: it holds something of the user's
+            with contextlib.suppress(OSError):  # with --force it may hold files of the user
                 mark.parent.rmdir()
         raise
     return session
 
 
 def settle_options(session: Session, **options: float | None) -> list[float | None]:
-    """Return options, None where not given, with the session's values for these; print where they contradict it."""
+    """Return options, with the session's value for each None; print those that differ from the session."""
     settled = []
     for name, given in options.items():
         saved = getattr(session, name)
         if given is not None and saved is not None and given != saved:
-            print(f"--{name.replace('_', '-')} {given:g} is used; the session has {saved:g}")
+            print(f"--{name.replace('_', '-')} {given:g} is used, not {saved:g} of the session")
         settled.append(saved if given is None else given)
     return settled
 
@@ -57,11 +57,11 @@ def choose_scales(
     marker_mm: float | None,
     folders: Mapping[str, Path],
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Return millimetres per pixel of each photo, None for all that are in pixels, and what makes one doubtful.
+    """Return millimetres per pixel of each photo, None for all in pixels, and notes on doubtful scales.
 
-    A photo's own scale counts first, then that of a marker with sides of `marker_mm`, then `mm_per_pixel`. What is
-    found of a marker is kept in marker.json in the photo's folder, one of `folders`. Photos that cannot be read need no
-    scale. Raises CrackutilsError where some photos would be in millimetres and others in pixels.
+    A photo's own scale counts first, then that of a marker with sides of `marker_mm`, then `mm_per_pixel`. The search
+    for markers is cached as marker.json in the photo's folder, one of `folders`. Photos that cannot be read need no
+    scale. Raises CrackutilsError if some photos would be in millimetres and others in pixels.
     """
     own = {name: edits[name].mm_per_pixel if name in edits else None for name in files}
     scales, notes, without, unread = own.copy(), {}, {}, set()
@@ -79,7 +79,7 @@ def choose_scales(
     if rest:
         why = f"{len(rest):,} of {len(files):,} photos have no scale ({name_some(rest)})"
         first = next((f" {name}: {text}" for name, text in without.items() if "There is no" not in text), "")
-        raise CrackutilsError(f"{why}.{first} Give their millimetres per pixel (--mm-per-pixel), or leave them out.")
+        raise CrackutilsError(f"{why}.{first} Give --mm-per-pixel, or leave them out.")
     if without:
         print(f"photos without a usable marker, measured with --mm-per-pixel: {len(without):,} ({name_some(without)})")
     return scales, notes
@@ -93,7 +93,7 @@ def _is_readable(file: Path) -> bool:
 
 
 def _marker_of(file: Path, folder: Path, side_mm: float) -> dict[str, Any]:
-    """Return what is known of a photo's marker: mm_per_pixel and note, without (why there is none), or unread."""
+    """Return the search for a photo's marker: mm_per_pixel and note, or without (the reason), or unread."""
     try:
         state = file.stat()
     except OSError:

@@ -15,20 +15,20 @@ from crackutils.inspection.export import describe_limit
 from crackutils.inspection.photo import LISTED, folder_of
 
 _MAILED = 1000  # longer side of a picture, pixels
-MAIL = 10e6  # bytes, about, of the report's pictures: as text, and written as text once more by mail, 18 million
+MAIL = 10e6  # bytes of the report's pictures, about: encoded twice, in the report and by mail, they are 18 million
 
 
 def is_lineless(photos: pd.DataFrame) -> pd.Series:
-    """Return for rows of photos.csv whether the network sees what is too short to be measured, and nobody corrected."""
+    """Return for rows of photos.csv whether possible cracks are all too short to measure, without corrections."""
     lineless = (photos["cracks"] == 0) & (photos["tiles_cracked"] > 0)
     return lineless & ~photos["corrected"] if "corrected" in photos else lineless
 
 
 def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit: str, **facts: Any) -> str:
-    """Return the report as HTML that needs no other file; pictures that would make it too large to mail are left out.
+    """Return the report as one HTML file; pictures that would make it too large to mail are left out.
 
-    Takes the table of `inspect`, results of `inspect_photo` by name, the folder of all photos' folders, "mm" or "px",
-    and what the template names besides: model, threshold, chosen, mm_per_pixel, limit_mm, exposure and rule.
+    Takes the table of `inspect`, results of `inspect_photo` by name, the parent of the photos' folders, "mm" or "px",
+    and further values of the template: model, threshold, chosen, mm_per_pixel, limit_mm, exposure and rule.
     """
     good, bad = table[table["wide"].notna()], table[table["wide"].isna()]
     photos = good.to_dict("records")

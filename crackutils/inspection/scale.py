@@ -1,4 +1,4 @@
-"""The scale of a photo, millimetres per pixel: from two points of known distance, or from a printed marker."""
+"""The scale of a photo in millimetres per pixel: from two points of known distance, or from a printed marker."""
 
 import math
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ import numpy as np
 
 from crackutils.config import CrackutilsError
 
-SLANTED = 0.05  # sides of a marker that differ by more show that the photo looks at the wall from the side
+SLANTED = 0.05  # larger differences between the sides of a marker show an oblique view
 _SPREAD = 0.1  # by which the scales of several markers may differ, as a share of their mean
 _PAD = 50  # pixels around the photo: OpenCV drops markers whose white rim lies close to its border
-_LONGEST = 4000  # longer side of the picture in which markers are looked for, pixels
-# each holds the smaller dictionaries of its kind, with the same numbers
+_LONGEST = 4000  # longer side of the picture in which markers are searched, pixels
+# each contains the smaller dictionaries of its kind, with the same numbers
 _DICTIONARIES = ("DICT_4X4_250", "DICT_5X5_250", "DICT_6X6_250", "DICT_ARUCO_ORIGINAL")
 _REMEDY = "Print one of ArUco 4x4, 5x5 or 6x6 with a white rim, lay it flat on the wall, or give millimetres per pixel"
 
 
 @dataclass(frozen=True)
 class Found:
-    """The markers of a photo and the scale that they give."""
+    """The markers of a photo, and the scale from them."""
 
     ids: tuple[int, ...]  # numbers of the markers
     corners: np.ndarray  # float32 (markers, 4, 2), x and y in pixels, the middle of the first pixel is (0, 0)
     mm_per_pixel: float  # from the mean length of all sides
-    slant: float  # by how much the sides of one marker differ, as a share of their mean: the largest of all markers
-    spread: float  # by how much the scales of the markers differ, as a share of their mean; 0 for one marker
+    slant: float  # largest difference between the sides of a marker, as a share of their mean
+    spread: float  # difference between the scales of the markers, as a share of their mean; 0 for one marker
 
 
 def scale_of_points(one: tuple[float, float], other: tuple[float, float], length_mm: float) -> float:
-    """Return the millimetres per pixel where two points, x and y in pixels, lie `length_mm` millimetres apart.
+    """Return millimetres per pixel for two points, x and y in pixels, that are `length_mm` millimetres apart.
 
     Raises CrackutilsError for points that are the same, and for a length that is not above 0.
 
@@ -40,7 +40,7 @@ def scale_of_points(one: tuple[float, float], other: tuple[float, float], length
         raise CrackutilsError(f"The length {length_mm} is out of range. Give the millimetres between the two points.")
     pixels = math.dist(one, other)
     if not 0 < pixels < math.inf:
-        raise CrackutilsError("Both points lie at the same place. Choose two points that lie far apart.")
+        raise CrackutilsError("Both points are the same. Choose two points far apart.")
     return length_mm / pixels
 
 
@@ -49,7 +49,7 @@ def scale_of_marker(image: np.ndarray, side_mm: float) -> Found:
 
     Markers are those of the dictionaries 4x4, 5x5 and 6x6 with up to 250 markers, and of the original one; a side must
     be longer than a hundredth of the photo's longer side. Several markers give their mean. Raises CrackutilsError for a
-    side that is not above 0, where there is no marker, and where their scales differ by more than 10 %.
+    side that is not above 0, without markers, and if their scales differ by more than 10 %.
     """
     if not 0 < side_mm < math.inf:
         raise CrackutilsError(f"The side {side_mm} is out of range. Give the marker's side in millimetres above 0.")
@@ -71,10 +71,10 @@ def scale_of_marker(image: np.ndarray, side_mm: float) -> Found:
 
 
 def describe_marker(found: Found) -> str:
-    """Return in words what makes a scale doubtful, empty for nothing."""
+    """Return as text why a scale is doubtful, empty if it is not."""
     told = []
     if found.slant > SLANTED:
-        told.append(f"the sides of the marker differ by {found.slant:.0%}, so the photo looks at it from the side")
+        told.append(f"the sides of the marker differ by {found.slant:.0%}, so it is seen obliquely")
     if found.spread > SLANTED:
         told.append(f"the scales of its {len(found.ids)} markers differ by {found.spread:.0%}")
     return "; ".join(told)
@@ -102,6 +102,6 @@ def _find_markers(grey: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 
 def _refine(corners: np.ndarray, grey: np.ndarray, factor: float) -> np.ndarray:
-    """Return corners, float32 (4, 2), that were found in a smaller picture, as the photo itself has them."""
+    """Return corners, float32 (4, 2), found in a smaller picture, refined in the photo itself."""
     reach, stop = math.ceil(factor) + 2, (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 0.01)
     return cv2.cornerSubPix(grey, corners.astype(np.float32)[:, None].copy(), (reach, reach), (-1, -1), stop)[:, 0]

@@ -1,4 +1,4 @@
-"""A session: photos with what a user has corrected in them, kept in one file that opens on another machine."""
+"""A session: photos and a user's corrections in one file, which opens on other machines."""
 
 import contextlib
 import hashlib
@@ -22,24 +22,24 @@ from crackutils.images import LARGEST
 from crackutils.inspection.limit import EXPOSURES
 from crackutils.userfiles.entries import ZIP_ERRORS, Names, check_space, leads_outside, refuse_entry
 
-MARKS = ("crack", "joint", "nothing")  # what a user says a found line is
+MARKS = ("crack", "joint", "nothing")  # what a user calls a found line
 ADDED, ERASED = 1, 2  # values of a brush
-SETTINGS = ("threshold", "mm_per_pixel", "limit_mm", "exposure")  # of a session, for all photos
+SETTINGS = ("threshold", "mm_per_pixel", "limit_mm", "exposure")  # for all photos of a session
 _KIND, _SCHEMA = "crackutils session", 1  # raise the number when older versions would misread a new file
 _CONTENT = "session.json"
 _BLOCK = 1 << 20  # bytes that are copied at once
-_RATIO, _SMALL = 100, 1_000_000  # an entry may declare so many times its bytes in the file, and so many more
+_RATIO, _SMALL = 100, 1_000_000  # an entry may declare so many times its bytes in the file, plus so many
 _LONGEST = 64_000_000  # bytes of session.json
 
 
 @dataclass(frozen=True)
 class Edits:
-    """What a user has corrected in one photo.
+    """A user's corrections of one photo.
 
-    mm_per_pixel: scale of this photo, which wins over that of the session, None for that; marks: (x, y, kind) each, a
-    place in pixels of the photo and one of `MARKS`, which holds for the found crack whose centre line is nearest, at
-    most 15 pixels away (the last mark, where several do); brush: uint8 (h, w) of the photo's size, 0 nothing, 1 added
-    to the mask, 2 erased, None for nothing.
+    mm_per_pixel: scale of this photo, None for that of the session; marks: (x, y, kind) each, a place in pixels of the
+    photo and one of `MARKS`, for the crack whose centre line is nearest, at most 15 pixels away (of several marks, the
+    last counts); brush: uint8 (h, w) of the photo's size, 0 unchanged, 1 added to the mask, 2 erased, None without
+    changes.
     """
 
     mm_per_pixel: float | None = None
@@ -53,7 +53,7 @@ class Edits:
 
     @property
     def key(self) -> str:
-        """A SHA-256 of all that is in it, as caches need it."""
+        """A SHA-256 of the content, for caches."""
         marks = [[float(x), float(y), kind] for x, y, kind in self.marks]
         digest = hashlib.sha256(json.dumps([self.mm_per_pixel, marks]).encode())
         if self.brush is not None:
@@ -64,9 +64,9 @@ class Edits:
 
 @dataclass
 class Session:
-    """Photos by name, in order, with what was corrected in them and the settings that hold for all.
+    """Photos by name, in order, with their corrections and the settings for all photos.
 
-    exposure is the class, one of `limit.EXPOSURES`, that gave limit_mm, None where the user did.
+    exposure is the class, one of `limit.EXPOSURES`, that sets limit_mm; None if the user set it.
     """
 
     photos: dict[str, Path] = field(default_factory=dict)
@@ -78,11 +78,11 @@ class Session:
 
 
 def write_session(session: Session, file: str | Path) -> None:
-    """Write a session with its photos to one file, a ZIP archive, whole or not at all.
+    """Write a session with its photos to one file, a ZIP archive, atomically.
 
-    Photos are stored as they are, brushes as PNG, and the rest in session.json; edits of names that are no photos are
-    left out. Memory does not grow with the number of photos. Raises CrackutilsError for names and values that
-    `read_session` refuses, and where a photo cannot be read or the file cannot be written.
+    Photos are stored unchanged, brushes as PNG, and the rest in session.json; edits without a photo are left out.
+    Memory does not grow with the number of photos. Raises CrackutilsError for names and values that `read_session`
+    refuses, and if a photo cannot be read or the file cannot be written.
     """
     file, names, photos = Path(file), Names(), []
     content = {"kind": _KIND, "schema": _SCHEMA} | {name: getattr(session, name) for name in SETTINGS}
@@ -111,7 +111,7 @@ def write_session(session: Session, file: str | Path) -> None:
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-    """Return an entry without the time, so that one session makes one file."""
+    """Return an entry without a time, so that equal sessions give equal files."""
     return zipfile.ZipInfo(name)
 
 
@@ -122,11 +122,11 @@ def _read_blocks(name: str, path: Path) -> Iterator[bytes]:
                 yield block
     except OSError as error:
         why = f"{printable(name)} cannot be read ({error.strerror})"
-        raise CrackutilsError(f"The session cannot be saved: {why}. Bring the photo back, or take it out.") from error
+        raise CrackutilsError(f"The session cannot be saved: {why}. Restore the photo, or remove it.") from error
 
 
 def _check_content(content: Any) -> None:
-    """Raise ValueError, which says what is wrong, for the content of a session that cannot be used."""
+    """Raise ValueError with the problem for the content of a session that cannot be used."""
     _require(isinstance(content, dict) and isinstance(content.get("photos"), list), "it has no list of photos")
     _require(0 < _number(content.get("threshold")) < 1, "its threshold is not between 0 and 1")
     for scale in (content, *content["photos"]):
@@ -136,14 +136,14 @@ def _check_content(content: Any) -> None:
     limit = content.get("limit_mm")
     _require(limit is None or 0 < _number(limit) < math.inf, f"the limit {limit} is out of range")
     exposure = content.get("exposure")  # older files have none
-    _require(exposure is None or EXPOSURES.get(str(exposure)) == limit, f"the limit {limit} is not of {exposure!r}")
+    _require(exposure is None or EXPOSURES.get(str(exposure)) == limit, f"limit {limit} is not that of {exposure!r}")
     seen: set[str] = set()
     for photo in content["photos"]:
         name = photo.get("name")
         named = isinstance(name, str) and name.strip("./\\ ") and "\0" not in name
         _require(bool(named), f"a photo is called {name!r}")
         _require(not leads_outside(name), f"the name {name!r} leads outside the folder")
-        _require(name.encode(errors="replace").decode() == name, f"the name {name!r} is no text")
+        _require(name.encode(errors="replace").decode() == name, f"the name {name!r} is not valid text")
         _require(posixpath.normpath(name) not in seen, f"two photos are called {name!r}")
         seen.add(posixpath.normpath(name))
         _require(isinstance(photo.get("marks"), list), f"{name!r} has no list of marks")
@@ -158,7 +158,7 @@ def _require(good: bool, problem: str) -> None:
 
 
 def _number(value: Any) -> float:
-    """Return a finite number; NaN, which fails every comparison, for what is none."""
+    """Return a finite number, or NaN, which fails every comparison, for other values."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else math.nan
 
@@ -173,21 +173,21 @@ def is_session(file: Path) -> bool:
 def read_session(file: str | Path, folder: str | Path) -> Session:
     """Unpack a session into a folder and return it; its photos lie in `photos/`, under clean names.
 
-    A photo that lies there already is not written again. Brushes are read from the disk when they are used; changes of
-    one stay in memory. Raises CrackutilsError for a file that is no session, is damaged, or of a newer version, that
-    declares far more than it holds or leads outside the folder, and for photos that are not those that were saved.
+    Photos that are already there are not written again. Brushes are read from the disk when they are used; changes to
+    them stay in memory. Raises CrackutilsError for a file that is not a session, is damaged, is of a newer version,
+    declares far more data than it holds or leads outside the folder, and for photos that differ from the saved ones.
     """
     file, folder = Path(file), Path(folder)
     try:
         with open(file, "rb") as opened:
             packed = opened.read(2) == b"PK"
         if not packed:
-            raise CrackutilsError(f"{file} is no session: it is no ZIP archive. Give a file that was saved as one.")
+            raise CrackutilsError(f"{file} is not a session: it is not a ZIP archive. Give a saved session.")
         with zipfile.ZipFile(file) as archive:
             return _unpack(archive, file, folder)
     except OSError as error:
         why = error.strerror or error
-        raise CrackutilsError(f"{file} cannot be read ({why}). Give the file of a session.") from error
+        raise CrackutilsError(f"{file} cannot be read ({why}). Give a saved session.") from error
     except (*ZIP_ERRORS, ValueError, LookupError) as error:
         raise CrackutilsError(f"{file} is damaged ({error}). Copy it again, or save the session again.") from error
 
@@ -199,14 +199,14 @@ def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> Session:
     packed = sum(e.compress_size for e in entries)
     large = [e.filename for e in entries if e.file_size > _RATIO * e.compress_size + _SMALL]
     if large or packed > file.stat().st_size:
-        why = f"entries declare far more than it holds ({name_some(large or [e.filename for e in entries])})"
+        why = f"entries declare far more data than it holds ({name_some(large or [e.filename for e in entries])})"
         raise CrackutilsError(f"{file} is refused: {why}. Nothing was unpacked.")
     if _CONTENT not in archive.namelist():
-        raise CrackutilsError(f"{file} is no session: it holds no {_CONTENT}. Give a file that was saved as one.")
+        raise CrackutilsError(f"{file} is not a session: it holds no {_CONTENT}. Give a saved session.")
     _require(archive.getinfo(_CONTENT).file_size <= _LONGEST, f"{_CONTENT} is too large")
     content = json.loads(archive.read(_CONTENT))
     if not isinstance(content, dict) or content.get("kind") != _KIND:
-        raise CrackutilsError(f"{file} is no session of this program. Give a file that was saved as one.")
+        raise CrackutilsError(f"{file} is not a session of this program. Give a saved session.")
     schema = content.get("schema")
     if isinstance(schema, int) and schema > _SCHEMA:
         raise CrackutilsError(f"{file} was saved by a newer version of crackutils. Update crackutils to open it.")
@@ -232,7 +232,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> Session:
 
 
 def _write_photo(source: IO[bytes], target: Path, size: int, expected: str, name: str) -> None:
-    """Write a photo where it is not there yet; ValueError where it is not the one that was saved."""
+    """Write a photo if it is not there yet; ValueError if it differs from the saved one."""
     if target.is_file() and target.stat().st_size == size and sha256(target) == expected:
         return
     digest = hashlib.sha256()
@@ -241,21 +241,21 @@ def _write_photo(source: IO[bytes], target: Path, size: int, expected: str, name
             while block := source.read(_BLOCK):
                 digest.update(block)
                 out.write(block)
-        _require(digest.hexdigest() == expected, f"the photo {name} is not the one that was saved")
+        _require(digest.hexdigest() == expected, f"the photo {name} differs from the saved one")
 
 
 def _read_brush(archive: zipfile.ZipFile, entry: str, folder: Path) -> np.ndarray:
-    """Return a brush, uint8 (h, w), of 0, 1 and 2, mapped from a file; ValueError where it is none."""
+    """Return a brush, uint8 (h, w), of 0, 1 and 2, memory-mapped; ValueError for an invalid one."""
     _require(archive.getinfo(entry).file_size <= LARGEST * 10**6, f"{entry} is too large")
     raw = archive.read(entry)
     file = folder / f"{hashlib.sha256(raw).hexdigest()[:32]}.npy"
     if not file.is_file():
         try:
             with Image.open(io.BytesIO(raw), formats=("PNG",)) as picture:
-                _require(picture.mode == "L" and picture.width * picture.height <= LARGEST * 10**6, f"{entry} is none")
+                _require(picture.mode == "L" and picture.width * picture.height <= LARGEST * 10**6, f"invalid {entry}")
                 brush = np.asarray(picture)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{entry} is no brush: {error}") from error
+            raise ValueError(f"{entry} is not a brush: {error}") from error
         _require(int(brush.max()) <= ERASED, f"{entry} has other values than 0, 1 and 2")
         save_array(file, brush)
     return np.load(file, mmap_mode="c")

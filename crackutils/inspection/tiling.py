@@ -1,4 +1,4 @@
-"""From a photo to its map: overlapping windows go through the detector."""
+"""The map of a photo: probabilities of the detector in overlapping windows."""
 
 import hashlib
 import itertools
@@ -21,14 +21,14 @@ from crackutils.files import sha256
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
 
 TILE = 256  # side of a tile, pixels: tiles.csv has a row for each
-_RIM = 2  # cells at a window's rim that its neighbour sees better
+_RIM = 2  # cells at a window's rim that are taken from its neighbour
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A trained crack network, ready for windows of a photo."""
+    """A trained crack network for windows of a photo."""
 
-    engine: Engine  # gives float32 (n, cells + pixels): the logits of cells, and the probabilities of pixels times 255
+    engine: Engine  # returns float32 (n, cells + pixels): logits of cells, and probabilities of pixels times 255
     size: int  # side of a window, pixels
     share: float  # of a window's cells that decide, as in `Recipe.cells`
     key: str  # identifies weights, recipe and engine
@@ -36,14 +36,14 @@ class Detector:
 
 @dataclass(frozen=True)
 class CrackMap:
-    """What a network finds in a photo of h x w pixels."""
+    """Outputs of a network for a photo of h x w pixels."""
 
     pixels: np.ndarray  # uint8 (h, w), the probability of a crack in each pixel times 255
     cells: np.ndarray  # float32 (ceil(h / 16), ceil(w / 16)), the logit of a crack in each cell of 16x16 pixels
 
 
 def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
-    """Return the network of a run of notebook 08, or of `adapt`; CrackutilsError for other folders and unknown engines.
+    """Return the network of a run of notebook 08 or `adapt`; CrackutilsError for other folders and unknown engines.
 
     `photo_network` says when its last layer counts.
     """
@@ -63,8 +63,8 @@ def load_detector(folder: Path, engine: str = config.ENGINES[0]) -> Detector:
 def map_photo(image: np.ndarray, net: Detector) -> CrackMap:
     """Return what the network finds in a photo, uint8 (h, w, 3) of any size.
 
-    Windows overlap, and what lies within 32 pixels of a window's rim is taken from its neighbour. Beyond the photo its
-    mirror image goes on.
+    Windows overlap; within 32 pixels of a window's rim, the values of its neighbour count. The photo is extended by its
+    mirror image.
     """
     (h, w), side = image.shape[:2], net.size // CELL
     high, wide = (math.ceil(n / CELL) for n in (h, w))

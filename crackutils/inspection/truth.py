@@ -1,4 +1,4 @@
-"""Comparison with true masks, of the user's own photos and of synthetic ones."""
+"""Comparison with true masks, of a user's photos and of synthetic photos."""
 
 import posixpath
 from collections import Counter
@@ -21,7 +21,7 @@ from crackutils.inspection.tiling import TILE, CrackMap, cut_tiles
 from crackutils.synthetic.scene import Photo
 from crackutils.userfiles.names import match_names
 
-NEAR = 4  # pixels that a found and a true centre line may be apart
+NEAR = 4  # largest distance between matching found and true centre lines, pixels
 _DISK = (np.hypot(*np.mgrid[-NEAR : NEAR + 1, -NEAR : NEAR + 1]) <= NEAR).astype(np.uint8)
 SCORES = ["iou", "f1", "precision", "recall", "line_f1", "line_precision", "line_recall", "length_error"]
 
@@ -29,8 +29,8 @@ SCORES = ["iou", "f1", "precision", "recall", "line_f1", "line_precision", "line
 def compare_masks(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Count what `score_counts` needs: pixels, pixels of centre lines, and lengths, of a found and a true mask.
 
-    Both are bool (h, w), and their centre lines those of `find_lines`. line_found_right are pixels of found lines that
-    have a pixel of a true one within 4 pixels, and line_true_found the other way round.
+    Both are bool (h, w); centre lines are from `find_lines`. line_found_right counts pixels of found lines with a true
+    line within 4 pixels, line_true_found pixels of true lines with a found one.
     """
     counts, lines = {"found": int(mask.sum()), "true": int(truth.sum()), "both": int((mask & truth).sum())}, {}
     for kind, part in (("found", mask), ("true", truth)):
@@ -46,30 +46,30 @@ def compare_masks(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def score_counts(counts: pd.DataFrame) -> pd.DataFrame:
-    """Return scores in front of rows of `compare_masks`; NaN where there is nothing that they would be a share of.
+    """Return scores in front of rows of `compare_masks`; NaN for shares of nothing.
 
-    iou, f1, precision and recall are those of pixels; line_precision and line_recall the shares of pixels of found
-    centre lines with a true one within 4 pixels, and of true ones with a found one, line_f1 their harmonic mean;
-    length_error is the difference of the lengths as a share of the true one.
+    iou, f1, precision and recall are of pixels. line_precision and line_recall are the shares of pixels of found centre
+    lines with a true one within 4 pixels, and of true ones with a found one; line_f1 is their harmonic mean.
+    length_error is found minus true length, as a share of the true one.
     """
     c = counts
     scores = {"iou": c["both"] / (c["found"] + c["true"] - c["both"]), "f1": 2 * c["both"] / (c["found"] + c["true"])}
     scores |= {"precision": c["both"] / c["found"], "recall": c["both"] / c["true"]}
     p, r = c["line_found_right"] / c["line_found"], c["line_true_found"] / c["line_true"]
     lineless = c["line_found"] + c["line_true"] == 0
-    scores["line_f1"] = (2 * p * r / (p + r)).fillna(0).mask(lineless)  # lines of one of the two only are all wrong
+    scores["line_f1"] = (2 * p * r / (p + r)).fillna(0).mask(lineless)  # if only one of them has lines, all are wrong
     scores |= {"line_precision": p, "line_recall": r}
     scores["length_error"] = (c["length_found"] - c["length_true"]) / c["length_true"].replace(0, np.nan)
     return pd.concat([pd.DataFrame(scores), c], axis=1)
 
 
 def find_masks(photos: Iterable[str], folder: Path) -> dict[str, Path]:
-    """Return the true masks in a folder by the names of the photos, which they have, or end in, but for the suffix.
+    """Return the true masks in a folder by photo; their names are those of the photos, or end in them, without suffix.
 
-    Photos without a mask are printed, and so are masks without a photo. Raises CrackutilsError where there is none.
+    Prints photos without a mask and masks without a photo. Raises CrackutilsError if there is no mask.
     """
     if not folder.is_dir():
-        raise CrackutilsError(f"{folder} is no folder. Give the folder of the masks, which are named as the photos.")
+        raise CrackutilsError(f"{folder} is not a folder. Give the folder with the masks.")
     masks = {as_text(file.relative_to(folder).as_posix()): file for file in find_pictures(folder)[0]}
     whole = {photo: posixpath.splitext(photo)[0] for photo in photos}
     last = {photo: posixpath.basename(stem) for photo, stem in whole.items()}
@@ -79,7 +79,7 @@ def find_masks(photos: Iterable[str], folder: Path) -> dict[str, Path]:
             if name in masks and (names is whole or count[last[photo]] == 1):
                 found[photo] = masks[name]
     if not found:
-        raise CrackutilsError(f"No mask in {folder} is named as a photo. Name them alike: wall.jpg and wall.png.")
+        raise CrackutilsError(f"No mask in {folder} is named like a photo. Name them alike: wall.jpg and wall.png.")
     if rest := [photo for photo in whole if photo not in found]:
         print(f"photos without a mask: {len(rest):,} ({name_some(rest)})")
     if rest := [name for name, file in masks.items() if file not in found.values()]:
@@ -100,7 +100,7 @@ def read_mask(file: Path, shape: tuple[int, int] | None = None, soft: bool = Tru
     if shape and values.shape != shape:
         sizes = " and ".join(f"{wide}x{high}" for high, wide in (values.shape, shape))
         raise CrackutilsError(
-            f"The mask {file} and its photo differ in size ({sizes} pixels). Give a mask of its size."
+            f"The mask {file} and its photo differ in size ({sizes} pixels). Give a mask of the photo's size."
         )
     if not soft and values.max() <= 127 and len(np.unique(values)) > 2:
         raise CrackutilsError(f"{file} has several grey values, but none above 127. Save crack as 255, the rest as 0.")
@@ -113,17 +113,17 @@ def summarize_truth(counts: dict[str, dict]) -> pd.DataFrame:
     table = score_counts(pd.concat([table, table.sum().to_frame("all").T]))
     print(table[SCORES].round(3).rename(printable).to_string(na_rep="-"))
     error = table["length_error"][:-1].abs().median()
-    print(f"lines agree within {NEAR} pixels; length is wrong by {error:.1%} (median, without its sign)")
+    print(f"lines agree within {NEAR} pixels; length error {error:.1%} (median of absolute values)")
     return table.rename_axis("file").reset_index()
 
 
 def compare_with_truth(shot: Photo, mask: np.ndarray) -> dict[str, Any]:
-    """Return style and `compare_masks` for a synthetic photo, and what `crack_mask` found in it.
+    """Return style and `compare_masks` for a synthetic photo and its mask from `crack_mask`.
 
-    length_true is that of the lines that were drawn, in pixels.
+    length_true is the length of the drawn lines, in pixels.
     """
     counts = compare_masks(mask, truth := shot.mask > 127) | {"length_true": 0.0}
-    for line in shot.lines:  # cracks and branches; what lies outside the photo does not count
+    for line in shot.lines:  # cracks and branches, without parts outside the photo
         steps, middles = np.diff(line[:, :2], axis=0), (line[1:, :2] + line[:-1, :2]) / 2
         inside = ((middles >= 0) & (middles < truth.shape[::-1])).all(1)
         counts["length_true"] += float(np.hypot(*steps[inside].T).sum())
@@ -131,7 +131,7 @@ def compare_with_truth(shot: Photo, mask: np.ndarray) -> dict[str, Any]:
 
 
 def compare_at_threshold(shots: Sequence[Photo], maps: Sequence[CrackMap], threshold: float) -> dict[str, float]:
-    """Return medians over photos, with their maps, of scores at a threshold, length_error without its sign."""
+    """Return medians over photos of scores at a threshold; length_error is absolute."""
     masks = [crack_mask(seen.pixels, threshold, seen.cells) for seen in maps]
     rows = [compare_with_truth(shot, mask) for shot, mask in zip(shots, masks, strict=True)]
     return {"threshold": threshold} | score_counts(pd.DataFrame(rows))[SCORES].abs().median().to_dict()

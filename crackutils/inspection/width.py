@@ -1,11 +1,11 @@
 """Width of a crack from the grey values across it: by dark volume where it is narrow, by its edges where it is wide.
 
-A lens spreads a narrow crack of width w and darkness d (share of the surface's grey value that it lacks) over more
+The lens blurs a narrow crack of width w and darkness d (relative depth below the surface's grey value) over more
 pixels, but keeps its dark volume v, the integral of the depth below the surface: w = v / d (the rectangle transform of
-Benz, Rodehorst, MVA 2021, has d = 1). The distance e between its edges, the steepest places on both sides, tells w
-where the crack is wider than the blur (as in Steger, PAMI 1998, it is known by how much too wide blur makes it). Both
-estimates count by their precision, which is one rule for all widths. Grey values serve as they are: cameras sharpen
-and steepen contrast, and in linear light real hairlines come out half as wide again or more.
+Benz, Rodehorst, MVA 2021, has d = 1). If the crack is wider than the blur, the distance e between its edges, the
+steepest places on both sides, gives w; the bias by blur is known (Steger, PAMI 1998). Both estimates are weighted by
+their precision, by one rule for all widths. Grey values are not linearised: cameras sharpen and increase contrast, and
+in linear light real hairlines come out at least half as wide again.
 """
 
 from typing import NamedTuple
@@ -17,20 +17,20 @@ from crackutils.config import CrackutilsError
 
 BAND = 6  # values on each side from which the surface's grey value is read
 FEWEST = 16  # values of a profile
-UNSURE = 0.4  # a crack narrower than this many deviations of the blur is not told from one as narrow as the blur
-BRIGHT = 250  # a surface as bright is overexposed
-# what is known before a photo is seen, as on synthetic photos: mean and deviation of the darkness, and of the blur
+UNSURE = 0.4  # cracks narrower than so many deviations of the blur cannot be distinguished
+BRIGHT = 250  # grey value from which a surface is overexposed
+# priors, from synthetic photos: mean and deviation of the darkness, and of the blur
 # (deviation of a Gaussian, pixels; relative deviation)
 _DARK, _BLUR = (0.8, 0.2), (1.5, 0.5)
 _ERRORS = (0.05, 2.5, 0.1, 1.0)  # of volume and edges, pixels: fixed, and times the noise and the noise by the depth
-_REACH = 1.5  # pixels around an edge that count for its place
+_REACH = 1.5  # pixels around an edge that are used to locate it
 
 
 class Reading(NamedTuple):
-    """What profiles show, each an array float (m,); depths are shares of the surface's grey value."""
+    """Measurements of profiles, each an array float (m,); depths are shares of the surface's grey value."""
 
     volume: np.ndarray  # integral of the depth, pixels
-    level: np.ndarray  # depth, as a mean that its deepest part dominates
+    level: np.ndarray  # depth, as a mean dominated by the deepest part
     edges: np.ndarray  # distance between the edges, pixels
     noise: np.ndarray  # deviation of the surface beside the crack
     surface: np.ndarray  # grey value
@@ -39,7 +39,7 @@ class Reading(NamedTuple):
 def profile_width(values: np.ndarray) -> float:
     """Return the width, pixels, of the crack in the middle of one profile: at least 16 grey values, a pixel apart.
 
-    NaN where nothing is darker than the surface. Raises CrackutilsError where the values are too few.
+    NaN if nothing is darker than the surface. Raises CrackutilsError for too few values.
     """
     values = np.asarray(values, np.float32)
     if values.ndim != 1 or len(values) < FEWEST or not np.isfinite(values).all():
@@ -51,8 +51,8 @@ def profile_width(values: np.ndarray) -> float:
 def read_profiles(grey: np.ndarray, mask: np.ndarray | None = None) -> Reading:
     """Read profiles, grey values float (m, n), n odd with the crack's centre line in the middle.
 
-    `mask`, uint8 (m, n), is 1 in the crack, 0 beside it and 2 where the surface is not to be read from (other cracks,
-    outside the photo); its edges may be wrong by a pixel or two. Without it the crack is the darkest place near the
+    `mask`, uint8 (m, n), is 1 in the crack, 0 beside it and 2 where the surface must not be read (other cracks, outside
+    the photo); its edges may be wrong by a pixel or two. Without a mask, the crack is the darkest place near the
     middle, and n may be even.
     """
     (m, n), middle = grey.shape, (grey.shape[1] - 1) / 2
@@ -67,13 +67,13 @@ def read_profiles(grey: np.ndarray, mask: np.ndarray | None = None) -> Reading:
     begin, end = _first(inside, x), _last(inside, x)
     core = x == at if mask is None else (x == at) | ((x >= begin + 4) & (x <= end - 4))
     surface, _ = _surface(grey, free, begin - 2, end + 2)
-    if mask is None:  # what is close may be the inside of a wide crack
+    if mask is None:  # values near the middle may be the inside of a wide crack
         usual = np.quantile(grey, 0.7, axis=1, keepdims=True)
         surface = np.where(np.take_along_axis(grey, at, 1) < 0.6 * usual, usual, surface)
     depth = 1 - grey / surface
-    dark = (depth > _level(depth * inside) / 2) | core  # the crack reaches from the middle as far as it is half as deep
+    dark = (depth > _level(depth * inside) / 2) | core  # the crack extends from the middle down to half depth
     left, right = _last(~dark & (x < at), x) + 1, _first(~dark & (x > at), x) - 1
-    near = (x >= left - 1) & (x <= right + 1)  # farther away there is more noise than dark volume
+    near = (x >= left - 1) & (x <= right + 1)  # farther away, noise exceeds the dark volume
     surface, noise = _surface(grey, free, left - 2, right + 2)
     depth = (1 - grey / surface) * near
     if mask is None:
@@ -100,7 +100,7 @@ def _level(depth: np.ndarray) -> np.ndarray:
 def _surface(grey: np.ndarray, free: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the surface's grey value, float (m, n), a line between the medians of both sides, and its deviation (m,).
 
-    `left` and `right` are the first places beside the crack. A side where nothing is free does not count.
+    `left` and `right` are the first places beside the crack. A side without free pixels does not count.
     """
     n, medians, places, noises = grey.shape[1], [], [], []
     for first, sign in ((left, -1), (right, 1)):
@@ -118,14 +118,14 @@ def _surface(grey: np.ndarray, free: np.ndarray, left: np.ndarray, right: np.nda
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """Return the lower median of rows without their NaN: NumPy's own is many times slower."""
+    """Return the lower median of rows without NaN; NumPy's function is many times slower."""
     values = np.sort(values, 1)  # NaN last
     count = np.isfinite(values).sum(1, keepdims=True)
     return np.take_along_axis(values, np.maximum(count - 1, 0) // 2, 1)[:, 0]
 
 
 def _edges(grey: np.ndarray, begin: np.ndarray, end: np.ndarray, core: np.ndarray) -> np.ndarray:
-    """Return the distance between the steepest places near `begin` and `end`, which find them step by step."""
+    """Return the distance between the steepest places, searched iteratively from `begin` and `end`."""
     step, x = np.diff(grey, axis=1), np.arange(grey.shape[1] - 1, dtype=np.float32)[None] + 0.5
     near = (x > begin - 2) & (x < end + 2) & ~(core[:, 1:] & core[:, :-1])
     places, middle = [], (begin + end) / 2
@@ -159,8 +159,8 @@ def _expected_edges(width: np.ndarray, blur: float) -> np.ndarray:
 def fit_photo(reading: Reading, independent: float) -> tuple[float, float, float, float]:
     """Return darkness and its deviation, blur and its deviation in pixels, of the cracks of one photo.
 
-    As widths vary along cracks, edges, levels and volumes vary together, and how they do shows both. Where they hardly
-    vary the prior stays. `independent` is how many of the profiles count as independent.
+    Widths vary along cracks, so edges, levels and volumes vary together; their relation gives both. If they hardly
+    vary, the prior dominates. `independent` is the number of profiles that count as independent.
     """
     dark, blur = np.linspace(0.2, 1.1, 19), np.geomspace(0.5, 3, 19)
     cost = ((dark[:, None] - _DARK[0]) / _DARK[1]) ** 2 / 2 + (np.log(blur / _BLUR[0]) / _BLUR[1]) ** 2 / 2
@@ -177,7 +177,7 @@ def fit_photo(reading: Reading, independent: float) -> tuple[float, float, float
     p /= p.sum()
     d, log = float(p.sum(1) @ dark), float(p.sum(0) @ np.log(blur))
     d_spread, spread = np.sqrt(p.sum(1) @ (dark - d) ** 2), np.sqrt(p.sum(0) @ (np.log(blur) - log) ** 2)
-    # cracks of one photo are not equally dark, nor is its blur the same everywhere
+    # darkness and blur vary within a photo
     return d, float(np.hypot(0.08, d_spread)), float(np.exp(log)), float(np.exp(log) * np.hypot(0.12, spread))
 
 
@@ -193,7 +193,7 @@ def estimate_widths(
     blur: float = _BLUR[0],
     blur_spread: float = _BLUR[0] * _BLUR[1],
 ) -> np.ndarray:
-    """Return widths, float (m,) pixels, from what `read_profiles` and `fit_photo` return."""
+    """Return widths in pixels, float (m,), from the results of `read_profiles` and `fit_photo`."""
     relative = reading.noise / reading.level
     by_volume = np.maximum(reading.volume, 0.02) / dark
     ratio = reading.edges / blur

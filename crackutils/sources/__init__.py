@@ -1,4 +1,4 @@
-"""Sources of images: draw synthetic ones, download published ones, or take the user's archive or folder.
+"""Sources of images: draw synthetic images, download published ones, or read the user's archive or folder.
 
 May import the core, `synthetic` and `userfiles`.
 """

@@ -1,4 +1,4 @@
-"""Which pictures show cracks, by the names of the folders that people keep them in."""
+"""The classes of pictures, by the names of their folders."""
 
 import re
 from collections import Counter, defaultdict
@@ -13,7 +13,7 @@ from crackutils.userfiles.names import class_of
 
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val"}
 _PARTS |= {"validation": "val", "dev": "val"}
-_PLAIN = re.compile("crack|pos|neg|damaged|intact")  # other names, as 1, no or UP, may mean something else
+_PLAIN = re.compile("crack|pos|neg|damaged|intact")  # other names, such as 1, no or UP, may mean something else
 _SDNET = ("CD", "CP", "CW", "UD", "UP", "UW")  # cracked and uncracked decks, pavements and walls
 _BESIDE = r"images?|pictures?|photos?|samples?|patches|tiles|concrete|walls?|decks?|pavements?|surfaces?"  # with a name
 _BESIDE = re.compile(rf"^(\d+|class|label)[\s_.-]+|[\s_-]*({_BESIDE})$", re.IGNORECASE)
@@ -29,19 +29,19 @@ class Found(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A picture with the name that it gets."""
+    """A picture with its new name."""
 
     path: Path
-    name: str  # below the folder of the source, as Positive/day1/x.jpg
-    part: str  # train, val or test; empty for a set that does not come split
+    name: str  # relative to the folder of the source, as Positive/day1/x.jpg
+    part: str  # train, val or test; empty for a set without a split
 
 
 def place_pictures(pictures: list[Found], origin: Path, classes: str) -> tuple[list[Placed], list[str], str]:
-    """Return the pictures in the folders of two classes, those in no such folder, and in words what was understood.
+    """Return the pictures in class folders, the pictures outside them, and a description of the classes as text.
 
-    `classes` names the folders without and with cracks, as "uncracked:cracked", several separated by commas, with
-    folders above them where that is needed ("a/0:a/1"); empty takes the usual names.
-    Raises CrackutilsError where one class has no picture, or the names leave it open which folders are meant.
+    `classes` names the folders without and with cracks, as "uncracked:cracked", several separated by commas, if needed
+    with parent folders ("a/0:a/1"); empty takes the usual names.
+    Raises CrackutilsError if a class has no picture, or the names are ambiguous.
     """
     counts = Counter(found.folders for found in pictures)
     levels = _match_given(counts, classes) if classes else _match_usual(counts, origin)
@@ -75,7 +75,7 @@ def _simplify(name: str) -> str:
 
 
 def _class_of(name: str) -> int | None:
-    """Return the class that the usual name of a folder means, None for other names."""
+    """Return the class of a usual folder name, None for other names."""
     return class_of(name) if class_of(name) is not None else class_of(_BESIDE.sub("", _BESIDE.sub("", name)))
 
 
@@ -115,18 +115,18 @@ def _match_usual(holders: Iterable[Folders], origin: Path) -> Levels:
             below[folders[: k + 1]] |= {label for lower, label in found.items() if lower > k}
     levels = {}
     for folders, found in named.items():
-        # a folder "Cracks" that holds folders of both classes stands for none
+        # a folder "Cracks" with folders of both classes is not a class folder
         found = {k: label for k, label in found.items() if len(below[folders[: k + 1]]) < 2}
         found = {k: label for k, label in found.items() if _is_plain(folders[k])} or found
         if len(set(found.values())) > 1:
-            remedy = "Name the folders that count: CLASSES=<without cracks>:<with cracks>."
+            remedy = "Name the class folders: CLASSES=<without cracks>:<with cracks>."
             raise CrackutilsError(f"{'/'.join(folders)} in {origin} has the names of both classes. {remedy}")
         levels |= {folders: min(found.items())} if found else {}
     return levels
 
 
 def _refuse_several(levels: Levels, origin: Path) -> None:
-    """Refuse folders of classes that may be several sets: other names side by side, or both classes in two places."""
+    """Refuse class folders that may be several sets: other names side by side, or both classes in two places."""
     sets: dict[Folders, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for folders, (level, label) in levels.items():
         above = tuple(name for name in folders[:level] if _simplify(name) not in _PARTS)
@@ -145,19 +145,19 @@ def _refuse_several(levels: Levels, origin: Path) -> None:
 
 
 def _find_part(folders: Folders, level: int) -> str:
-    """Return the part of a split that folders name, beside that of the class; empty for none."""
+    """Return the part of a split in folder names beside the class folder; empty for none."""
     parts = (_PARTS.get(_simplify(name), "") for k, name in enumerate(folders) if k != level)
     return next(filter(None, parts), "")
 
 
 def _name_all(pictures: list[Found], levels: Levels, parts: dict[Folders, str]) -> list[Placed]:
-    """Name pictures by class and by the folders below it; by those above too where there are several of them."""
+    """Name pictures by class and the folders below it, and by the folders above it if there are several."""
 
     def skip_parts(folders: Folders) -> Folders:
         return tuple(name for name in folders if not parts or _simplify(name) not in _PARTS)
 
     above = {folders: skip_parts(folders[:level]) for folders, (level, _) in levels.items()}
-    kinds = defaultdict(set)  # folders of one class side by side
+    kinds = defaultdict(set)  # folders of a class side by side
     for folders, (level, label) in levels.items():
         kinds[above[folders], label].add(folders[level])
     shared = len(list(takewhile(lambda names: len(set(names)) == 1, zip(*above.values(), strict=False))))
@@ -175,7 +175,7 @@ def _name_all(pictures: list[Found], levels: Levels, parts: dict[Folders, str]) 
 
 
 def _describe(levels: Levels, counts: Counter[Folders], parts: dict[Folders, str]) -> str:
-    """Return which folders became which class, where they were called otherwise, and the split that they come in."""
+    """Return as text which folders became which class, if their names differ, and the split that came with them."""
     said, names = [], [sorted({f[k] for f, (k, label) in levels.items() if label == side}) for side in (0, 1)]
     if names != [[name] for name in CLASSES]:
         numbers = [sum(counts[f] for f, (_, label) in levels.items() if label == side) for side in (0, 1)]
@@ -183,20 +183,20 @@ def _describe(levels: Levels, counts: Counter[Folders], parts: dict[Folders, str
         said.append(", ".join(f"{name_some(there)} -> {name} ({number:,})" for there, name, number in rows))
     if parts:
         sizes = {part: sum(counts[f] for f in parts if parts[f] == part) for part in ("train", "val", "test")}
-        said.append(f"comes split: {', '.join(f'{n:,} {part}' for part, n in sizes.items() if n)}")
-        said.append("use SPLIT=given to keep that")
+        said.append(f"given split: {', '.join(f'{n:,} {part}' for part, n in sizes.items() if n)}")
+        said.append("SPLIT=given uses it")
     return "; ".join(said)
 
 
 def _explain(counts: Counter[Folders], levels: Levels, origin: Path, classes: str) -> str:
-    """Return why there are no two classes, and what helps."""
+    """Return why two classes were not found, and the remedy."""
     if not counts:
         return f"{origin} holds no pictures. Give a folder or an archive with pictures of both classes."
     seen = Counter(name for folders in counts for name in folders[-1:])
     remedy = "Name its folders: CLASSES=<without cracks>:<with cracks>."
     if not seen:
         remedy = f"Put them into two folders, {' and '.join(CLASSES)} (without and with cracks)."
-        return f"{origin} holds {counts.total():,} pictures and no folder of a class. {remedy}"
+        return f"{origin} holds {counts.total():,} pictures, but no class folder. {remedy}"
     if len(labels := {label for _, label in levels.values()}) == 1:
         have = sum(counts[folders] for folders in levels)
         what = f"{have:,} pictures of {CLASSES[labels.pop()]}, and none of the other class"

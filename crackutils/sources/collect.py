@@ -1,4 +1,4 @@
-"""From a folder or an archive of the user to a folder with `Negative/` and `Positive/`, and what was left out."""
+"""From a user's folder or archive to a folder with `Negative/` and `Positive/`, and a report of files left out."""
 
 import os
 import shutil
@@ -16,20 +16,20 @@ from crackutils.sources.record import refuse_fewer, refuse_loss, write_record
 from crackutils.sources.unpack import FULL, name_kind, unpack
 from crackutils.userfiles.entries import Names, check_space
 
-_SPLIT = "given_split.csv"  # the part of each image, for sets that come split
-_TABLES = (_SPLIT, "patches.csv")  # taken over from beside the folders of the classes
+_SPLIT = "given_split.csv"  # the part of each image, for sets with a split
+_TABLES = (_SPLIT, "patches.csv")  # copied if they lie beside the class folders
 _ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".zst", ".001")  # to open
-_INSIDE = "archives"  # the reason under which they are left out where they are not opened
+_INSIDE = "archives"  # reason for archives that are not opened
 _DEEP = 3  # archives within archives
 
 
 def collect(
     origin: Path, work: Path, target: Path, entry: dict[str, Any], classes: str, force: bool, least: int
 ) -> list[str]:
-    """Fill `work` with the images of a folder or an archive, to take the place of `target`; return what to say.
+    """Fill `work`, the later `target`, with the images of a folder or archive; return the messages.
 
-    Archives in a folder, or in an archive, are opened where there are no two classes without them. `entry` is that of
-    `data/sources.toml`; `classes` and `force` are those of `fetch`; fewer than `least` images of a class are noted.
+    Inner archives are opened only if there are no two classes without them. `entry` is an entry of `data/sources.toml`;
+    `classes` and `force` are as in `fetch`; a message notes fewer than `least` images of a class.
     Raises CrackutilsError as `fetch` does.
     """
     (unpacked := work / "unpacked").mkdir()
@@ -47,18 +47,18 @@ def collect(
             raise CrackutilsError(f"{error} {_sentence(left_out)}") from None
         placed, outside, understood = place_pictures(pictures + more, origin, classes)
     if outside:
-        left_out["in no folder of a class"] = outside
+        left_out["outside class folders"] = outside
     names = Names()
     put = _put(placed, origin, names, work, unpacked, left_out)
     parts = {put[picture.path]: picture.part for picture in placed if picture.path in put}
     counts = {name: sum(file.startswith(f"{name}/") for file in parts) for name in CLASSES}
     if not all(counts.values()):
-        raise CrackutilsError(f"{origin} holds no readable pictures of a class. {_sentence(left_out)}")
+        raise CrackutilsError(f"{origin} holds no readable pictures of a class. Check the files. {_sentence(left_out)}")
     if any(parts.values()):
         table = pd.DataFrame(list(parts.items()), columns=["file", "split"])
         table.to_csv(work / _SPLIT, index=False, lineterminator="\n")
     kept = {shown: _keep_table(table, put, work) for shown, table in opener.tables.items()}
-    left_out |= {"tables that fit no picture": unused} if (unused := [name for name in kept if not kept[name]]) else {}
+    left_out |= {"tables of other pictures": unused} if (unused := [name for name in kept if not kept[name]]) else {}
     shutil.rmtree(unpacked)
     write_record(work)
     refuse_loss(target, work, force)
@@ -70,7 +70,7 @@ def collect(
     if (have := min(counts.values())) < LEAST:
         lines.append(f"{have} pictures of a class are too few: the notebooks need at least {LEAST} of each")
     elif have < least:
-        lines.append(f"results from fewer than {least:,} pictures of a class say little")
+        lines.append(f"results from fewer than {least:,} pictures of a class are unreliable")
     return [*lines, describe_left_out(left_out)]
 
 
@@ -89,12 +89,12 @@ class _Opener:
         self.renamed: list[str] = []
 
     def gather(self, folder: Path, above: tuple[str, ...] = ()) -> tuple[list[Found], LeftOut]:
-        """Return the pictures below a folder, and what is left out; `above` is where it lies in what the user gave."""
+        """Return the pictures below a folder, and files left out; `above` is its place in the user's folder."""
         pictures, found = find_pictures(folder, self._target)
         left_out: LeftOut = {}
         for reason, names in found.items():
             for name in names:
-                closed = name.lower().endswith(_ARCHIVES) and reason not in ("hidden", "of the system")
+                closed = name.lower().endswith(_ARCHIVES) and reason not in ("hidden", "system files")
                 why = _INSIDE if closed and name_kind(folder / name) else reason
                 shown = "/".join((*above, *Path(name).parts))
                 if Path(name).name in _TABLES:
@@ -105,16 +105,16 @@ class _Opener:
         return [Found(path, (*above, *path.relative_to(folder).parts[:-1])) for path in pictures], left_out
 
     def open(self, archive: Path, above: tuple[str, ...]) -> tuple[list[Found], LeftOut]:
-        """Unpack an archive and gather what is in it."""
+        """Unpack an archive and gather its pictures."""
         folder = self._unpacked / str(sum(1 for _ in self._unpacked.iterdir()))
         folder.mkdir()
         self.renamed += unpack(archive, folder, self._entry)
         return self.gather(folder, above)
 
     def open_inner(self, left_out: LeftOut, classes: str, deep: int = 1) -> tuple[list[Found], LeftOut]:
-        """Open the archives among what was left out, and those in them; return their pictures and what is left out.
+        """Open the archives among the files left out, and archives in them; return their pictures and files left out.
 
-        Of several only those are opened that are named like a class, or a part of a split.
+        Of several, only archives named like a class or a part of a split are opened.
         """
         left_out, pictures = dict(left_out), []
         closed = {name: (*name.split("/")[:-1], Path(name).name.split(".")[0]) for name in left_out.pop(_INSIDE, [])}
@@ -134,7 +134,7 @@ class _Opener:
 def _put(
     placed: list[Placed], origin: Path, names: Names, work: Path, unpacked: Path, left_out: LeftOut
 ) -> dict[Path, str]:
-    """Copy pictures of the user into `work`, move unpacked ones; return the name there of each that was put there."""
+    """Copy pictures of the user into `work`, or move unpacked ones; return the new name of each."""
     there, size = [], 0
     for picture in placed:
         own = not picture.path.is_relative_to(unpacked)
@@ -142,7 +142,7 @@ def _put(
             there.append((picture, own))
             size += picture.path.stat().st_size if own else 0
         else:
-            left_out.setdefault("linked to nothing", []).append(picture.name)
+            left_out.setdefault("broken links", []).append(picture.name)
     check_space(origin.name, size, work)
     put = {}
     for picture, own in progress(there, "copying", unit="file"):
@@ -157,13 +157,13 @@ def _put(
                 left_out.setdefault("may not be read", []).append(picture.name)
                 continue
             what = f"{printable(str(picture.path))} cannot be read ({error.strerror})"
-            raise CrackutilsError(f"{what}. Run this again when nothing else changes the folder.") from error
+            raise CrackutilsError(f"{what}. Run this again when no other program changes the folder.") from error
         put[picture.path] = new
     return put
 
 
 def _keep_table(file: Path, put: dict[Path, str], work: Path) -> bool:
-    """Write the rows of a table with a column file under the new names of pictures; return whether there are any."""
+    """Write the rows of a table with the new names of its pictures in the column file; return whether there are any."""
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
         names = [put.get(file.parent / name.replace("\\", "/")) for name in table["file"]]

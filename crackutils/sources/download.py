@@ -15,7 +15,7 @@ from tqdm import tqdm
 from crackutils import config, files
 from crackutils.userfiles.entries import ZIP_ERRORS
 
-_USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) crackutils"  # the data's host refuses the default ones of libraries
+_USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) crackutils"  # the data's host refuses the defaults of libraries
 
 
 class _Refused(Exception):
@@ -25,7 +25,7 @@ class _Refused(Exception):
 def download(source: str, entry: dict[str, Any]) -> Path:
     """Download a source with resume, trying the addresses of its entry in `data/sources.toml`; return the archive.
 
-    Raises CrackutilsError if no address delivered the published file.
+    Raises CrackutilsError if no address delivers the published file.
     """
     folder, complaints = config.data_dir() / "downloads", []
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def download(source: str, entry: dict[str, Any]) -> Path:
 
 
 def _check(file: Path, sha256: str, complaint: str) -> None:
-    """Remove a file, and refuse it, unless it or the one RAR inside a ZIP has this SHA-256."""
+    """Remove and refuse a file, unless it, or the only RAR in a ZIP, has this SHA-256."""
     if files.sha256(file) == sha256:
         return
     with contextlib.suppress(*ZIP_ERRORS), zipfile.ZipFile(file) as z:
@@ -59,13 +59,13 @@ def _check(file: Path, sha256: str, complaint: str) -> None:
 
 
 def _get(url: str, part: Path, size: int | None) -> None:
-    """Download `url` to `part`, going on where `part` ends; requests first, then curl, which some hosts let pass."""
+    """Download `url` to `part`, continuing at its end; with requests, then with curl, which some hosts accept."""
     if (have := part.stat().st_size if part.exists() else 0) == size:
         return
     headers = {"User-Agent": _USER_AGENT} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
-            if answer.status_code == 416:  # nothing after what we have
+            if answer.status_code == 416:  # nothing is missing
                 return
             answer.raise_for_status()
             have = have if answer.status_code == 206 else 0
@@ -76,11 +76,11 @@ def _get(url: str, part: Path, size: int | None) -> None:
                     out.write(chunk)
                     bar.update(len(chunk))
         if total and part.stat().st_size < total:
-            raise _Refused("the connection broke; the next try goes on where it stopped")
+            raise _Refused("the connection broke; the next try continues")
     except requests.RequestException as error:
         status = getattr(error.response, "status_code", None)
         what = f"the server answered {status}" if status else f"no connection ({type(error).__name__})"
         command = ["curl", "-L", "--fail", "--silent", "-C", "-", "-A", _USER_AGENT, "-o", str(part), url]
-        command += ["--connect-timeout", "60", "--speed-limit", "1", "--speed-time", "60"]  # else it may wait for ever
+        command += ["--connect-timeout", "60", "--speed-limit", "1", "--speed-time", "60"]  # else it may wait forever
         if not shutil.which("curl") or subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode:
             raise _Refused(what) from error

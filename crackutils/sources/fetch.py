@@ -1,4 +1,4 @@
-"""Put the images of a source under `data/raw/`: drawn, downloaded, or from the user's own copy."""
+"""Put the images of a source into `data/raw/`: drawn, downloaded, or from the user's copy."""
 
 import contextlib
 import os
@@ -17,23 +17,23 @@ from crackutils.sources.unpack import FULL
 from crackutils.synthetic.sample import write_patches, write_tiles
 from crackutils.synthetic.store import library_versions
 
-_FEW = 8  # images of a class, from which on results mean something
+_FEW = 8  # least images of a class for useful results
 
 
 def fetch(source: str, origin: str | Path | None = None, classes: str = "", force: bool = False) -> Path:
-    """Put the images of a source under `data/raw/`, and return the folder with `Negative/` and `Positive/`.
+    """Put the images of a source into `data/raw/`, and return the folder with `Negative/` and `Positive/`.
 
-    `origin` is an archive or a folder that the user has; it is only read. None draws or downloads the images. `classes`
-    names the folders without and with cracks, as "uncracked:cracked"; empty takes the usual names. `force` replaces
-    files that were not written here, and a published set by a smaller one.
-    Raises CrackutilsError if there is nothing to download from, a class has no picture, an archive is damaged or
-    unsafe, or no program unpacks it. What was there before then stays in place.
+    `origin` is the user's archive or folder, which is not changed; None draws or downloads the images. `classes`
+    names the folders without and with cracks, as "uncracked:cracked"; empty takes the usual names. `force` also
+    replaces files that were not written here, and a published set by a smaller one.
+    Raises CrackutilsError if there is no address for a download, a class has no picture, an archive is damaged or
+    unsafe, or no program unpacks it. The earlier images then stay in place.
     """
     entry = datasets.sources()[config.choose("SOURCE", source, datasets.sources())]
     target = datasets.raw_folder(source)
     if "seed" in entry:
         if origin is not None:
-            raise CrackutilsError(f"SOURCE={source} is drawn by code. For your own images use SOURCE=own.")
+            raise CrackutilsError(f"SOURCE={source} is synthetic. For your own images use SOURCE=own.")
         return _draw(target, entry, force)
     sizes = [p.per_class for p in config.PROFILES.values() if p.source == source] or [0]
     if origin is None:
@@ -58,10 +58,10 @@ def fetch(source: str, origin: str | Path | None = None, classes: str = "", forc
 
 
 def prepare(profile: config.Profile) -> None:
-    """Put the images of a profile in place where that takes no decision of the user.
+    """Put the images of a profile in place if this needs no decision of the user.
 
-    Synthetic images are drawn, or drawn again after their generator has changed. Colab starts from an empty disk, so
-    there images are downloaded where they can be. `make data`, which `datasets.load` recommends, does everything else.
+    Synthetic images are drawn, or drawn again if their generator has changed. Colab starts with an empty disk, so
+    there published images are downloaded. `make data`, which `datasets.load` recommends, does everything else.
     """
     entry, there = datasets.sources()[profile.source], datasets.raw_folder(profile.source).is_dir()
     if "seed" in entry or ("addresses" in entry and "google.colab" in sys.modules and not there):
@@ -69,7 +69,7 @@ def prepare(profile: config.Profile) -> None:
 
 
 def _draw(target: Path, entry: dict[str, Any], force: bool) -> Path:
-    """Draw synthetic images, unless those there were drawn by the same code, numbers and libraries."""
+    """Draw synthetic images, unless the existing ones are from the same code, numbers and libraries."""
     stamp = target / "made_from.txt"
     numbers = " ".join(f"{k}={entry[k]}" for k in ("patches", "photos", "each", "seed") if k in entry)
     made = f"{hash_sources(config.PACKAGE / 'synthetic')} {numbers} {library_versions()}\n"
@@ -80,10 +80,10 @@ def _draw(target: Path, entry: dict[str, Any], force: bool) -> Path:
     if is_drawn():
         return target
     with _writing_alone(target):
-        if is_drawn():  # by the process that this one has waited for
+        if is_drawn():  # by another process, meanwhile
             return target
         with replacing_folder(target) as work:
-            if (target / RECORD).is_file() or not stamp.is_file():  # those of older versions have a stamp only
+            if (target / RECORD).is_file() or not stamp.is_file():  # older versions wrote only the stamp
                 refuse_loss(target, work, force)
             if "photos" in entry:
                 write_tiles(work, entry["photos"], entry["seed"])
@@ -95,7 +95,7 @@ def _draw(target: Path, entry: dict[str, Any], force: bool) -> Path:
 
 
 def _find_origin(text: str, target: Path) -> Path:
-    """Return the file or folder that FROM names; CrackutilsError if it is not there, or is what is to be replaced."""
+    """Return the file or folder of FROM; CrackutilsError if it does not exist, or lies in the folder to replace."""
     candidates = [os.path.expanduser(name) for name in (text, text.strip(" \"'"))]
     if not (there := list(filter(os.path.exists, candidates))):
         raise CrackutilsError(f"FROM={text} does not exist. Give an archive (ZIP, RAR, 7z, tar) or a folder.")
@@ -103,15 +103,15 @@ def _find_origin(text: str, target: Path) -> Path:
         raise CrackutilsError(f"FROM={text} is neither a file nor a folder. Give an archive or a folder.")
     if origin.resolve().is_relative_to(target.resolve()):
         where = config.display_path(target)
-        raise CrackutilsError(f"FROM={text} lies in {where}, which this command replaces. Move it elsewhere first.")
+        raise CrackutilsError(f"FROM={text} lies in {where}, which this command replaces. Move it first.")
     return origin
 
 
 @contextlib.contextmanager
 def _writing_alone(target: Path, busy: str = "") -> Iterator[None]:
-    """Let no other process fetch the same source meanwhile: it gets the error `busy`, or waits if there is none."""
+    """Lock a source during the block: another process gets the error `busy`, or waits if that is empty."""
     if target.is_symlink():
-        raise CrackutilsError(f"{config.display_path(target)} is a link, which is not replaced. Remove the link first.")
+        raise CrackutilsError(f"{config.display_path(target)} is a link and is not replaced. Remove the link.")
     with explain_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with lock_file(target.with_name(f".{target.name}.fetch.lock"), busy):
@@ -120,7 +120,7 @@ def _writing_alone(target: Path, busy: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _reading(origin: Path) -> Iterator[None]:
-    """Give an error of what the user gave a cause and a remedy; those of other places are passed on."""
+    """Give errors of the user's files a cause and a remedy; pass on errors of other places."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What was written to the folder of a source: nothing else there is replaced, and no set by a worse one."""
+"""Record of the files written to the folder of a source, so that no other files are replaced."""
 
 import json
 import os
@@ -9,24 +9,24 @@ from crackutils.config import CLASSES, CrackutilsError, display_path
 from crackutils.files import name_some
 
 RECORD = ".fetched.json"  # sizes in bytes by name
-_NOT_OURS = (".ds_store", "thumbs.db", "desktop.ini", RECORD)  # systems put them into any folder
+_NOT_OURS = (".ds_store", "thumbs.db", "desktop.ini", RECORD)  # operating systems put them into any folder
 
 
 def write_record(folder: Path) -> None:
-    """Note the names and sizes of all files below a folder."""
+    """Record the names and sizes of all files below a folder."""
     (folder / RECORD).write_text(json.dumps({"files": dict(_list_files(folder))}), "utf-8")
 
 
 def refuse_loss(target: Path, new: Path, force: bool) -> None:
-    """Raise CrackutilsError if `target` holds files that were added or changed by hand, and are not in `new` as well.
+    """Raise CrackutilsError if `target` holds files that were added or changed by hand and are not in `new`.
 
-    Without a record, as older versions left it, every file that is not in `new` counts.
+    Without a record, as from older versions, every file that is not in `new` counts.
     """
     if force or not target.is_dir():
         return
     try:
         known = set(json.loads((target / RECORD).read_text("utf-8"))["files"].items())
-        what = "that this command has not written, or that were changed since"
+        what = "that this command did not write, or that were changed"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known, what = set(), "that may be yours, as an older version kept no record"
     if lost := sorted({name for name, _ in {*_list_files(target)} - known - {*_list_files(new)}}):
@@ -35,7 +35,7 @@ def refuse_loss(target: Path, new: Path, force: bool) -> None:
 
 
 def refuse_fewer(target: Path, counts: dict[str, int], force: bool) -> None:
-    """Raise CrackutilsError if `target` holds more files of a class of a published set than would replace them."""
+    """Raise CrackutilsError if `target` holds more files of a class of a published set than the new folder."""
     for name in () if force else CLASSES:
         there = sum(1 for _ in (target / name).iterdir()) if (target / name).is_dir() else 0
         if counts[name] < there:

@@ -1,4 +1,4 @@
-"""Unpacking of archives, which refuses whatever could write outside or fill the disk."""
+"""Unpacking of archives; entries that lead outside, and archives larger than the disk, are refused."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ _PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<\?xml|\{)", re.IGNORECASE)
 _LATER = re.compile(r"\.(z\d\d|r\d\d|(zip|7z|rar|tar)\.(?!0*1$)\d{2,4}|part(?!0*1\.)\d+\.rar)$", re.IGNORECASE)
 _FIRST = re.compile(r"\.(zip|7z|rar|tar)\.0*1$", re.IGNORECASE)
 _TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, OSError, ValueError)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors of a disk that takes no more
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors of a full or read-only disk
 _AGAIN = "Download or copy it again"
 
 
@@ -54,7 +54,7 @@ class _Entry(NamedTuple):
 
 
 class _Place:
-    """An empty folder for the files of an archive, which get clean names."""
+    """An empty folder for the files of an archive, under clean names."""
 
     def __init__(self, work: Path) -> None:
         self.work, self.names = work, Names()
@@ -71,7 +71,7 @@ class _Place:
 
 
 def name_kind(file: Path) -> str:
-    """Return what kind of archive a file is by its first bytes, empty for none, and for a later part of a split one."""
+    """Return the type of an archive by its first bytes; empty for other files and later parts of a split archive."""
     try:
         with open(file, "rb") as opened:
             head = opened.read(512)
@@ -82,10 +82,10 @@ def name_kind(file: Path) -> str:
 
 
 def unpack(archive: Path, work: Path, entry: dict[str, Any]) -> list[str]:
-    """Put the files of an archive into `work` under clean names; return those that are called otherwise now.
+    """Put the files of an archive into `work` under clean names; return the renamed ones.
 
-    `entry` is that of `data/sources.toml`. Raises CrackutilsError if the file is no archive, is damaged, encrypted,
-    unsafe or larger than the disk, or nothing here unpacks it, and OSError if the disk is full.
+    `entry` is an entry of `data/sources.toml`. Raises CrackutilsError if the file is not an archive, is damaged,
+    encrypted, unsafe or larger than the disk, or no program unpacks it, and OSError if the disk is full.
     """
     if _LATER.search(archive.name):
         remedy = "Give the first part, with the others beside it."
@@ -111,9 +111,9 @@ def _explain_other(file: Path) -> str:
     with open(file, "rb") as opened:
         head = opened.read(512)
     if _PAGE.match(head):
-        return f"{file} is a web page or the message of a server, not an archive. Download the file itself."
+        return f"{file} is a web page or a server's message, not an archive. Download the file itself."
     if file.suffix.lower() in FORMATS:
-        return f"{file} is a picture. Give the folder with the folders of the two classes."
+        return f"{file} is a picture. Give the folder that holds the two class folders."
     what = "has zero bytes" if not head else "is neither a folder nor a whole archive (ZIP, RAR, 7z, tar)"
     return f"{file} {what}. It may be cut short: download or copy it again."
 
@@ -123,7 +123,7 @@ def _encrypted(archive: Path) -> CrackutilsError:
 
 
 def _check(archive: Path, work: Path, entries: Iterable[Any], is_link: Callable[[Any], bool]) -> None:
-    """Refuse entries (of `zipfile`, `rarfile` or ours) that are links or lead outside, and more than the disk holds."""
+    """Refuse entries (of `zipfile`, `rarfile` or ours) that are links or lead outside, or do not fit on the disk."""
     for e in entries:
         refuse_entry(archive, e.filename, is_link(e))
     check_space(archive.name, sum(e.file_size for e in entries), work)
@@ -152,7 +152,7 @@ def _unzip(archive: Path, place: _Place) -> None:
 
 
 def _decode_name(entry: zipfile.ZipInfo) -> str:
-    """Return the name of an entry; macOS writes UTF-8 without saying so."""
+    """Return the name of an entry; macOS writes UTF-8 without the flag."""
     try:
         return entry.filename if entry.flag_bits & 0x800 else entry.filename.encode("cp437").decode()
     except UnicodeError:
@@ -163,13 +163,13 @@ def _unrar(archive: Path, place: _Place, source: dict[str, Any]) -> None:
     if "sha256" in source and sha256(archive) != source["sha256"]:
         print(f"note: {archive.name} is not the published {source['file']} (its SHA-256 differs).")
     try:
-        with rarfile.RarFile(archive) as r:  # reading the list needs no program
+        with rarfile.RarFile(archive) as r:  # the list can be read without a program
             entries, encrypted = r.infolist(), r.needs_password()
     except rarfile.NeedFirstVolume as error:
         raise CrackutilsError(f"{archive} is a later part of a split archive. Give the first part.") from error
     except OSError:
         raise
-    except Exception as error:  # its parsing raises more than rarfile.Error
+    except Exception as error:  # it raises other errors than rarfile.Error
         raise CrackutilsError(f"{archive} is damaged or cut short ({error}). {_AGAIN}.") from error
     if encrypted:
         raise _encrypted(archive)
@@ -184,11 +184,11 @@ def _untar(archive: Path, place: _Place) -> None:
     except _TAR_ERRORS as error:
         _raise_full(error)
         why = str(error).split("\n")[0].rstrip(":")
-        raise CrackutilsError(f"{archive} is no tar archive, or damaged or cut short ({why}). {_AGAIN}.") from error
+        raise CrackutilsError(f"{archive} is not a tar archive, or damaged or cut short ({why}). {_AGAIN}.") from error
 
 
 def _write_members(archive: Path, tar: tarfile.TarFile, place: _Place) -> None:
-    """Write the files of a tar archive one after another; the size of each is checked when it comes."""
+    """Write the files of a tar archive one after another; check the space for each."""
     for member in progress(tar, f"unpacking {archive.name}", unit="file"):
         refuse_entry(archive, member.name, not (member.isfile() or member.isdir()))
         check_space(archive.name, member.size, place.work)
@@ -198,7 +198,7 @@ def _write_members(archive: Path, tar: tarfile.TarFile, place: _Place) -> None:
 
 
 def _raise_full(error: Exception) -> None:
-    """Raise an error of a full disk again: no other program, and no other copy, would do better."""
+    """Raise an error of a full disk again: another program or copy would not help."""
     if isinstance(error, OSError) and error.errno in FULL:
         raise error
 
@@ -206,7 +206,7 @@ def _raise_full(error: Exception) -> None:
 def _try_programs(
     archive: Path, place: _Place, what: str, attempts: dict[str, Callable[[str], None]], install: str
 ) -> None:
-    """Unpack with the first program that is here and does it; CrackutilsError if there is none, or all fail."""
+    """Unpack with the first installed program that succeeds; CrackutilsError if there is none, or all fail."""
     complaints, here = [], list(filter(shutil.which, attempts))
     for program in here:
         try:
@@ -216,22 +216,22 @@ def _try_programs(
             _raise_full(error)
             place.clear()
             complaints.append(f"{program}: {error}")
-    install = "7-Zip" if here else install  # which reads most
+    install = "7-Zip" if here else install  # it reads most types
     remedy = f"Install {install}, or unpack it elsewhere and give the folder as FROM=."
     if complaints:
         remedy = f"{_AGAIN}." if {"unrar", *_SEVEN}.intersection(here) else remedy
         raise CrackutilsError(f"{archive}, {what}, could not be unpacked ({'; '.join(complaints)}). {remedy}")
-    raise CrackutilsError(f"No program here unpacks {archive.name}, {what}. {remedy}")
+    raise CrackutilsError(f"No installed program unpacks {archive.name}, {what}. {remedy}")
 
 
 def _print_with_programs(archive: Path, place: _Place, files: list[Any], what: str, skip: str = "") -> None:
-    """Have a program print all files of an archive, of which the list is known and checked."""
+    """Let a program print all files of an archive whose list is known and checked."""
     attempts = {name: partial(_print_files, archive, place, files) for name in _PRINTERS if name != skip}
     _try_programs(archive, place, what, attempts, "unrar, bsdtar (Debian: libarchive-tools), unar or 7-Zip")
 
 
 def _unpack_with_programs(archive: Path, place: _Place, what: str) -> None:
-    """Unpack what Python knows no list of: with 7-Zip, or as the tar archive into which bsdtar turns it."""
+    """Unpack an archive whose list Python cannot read, with 7-Zip, or with bsdtar through a tar archive."""
     attempts = {name: partial(_print_listed, archive, place) for name in _SEVEN}
     attempts[_BSDTAR] = partial(_convert, archive, place)
     _try_programs(archive, place, what, attempts, "7-Zip or bsdtar (Debian: 7zip, libarchive-tools)")
@@ -262,12 +262,12 @@ def _convert(archive: Path, place: _Place, program: str) -> None:
     with _printing([program, "-cf", "-", "--format", "pax", f"@{archive.resolve()}"], archive) as output:
         with tarfile.open(fileobj=output, mode="r|") as tar:
             _write_members(archive, tar, place)
-        while output.read(1 << 16):  # what fills the last block
+        while output.read(1 << 16):  # padding of the last block
             pass
 
 
 def _print_files(archive: Path, place: _Place, entries: list[Any], program: str) -> None:
-    """Have a program print all files, and write them; ValueError if they are not as the list says."""
+    """Let a program print all files, and write them; ValueError if they differ from the list."""
     with _printing([program, *_PRINTERS.get(program, ("x", "-so")), archive.resolve()], archive) as output:
         for e in progress(entries, f"unpacking {archive.name} ({program})", unit="file"):
             left, checksum = e.file_size, 0
@@ -278,16 +278,16 @@ def _print_files(archive: Path, place: _Place, entries: list[Any], program: str)
             if left or e.CRC not in (None, checksum):
                 raise ValueError(f"{e.filename} is damaged")
         if output.read(1):
-            raise ValueError("prints more than the list says")
+            raise ValueError("prints more than in the list")
 
 
 @contextmanager
 def _printing(command: list[Any], archive: Path) -> Iterator[IO[bytes]]:
-    """Start a program and give what it prints; ValueError if it ends with an error, CrackutilsError if for a password.
+    """Start a program and yield its output; ValueError if it fails, CrackutilsError if a password is missing.
 
     It starts in an empty folder, because unrar-free unpacks into the current one instead of printing.
     """
-    known = os.environ | {"LC_ALL": "C.UTF-8"}  # else bsdtar cannot read some names
+    known = os.environ | {"LC_ALL": "C.UTF-8"}  # without it, bsdtar cannot read some names
     with (
         tempfile.TemporaryDirectory() as nowhere,
         tempfile.TemporaryFile() as said,

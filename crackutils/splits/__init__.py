@@ -1,4 +1,4 @@
-"""Room of the splits: find copies and overlaps, keep them on one side of a split, and check it by another method.
+"""Splits: find copies and overlaps, keep them in one part of a split, and check it by another method.
 
-It imports core only.
+May import the core only.
 """

@@ -1,4 +1,4 @@
-"""Check a split for copies across its parts by a search that shares only the thumbnails with the grouping."""
+"""Check a split for copies across its parts, by a search independent of the grouping but for the thumbnails."""
 
 import hashlib
 import io
@@ -26,9 +26,9 @@ def leaked_test_images(split: np.ndarray, pairs: pd.DataFrame) -> int:
 def find_leaks(ds: Dataset, manifest: pd.DataFrame) -> pd.DataFrame:
     """Find copies of test images in train and val, and of val images in train, independently of the grouping.
 
-    Every crop position is compared, whatever colours or neighbours; phase correlation (Kuglin and Hines 1975) decides
-    the five best candidates per image. It compares phases where the grouping compares values. A row per pair, cached
-    per split: a (val or test row), b (row in another part), peak (of the phase correlation, 0 to 1).
+    All crop positions are compared, independent of colours and neighbours; phase correlation (Kuglin and Hines 1975)
+    decides on the five best candidates of each image. It compares phases; the grouping compares values. A row per pair,
+    cached per split: a (val or test row), b (row in another part), peak (of the phase correlation, 0 to 1).
     """
     split = manifest["split"].to_numpy()
 
@@ -47,8 +47,8 @@ def planted_recall(ds: Dataset, count: int = 200, seed: int = 0) -> pd.DataFrame
     """Measure the recall of the check with planted copies.
 
     Ten times `count` images (or all) are cut to a `crop_window`, and `count` of these get a copy, shifted by up to 60
-    of 227 pixels. A row per kind in `PLANTED`: kind, planted, found, recall, and false_alarms: reported pairs of
-    images that are no copies as far as the grouping knows.
+    of 227 pixels. A row per kind in `PLANTED`: kind, planted, found, recall, and false_alarms, reported pairs of
+    images that are not copies according to the grouping.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(ds.index))[: 10 * count])
@@ -131,6 +131,6 @@ def _phase_peaks(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     cross = fft.rfft2(a * window) * np.conj(fft.rfft2(b * window))
     cross /= np.abs(cross) + 1e-3
     ky, kx = np.meshgrid(np.fft.fftfreq(GREY), np.fft.rfftfreq(GREY), indexing="ij")
-    low_pass = np.exp(-((ky**2 + kx**2) / (2 * 0.15**2)))  # the finest detail is what JPEG changes
-    cross *= low_pass  # in place, so that it stays complex64
+    low_pass = np.exp(-((ky**2 + kx**2) / (2 * 0.15**2)))  # JPEG changes the finest detail
+    cross *= low_pass  # in place, to stay complex64
     return fft.irfft2(cross, (GREY, GREY)).max((1, 2)) / fft.irfft2(low_pass, (GREY, GREY)).max()

@@ -1,4 +1,4 @@
-"""Group the images that must stay on one side, and make the copy-safe, photo-safe, random or given split of them."""
+"""Group the images that must stay together, and make the copy-safe, photo-safe, random or given split."""
 
 import contextlib
 import hashlib
@@ -33,21 +33,21 @@ GIVEN = "given_split.csv"  # in the folder of a source that came split: file, sp
 
 @dataclass(frozen=True)
 class Groups:
-    """Which images must stay on one side of a split."""
+    """Groups of images that must stay in one part of a split."""
 
     ids: np.ndarray  # int (n,), the group of each image
     report: dict[str, Any]  # files, groups, largest group; copy-safe: cap, and links joined and cut by kind
 
 
 def group_copies(ds: Dataset, method: str = config.SPLITS[0], runs: bool = True) -> Groups:
-    """Return which images must stay together, for "copy-safe" or for "photo-safe".
+    """Return the groups of images that must stay together, for "copy-safe" or "photo-safe".
 
-    Copy-safe joins all patches of a known photo, copies, and, where photos are unknown, runs of neighbouring Positive
+    Copy-safe joins all patches of a known photo, copies, and, if photos are unknown, runs of neighbouring Positive
     numbers, which METU cut along the same crack of one photo. Photos, exact copies and copies of the same crop are
-    always joined; then shifted copies and runs, each from the most similar on, unless the group would exceed the cap
-    (an eighth of a bundle): without it the whole of Positive would chain into one group. Without `runs` no runs are
-    joined. Photo-safe joins the images of one photo, known or from `estimate_photos`; CrackutilsError if these are too
-    few.
+    always joined. Shifted copies and runs follow, the most similar first, unless the group would exceed the cap (an
+    eighth of a bundle); without a cap, all of Positive would become one group. Without `runs`, no runs are joined.
+    Photo-safe joins the images of one photo, known or from `estimate_photos`. Raises CrackutilsError for too few
+    photos.
     """
     n = len(ds.index)
     if method == "photo-safe":
@@ -74,7 +74,7 @@ def group_copies(ds: Dataset, method: str = config.SPLITS[0], runs: bool = True)
 
 
 def _ranked_links(ds: Dataset) -> dict[str, np.ndarray]:
-    """Return kinds of links between images, int (m, 2) each, in the order in which they are joined."""
+    """Return links between images, int (m, 2), by kind, in the order in which they are joined."""
     photo = ds.cuts["photo"].to_numpy()
     of_photos = equal_pairs(photo)
     of_photos = of_photos[photo[of_photos[:, 0]] >= 0]
@@ -90,11 +90,11 @@ def _ranked_links(ds: Dataset) -> dict[str, np.ndarray]:
 
 
 def pack_groups(labels: np.ndarray, ids: np.ndarray, bundles: int, seed: int) -> np.ndarray:
-    """Return the bundle of each file, int (n,): whole groups, with nearly equal numbers of files of each class.
+    """Return the bundle of each file, int (n,): whole groups, with nearly equal counts of each class.
 
-    Labels (0 or 1) and ids, the groups from 0, are int (n,). The seed draws one of the equally good packings.
+    Labels (0 or 1) and ids, the groups from 0, are int (n,). The seed chooses among equally good packings.
     """
-    # by hand: scikit-learn's StratifiedGroupKFold packs large groups of mixed classes last and refuses small datasets
+    # by hand: scikit-learn's StratifiedGroupKFold packs large mixed groups last and refuses small datasets
     counts = np.zeros((ids.max() + 1, 2), int)
     np.add.at(counts, (ids, labels), 1)
     order = np.random.default_rng(seed).permutation(len(counts))
@@ -115,10 +115,10 @@ def has_all_classes(labels: np.ndarray, split: np.ndarray) -> bool:
 
 
 def fill_parts(labels: np.ndarray, ids: np.ndarray, seed: int, shares: tuple[float, ...] = SHARES) -> np.ndarray:
-    """Return the part of each file, str (n,), for sets too small or too lopsided for `pack_groups`: whole groups.
+    """Return the part of each file, str (n,), in whole groups, for sets too small or unbalanced for `pack_groups`.
 
     Each part first gets a group of either class, if there are enough: test the smallest, train the largest, then val.
-    The others go where they are needed most. Arguments as for `pack_groups`; `shares` are those of the first of
+    The other groups go where most is missing. Arguments as for `pack_groups`; `shares` belong to the first of
     `PARTS`.
     """
     counts = np.zeros((ids.max() + 1, 2), int)
@@ -136,7 +136,7 @@ def fill_parts(labels: np.ndarray, ids: np.ndarray, seed: int, shares: tuple[flo
         there = order[(home[order] < 0) & (counts[order, label] > 0)]
         if not load[part, label] and len(there):
             there = there[::-1] if part == 0 else there
-            put(there[np.argmin(counts[there, 1 - label] > 0)], part)  # one of both classes only where no other is left
+            put(there[np.argmin(counts[there, 1 - label] > 0)], part)  # mixed groups only if no other is left
     target = np.outer(shares, np.maximum(counts.sum(0), 1))
     for group in order[::-1]:
         if home[group] < 0:
@@ -147,9 +147,9 @@ def fill_parts(labels: np.ndarray, ids: np.ndarray, seed: int, shares: tuple[flo
 def spread_classes(labels: np.ndarray, ids: np.ndarray, split: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
     """Return a split with both classes in each part, str (n,), and a note on how it was made, empty for `split` itself.
 
-    Another one is made by `fill_parts` only where a part of `split` lacks a class. If a class has two groups only, val
-    gets some images of the group in train: what chooses the model is then like the training images, and the test is
-    still clean. Raises CrackutilsError for a class in a single group.
+    `fill_parts` makes another split only if a part of `split` lacks a class. If a class has only two groups, val gets
+    some images of the group in train: validation images are then like training images, but the test is still clean.
+    Raises CrackutilsError for a class in a single group.
     """
     if has_all_classes(labels, split):
         return split, ""
@@ -158,7 +158,7 @@ def spread_classes(labels: np.ndarray, ids: np.ndarray, split: np.ndarray, seed:
         groups = len(np.unique(ids[labels == label]))
         if groups < 2:
             why = f"The {(labels == label).sum():,} images of {name} are copies of each other or of one photo"
-            remedy = "Add images of other places, or use SPLIT=random, which keeps nothing together."
+            remedy = "Add images of other places, or use SPLIT=random, which does not separate copies."
             raise config.CrackutilsError(f"{why}, so no test is clean. {remedy}")
         here = np.flatnonzero((labels == label) & (split == "train"))
         if not ((labels == label) & (split == "val")).any():
@@ -171,15 +171,15 @@ def spread_classes(labels: np.ndarray, ids: np.ndarray, split: np.ndarray, seed:
 def make_split(ds: Dataset, method: str, seed: int) -> pd.DataFrame:
     """Split the images 70/20/10 and return the manifest.
 
-    "copy-safe" keeps copies and runs of neighbours on one side, "photo-safe" whole photos, known or estimated
-    (`group_copies`); "random" splits each class file by file, as published (with seed 1337), and so leaks copies: these
-    with split-folders, and where a part then lacks a class, with `spread_classes`. Where that fails for runs, they are
-    cut. "given" takes the split that the images came with, from `GIVEN`; see `read_given`.
+    "copy-safe" keeps copies and runs of neighbours together, "photo-safe" whole photos, known or estimated
+    (`group_copies`). "random" splits each class file by file, as published (with seed 1337), and leaks copies. These
+    three use split-folders, and `spread_classes` if a part then lacks a class; if that fails because of runs, runs are
+    not kept together. "given" takes the split that came with the images, from `GIVEN`; see `read_given`.
 
-    The files are laid out below `data/splits/` as train/, val/ and test/, each with a folder per class, for any other
-    tool; they are hard links where the disk allows, so they cost no space. A row per image in index order: file, label,
-    split (train, val or test), group (-1 for random). CrackutilsError: unknown method; too few photos for
-    "photo-safe"; no clean test; no given split, or one that does not fit the images.
+    For other tools, `data/splits/` gets folders train/, val/ and test/, each with a folder per class; the files are
+    hard links if the disk allows it, which need no space. A row per image in index order: file, label, split (train,
+    val or test), group (-1 for random). Raises CrackutilsError for an unknown method, too few photos for "photo-safe",
+    no clean test, and a given split that is missing or does not fit the images.
     """
     config.choose("SPLIT", method, config.SPLITS)
     home = _home(ds, method, seed)
@@ -197,7 +197,7 @@ def make_split(ds: Dataset, method: str, seed: int) -> pd.DataFrame:
 
 
 def possible_splits(ds: Dataset, seed: int) -> dict[str, pd.DataFrame]:
-    """Return the manifest by each method that these images allow; why the others do not is printed."""
+    """Return the manifests by method, for all methods that these images allow; print the reasons for the others."""
     found = {}
     for method in config.SPLITS if given_table(ds) else config.SPLITS[:-1]:
         try:
@@ -208,28 +208,28 @@ def possible_splits(ds: Dataset, seed: int) -> dict[str, pd.DataFrame]:
 
 
 def split_report(ds: Dataset, method: str, seed: int) -> dict[str, Any]:
-    """Return the report of `group_copies` when this split was made (empty for "random"), and split_files.
+    """Return the report of `group_copies` for this split (empty for "random"), with split_files.
 
-    note, where there is one, says what is unusual about the split; test_copies_in_train is counted for a given one.
+    An unusual split has a note; a given split has test_copies_in_train.
     """
     manifest = make_split(ds, method, seed)
     return json.loads((_home(ds, method, seed) / "report.json").read_text("utf-8")) | {"split_files": len(manifest)}
 
 
 def given_table(ds: Dataset) -> Path | None:
-    """Return the table of the split that the images came with, None where they came without."""
+    """Return the file of the split that came with the images, None if there is none."""
     return file if (file := ds.folder / GIVEN).is_file() else None
 
 
 def read_given(ds: Dataset, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the part of each image in the split that the images came with, str (n,), and a report.
+    """Return the part of each image in the split that came with the images, str (n,), and a report.
 
-    The table has the columns file, as in the index, and split (train, val or test). What it lacks is made: without test
-    its val is the test, and without val a fifth of train is, by groups. The report holds test_copies_in_train, the test
-    images with a copy in train, and a note. Raises CrackutilsError where there is no table, or it does not fit.
+    The table has the columns file, as in the index, and split (train, val or test). Without test, its val becomes the
+    test; without val, a fifth of train becomes val, by groups. The report holds test_copies_in_train, the number of
+    test images with a copy in train, and a note. Raises CrackutilsError if there is no table, or it does not fit.
     """
     if (table := given_table(ds)) is None:
-        why = f"SPLIT=given needs a split that the images came with, and {config.display_path(ds.folder)} has none"
+        why = f"SPLIT=given needs a split that came with the images, and {config.display_path(ds.folder)} has none"
         raise config.CrackutilsError(f"{why}. Fetch a folder with train/, val/ and test/, or use SPLIT=copy-safe.")
     given = pd.read_csv(table, dtype=str, keep_default_na=False, lineterminator="\n").drop_duplicates("file")
     found = ds.index[["file"]].merge(given, how="left", on="file")["split"]
@@ -240,12 +240,12 @@ def read_given(ds: Dataset, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     split, notes = found.to_numpy(str), []
     if "test" not in split:
         split[split == "val"] = "test"
-        notes.append("it came without test, so its val is the test")
+        notes.append("it had no test, so its val is the test")
     if "val" not in split:
         rows = np.flatnonzero(split == "train")
         ids = np.unique(group_copies(ds).ids[rows], return_inverse=True)[1]
         split[rows] = fill_parts(ds.given[rows], ids, seed, (0.8, 0.2)) if len(rows) else split[rows]
-        notes.append(f"it came without val, so {(split == 'val').sum():,} images of train are val, by groups")
+        notes.append(f"it had no val, so {(split == 'val').sum():,} images of train are val, by groups")
     for part in ("train", "test"):
         for label, name in enumerate(config.CLASSES):
             if not ((split == part) & (ds.given == label)).any():
@@ -285,9 +285,9 @@ def _choose_parts(
 
 
 def _draw_parts(ds: Dataset, ids: np.ndarray | None, seed: int, work: Path) -> np.ndarray:
-    """Return the part that split-folders gives each image, str (n,), whole groups where `ids` gives them."""
+    """Return the part of each image by split-folders, str (n,), in whole groups if `ids` is given."""
     flat, out = work / "flat", work / "out"
-    # empty files with short names in the order of the images' own: names may be long, and lie in folders
+    # empty files with short names in the order of the images, whose names may be long and contain folders
     place = {row: k for k, row in enumerate(sorted(range(len(ds.index)), key=list(ds.index["file"]).__getitem__))}
     row = {f"{place[k]:09d}": k for k in range(len(ds.index))}
     for name, k in row.items():
@@ -313,7 +313,7 @@ def _draw_parts(ds: Dataset, ids: np.ndarray | None, seed: int, work: Path) -> n
 
 
 def _lay_out(ds: Dataset, split: np.ndarray, work: Path) -> None:
-    """Link the images into folders of parts and classes below `work`; copy them where the disk knows no links."""
+    """Link the images into folders of parts and classes below `work`; copy them if the disk has no links."""
     for part, name in product(PARTS, config.CLASSES):
         (work / part / name).mkdir(parents=True)
     for part, file in zip(split, ds.index["file"], strict=True):

@@ -21,20 +21,20 @@ from crackutils.splits.registration import (
 )
 
 OVERLAP_SCORE = 18.0  # of 2,000 Positive pairs of METU 500 numbers apart none is above 14, of neighbours 63 % above 30
-SURE_SCORE = 30.0  # for pictures of mosaics: one wrong link joins two photos, which a split need not mind
+SURE_SCORE = 30.0  # for pictures of mosaics, where a wrong link shows; splits tolerate it
 SMALLEST_OVERLAP = 0.12  # of the area; METU cut its crops with a quarter or a third of overlap
 PER_PHOTO = 87  # METU's 40,000 crops come from 458 photos
-_LARGEST_PHOTO = 1 / 20  # of all images, half a bundle of `splits.make`; no split could hold larger photos
+_LARGEST_PHOTO = 1 / 20  # of all images, half a bundle of `splits.make`; larger photos could not be split
 _NEIGHBOURS = 40  # in appearance; of the overlaps found in METU nine in ten are among the 20 nearest
 
 
 def find_overlaps(ds: Dataset) -> pd.DataFrame:
     """Find overlapping crops among images of similar appearance or neighbouring numbers.
 
-    Normalised cross-correlation at every shift (Lewis 1995), of thumbnails of even contrast: else any two cracks match
-    along their length. The score is Fisher's z of the correlation times the root of the number of pixels, so that small
-    overlaps must agree better than large ones. A row per pair above `OVERLAP_SCORE`, cached: a, b (rows of the index,
-    a < b), dy, dx (where b's upper left corner lies in a, fractions of the side), area (share of the crop that both
+    Normalised cross-correlation at every shift (Lewis 1995), of thumbnails with equalised contrast; otherwise any two
+    cracks match along their length. The score is Fisher's z of the correlation times the root of the number of pixels,
+    so small overlaps need higher correlations. A row per pair above `OVERLAP_SCORE`, cached: a, b (rows of the index,
+    a < b), dy, dx (position of b's upper left corner in a, fractions of the side), area (share of the crop that both
     show), ncc, score.
     """
     return cached_table(ds, "overlaps", search_overlaps)
@@ -58,7 +58,7 @@ def search_overlaps(ds: Dataset) -> pd.DataFrame:
 def find_mosaics(ds: Dataset, score: float = OVERLAP_SCORE) -> np.ndarray:
     """Return the mosaic of each image, int (n,): a chain of crops that overlap with at least this score, or are copies.
 
-    Shifted copies count only where `find_overlaps` confirms them: below `SURE_NCC` cracks of two photos may match.
+    Shifted copies count only if `find_overlaps` confirms them: below `SURE_NCC`, cracks of two photos may match.
     """
     unmoved = find_copies(ds).query("kind != 'shifted'")
     overlaps = find_overlaps(ds).query("score >= @score")
@@ -66,7 +66,7 @@ def find_mosaics(ds: Dataset, score: float = OVERLAP_SCORE) -> np.ndarray:
 
 
 def connected_groups(n: int, links: np.ndarray) -> np.ndarray:
-    """Return the group of each of `n` images, int (n,), that links (m, 2) between them make."""
+    """Return the group of each of `n` images, int (n,), from links (m, 2) between them."""
     graph = coo_matrix((np.ones(len(links), bool), (links[:, 0], links[:, 1])), (n, n))
     return connected_components(graph, directed=False)[1]
 
@@ -75,9 +75,9 @@ def estimate_photos(ds: Dataset, per_photo: int = PER_PHOTO) -> np.ndarray:
     """Estimate the photo of each image, int (n,), whether or not it is known; about `per_photo` images come from each.
 
     Mosaics are certain, but a photo may hold several that do not touch. They are clustered by the mean appearance of
-    their images (Ward's method), whitened by the covariance within mosaics, so that what varies within photos counts
-    little (Hatch, Kajarekar, Stolcke 2006). Two clusters for three photos keep more of a photo together than one for
-    each, at the price of holding parts of others. Clusters of more than a twentieth of the images are cut again.
+    their images (Ward's method), whitened by the covariance within mosaics, so that variation within photos counts
+    little (Hatch, Kajarekar, Stolcke 2006). Two clusters per three photos keep more images of a photo together than one
+    per photo, but mix photos. Clusters of more than a twentieth of the images are divided again.
     """
     mosaic = find_mosaics(ds)
     size = np.bincount(mosaic)
@@ -85,7 +85,7 @@ def estimate_photos(ds: Dataset, per_photo: int = PER_PHOTO) -> np.ndarray:
     if clusters == len(size):
         return mosaic
     x, links = appearance(ds), find_overlaps(ds)
-    links = links[links["area"] < 0.8]  # others are copies: they hardly differ
+    links = links[links["area"] < 0.8]  # others are copies, which hardly differ
     if len(links) >= 4 * x.shape[1]:  # enough to estimate a covariance
         difference = x[links["a"]] - x[links["b"]]
         scatter = difference.T @ difference / len(links) / 2
@@ -99,7 +99,7 @@ def estimate_photos(ds: Dataset, per_photo: int = PER_PHOTO) -> np.ndarray:
     photo = AgglomerativeClustering(clusters, connectivity=near + near.T, linkage="ward").fit_predict(mean)
     while True:
         images, mosaics = np.bincount(photo, size), np.bincount(photo)
-        images[mosaics < 2] = 0  # a mosaic is not cut
+        images[mosaics < 2] = 0  # a mosaic is not divided
         largest = int(images.argmax())
         if images[largest] <= _LARGEST_PHOTO * len(mosaic):
             return photo[mosaic]
@@ -134,9 +134,9 @@ def _register(crops: np.ndarray, pairs: np.ndarray) -> pd.DataFrame:
 
 
 def _overlap_sums(x: np.ndarray, sign: int) -> np.ndarray:
-    """Return the sum of each x, (n, side, side), over what it shares with a crop at each shift: (n, 2 side, 2 side).
+    """Return the sums of x, (n, side, side), over its overlap with a crop at each shift: (n, 2 side, 2 side).
 
-    Shifts run from 0 up to side - 1, then from -side to -1, as in a spectrum. A shift is where the other crop lies in
+    Shifts run from 0 up to side - 1, then from -side to -1, as in a spectrum. A shift is the place of the other crop in
     x (`sign` 1), or x in the other (-1).
     """
     first = (slice(None, -1), slice(None, 0, -1))[sign < 0]  # sums up to where the shared part begins, or ends

@@ -14,7 +14,7 @@ from crackutils.datasets import Dataset
 from crackutils.files import progress, write_atomically
 from crackutils.images import COLOUR, GREY
 
-SURE_NCC = 0.9  # from here on a pair is counted as a copy; from COPY_NCC on it is kept together, to be safe
+SURE_NCC = 0.9  # from here on a pair counts as a copy; from COPY_NCC on it is kept together
 COPY_NCC = 0.8  # of registered high-passed crops; METU has next to no pair between 0.6 and 0.85
 LINKS_VERSION = "1"  # raise it when copies are found or grouped in another way
 _NEIGHBOURS = 60  # of METU's copies 0.999 are among the 100 nearest in appearance, 0.995 among the 20 nearest
@@ -50,12 +50,12 @@ def cached_table(ds: Dataset, name: str, search: Callable[[Dataset], pd.DataFram
     file = ds.cache / f"{name}.v{LINKS_VERSION}.csv"
     if not file.exists():
         write_atomically(file, search(ds).to_csv(index=False, lineterminator="\n"))
-    table = pd.read_csv(file)  # which guesses no types if it is empty
+    table = pd.read_csv(file)  # it guesses no types if it is empty
     return table.astype({name: {"a": int, "b": int, "kind": str}.get(name, float) for name in table})
 
 
 def equal_pairs(keys: np.ndarray) -> np.ndarray:
-    """Return int (m, 2): each row whose key an earlier row has, after the first such row."""
+    """Return pairs of rows with equal keys, int (m, 2): the first row with a key, and each later one."""
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
     pairs = np.column_stack([first[which], np.arange(len(keys))])
     return pairs[pairs[:, 0] < pairs[:, 1]]
@@ -78,7 +78,7 @@ def map_batches(work: Callable[[np.ndarray], Any], rows: np.ndarray, size: int, 
 
 
 def appearance(ds: Dataset) -> np.ndarray:
-    """Return statistics that hardly change when the crop moves, float32 (n, 42), each column standardised.
+    """Return statistics that hardly depend on the position of the crop, float32 (n, 42), each column standardised.
 
     Mean, deviation and five quantiles per colour channel, colour cast, contrast at four scales, gradient directions.
     """
@@ -86,7 +86,7 @@ def appearance(ds: Dataset) -> np.ndarray:
     for start in range(0, len(ds.index), 2000):
         c = ds.colour[start : start + 2000].reshape(-1, COLOUR * COLOUR, 3).astype(np.float32)
         cast = np.sort(c - c.mean(2, keepdims=True), axis=1)
-        c = np.sort(c, axis=1)  # quantiles by picking from the sorted values: many times faster than np.percentile
+        c = np.sort(c, axis=1)  # quantiles from sorted values are many times faster than np.percentile
         columns = [c.mean(1), c.std(1), *(c[:, int(q * c.shape[1])] for q in (0.05, 0.25, 0.5, 0.75, 0.95))]
         columns += [2 * cast[:, int(q * c.shape[1])] for q in (0.1, 0.5, 0.9)]
         level = downscale(ds.grey[start : start + 2000].astype(np.float32), 2)
@@ -112,7 +112,7 @@ def downscale(images: np.ndarray, k: int) -> np.ndarray:
 
 
 def coarse_maps(grey: np.ndarray) -> np.ndarray:
-    """Return float32 (n, 32, 32) maps of local contrast, equalised so that dark and bright crops compare."""
+    """Return float32 (n, 32, 32) maps of local contrast, equalised so that dark and bright crops are comparable."""
     out = np.empty((len(grey), GREY // 4, GREY // 4), np.float32)
     for start in range(0, len(grey), 1000):
         x = downscale(grey[start : start + 1000].astype(np.float32), 2)
@@ -122,7 +122,7 @@ def coarse_maps(grey: np.ndarray) -> np.ndarray:
 
 
 def even_maps(grey: np.ndarray) -> np.ndarray:
-    """Return float32 (n, 64, 64) high-passed maps of even contrast, -2.5 to 2.5."""
+    """Return float32 (n, 64, 64) high-passed maps with equalised contrast, -2.5 to 2.5."""
     out = np.empty((len(grey), GREY // 2, GREY // 2), np.float32)
     for start in range(0, len(grey), 1000):
         x = grey[start : start + 1000].astype(np.float32)

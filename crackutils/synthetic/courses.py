@@ -31,7 +31,7 @@ def add_any_cracks(s: Scene, style: str) -> tuple[np.ndarray, np.ndarray, np.nda
     def add(line: np.ndarray, width: float, tapered: int, depth: int) -> None:
         inside = ((line > -20) & (line < (s.w + 20, s.h + 20))).all(1)
         first = int(inside.argmax())
-        line = line[first:][(~inside[first:]).cumsum() == 0]  # its first stretch in the photo
+        line = line[first:][(~inside[first:]).cumsum() == 0]  # its first part in the photo
         if (n := len(line)) < 12 or width < 0.2:
             return
         t = np.linspace(0, 1, n)
@@ -75,7 +75,7 @@ def _jagged(rng: Generator, heading: float, length: float, calm: float, width: f
 
 
 def _plan(s: Scene, course: str) -> list[tuple[np.ndarray, float, float, int]]:
-    """Return where cracks start (1, 2) or run (n, 2), their heading, length, and how many ends are tapered."""
+    """Return starts (1, 2) or courses (n, 2) of cracks, their heading, length, and number of tapered ends."""
     rng, w, h, plan = s.rng, s.w, s.h, []
     for _ in range(int(rng.choice([1, 2, 3, 5], p=[0.55, 0.25, 0.12, 0.08]))):
         if course == "along" and s.seams:
@@ -125,7 +125,7 @@ def _draw(s: Scene, pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> 
     for line, left, right in pieces:
         ribbon(fine, line, left, right, finer, exact=True)
         width = np.where(left + right > np.abs(normals(line)).max(1) / finer, left + right, 0)
-        if s.behind is not None:  # no crack where the wall has ended
+        if s.behind is not None:  # no crack beyond the wall
             x, y = np.rint(line).astype(int).T
             width *= s.behind[y.clip(0, s.h - 1), x.clip(0, s.w - 1), 3] < 0.5
         middle = line + normals(line) * ((left - right) / 2)[:, None]

@@ -1,4 +1,4 @@
-"""Distractors, which models take for a crack or which lie on real concrete: one small function per kind."""
+"""Distractors on concrete, which models may mistake for cracks: one function per kind."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def _away_from_light(s: Scene, cover: np.ndarray, reach: float) -> np.ndarray:
 
 
 def _strand(name: str, s: Scene, rng: Generator, x: float, y: float, heading: float) -> None:
-    """Lay a hair, a wire or a root on the surface, with its shadow. All draw the numbers of all three."""
+    """Lay a hair, a wire or a root on the surface, with its shadow. Each draws the random numbers of all three."""
     root = name == "root"
     n = int((rng.uniform(80, 350) if name == "hair" else rng.uniform(300, 1200)) / 2)
     bend = rng.normal(0, 0.008 if name == "hair" else 0.003) + 0.008 * wave(rng, n, 40) + 0.08 * root * wave(rng, n, 8)
@@ -140,7 +140,7 @@ def _leaf(s: Scene, rng: Generator, *_: float) -> None:
 
 
 def _stain(s: Scene, rng: Generator, *_: float) -> None:
-    if rng.random() < 0.5:  # run down the wall
+    if rng.random() < 0.5:  # runs down the wall
         flow = s.noise(rng.uniform(6, 30), rng.uniform(6, 20), math.pi / 2 + rng.normal(0, 0.05))
         cover = np.clip(flow - rng.uniform(0.6, 1.6), 0, 1.5)
     else:

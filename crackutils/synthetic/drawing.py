@@ -1,4 +1,4 @@
-"""Random fields and curves, outlines and bands, and how they are drawn and lit."""
+"""Random fields and curves, outlines and bands, and their drawing and lighting."""
 
 import math
 

@@ -11,7 +11,7 @@ from crackutils.synthetic.scene import JOINT, Overlay, Scene
 
 
 class _Grid:
-    """Coordinates u, v (h, w) on a wall that is seen turned and a little from the side, pixels at its middle."""
+    """Coordinates u, v (h, w) on a wall that is seen rotated and slightly obliquely, in pixels at its middle."""
 
     def __init__(self, s: Scene) -> None:
         rng = s.rng
@@ -25,7 +25,7 @@ class _Grid:
         self.reach = float(max(np.abs(self.u).max(), np.abs(self.v).max()))
 
     def line(self, corners: list[tuple[float, float]]) -> None:
-        """Note the course of a seam through corners (u, v), a point every 2 pixels."""
+        """Record the course of a seam through corners (u, v), a point every 2 pixels."""
         steps = np.append(0, np.cumsum(np.hypot(*np.diff(corners, axis=0).T)))
         along = np.arange(0, steps[-1], 2)
         line = np.column_stack([np.interp(along, steps, axis) for axis in np.transpose(corners)])
@@ -50,7 +50,7 @@ def _per_field(rng: Generator, field: np.ndarray, spread: float) -> np.ndarray:
 def _cut(s: Scene, off: np.ndarray, half: float, depth: float | None = None) -> None:
     """Cut a groove of half width `half` where `off`, the distance from its middle, is small; or let paste stand out.
 
-    Its edges are ragged or straight, and it may fade away; where it has faded, the scene notes no joint.
+    Its edges are ragged or straight, and it may fade out; faded parts are not recorded as joint.
     """
     rng = s.rng
     if (ragged := rng.choice([0, 0.12, 0.3]) * min(half, 4)) > 0:
@@ -188,7 +188,7 @@ STRUCTURES = {"planks": _planks, "panels": _panels, "seal": _seal, "saw": _saw}
 
 
 def add_structure(s: Scene, name: str) -> None:
-    """Add one of `STRUCTURES`, or bricks, blocks or tiles, to a scene, and note its joints and seams."""
+    """Add one of `STRUCTURES`, or bricks, blocks or tiles, to a scene, and record its joints and seams."""
     if name in STRUCTURES:
         STRUCTURES[name](s, s.rng)
     else:

@@ -1,4 +1,4 @@
-"""What else lies, hangs, runs or is drawn on walls and roads; small functions, one per kind."""
+"""Further distractors on walls and roads, one function per kind."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def _cast(s: Scene, cover: np.ndarray, reach: float) -> np.ndarray:
 
 
 def _worn(s: Scene, cover: np.ndarray, colour: tuple[float, ...], most: float) -> None:
-    """Coat the surface with chalk or paint that has not reached all of it."""
+    """Coat the surface with patchy chalk or paint."""
     rough = np.clip(s.rng.uniform(0.5, 1.5) + 0.6 * s.noise(s.rng.uniform(1.5, 5)), 0, 1)
     s.overlays.append(Overlay((cover * rough * most).astype(np.uint8), "coat", colour))
     s.mark(cover > 70, LINE)

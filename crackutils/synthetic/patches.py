@@ -1,4 +1,4 @@
-"""Patches cut from synthetic photos the way METU was made, with labels that a person would give."""
+"""Patches cut from synthetic photos in the way of METU, with the labels of a human annotator."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Patch:
 
 
 def crack_contrast(image: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """Return how far a crack stands out: grey levels between it and what lies beside it, and that over its spread.
+    """Return the contrast of a crack: grey levels between it and its surroundings, and these over their spread.
 
     `image` is uint8 (h, w, 3); `mask`, uint8 (h, w), is how much of each pixel is crack, 0-255.
     """
@@ -52,7 +52,7 @@ def cut_patches(shot: Photo, rng: Generator, each: int, visible: tuple[float, fl
 
     A patch counts as cracked when at least 70 pixels of cracks run through its middle 190 pixels and stand out clearly
     enough for a person to see them (their `crack_contrast` reaches `visible`); as not cracked when not one pixel of it
-    is crack. Half of the latter lie on distractors, where the photo has any. Everything between the two is not cut.
+    is crack. Half of the latter lie on distractors, if the photo has any. Places between the two are not cut.
     """
     limit = np.array(shot.mask.shape[::-1]) - PATCH
     positive, negative, points = [], [], centre_points(shot)

@@ -1,4 +1,4 @@
-"""One synthetic photo, from its seed and its number, and the camera that takes it."""
+"""One synthetic photo from its seed and number, and its simulated camera."""
 
 import math
 
@@ -35,7 +35,7 @@ def make_photo(
     s = Scene(rng, width, height, zoom, (math.cos(turn), math.sin(turn)))
     finish = str(rng.choice(FINISHES, p=[0.34, 0.26, 0.1, 0.07, 0.12, 0.11]))
     add_surface(s, finish)
-    calm = rich and rng.random() < 0.4  # as most concrete is
+    calm = rich and rng.random() < 0.4  # like most concrete
     if rich:
         bare, surface, mask, lines, crack_width = furnish_wall(s, style, calm)
     else:
@@ -81,7 +81,7 @@ def furnish_wall(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray], float]:
     """Furnish a surface with joints, distractors and mostly cracks; return the same as `add_any_cracks`.
 
-    On a `calm` one there is less of it, and it stays as rough as it is.
+    A `calm` one has fewer of them, and keeps its roughness.
     """
     rng = s.rng
     if not calm:
@@ -141,7 +141,7 @@ def take_photo(rng: np.random.Generator, rgb: np.ndarray) -> tuple[np.ndarray, n
     tint = rng.standard_normal((h // 4, w // 4, 3), np.float32)
     rgb += cv2.resize(tint, (w, h), interpolation=cv2.INTER_LINEAR) * noise * 0.35
     image = np.clip(rgb, 0, 255).astype(np.uint8)
-    if rng.random() < (0.4 if rich else 0.7):  # what phones do against noise: fine detail runs together
+    if rng.random() < (0.4 if rich else 0.7):  # noise reduction as in phones, which blurs fine detail
         image = cv2.medianBlur(image, 3 if rng.random() < (0.85 if rich else 0.5) else 5)
     sharp = float(rng.uniform(0, 1.0))
     image = cv2.addWeighted(image, 1 + sharp, cv2.GaussianBlur(image, (0, 0), 1.6), -sharp, 0)

@@ -1,4 +1,4 @@
-"""What all steps of a synthetic photo share: the constants, the scene that they work on, and the finished photo."""
+"""Constants of synthetic photos, the scene on which all steps work, and the finished photo."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -16,17 +16,17 @@ QUALITY = 75  # of the JPEG files, as METU's
 FINISHES = ("smooth", "pitted", "brushed", "boards", "rough", "eroded")
 STYLES = ("hairline", "medium", "wide")  # of cracks
 USUAL = (0.33, 0.27, 0.4)  # shares of the styles
-THIN = (0.6, 0.25, 0.15)  # the same where thin cracks are to be learnt
+THIN = (0.6, 0.25, 0.15)  # the same for training on thin cracks
 VISIBLE = (8.0, 1.0)  # least `crack_contrast` of a patch that counts as cracked
-FAINT = (5.0, 0.7)  # the same where faint cracks are to be learnt
+FAINT = (5.0, 0.7)  # the same for training on faint cracks
 OBJECTS = ("hair", "wire", "joint", "scratch", "shadow", "paint", "leaf", "root", "stain", "salt", "hole", "ridge")
-SURFACE, CRACK, JOINT, LINE, UNSURE = 0, 1, 2, 3, 255  # what a pixel shows; a line is a hair, a wire, a mark, ...
+SURFACE, CRACK, JOINT, LINE, UNSURE = 0, 1, 2, 3, 255  # kinds of pixels; a line is a hair, a wire, a mark, ...
 FINE = 3  # cracks are drawn this many times finer than the photo, so that hairlines keep their width
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo and what is known of it."""
+    """A photo and its ground truth."""
 
     image: np.ndarray  # uint8 (height, width, 3) RGB
     mask: np.ndarray  # uint8 (height, width), how much of each pixel is crack, 0-255
@@ -48,7 +48,7 @@ class Overlay(NamedTuple):
 
 @dataclass
 class Scene:
-    """What the steps work on; luminances are multiples of the surface's own, heights are pixels."""
+    """The state of a photo between steps; luminances are multiples of the surface's own, heights are in pixels."""
 
     rng: np.random.Generator
     w: int
@@ -73,7 +73,7 @@ class Scene:
         return noise(self.rng, self.h, self.w, grain, stretch, angle)
 
     def mark(self, here: np.ndarray, kind: int) -> None:
-        """Note what the pixels `here`, bool (h, w), show."""
+        """Record the kind of the pixels `here`, bool (h, w)."""
         self.kinds[here] = kind
 
     def canvas(self, finer: int = 1) -> np.ndarray:

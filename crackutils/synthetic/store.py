@@ -19,7 +19,7 @@ from crackutils.synthetic.patches import draw_patches
 from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.scene import CRACK, JOINT, LINE, MASK_BLOCK, THIN, UNSURE, Photo
 
-_SEEN, _OF_TEXTURE = 6.0, 0.8  # least grey levels, and share of the deviation around, by which a crack is seen
+_SEEN, _OF_TEXTURE = 6.0, 0.8  # least contrast of a visible crack, in grey levels and in deviations of its surroundings
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Photos:
 
 
 def find_anchors(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return places on what a target of `Photos` shows, as one of `Photos.anchors`."""
+    """Return places on cracks, joints and lines of a target of `Photos`, as one of `Photos.anchors`."""
     found = np.full((2, 64, 2), -1, np.int16)
     for kind, on in enumerate((target == CRACK, (target == JOINT) | (target == LINE))):
         if len(places := np.argwhere(on)):
@@ -85,10 +85,10 @@ def load_store(seed: int, count: int, each: int, side: int, thin: bool = False) 
 
 
 def load_photos(seed: int, count: int, side: int) -> Photos:
-    """Return `count` photos for training a detector, side x side pixels, made on first use and kept in the data folder.
+    """Return `count` photos for training a detector, side x side pixels, made on first use and cached.
 
     They are `make_photo`'s rich ones, with thin cracks more than others. A pixel is crack where at least half of it is,
-    or where the centre line of a thinner crack runs. It is unsure where it has less of one, and where nobody sees it.
+    or on the centre line of a thinner crack. It is unsure if less of it is crack, or if the crack is invisible.
     """
     made_by = f"{hash_sources(Path(__file__).parent)} {library_versions()}"
     key = hashlib.sha256(made_by.encode()).hexdigest()[:12]

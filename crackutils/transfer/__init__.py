@@ -1,4 +1,4 @@
-"""Transfer to other sites (notebook 08): how well models rank a target's images, what improves it, what breaks it.
+"""Transfer to other sites (notebook 08): scores of models on a target, methods that improve them, robustness.
 
 May import core, inference, detector, synthetic and scoring.
 """

@@ -19,8 +19,8 @@ from crackutils.transfer.targets import photo_of_image
 def select_models(runs: list[dict[str, Any]], seed: int, weights: str) -> dict[str, dict[str, Any]]:
     """Return the runs to test on a target, by recipe: ours, and the best published one by validation loss.
 
-    Only runs with this seed, with these weights if they have a backbone, and otherwise usual settings count, all of one
-    split. Raises CrackutilsError for none.
+    Only runs with this seed, these weights if they have a backbone, and otherwise default settings count, all of one
+    split. Raises CrackutilsError if there is none.
     """
     unusual = ("--epochs", "--engine", "--precision", "--labels")
     usual = [run["settings"] | {"of": run} for run in runs if not any(setting in run["run"] for setting in unusual)]
@@ -28,16 +28,16 @@ def select_models(runs: list[dict[str, Any]], seed: int, weights: str) -> dict[s
     found = {s["recipe"]["name"]: s["of"] for s in usual if s["seed"] == seed}
     if not found:
         asked = f"SEED={seed} WEIGHTS={weights}"
-        raise CrackutilsError(f"No finished run has {asked} and otherwise usual settings. Run notebooks 03 and 04.")
+        raise CrackutilsError(f"No finished run has {asked} and otherwise default settings. Run notebooks 03 and 04.")
     published = [name for name in found if name in PUBLISHED]
     best = min(published, key=lambda name: (found[name]["val"]["loss"], name), default="")
     return {name: found[name] for name in RECIPES if name in found and (name not in PUBLISHED or name == best)}
 
 
 def evaluate_on_target(runs: dict[str, Any], p_crack: dict[str, np.ndarray], target: Dataset) -> list[dict[str, Any]]:
-    """Return a row per run: run, home_errors (share of its own test images), `score_ranking`, and f1 (threshold 0.5).
+    """Return a row per run: run, home_errors (error rate in-domain), `score_ranking`, and f1 (threshold 0.5).
 
-    `p_crack` are by run the probabilities of all images of the target.
+    `p_crack` holds the probabilities of all images of the target by run.
     """
     labels, photo = target.index["label"].to_numpy(), photo_of_image(target)
     rows = []
@@ -48,7 +48,7 @@ def evaluate_on_target(runs: dict[str, Any], p_crack: dict[str, np.ndarray], tar
 
 
 def find_extremes(labels: np.ndarray, scores: np.ndarray, most: int) -> dict[str, np.ndarray]:
-    """Return the clearest hits and errors of a ranking: by kind, at most `most` positions, the clearest first.
+    """Return the most confident hits and errors of a ranking: by kind, at most `most` positions, best first.
 
     find: cracks with the highest scores; missed: cracks with the lowest; false alarm: highest scores without a crack.
     """
@@ -58,11 +58,11 @@ def find_extremes(labels: np.ndarray, scores: np.ndarray, most: int) -> dict[str
 
 
 def score_ranking(labels: np.ndarray, scores: np.ndarray, photo: np.ndarray) -> dict[str, Any]:
-    """Score a ranking: labels 0 or 1, scores of any scale, the higher the more like a crack, and photos, each (n,).
+    """Score a ranking of images: labels 0 or 1, scores of any scale (high for cracks), and photos, each (n,).
 
-    Returned are n, cracked; auroc and average_precision over all images; auroc_by_photo, the mean over the photos that
-    hold both classes; low and high, the 95 % interval of auroc from drawing whole photos with replacement. None stands
-    for what a single class, or for low and high a single photo, leaves undefined.
+    Returns n, cracked; auroc and average_precision over all images; auroc_by_photo, the mean over the photos with both
+    classes; low and high, the 95 % interval of auroc by a bootstrap over photos. Values are None if they are undefined:
+    for a single class, and low and high for a single photo.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     each = [ranking_metrics(labels[photo == p], scores[photo == p])["auroc"] for p in np.unique(photo)]
@@ -73,9 +73,9 @@ def score_ranking(labels: np.ndarray, scores: np.ndarray, photo: np.ndarray) -> 
 
 
 def auroc_gain(labels: np.ndarray, scores: np.ndarray, before: np.ndarray, photo: np.ndarray) -> dict[str, Any]:
-    """Return how far the AUROC of one ranking exceeds another's: gain; gain_low and gain_high, its 95 % interval.
+    """Return the difference in AUROC between two rankings: gain; gain_low and gain_high, its 95 % interval.
 
-    Both are scored on the same draws of photos. Arguments and None as for `score_ranking`.
+    Both are scored on the same bootstrap draws of photos. Arguments and None as for `score_ranking`.
     """
     new, old = (ranking_metrics(labels, s)["auroc"] for s in (scores, before))
     low, high = _interval(bootstrap_auroc(labels, scores, photo) - bootstrap_auroc(labels, before, photo))
@@ -89,7 +89,7 @@ def _interval(drawn: np.ndarray) -> list[float | None]:
 def bootstrap_auroc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, draws: int = 1000) -> np.ndarray:
     """Return AUROCs of draws of whole groups with replacement, float64 (<= draws,): those that hold both classes.
 
-    A single group gives none. Hand-written, because scikit-learn takes five times as long.
+    A single group gives none. By hand, because scikit-learn takes five times as long.
     """
     rng, rows = np.random.default_rng(0), [np.flatnonzero(groups == g) for g in np.unique(groups)]
     ranks, found = rankdata(scores, "dense"), []  # small whole numbers rank faster than floats
@@ -103,18 +103,18 @@ def bootstrap_auroc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, 
 
 
 def auroc_text(row: dict[str, Any]) -> str:
-    """Return the AUROC of a row of `score_ranking` as text, with its interval where there is one."""
+    """Return the AUROC of a row of `score_ranking` as text, with its interval if there is one."""
     if row["auroc"] is None:
         return "not defined"
     return f"{row['auroc']:.3f}" + (f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else "")
 
 
 def auroc_by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Return how well several kinds of cracks are ranked above images without a crack; `scores` (n,) by name.
+    """Return AUROC by thirds of width, contrast and sharpness; `scores` holds scores (n,) by run.
 
     A row holds run, measure (width and contrast of the cracks; sharpness of all images), third (0 the thinnest,
-    faintest, most blurred), cracked, auroc. Cracks of a third are set against all images without a crack; for sharpness
-    against those of the same third. No rows where the images are of one class.
+    faintest, most blurred), cracked, auroc. Cracks of a third are compared with all images without a crack; for
+    sharpness, with those of the same third. No rows if the images are of one class.
     """
     m, labels = measure_images(ds).iloc[rows], ds.index["label"].to_numpy()[rows]
     cracked, table = labels == 1, []
@@ -132,7 +132,7 @@ def auroc_by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray
 
 
 def minimum_errors(labels: np.ndarray, scores: np.ndarray) -> int:
-    """Return the number of wrong images at their own best threshold; arguments as for `score_ranking`."""
+    """Return the number of errors at the best threshold; arguments as for `score_ranking`."""
     if not 0 < (cracks := np.sum(labels)) < len(labels):
         return 0
     alarms, hits, _ = roc_curve(labels, scores, drop_intermediate=False)  # shares, from no alarm at all on

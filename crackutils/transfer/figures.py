@@ -1,4 +1,4 @@
-"""Figures of notebook 08."""
+"""Figures of notebook 08; each returns a matplotlib Figure, which `Run.show` saves."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Methods that may improve scores on a target, their comparison, the report on held-out photos, and the model card."""
+"""Methods that may improve scores on a target, their comparison, the report on held-out photos, and the card."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,26 +29,26 @@ from crackutils.transfer.robustness import mix_textures
 from crackutils.transfer.targets import photo_of_image, tuning_images
 
 FINE_TUNED = ("fine-tuned on labels", "fine-tuned on labels and masks")  # networks that notebook 08 trains
-SAVED = f"{FINE_TUNED[1]}, last layer fitted to both"  # as it is saved and scores
+SAVED = f"{FINE_TUNED[1]}, last layer fitted to both"  # the saved network
 FROZEN = "frozen network, head on masks"  # the network of `fit_cell_head`
 _PER_PHOTO = "batch statistics of each photo"
 _SIZE = 160  # side of the input of frozen features, pixels
-_WINDOW = 5 / 8  # of the side: four of them cover an image twice at its middle
-_CELLS = 40_000  # that a cell head is fitted to
+_WINDOW = 5 / 8  # of the side: four of them cover the middle of an image twice
+_CELLS = 40_000  # to which a cell head is fitted
 
 
 @dataclass
 class TransferStudy:
-    """The images and networks that methods are tried with; labels of the target are never read."""
+    """The images and networks with which methods are compared; labels of the target are never read."""
 
     source: Dataset  # the images with labels
     manifest: pd.DataFrame  # their split; training images fit heads, validation images choose penalties
-    target: Dataset  # the images to be scored
+    target: Dataset  # the images to score
     patches: Store  # synthetic ones with masks
     weights: str  # of the frozen backbone, "imagenet" or "crackutils"
     engine: str  # one of `config.ENGINES`
-    folder: Path  # for features that are found again after a kill
-    saved_run: Path  # run folder of the network that scores as `SAVED`
+    folder: Path  # for cached features
+    saved_run: Path  # run folder of the network of `SAVED`
     few: int  # training images, and a quarter as many validation images, that methods work with
     seed: int = config.DEFAULT_SEED  # of all draws
     fine_tuned: dict[str, Any] = field(default_factory=dict)  # detectors by name
@@ -57,7 +57,7 @@ class TransferStudy:
     def rows(self, part: str) -> np.ndarray:
         """Return the rows of the source of one part of the split, at most `few` (val: a quarter), drawn by seed.
 
-        Of a rare class as many as there are, up to half.
+        A rare class gives all its images, up to half.
         """
         rows = np.flatnonzero(self.manifest["split"] == part)
         count = self.few if part == "train" else self.few // 4
@@ -77,7 +77,7 @@ class TransferStudy:
         return self.features(self.source, rows, size), self.source.index["label"].to_numpy()[rows]
 
     def _features_of(self, name: str, made_of: str, items: list[Any], read: Callable[[Any], np.ndarray]) -> np.ndarray:
-        """Return frozen features of images that are in no data set, as `cached_outputs` does."""
+        """Return frozen features of images outside data sets, cached by `cached_outputs`."""
         engine, _ = features_engine(models.OWN_BACKBONE, _SIZE, self.weights, self.engine)
         key = (made_of, self.weights, self.engine, self.seed)
         return cached_outputs(self.folder, name, key, engine, items, lambda item: resize(read(item), _SIZE))
@@ -114,7 +114,7 @@ class TransferStudy:
         return self._features_of(f"windows {ds.profile.name}", ds.sha256, items, read).reshape(len(rows), 4, -1)
 
     def head(self, extra: tuple[str, ...] = (), size: int = _SIZE) -> LinearHead:
-        """Return a linear head on the training images and on what `extra` names: "drawn", or kinds of `varied`."""
+        """Return a linear head on the training images and on `extra` ones: "drawn", or kinds of `varied`."""
         if (extra, size) not in self._known:
             parts = [self.drawn() if kind == "drawn" else self.varied(kind) for kind in extra]
             x, y = (np.concatenate(some) for some in zip(self.part("train", size), *parts, strict=True))
@@ -151,7 +151,7 @@ def fit_cell_head(patches: Store, count: int, weights: str, seed: int) -> Any:
     net = keras.Model(model.input, model.get_layer("cells").input)
     rng, shape, ys, n = np.random.default_rng(seed), (SIDE // CELL, CELL // MASK_BLOCK), [], 0
     chosen = np.sort(rng.permutation(len(patches.images))[:count])
-    x = np.empty((_CELLS, net.output_shape[-1]), np.float32)  # filled and changed in place, as it is large
+    x = np.empty((_CELLS, net.output_shape[-1]), np.float32)  # filled and changed in place, because it is large
     for begin in progress(range(0, len(chosen), 8), "cells with masks", unit="batch"):
         rows = chosen[begin : begin + 8]
         most = patches.masks[rows].reshape(len(rows), *shape, *shape).max((2, 4)).ravel()
@@ -174,15 +174,15 @@ def fit_cell_head(patches: Store, count: int, weights: str, seed: int) -> Any:
 
 
 class Method(NamedTuple):
-    """A way to score images, without a look at labels of the target."""
+    """A method that scores images without labels of the target."""
 
     name: str
     score: Callable[[TransferStudy, Dataset, np.ndarray], np.ndarray]  # from a data set and its rows to scores (n,)
-    in_domain: bool = True  # whether it makes sense on the source too
+    in_domain: bool = True  # whether it is meaningful in-domain too
 
 
 def list_methods(study: TransferStudy) -> list[Method]:
-    """Return all methods, on frozen features first; nothing is computed before they score."""
+    """Return all methods, on frozen features first; all computation is in their scoring."""
     kinds = (*VARIATIONS, "texture")
     methods = [
         Method("frozen features, linear head", _linear),
@@ -262,10 +262,10 @@ def align_covariance(source: np.ndarray, target: np.ndarray, x: np.ndarray) -> n
 
 
 def compare_methods(study: TransferStudy) -> pd.DataFrame:
-    """Try all methods on the tuning photos of the target, if any, and where that makes sense in-domain.
+    """Score all methods on the tuning photos of the target, if any, and in-domain if that is meaningful.
 
-    A row holds method; the values of `score_ranking`; home_auroc and home_errors (share) on validation images of the
-    source, at the threshold that is best there, or NaN.
+    A row holds method; the values of `score_ranking`; home_auroc and home_errors (error rate at the best threshold) on
+    validation images of the source, or NaN.
     """
     rows, val = np.flatnonzero(tuning_images(study.target)), study.rows("val")
     labels, photo = study.target.index["label"].to_numpy()[rows], photo_of_image(study.target)[rows]
@@ -285,8 +285,8 @@ def compare_methods(study: TransferStudy) -> pd.DataFrame:
 def report_held_out(study: TransferStudy, chosen: str, p_crack: dict[str, np.ndarray]) -> tuple[list[Any], np.ndarray]:
     """Score trained models, the method called `chosen` and the saved network on the held-out photos of the target.
 
-    `p_crack` are by name of a trained model its probabilities of these images. Returned are a row each
-    (method, the values of `score_ranking`, `auroc_gain` over the first) and the saved network's logits, float32 (n,).
+    `p_crack` holds the probabilities of these images by name of a trained model. Returns a row each (method, the values
+    of `score_ranking`, `auroc_gain` over the first) and the saved network's logits, float32 (n,).
     """
     held = np.flatnonzero(~tuning_images(study.target))
     labels, photo = study.target.index["label"].to_numpy()[held], photo_of_image(study.target)[held]
@@ -301,7 +301,7 @@ def report_held_out(study: TransferStudy, chosen: str, p_crack: dict[str, np.nda
 
 
 def write_card(metrics: dict[str, Any], recipe: Recipe) -> str:
-    """Return the model card, Markdown, of the network of notebook 08; `metrics` are those that `Run.finish` returns."""
+    """Return the model card, Markdown, of the network of notebook 08; `metrics` are from `Run.finish`."""
     thirds = {(r["measure"], r["third"]): r["auroc"] for r in metrics["by_measure"] if r["run"] == recipe.name}
     shown = metrics | {"recipe": recipe, "saved": SAVED, "auroc_text": auroc_text, "thirds": thirds}
     return render_template(Path(__file__).with_name("card.md.j2"), shown)

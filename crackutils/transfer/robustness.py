@@ -1,4 +1,4 @@
-"""Changes of images, and errors of trained models on corrupted ones."""
+"""Corruptions of images, and errors of trained models on corrupted images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +72,7 @@ def measure_robustness(
     items = [(kind, strength, int(row)) for kind, strength in jobs for row in rows]
 
     def corrupted(item: tuple[str, int, int]) -> np.ndarray:
-        kind, strength, row = item  # strengths are in pixels of a patch
+        kind, strength, row = item  # strengths refer to pixels of a patch
         return corrupt(ds.read(row, PATCH), kind, strength, np.random.default_rng((seed, row, strength)))
 
     table = []

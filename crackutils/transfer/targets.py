@@ -1,4 +1,4 @@
-"""The images that models are tested on besides their own, and which of them may choose a method."""
+"""Target images of other sites, and the tuning photos among them, which may choose a method."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ TUNING = (7069, 7078, 7087, 7096, 7105, 7114, 7123, 7132)  # SDNET2018's photos 
 
 
 def default_target(of: Profile) -> str:
-    """Return the usual target of a profile: for METU the walls of SDNET2018 if they are here, else synthetic walls."""
+    """Return the default target of a profile: for METU the walls of SDNET2018 if available, else synthetic walls."""
     real = datasets.raw_folder("sdnet")
     return "sdnet" if of.source == "metu" and all((real / name).is_dir() for name in CLASSES) else "walls"
 
@@ -26,7 +26,7 @@ def load_target(name: str) -> datasets.Dataset:
     folder, names = ROOT / Path(name).expanduser(), ", ".join(PROFILES)
     if not folder.is_dir():
         remedy = "Name a folder with Negative/ and Positive/."
-        raise CrackutilsError(f"TARGET={name} is no folder and none of {names}. {remedy}")
+        raise CrackutilsError(f"TARGET={name} is not a folder and not one of {names}. {remedy}")
     if not all((folder / kind).is_dir() for kind in CLASSES):
         command = f"python -m crackutils score {name} --out scores.csv"
         raise CrackutilsError(f"TARGET={name} holds no Negative/ and Positive/. To score without labels run {command}.")
@@ -34,20 +34,20 @@ def load_target(name: str) -> datasets.Dataset:
 
 
 def describe_target(target: datasets.Dataset, source: datasets.Dataset) -> str:
-    """Return in words what the target is; CrackutilsError if it shares images with the source, where models train."""
+    """Return a description of the target; CrackutilsError if it shares images with the source, where models train."""
     if shared := int(target.index["sha256"].isin(source.index["sha256"]).sum()):
         why = f"{shared:,} of its images are among those of PROFILE={source.profile.name}"
         raise CrackutilsError(f"TARGET={target.profile.name}: {why}. Name other images.")
     text = f"Tested on {target.profile.title} ({len(target.index):,} images)."
     if target.profile.source == "walls":
-        why = "these numbers show that the notebook works, not how well a model transfers"
+        why = "the numbers below only show that the notebook works; they do not measure transfer"
         text += f" The same generator draws the synthetic photos that the network learns from: {why}."
         text += " To measure transfer, run `make data SOURCE=sdnet FROM=...`, or set TARGET to a folder."
     return text
 
 
 def photo_of_image(ds: datasets.Dataset) -> np.ndarray:
-    """Return the photo that each image was cut from, int (n,); an unknown one counts as a photo of this image only."""
+    """Return the photo of each image, int (n,); an image of an unknown photo counts as a photo of its own."""
     photo = ds.cuts["photo"].to_numpy()
     return np.where(photo >= 0, photo, -1 - np.arange(len(photo)))
 
@@ -55,10 +55,10 @@ def photo_of_image(ds: datasets.Dataset) -> np.ndarray:
 def tuning_images(ds: datasets.Dataset) -> np.ndarray:
     """Return the images, bool (n,), on which methods may be chosen: `TUNING` in SDNET2018, else a third of the photos.
 
-    None where photos are unknown, or where either part lacks a class: the choice is reported on other photos.
+    None if photos are unknown, or a part lacks a class. Scores of the chosen method are reported on the other photos.
     """
     photo = ds.cuts["photo"].to_numpy()
-    if np.isin(TUNING, photo).sum() > len(TUNING) // 2:  # SDNET2018, by whatever name
+    if np.isin(TUNING, photo).sum() > len(TUNING) // 2:  # SDNET2018, under any name
         return np.isin(photo, TUNING)
     known = np.unique(photo[photo >= 0])
     tuning, labels = np.isin(photo, known[: len(known) // 3]), ds.index["label"].to_numpy()

@@ -1,4 +1,4 @@
-"""What users give to a command and get from it: tables read and written, names, and files that must not be lost.
+"""Files of users: read and write tables, match names, and protect files from loss.
 
 May import the core only.
 """

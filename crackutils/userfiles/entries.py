@@ -1,4 +1,4 @@
-"""Entries of archives that users bring: names that every system and every table can hold, and what is refused."""
+"""Entries of users' archives: clean names for all systems and tables, and checks of unsafe entries."""
 
 import os
 import re
@@ -18,9 +18,9 @@ _LONGEST, _LONGEST_PATH = 150, 200  # bytes of a name, and of a path below the c
 
 
 def clean_name(name: str) -> str:
-    """Return a name without control characters, without what Windows forbids, and of at most 150 bytes.
+    """Return a name without control characters and characters that Windows forbids, of at most 150 bytes.
 
-    Bytes that are no UTF-8, as old archives leave them, are read as Latin-1.
+    Bytes that are not UTF-8, as from old archives, are read as Latin-1.
     """
     name = "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in name)
     # Cc, Cs, Zl, Zp: control characters, halves of a character, separators of lines
@@ -35,14 +35,14 @@ def clean_name(name: str) -> str:
 
 
 class Names:
-    """Gives each file a clean path that no other has, where upper and lower case count as equal."""
+    """Gives each file a clean and unique path; upper and lower case count as equal."""
 
     def __init__(self) -> None:  # noqa: D107
         self._given: Counter[str] = Counter()
-        self.renamed: list[str] = []  # paths that were changed, as they came
+        self.renamed: list[str] = []  # original paths of changed ones
 
     def give(self, path: str) -> str:
-        """Return `path` (parts joined by /), or what it has to be called instead."""
+        """Return `path` (parts joined by /), or the clean and unique path in its place."""
         parts = [clean_name(part) for part in path.split("/") if part not in ("", ".")] or ["_"]
         while len(parts) > 2 and len("/".join(parts).encode()) > _LONGEST_PATH:
             del parts[1]  # the first is the folder of the class
@@ -57,7 +57,7 @@ class Names:
 
 
 def leads_outside(name: str) -> bool:
-    """Return whether a name leads out of the folder that it is to lie in, here or on another system."""
+    """Return whether a name leads out of its folder, on this or another system."""
     windows = PureWindowsPath(name)
     return bool(windows.drive or windows.root or ".." in windows.parts or PurePosixPath(name).is_absolute())
 
@@ -70,7 +70,7 @@ def refuse_entry(archive: Path, name: str, link: bool) -> None:
 
 
 def check_space(what: str, size: int, work: Path) -> None:
-    """Raise CrackutilsError if so many bytes do not fit on the disk of `work`."""
+    """Raise CrackutilsError if `size` bytes do not fit on the disk of `work`."""
     if size > (free := shutil.disk_usage(work).free):
         has = f"{what} holds {size / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free"
-        raise CrackutilsError(f"{has}. Make room, or set CRACKUTILS_DATA_DIR to a folder on another disk.")
+        raise CrackutilsError(f"{has}. Free disk space, or set CRACKUTILS_DATA_DIR to a folder on another disk.")

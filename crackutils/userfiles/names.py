@@ -1,4 +1,4 @@
-"""What people call classes and files: the spellings that mean the same."""
+"""Spellings of class names and file names that mean the same."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from crackutils.files import printable
 
-# what people call the classes, in tables and as folders; `class_of` compares without case, spaces, dashes, underscores
+# names of the classes, in tables and of folders; `class_of` ignores case, spaces, dashes and underscores
 _NO = "negative neg uncracked uncrack nocrack nocracks noncrack noncracked notcracked withoutcrack withoutcracks"
 _NO += " crackfree no n false f nein falsch non faux nee nej não nie intact normal undamaged uw ud up"
 _YES = "positive pos cracked crack cracks withcrack withcracks yes y true t ja j wahr oui vrai damaged cw cd cp"
@@ -19,16 +19,16 @@ CLASS_NAMES = dict.fromkeys(["0", *_NO.split()], 0) | dict.fromkeys(["1", *_YES.
 
 
 def class_of(name: str) -> int | None:
-    """Return 0 or 1 for what people call no crack and crack (`CLASS_NAMES`, also 1.0 or 1,0), and None for the rest."""
+    """Return 0 for names of no crack and 1 for names of crack (`CLASS_NAMES`, also 1.0 or 1,0), None for others."""
     name = re.sub(r"(?<=[a-z])[\s_-]+(?=[a-z])", "", name.strip().lower())  # the sign of a number stays
     return CLASS_NAMES.get(re.sub(r"(?<=\d)[.,]0*$", "", name))
 
 
 def match_names(names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return each name as `known` spells it, where exactly one does so, else as it is.
+    """Return each name as `known` spells it if exactly one matches, else unchanged.
 
-    Case, slashes, ./ in front, composed letters, escapes of bytes and the encoding of the table do not count. Nor does
-    the suffix where a name has none.
+    Case, slashes, a leading ./, composed letters, escapes of bytes and the encoding of the table are ignored, and so is
+    the suffix if a name has none.
     """
     keys, stems, known, found = defaultdict(list), defaultdict(list), set(known), []
     for name in known:
@@ -41,7 +41,7 @@ def match_names(names: Iterable[str], known: Iterable[str]) -> list[str]:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Yield what a name can mean: itself, with slashes, and, taken for Windows-1252, in three other encodings."""
+    """Yield readings of a name: itself, with slashes, and, if misread as Windows-1252, in three other encodings."""
     yield name
     yield (name := posixpath.normpath(name.strip().replace("\\", "/")))
     for encoding in ("utf-8", "mac_roman", "cp850") if not name.isascii() else ():
@@ -50,15 +50,15 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def find_files(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return the names of files in a table, absolute or relative to `folder`, as the disk spells them: `match_names`.
+    """Return the names of files in a table, absolute or relative to `folder`, as on the disk (`match_names`).
 
-    A name remains as it is where no file, or more than one, is called like that.
+    A name stays unchanged if no file, or more than one, matches.
     """
     missing = [name for name in dict.fromkeys(names) if not os.path.isfile(folder / name)]
     keys, known = [_key(one) for name in missing for one in _spellings(name)], []
     wanted = {key[: k + 1] for key in keys for k, sign in enumerate(key) if sign == "/"}
     for top in {re.match(r"/|(\.\./)*", key)[0] for key in keys}:
-        for place, folders, files in os.walk(folder / top, followlinks=True):  # only where the names lead
+        for place, folders, files in os.walk(folder / top, followlinks=True):  # only folders in the names
             below = posixpath.join(top, Path(place).relative_to(folder / top).as_posix())
             folders[:] = [name for name in folders if f"{_key(posixpath.join(below, name))}/" in wanted]
             known += [posixpath.normpath(posixpath.join(below, name)) for name in files]

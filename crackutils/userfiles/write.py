@@ -1,4 +1,4 @@
-"""Write what people get from a command, so that nothing of theirs is lost and any spreadsheet reads it."""
+"""Write results for users: never over their own files, and readable by any spreadsheet."""
 
 import contextlib
 import hashlib
@@ -23,18 +23,18 @@ from crackutils.config import CrackutilsError
 from crackutils.files import as_text, explain_write_errors, lock_file, sha256, write_atomically
 
 NAMES = ("file", "photo")  # columns of our tables that hold names of files
-_FORMULA = "=+-@\t\r\n＝＋－＠"  # a spreadsheet calculates a cell that begins with one of them
+_FORMULA = "=+-@\t\r\n＝＋－＠"  # spreadsheets take cells that begin with one of them for formulas
 _NUMBER = re.compile(r"[-+]?[\d.,]*(e[-+]?\d+)?", re.IGNORECASE)
-_NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what no workbook can hold
-_ROWS, _CHARACTERS = 1_048_576, 32_767  # of a sheet and of a cell that spreadsheets hold
-# what readers of a table take for a number, a date or a missing value
+_NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that a workbook cannot hold
+_ROWS, _CHARACTERS = 1_048_576, 32_767  # largest sheet and cell of spreadsheets
+# texts that programs take for a number, a date or a missing value
 _NO_TEXT = re.compile(r"[\d.,:/e+-]+|nan|n/?a|none|null|true|false|inf(inity)?", re.IGNORECASE)
 
 
 def refuse_foreign(path: Path, force: bool = False) -> None:
-    """Refuse to replace a file that is not as `write_own` left it, because the user would lose it.
+    """Refuse to replace a file that `write_own` did not write, or that was changed since.
 
-    Raises CrackutilsError for such a file, unless `force`.
+    Raises CrackutilsError for such a file, unless `force` is set.
     """
     if force or not os.path.lexists(path):
         return
@@ -46,9 +46,9 @@ def refuse_foreign(path: Path, force: bool = False) -> None:
 
 
 def write_own(path: Path, content: str | bytes) -> None:
-    """Write a file as `write_atomically`, for `refuse_foreign` to know it again by a hidden file beside it."""
+    """Write a file as `write_atomically`, and its hash into a hidden file beside it, for `refuse_foreign`."""
     content = content.encode() if isinstance(content, str) else content
-    before = [sha256(path)] if path.is_file() else []  # after a kill it may be either
+    before = [sha256(path)] if path.is_file() else []  # after a kill it may be the old or the new one
     write_atomically(_record(path), "\n".join([*before, hashlib.sha256(content).hexdigest()]))
     write_atomically(path, content)
 
@@ -59,11 +59,11 @@ def _record(path: Path) -> Path:
 
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Let no other process write a file or folder of the user's during the block, and explain where nobody can.
+    """Lock a user's file or folder during the block, and explain errors of writing.
 
-    Its parent folder is made. Raises CrackutilsError.
+    Creates the parent folder. Raises CrackutilsError.
     """
-    out, remedy = out.absolute(), "Make room, close it where it is open, or give another name; what is done is kept."
+    out, remedy = out.absolute(), "Free disk space, close the file, or give another name; finished work is kept."
     with explain_write_errors(out, remedy):
         out.parent.mkdir(parents=True, exist_ok=True)
         busy = f"Another process is writing {out}. Wait for it, or give another name."
@@ -74,8 +74,8 @@ def writing(out: Path) -> Iterator[None]:
 def table_bytes(table: pd.DataFrame) -> bytes:
     """Return a table, without its index, as CSV in UTF-8 with a byte-order mark, which spreadsheets need.
 
-    No text is a formula: a name of a file, in the columns `NAMES`, begins with ./ instead, and other text with an
-    apostrophe. Bytes of names that are no UTF-8 stand as escapes like \\xe4. Missing values are empty.
+    Text that looks like a formula gets a prefix: ./ for file names, in the columns `NAMES`, and an apostrophe for other
+    text. Bytes of names that are not UTF-8 are escapes like \\xe4. Missing values are empty.
     """
     fields = []
     for column, values in table.items():
@@ -87,8 +87,8 @@ def table_bytes(table: pd.DataFrame) -> bytes:
 def workbook_bytes(sheets: dict[str, pd.DataFrame]) -> bytes:
     """Return tables, each on a sheet of its name, as a workbook (.xlsx), the same bytes for the same tables.
 
-    Text is as in `table_bytes`, control characters as escapes, and always text. The names of the columns stay in sight.
-    Rows that spreadsheets cannot hold are left out.
+    Text is as in `table_bytes`, with escapes for control characters, and always of type text. The header row is frozen.
+    Rows beyond the size of spreadsheets are left out.
     """
     book, written, content = Workbook(write_only=True), io.BytesIO(), io.BytesIO()
     book.properties.created = book.properties.modified = datetime(2000, 1, 1)
@@ -101,7 +101,7 @@ def workbook_bytes(sheets: dict[str, pd.DataFrame]) -> bytes:
         for row in table.head(_ROWS - 1).itertuples(index=False, name=None):
             cells = zip(row, table.columns, strict=True)
             sheet.append([None if pd.isna(value) else _cell(sheet, value, column in NAMES) for value, column in cells])
-    ExcelWriter(book, zipfile.ZipFile(written, "w")).save()  # Workbook.save writes the time, and so does the archive
+    ExcelWriter(book, zipfile.ZipFile(written, "w")).save()  # Workbook.save would write the time
     with zipfile.ZipFile(written) as dated, zipfile.ZipFile(content, "w") as undated:
         for name in dated.namelist():
             undated.writestr(zipfile.ZipInfo(name), dated.read(name), zipfile.ZIP_DEFLATED)
@@ -109,7 +109,7 @@ def workbook_bytes(sheets: dict[str, pd.DataFrame]) -> bytes:
 
 
 def _cell(sheet: Any, value: Any, name: bool = False, bold: bool = False) -> WriteOnlyCell:
-    """Return a value as a cell of a workbook; one format for all text, all whole numbers and all others."""
+    """Return a value as a cell of a workbook, with one format each for text, whole numbers and other values."""
     if isinstance(value, str):
         text = _NO_XML.sub(lambda found: ascii(found[0])[1:-1], _safe_text(value, name))[:_CHARACTERS]
         cell = WriteOnlyCell(sheet, text)
@@ -141,5 +141,5 @@ def _safe_text(value: object, name: bool) -> str:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table for people to a CSV file, whole or not at all; `table_bytes` says how."""
+    """Write a table to a CSV file for users, atomically, in the format of `table_bytes`."""
     write_atomically(path, table_bytes(table))

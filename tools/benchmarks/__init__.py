@@ -1,1 +1,1 @@
-"""Measurements that docs and README of this folder report; each takes long and is run by hand."""
+"""Measurements for docs and for README of this folder; each takes long and is started by hand."""

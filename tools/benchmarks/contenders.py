@@ -1,4 +1,4 @@
-"""What the benchmark of speed measures, each function in a process of its own that prints its findings as JSON.
+"""The programs that the benchmark of speed measures, each in its own process, which prints its results as JSON.
 
 python -m tools.benchmarks.contenders NAME ARGUMENT ...
 """
@@ -20,10 +20,10 @@ PROFILE, SPLIT, SEED, SIZE = "metu-half", "copy-safe", config.DEFAULT_SEED, 160
 
 
 class Watch:
-    """Seconds since the last look, by name."""
+    """A stopwatch: seconds between calls of `look`, by name."""
 
     def __init__(self, began: float | None = None) -> None:
-        """Begin at `began`, seconds since 1970; now if not given."""
+        """Begin at `began`, seconds since 1970; by default now."""
         self.seconds: dict[str, float] = {}
         self._last = time.time() if began is None else began
 
@@ -34,7 +34,7 @@ class Watch:
 
 
 def report(watch: Watch, **found: Any) -> None:
-    """Print what was measured, as the last line, for the process that asked."""
+    """Print the measurements as the last line, for the calling process."""
     # getrusage would count the parent's memory too
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"))
     print(json.dumps({"seconds": watch.seconds, "peak_gb": round(int(peak[1]) * 1024 / 1e9, 3)} | found))
@@ -137,7 +137,7 @@ def decode(count: str) -> None:
 
 
 def network(count: str, engine: str) -> None:
-    """Run the network on the same few images again and again, without decoding."""
+    """Run the network repeatedly on the same few images, without decoding."""
     ds, _ = first_images(int(count))
     few = [ds.read(row, SIZE) for row in range(64)]
     _run_network("network", int(count), engine, lambda i: few[i % 64])
@@ -206,7 +206,7 @@ def train_cnn(name: str, precision: str) -> None:
 
 
 def notebooks() -> None:
-    """Do what `make run-all` does, from nothing."""
+    """Run all notebooks from an empty folder, as `make run-all`."""
     watch = Watch(BEGAN)
     from crackutils import datasets
     from crackutils.sources.fetch import prepare
@@ -227,5 +227,5 @@ CONTENDERS = {f.__name__: f for f in (published, ours, decode, network, stream, 
 if __name__ == "__main__":
     try:
         CONTENDERS[sys.argv[1]](*sys.argv[2:])
-    except config.CrackutilsError as error:  # an engine that is not to be had here
+    except config.CrackutilsError as error:  # an engine that is not available
         print(json.dumps({"left_out": str(error)}))

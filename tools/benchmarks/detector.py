@@ -1,12 +1,12 @@
-"""How good a detector is: masks of people, labels of tiles, synthetic photos.
+"""Scores of a detector on hand-drawn masks, labels of tiles, and synthetic photos.
 
     .venv/bin/python -m tools.benchmarks.detector [RUN] MASKED=uav/val WALLS=sdnet PHOTOS=photos METU=metu-half DRAWN=1
 
-Of the detector of the package it writes detector.json beside itself, and the model card; UNMASKED is then the run
-before it saw masks of people. Each part is measured where its data are given: MASKED, a folder with images/ and masks/;
+For the detector of the package, it writes detector.json beside itself, and the model card; UNMASKED is then the run
+trained without hand-drawn masks. Each part is measured if its data are given: MASKED, a folder with images/ and masks/;
 WALLS, SDNET2018's tiles in Negative/ and Positive/; PHOTOS, whole photos with a tiles.csv; METU, a profile. CLEANED is
-a table of other labels for WALLS, with the columns file and crack_cleaned; CRACKPOT the network of crackpot 2.0, a
-program that users take instead (my_model.keras in its wheel; MIT licence).
+a table of other labels for WALLS, with the columns file and crack_cleaned; CRACKPOT is the network of crackpot 2.0, an
+alternative program (my_model.keras in its wheel; MIT licence).
 """
 
 import json
@@ -38,13 +38,13 @@ from crackutils.transfer.targets import load_target, photo_of_image, tuning_imag
 from tools.detector import read_masked
 
 OUT = Path(__file__).with_suffix(".json")
-DRAWN, RICH = 909, 911  # seeds of synthetic photos that trained nothing
+DRAWN, RICH = 909, 911  # seeds of synthetic photos that were not used for training
 _SCORES = ["iou", "line_precision", "line_recall", "line_f1"]
 _THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.1), 1)
 
 
 def measure_masked(find: Callable[[np.ndarray], np.ndarray], folder: Path) -> dict[str, Any]:
-    """Return scores over all photos of a folder with masks of people; `find` returns the mask of a photo."""
+    """Return scores over all photos of a folder with hand-drawn masks; `find` returns the mask of a photo."""
     photos, rows, began = read_masked(folder), [], time.perf_counter()
     found = [find(image) for image in progress(photos.images, "masks", unit="photo")]
     seconds = (time.perf_counter() - began) / len(found)
@@ -59,7 +59,7 @@ def _mask_of(image: np.ndarray, net: Detector, threshold: float) -> np.ndarray:
 
 
 def open_crackpot(file: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what finds masks with crackpot's network: it squeezes every photo to 256x256 pixels."""
+    """Return a function that finds masks with crackpot's network, which resizes every photo to 256x256 pixels."""
     model = keras.models.load_model(file, compile=False)
 
     def find(image: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def open_crackpot(file: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def measure_walls(run: Path, folder: Path, cleaned: Path | None) -> dict[str, Any]:
-    """Return the AUROC of SDNET2018's tiles, of the photos that chose nothing and of those that may choose."""
+    """Return the AUROC of SDNET2018's tiles, of held-out photos and of tuning photos."""
     ds = load_target(str(folder))
     x, labels = features_of_run(ds, np.arange(len(ds.index)), run).x[:, 0], ds.index["label"].to_numpy()
     tuned, names = tuning_images(ds), ds.index["file"].str.split("/").str[-1]
@@ -90,7 +90,7 @@ def _auroc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def measure_photos(net: Detector, folder: Path) -> dict[str, Any]:
-    """Return how well the tiles of whole photos are ranked."""
+    """Return scores of the ranking of tiles of whole photos."""
     labels, tiles = read_tile_labels(folder / "tiles.csv"), []
     names = sorted(labels["photo"].unique())
     for name in progress(names, "photos", len(names), "photo"):
@@ -109,7 +109,7 @@ def measure_metu(run: Path, profile: config.Profile) -> dict[str, Any]:
 
 
 def measure_drawn(net: Detector, threshold: float, count: int = 16) -> dict[str, Any]:
-    """Return medians over synthetic photos of thin cracks: IoU, error of the length, that of hairlines too."""
+    """Return medians over synthetic photos of thin cracks: IoU, and length error of all cracks and of hairlines."""
     rows = []
     for k in progress(range(count), "drawn", count, "photo"):
         shot = make_photo(DRAWN, k, 1536, 1152, THIN)
@@ -124,7 +124,7 @@ def measure_drawn(net: Detector, threshold: float, count: int = 16) -> dict[str,
 def measure_lines(net: Detector, count: int = 40) -> dict[str, Any]:
     """Return precision and recall of lines by threshold, in synthetic photos full of joints and other lines.
 
-    Cracks that nobody could see, and joints or lines that run over one, do not count.
+    Invisible cracks, and joints or lines across a crack, do not count.
     """
     totals = dict.fromkeys(_THRESHOLDS, 0)
     for k in progress(range(count), "joints", count, "photo"):
@@ -143,7 +143,7 @@ def measure_lines(net: Detector, count: int = 40) -> dict[str, Any]:
 
 
 def write_card(found: dict[str, Any], run: Path) -> str:
-    """Return the model card of a run, Markdown, with what was measured."""
+    """Return the model card of a run with the measurements, as Markdown."""
     model, recipe = training.load(run)
     settings = json.loads((run / "metrics.json").read_text("utf-8"))["settings"]
     facts = {"recipe": recipe, "parameters": model.count_params(), "settings": settings}
@@ -151,7 +151,7 @@ def write_card(found: dict[str, Any], run: Path) -> str:
 
 
 def main(words: list[str]) -> None:
-    """Measure what the words name, and write it."""
+    """Measure the parts named in `words`, and write the results."""
     given = dict(word.split("=", 1) for word in words if "=" in word)
     run = Path(next((word for word in words if "=" not in word), SHIPPED))
     config.start(given.get("METU", config.DEFAULT_PROFILE))

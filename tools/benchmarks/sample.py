@@ -1,4 +1,4 @@
-"""How real the sample photos are, how useful they are, and how good our own backbone is.
+"""Realism and usefulness of the sample photos, and scores of our own backbone.
 
     python -m tools.benchmarks.sample            validation images of METU, 8 SDNET photos: to work on the generator
     python -m tools.benchmarks.sample --final    also the METU test images and the other 16 photos: once per version
@@ -44,8 +44,8 @@ from crackutils.synthetic.scene import QUALITY, VERSION
 
 OUT = Path(__file__).with_suffix(".json")
 SIZE = 160  # pixels
-LARGE = 224  # pixels, where hairlines count; chosen on validation images and the tuning photos
-TUNING = (7069, 7078, 7087, 7096, 7105, 7114, 7123, 7132)  # SDNET photos that may be looked at, and the others
+LARGE = 224  # pixels, for hairlines; chosen on validation images and the tuning photos
+TUNING = (7069, 7078, 7087, 7096, 7105, 7114, 7123, 7132)  # SDNET photos for development, and the others
 TESTING = (7072, 7075, 7081, 7084, 7090, 7093, 7099, 7102, 7108, 7111, 7117, 7120, 7126, 7129, 7135, 7138)
 SIZES = (200, 1000, 5000)  # METU training images of the probes
 DRAWS = 10
@@ -64,7 +64,7 @@ def classifier(strength: float) -> Pipeline:
 
 
 def sample_patches(count: int, seed: int) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Return `count` fresh sample patches of each class as JPEG files, like the sample's, labels and photo numbers."""
+    """Return `count` new sample patches of each class as JPEG files, with labels and photo numbers."""
     files, labels, photos = [], [], []
     for number, _, cut in draw_patches(seed, count):
         for patch in cut:
@@ -82,7 +82,7 @@ def files_of(ds: datasets.Dataset, rows: np.ndarray) -> list[Any]:
 
 
 def features(name: str, size: int, files: list[Any]) -> np.ndarray:
-    """Return the pooled features (n, 1280) of a frozen backbone for images squeezed to `size` pixels."""
+    """Return the pooled features (n, 1280) of a frozen backbone for images resized to `size` pixels."""
     with ThreadPoolExecutor(2) as pool:
         chunks = (
             np.stack(list(pool.map(lambda f: read_image(f, size), files[i : i + 64]))) for i in range(0, len(files), 64)
@@ -94,8 +94,8 @@ def features(name: str, size: int, files: list[Any]) -> np.ndarray:
 def network(name: str, size: int) -> Any:
     """Return a function from uint8 images to features: ImageNet's backbone, ours, or one of two untrained ones.
 
-    The untrained ones stay as they are initialised: their faint features are standardised by the head, and on METU this
-    does better than setting their BatchNorm statistics first.
+    The untrained ones keep their initial BatchNorm statistics: the head standardises their small features, and on METU
+    this gives better scores than setting the statistics first.
     """
     keras.utils.set_random_seed(config.DEFAULT_SEED)
     weights = "crackutils" if name in ("crackutils", "untrained") else "imagenet"
@@ -109,7 +109,7 @@ def network(name: str, size: int) -> Any:
 def realism(
     real: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], x: np.ndarray, y: np.ndarray, g: np.ndarray
 ) -> dict[str, float]:
-    """AUROC of telling real from sample patches by ImageNet features; folds keep photos together. 0.5 is perfect."""
+    """AUROC of real against sample patches by ImageNet features, in folds of whole photos; 0.5 is ideal."""
     found = {}
     for name, (features, labels, groups) in real.items():
         for label, word in enumerate(config.CLASSES):
@@ -150,7 +150,7 @@ def scores(truth: np.ndarray, p: np.ndarray) -> dict[str, float]:
 
 
 def best_on_sample(x: np.ndarray, y: np.ndarray, photos: np.ndarray) -> tuple[Pipeline, float]:
-    """Fit a head on sample patches; its strength is chosen by cross-validation there, folds grouped by photo."""
+    """Fit a head to sample patches; cross-validation in folds of whole photos chooses its penalty."""
     losses = []
     for strength in STRENGTHS:
         p = cross_val_predict(classifier(strength), x, y, groups=photos, cv=GroupKFold(5), method="predict_proba")
@@ -161,9 +161,9 @@ def best_on_sample(x: np.ndarray, y: np.ndarray, photos: np.ndarray) -> tuple[Pi
 def probes(
     train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return, per number of METU training images, which test images the head of each draw gets right: bool (draws, n).
+    """Return by number of METU training images, which test images each draw's head classifies right: bool (draws, n).
 
-    The head's strength is chosen on validation images, with the first draw.
+    Validation images choose the head's penalty, with the first draw.
     """
     found = {}
     for size in SIZES:
@@ -231,7 +231,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def import_time() -> float:
-    """Seconds that importing TensorFlow takes in a process of its own, median of three."""
+    """Seconds for the import of TensorFlow in a new process, median of three."""
     took = []
     for _ in range(3):
         began = time.perf_counter()
@@ -242,12 +242,12 @@ def import_time() -> float:
 
 @dataclass(frozen=True)
 class Rows:
-    """Which images measure what.
+    """Roles of images in the measurement.
 
     Attributes:
         train: rows of METU, for the probes.
-        choose: rows of METU that choose the strength of the probes.
-        judge: rows of METU that score them.
+        choose: rows of METU that choose the penalty of the probes.
+        judge: rows of METU that score the probes.
         walls: rows of SDNET2018 by name of the set.
     """
 
@@ -260,17 +260,17 @@ class Rows:
 def choose_rows(part: np.ndarray, photo: np.ndarray, rng: np.random.Generator, final: bool) -> Rows:
     """Return the rows for a split of METU and SDNET2018's photo numbers; without `final` no row of the test."""
     if missing := set(TUNING + TESTING) - set(photo):
-        raise config.CrackutilsError(f"SOURCE=sdnet lacks the photos {sorted(missing)}; fetch the walls again.")
+        raise config.CrackutilsError(f"SOURCE=sdnet lacks the photos {sorted(missing)}. Fetch the walls again.")
     train = np.sort(rng.permutation(np.flatnonzero(part == "train"))[:6000])
     val, walls = np.flatnonzero(part == "val"), {"sdnet_tuning": np.flatnonzero(np.isin(photo, TUNING))}
     if final:
         walls["sdnet_test"] = np.flatnonzero(np.isin(photo, TESTING))
         return Rows(train, val, np.flatnonzero(part == "test"), walls)
-    return Rows(train, val[1::2], val[::2], walls)  # one half of the validation images chooses, the other judges
+    return Rows(train, val[1::2], val[::2], walls)  # one half of the validation images chooses, the other scores
 
 
 def usefulness(made: tuple[Any, ...], targets: dict[str, tuple[list[Any], np.ndarray]]) -> dict[str, Any]:
-    """Return, per backbone, how a head fitted to sample patches (files, labels, photos) alone does on real images."""
+    """Return, by backbone, scores on real images of a head fitted to sample patches (files, labels, photos) only."""
     files, labels, photos = made
     result = {}
     for name in ("crackutils", "imagenet"):
@@ -285,7 +285,7 @@ def usefulness(made: tuple[Any, ...], targets: dict[str, tuple[list[Any], np.nda
 
 
 def compare_backbones(metu: datasets.Dataset, label: np.ndarray, rows: Rows) -> dict[str, Any]:
-    """Return the accuracy of the probes of each backbone, and what ours has above the others on the same draws."""
+    """Return the accuracy of the probes of each backbone, and the difference of ours on the same draws."""
     right = {}
     for name in NAMES:
         parts = [(features(name, SIZE, files_of(metu, r)), label[r]) for r in (rows.train, rows.choose, rows.judge)]

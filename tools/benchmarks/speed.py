@@ -1,13 +1,13 @@
-"""How much faster ours is than the recipe as it was published, on the same images in one run.
+"""Speed of our recipe against a published recipe, on the same images in one run.
 
     python -m tools.benchmarks.speed [--images 2000 8000 20000] [--parts race scoring precision series]     (make bench)
 
-Needs the images of PROFILE=metu-half and ImageNet weights (CRACKUTILS_WEIGHTS_DIR). Index and split are made before,
-and shared; the images are read once before anything is timed, so that none waits for the disk. Then every contender
-runs in a process of its own: the published recipe in the way of its author (image_dataset_from_directory, prefetch,
-batches of 32, augmentation in the model, five epochs), ours cold (neither features nor a converted network cached) and
-warm, ours with other resolutions and engines. Scoring is compared with Keras's `predict` and with what decoding and the
-network allow by themselves. Writes speed.json and speed.png.
+Needs the images of PROFILE=metu-half and ImageNet weights (CRACKUTILS_WEIGHTS_DIR). Index and split are made before
+and shared; all images are read once before the timing, so that no contender waits for the disk. Then every contender
+runs in its own process: the published recipe as its author runs it (image_dataset_from_directory, prefetch, batches
+of 32, augmentation in the model, five epochs), ours cold (neither features nor a converted network cached) and warm,
+ours with other resolutions and engines. Scoring is compared with Keras's `predict`, and with decoding and the network
+alone. Writes speed.json and speed.png.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CNNS = ("simple-cnn", "chernxi-cnn-120", "chernxi-cnn-80", "marzed7-cnn-256")
 
 
 def ask(name: str, *arguments: Any, data: Path | None = None) -> dict[str, Any]:
-    """Run one of `contenders` in a process of its own, with a data folder of its own, and return what it reports."""
+    """Run one of `contenders` in its own process, with its own data folder, and return its report."""
     command = [sys.executable, "-m", "tools.benchmarks.contenders", name, *map(str, arguments)]
     began = time.time()
     env = dict(os.environ) | {"CRACKUTILS_BENCH_BEGAN": str(began)}
@@ -64,7 +64,7 @@ def ask(name: str, *arguments: Any, data: Path | None = None) -> dict[str, Any]:
         raise SystemExit(f"{what} failed:\n{done.stdout[-2000:]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
     if "left_out" in found:
-        if "openvino" not in what:  # it is an extra, all else is needed
+        if "openvino" not in what:  # openvino is optional, all else is required
             raise SystemExit(found["left_out"])
         print(f"{what} left out: {found['left_out']}", flush=True)
         return {}
@@ -74,7 +74,7 @@ def ask(name: str, *arguments: Any, data: Path | None = None) -> dict[str, Any]:
 
 
 def fresh(folder: Path) -> Path:
-    """Make a data folder that shares images, index and splits with the real one, and has no cache."""
+    """Create a data folder that shares images, index and splits with the real one, and has no cache."""
     folder.mkdir()
     for name in ("raw", "index", "splits"):
         os.symlink(config.data_dir() / name, folder / name)
@@ -82,7 +82,7 @@ def fresh(folder: Path) -> Path:
 
 
 def link_images(ds: Any, parts: Any, folder: Path) -> Path:
-    """Link images into a folder for each of `parts`, with a folder for each class in it, as Keras reads them."""
+    """Link images into a folder per part of `parts`, with a folder per class, for Keras."""
     for file, part in zip(ds.index["file"], parts, strict=True):
         link = folder / part / file
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def link_images(ds: Any, parts: Any, folder: Path) -> Path:
 
 
 def without_import(run: dict[str, Any]) -> float:
-    """Return the seconds from the start of the process to the test metrics, the import of TensorFlow left out."""
+    """Return the seconds from the start of the process to the test metrics, without the import of TensorFlow."""
     return sum(seconds for name, seconds in run["seconds"].items() if name != "import")
 
 
@@ -131,9 +131,9 @@ def race(counts: list[int], folder: Path) -> list[dict[str, Any]]:
 
 
 def validation(manifest: pd.DataFrame, found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return the loss of each run on the validation images, and how far it is above the lowest, with standard error.
+    """Return the validation loss of each run, and its difference from the lowest, with standard error.
 
-    The error is that of the mean of paired differences, image by image.
+    The error is that of the mean of paired differences per image.
     """
     truth = manifest.query("split == 'val'").set_index("file")["label"]
     p = pd.DataFrame(found).loc[truth.index]
@@ -144,7 +144,7 @@ def validation(manifest: pd.DataFrame, found: dict[str, dict[str, float]]) -> di
 
 
 def cheapest(rows: list[dict[str, Any]]) -> str:
-    """Return the fastest of ours on most images whose validation loss is within two standard errors of the lowest."""
+    """Return our fastest run on the most images with a validation loss within two standard errors of the lowest."""
     most = max(row["images"] for row in rows)
     rows = [row for row in rows if row["images"] == most and row["run"] in OURS]
     good = [row for row in rows if row["val"]["above"] <= 2 * row["val"]["standard_error"]]
@@ -166,11 +166,11 @@ def scoring(folder: Path) -> dict[str, float]:
 
 
 def precision(folder: Path) -> dict[str, dict[str, float]]:
-    """Return how many images per second the CNNs train on in each precision, medians of three, and the ratio."""
+    """Return the training speed of the CNNs by precision, in images per second (medians of three), and the ratio."""
     data, found = fresh(folder / "precision"), {}
     for name in CNNS:
         speeds: dict[str, list[float]] = {p: [] for p in config.PRECISIONS}
-        for p in 3 * config.PRECISIONS:  # in turn: the machine's speed drifts
+        for p in 3 * config.PRECISIONS:  # in turn, because the machine's speed drifts
             run = ask("train_cnn", name, p, data=data)
             speeds[p].append(run["images"] / run["seconds"]["train_cnn"])
         slow, fast = map(statistics.median, speeds.values())
@@ -180,7 +180,7 @@ def precision(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def series(folder: Path) -> dict[str, Any]:
-    """Run all notebooks on the sample from nothing, and return where the time went, in seconds."""
+    """Run all notebooks on the sample from an empty folder, and return the seconds of each part."""
     data = folder / "series"
     data.mkdir()
     run = ask("notebooks", data=data)
@@ -200,7 +200,7 @@ def series(folder: Path) -> dict[str, Any]:
 
 
 def plot_race(rows: list[dict[str, Any]]) -> Any:
-    """Draw the seconds of the published recipe and ours over the number of images, with the errors."""
+    """Show the seconds of the published recipe and ours by number of images, with the errors."""
     figure, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
     table = pd.DataFrame(rows)
     lines = {"published": ("as published", "o-", "#d55e00"), "ours": ("ours, first time", "s--", "#0173b2")}
@@ -223,7 +223,7 @@ def plot_race(rows: list[dict[str, Any]]) -> Any:
 
 
 def main() -> None:
-    """Measure the parts that are asked for; the others stay as they were measured."""
+    """Measure the requested parts; the others keep their earlier results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[2000, 8000, 20000], metavar="N")
     parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS)

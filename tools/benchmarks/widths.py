@@ -1,13 +1,13 @@
-"""How wrong are the widths, on real profiles whose width was read on site and on synthetic photos?
+"""Errors of widths, on real profiles whose width was measured on site, and on synthetic photos.
 
     python -m tools.benchmarks.widths PROFILES
 
 PROFILES is a folder of CSV files (Benz and Rodehorst 2021), each a grey profile across a crack: a header, a line of
 numbers with width_px and mean_res (mm per pixel) among them, the word intensities, and the grey values. No constant was
-fitted to them; that grey values are used and not linear light was decided when both had been measured on them. The
-photos come with their masks, as they are, and as networks give them: edges soft or too wide. Some of them served to
-choose between variants of the method. Beside ours stand "1 px always", the distance between the points of half depth,
-and twice the distance to the mask's edge. Writes widths.json.
+fitted to them; but the choice of grey values over linear light was made after both had been measured on them. The
+photos are measured with their true masks, and with masks like those of networks, with soft or too wide edges. Some of
+them were used to choose between variants of the method. Compared methods: always 1 px, the distance between the points
+of half depth, and twice the distance to the mask's edge. Writes widths.json.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLASSES = (0, 1, 2, 3, 5, 10, 20, 40, 80)  # bounds of the width classes, pixels
 
 
 def half_depth(values: np.ndarray) -> float:
-    """Return the distance between the points of half depth of a profile, pixels: how widths are often measured."""
+    """Return the distance between the points of half depth of a profile, in pixels, a common measure of width."""
     depth = np.maximum(np.median(values) - values, 0)
     at = len(depth) // 4 + int(depth[len(depth) // 4 : -len(depth) // 4].argmax())
     width = 0.0
@@ -46,7 +46,7 @@ def half_depth(values: np.ndarray) -> float:
 
 
 def read_profiles(folder: Path) -> pd.DataFrame:
-    """Return the true width, mm_per_px and what each method measures, pixels, of the profiles in a folder."""
+    """Return the true width, mm_per_px and the widths by each method, in pixels, of the profiles in a folder."""
     rows = []
     for file in sorted(folder.rglob("*.csv")):
         names, numbers, _, values = file.read_text("utf-8").strip().split("\n")
@@ -77,7 +77,7 @@ def summary(true: np.ndarray, found: np.ndarray, scale: np.ndarray | None = None
 
 
 def true_points(shot: Photo) -> np.ndarray:
-    """Return x, y and width, float (n, 3), of the cracks of a photo, without places where two of them meet."""
+    """Return x, y and width, float (n, 3), of the cracks of a photo, without places where two cracks meet."""
     points = np.concatenate([np.column_stack([line, np.full(len(line), k)]) for k, line in enumerate(shot.lines)])
     points = points[((points[:, :2] >= 4) & (points[:, :2] < np.array(shot.mask.shape[::-1]) - 4)).all(1)]
     near = KDTree(points[:, :2]).query_ball_point(points[:, :2], points[:, 2] / 2 + 4 + points[:, 2].max() / 2)
@@ -90,14 +90,14 @@ def true_points(shot: Photo) -> np.ndarray:
 
 
 def masks_of(shot: Photo) -> dict[str, np.ndarray]:
-    """Return the true mask, what a network would make of it, and one a pixel too wide on each side, bool (h, w)."""
+    """Return the true mask, one like that of a network, and one that is a pixel too wide on each side, bool (h, w)."""
     true = shot.mask > 127
     soft = cv2.GaussianBlur(shot.mask, (0, 0), 1.0) > 110
     return {"true": true, "soft": soft, "too wide": cv2.dilate(true.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0}
 
 
 def measure_photo(shot: Photo, mask: np.ndarray) -> pd.DataFrame:
-    """Return true width, ours, and twice the distance to the mask's edge (doubled) where a width was measured."""
+    """Return true width, ours, and twice the distance to the mask's edge (doubled), where a width was measured."""
     true, (_, pieces) = true_points(shot), measure_cracks(shot.image, mask, mask.astype(np.uint8) * 255)
     if not pieces:
         return pd.DataFrame(columns=["true", "ours", "doubled"], dtype=float)
