@@ -1,14 +1,13 @@
 """How mistakes change results: the luck of a choice, copies across folds, and what notebook 06 keeps."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from sklearn.model_selection import PredefinedSplit, ShuffleSplit, StratifiedShuffleSplit, cross_val_predict
 
-from crackutils import config
-from crackutils.files import render_template
+from crackutils import config, plots
 
 
 def draw_few(label: np.ndarray, train: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -36,11 +35,12 @@ def score_choice(wrong: np.ndarray, size: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(scores, ["same images", "untouched images"]).T.round(6).rename_axis("candidates")
 
 
-def picture_inputs(reach: dict[str, np.ndarray], label: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
-    """Return two images of each kind of input, float32 (n, side, side, 3) from -1 to 1, as uint8, and their titles."""
+def plot_inputs(reach: dict[str, np.ndarray], label: np.ndarray) -> Figure:
+    """Show two images as they reach a backbone, for each way to rescale; float32 (n, side, side, 3) from -1 to 1."""
     shown = [(name, row) for row in (len(label) // 4, len(label) * 3 // 4) for name in reach]
     images = [np.uint8(np.clip((reach[name][row] + 1) * 127.5, 0, 255)) for name, row in shown]
-    return images, [f"{config.CLASSES[label[row]]}\nrescaled {name}" for name, row in shown]
+    titles = [f"{config.CLASSES[label[row]]}\nrescaled {name}" for name, row in shown]
+    return plots.image_grid(images, titles, 4, "What reaches the backbone (-1 is black, 1 is white)")
 
 
 def compare_folds(
@@ -111,8 +111,3 @@ def list_mistakes(found: dict[str, Any]) -> pd.DataFrame:
         "10 names on the wrong axes: recall of cracks": [axes["recall_read_off"], axes["recall"]],
     }
     return pd.DataFrame([[name, *pair] for name, pair in rows.items()], columns=["name", "wrong", "right"])
-
-
-def summarize(metrics: dict[str, Any], keras_version: str) -> str:
-    """Return the summary of notebook 06, Markdown, from its metrics.json."""
-    return render_template(Path(__file__).with_name("summary.md.j2"), metrics | {"keras_version": keras_version})

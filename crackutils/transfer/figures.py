@@ -82,8 +82,13 @@ def _line(k: int, run: str) -> dict[str, Any]:
     return {"linestyle": ("-", "--", "-.", ":")[k % 4], "color": plots.PALETTE[k], "label": run}
 
 
-def crack_maps(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str], title: str) -> Figure:
-    """Show images, uint8 (side, side, 3), above their crack probabilities; maps are logits (n, n) of any n."""
+def crack_maps(
+    images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str], title: str, bar: bool = True
+) -> Figure:
+    """Show images, uint8 (side, side, 3), above their crack probabilities; maps are logits (n, n) of any n.
+
+    `bar` adds a scale of the probabilities; true masks need none.
+    """
     if not len(images):
         return plots.image_grid([], title=title)
     figure, axes = plt.subplots(2, len(images), figsize=(2.1 * len(images), 5.0), squeeze=False)
@@ -95,6 +100,7 @@ def crack_maps(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles:
         frame, p = (-0.5, len(image) - 0.5, len(image) - 0.5, -0.5), expit(np.asarray(logits, float))
         shown = axes[1, k].imshow(p, cmap="viridis", vmin=0, vmax=1, alpha=0.6, extent=frame, interpolation="nearest")
         axes[0, k].set_title(titles[k], fontsize=9)
-    figure.colorbar(shown, ax=axes[1], label="probability of a crack", shrink=0.8)
+    if bar:
+        figure.colorbar(shown, ax=axes[1], label="probability of a crack", shrink=0.8)
     figure.suptitle(title, fontsize=12)
     return figure
