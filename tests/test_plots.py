@@ -246,6 +246,13 @@ def test_error_rates_have_a_row_per_name_and_no_error_is_an_arrow() -> None:
     heights = [float(line.get_ydata()[0]) for line in points]
     assert [round(y) for y in heights] == [0, 1, 1, 1]
     assert len(set(heights)) == 4  # and none upon another
+    assert {"0.0005", "0.001", "0.002"} <= set(ticks(ax)[0])
+
+
+def test_maps_lie_beside_their_images_and_true_masks_have_no_scale() -> None:
+    axes = transfer.crack_maps(IMAGES[:4], MAPS * 2, list("abcd"), "t", bar=False).axes
+    assert [(ax.get_title(), len(ax.images)) for ax in axes[:4]] == [("a", 1), ("", 2), ("b", 1), ("", 2)]
+    assert [len(ax.images) for ax in axes[8:]] == [0] * 4 and len(axes) == 12  # an empty place, and no bar
 
 
 def test_p_values_mark_what_is_told_apart() -> None:
