@@ -95,7 +95,8 @@ def collect_results(
     found["copies_across"] = {"with_copy_in_training": with_copy.to_dict()} | by_model
     read_off = round(careful["tn"] / (careful["tn"] + careful["fp"]), 6)
     found["axes"] = {"recall": careful["recall"], "recall_read_off": read_off}
-    return found | {"axes": found["axes"] | {"missed": careful["fn"], "missed_read_off": careful["fp"]}}
+    found["axes"] |= {"missed": careful["fn"], "missed_read_off": careful["fp"]}
+    return found
 
 
 def list_mistakes(found: dict[str, Any]) -> pd.DataFrame:
