@@ -60,6 +60,13 @@ def test_is_valid_and_clean(nb: nbformat.NotebookNode) -> None:
     assert all(cell.source.strip() for cell in nb.cells)
 
 
+def test_is_short(nb: nbformat.NotebookNode) -> None:
+    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
+    assert len(re.findall(r"^.*\S", code, re.M)) <= 150  # set-up and imports too, exercises' solutions not
+    text = "\n".join(cell.source for cell in nb.cells[1:] if cell.cell_type == "markdown")
+    assert len(re.sub(r"```.*?```", "", text, flags=re.S).split()) <= 1200  # those of solutions too, code not
+
+
 def test_begins_with_badge_question_setup_parameters_and_threads(path: Path, nb: nbformat.NotebookNode) -> None:
     badge, intro, setup, parameters, start = nb.cells[:5]
     for tag, cell in (("colab-badge", badge), ("colab-setup", setup), ("parameters", parameters)):

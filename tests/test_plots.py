@@ -22,6 +22,7 @@ from crackutils.audit import leakage as audit
 from crackutils.comparison import figures as comparison
 from crackutils.inspection import figures as inspection
 from crackutils.metrics import reliability_table, score_predictions, wilson
+from crackutils.pitfalls import effects as pitfalls
 from crackutils.transfer import figures as transfer
 
 RNG = np.random.default_rng(0)
@@ -62,6 +63,7 @@ LEARNT = pd.DataFrame([{"n": n, "draws": 20} | dict.fromkeys(SCORES, 0.8 + n / 1
 LENGTHS = pd.DataFrame({"style": ["wide", "hairline"], "length_true": [900.0, 400], "length_found": [880.0, 90]})
 LOOK = SimpleNamespace(p=np.array([0.1, 0.9, 0.7, 0.2, 0.1, 0.8]), heat=np.ones((6, 4, 4)) / 2)
 MAPS = [np.eye(4), -np.eye(4)]
+REACH = np.float32(IMAGES[:4]) / 127.5 - 1
 
 # what draws it, and how many axes with scales it has (pictures have none)
 CASES: dict[str, tuple[Callable[[], Figure], int]] = {
@@ -84,6 +86,7 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "comparison.cost_curves": (lambda: comparison.cost_curves(LABELS, P, 0.2), 1),
     "comparison.prevalence": (lambda: comparison.prevalence({"a": (0.99, 0.01), "b": (0.9, 0.0)}), 1),
     "comparison.slices": (lambda: comparison.slices(SLICED), 1),
+    "pitfalls.plot_inputs": (lambda: pitfalls.plot_inputs({"once": REACH, "twice": REACH / 9}, LABELS[:4]), 0),
     "audit.plot_leakage": (lambda: audit.plot_leakage(LEAKED), 1),
     "adaptation.plot_learning_curve": (lambda: plot_learning_curve(LEARNT), 2),
     "transfer.domains": (lambda: transfer.domains({"home": MEASURED, "elsewhere": MEASURED + 0.1}), 3),
@@ -243,6 +246,13 @@ def test_error_rates_have_a_row_per_name_and_no_error_is_an_arrow() -> None:
     heights = [float(line.get_ydata()[0]) for line in points]
     assert [round(y) for y in heights] == [0, 1, 1, 1]
     assert len(set(heights)) == 4  # and none upon another
+    assert {"0.0005", "0.001", "0.002"} <= set(ticks(ax)[0])
+
+
+def test_maps_lie_beside_their_images_and_true_masks_have_no_scale() -> None:
+    axes = transfer.crack_maps(IMAGES[:4], MAPS * 2, list("abcd"), "t", bar=False).axes
+    assert [(ax.get_title(), len(ax.images)) for ax in axes[:4]] == [("a", 1), ("", 2), ("b", 1), ("", 2)]
+    assert [len(ax.images) for ax in axes[8:]] == [0] * 4 and len(axes) == 12  # an empty place, and no bar
 
 
 def test_p_values_mark_what_is_told_apart() -> None:

@@ -77,7 +77,7 @@ def write_site(profile: config.Profile) -> Path:
     folders = [str(sources.with_name("doctrees")), str(sources), str(site)]
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(DOCS), "-d", *folders]
     if subprocess.call(command, cwd=config.ROOT):
-        raise config.CrackutilsError("Sphinx could not build the site. Its own lines are above.")
+        raise config.CrackutilsError("Sphinx could not build the site. Correct the errors above.")
     try:
         write_browser_files(site / "_static" / "browser")
     except config.CrackutilsError as error:  # without a network the rest of the site is whole

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from crackutils.decisions import precision_at_prevalence
 from crackutils.metrics import wilson
@@ -39,6 +40,9 @@ def error_rates(table: pd.DataFrame) -> Figure:
     ax.hlines(np.arange(1, len(names)) - 0.5, 0, 1, "0.9", linewidth=0.8, transform=ax.get_yaxis_transform())
     ax.margins(x=0.18)
     ax.set(xscale="log", xlabel="share of test images that are wrong (log scale), with 95 % Wilson interval")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda share, _: np.format_float_positional(share, 6, trim="-"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     for kind, (colour, marker, _, text) in _KINDS.items():
         if (table["kind"] == kind).any():
             ax.plot([], [], marker, color=colour, label=text)

@@ -12,16 +12,18 @@ from crackutils.inspection.attention import Look
 
 
 def inspection(image: np.ndarray, p: np.ndarray, overlay: np.ndarray) -> Figure:
-    """Show a photo, uint8 (h, w, 3), the probabilities of a crack, float (h, w), and its `draw_overlay`."""
+    """Show a photo, uint8 (h, w, 3), the probabilities of a crack, float (h, w), and larger its `draw_overlay`."""
     height, width = image.shape[:2]
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.8 * height / width + 1.2))
-    axes[0].imshow(image)
-    shown = axes[1].imshow(p, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-    axes[2].imshow(overlay)
-    for ax, title in zip(axes, ("photo", "probability of a crack", "found"), strict=True):
+    places = [["photo", "found"], ["probability of a crack", "found"]]
+    size = (12, 8 * height / width + 1)
+    figure, axes = plt.subplot_mosaic(places, figsize=size, width_ratios=(1, 2))
+    shown = axes[places[1][0]].imshow(p, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    axes["photo"].imshow(image)
+    axes["found"].imshow(overlay)
+    for title, ax in axes.items():
         ax.set(title=title, xticks=[], yticks=[])
         ax.grid(False)
-    figure.colorbar(shown, ax=axes, label="probability", location="bottom", shrink=0.3, pad=0.03)
+    figure.colorbar(shown, ax=axes[places[1][0]], label="probability", location="bottom", shrink=0.8, pad=0.03)
     return figure
 
 
@@ -56,7 +58,7 @@ def attention(images: Sequence[np.ndarray], labels: np.ndarray, looks: dict[str,
                 ax.set(xticks=[], yticks=[])
                 ax.grid(False)
                 if j >= len(those):
-                    ax.text(0.5, 0.5, f"no {kind}" if not j else "", ha="center", va="center", fontsize=8)
+                    ax.text(0.5, 0.5, f"{kind}: none" if not j else "", ha="center", va="center", fontsize=8)
                     ax.axis("off")
                     continue
                 over = {"extent": ax.imshow(images[those[j]]).get_extent(), "alpha": 0.5, "interpolation": "bilinear"}

@@ -82,19 +82,30 @@ def _line(k: int, run: str) -> dict[str, Any]:
     return {"linestyle": ("-", "--", "-.", ":")[k % 4], "color": plots.PALETTE[k], "label": run}
 
 
-def crack_maps(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str], title: str) -> Figure:
-    """Show images, uint8 (side, side, 3), above their crack probabilities; maps are logits (n, n) of any n."""
+def crack_maps(
+    images: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str], title: str, bar: bool = True
+) -> Figure:
+    """Show images, uint8 (side, side, 3), three in a row, each beside its crack probabilities.
+
+    Maps are logits (n, n) of any n. `bar` adds a scale of the probabilities; true masks need none.
+    """
     if not len(images):
         return plots.image_grid([], title=title)
-    figure, axes = plt.subplots(2, len(images), figsize=(2.1 * len(images), 5.0), squeeze=False)
-    for k, (image, logits) in enumerate(zip(images, maps, strict=True)):
-        for ax in axes[:, k]:
-            ax.imshow(image)
+    rows = -(-len(images) // 3)
+    figure, axes = plt.subplots(rows, 6, figsize=(12.6, 2.55 * rows + 1))
+    for k, pair in enumerate(axes.reshape(-1, 2)):
+        for ax in pair:
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
+            if k < len(images):
+                ax.imshow(images[k])
+            else:
+                ax.axis("off")
+    for (left, right), image, logits, text in zip(axes.reshape(-1, 2), images, maps, titles, strict=False):
         frame, p = (-0.5, len(image) - 0.5, len(image) - 0.5, -0.5), expit(np.asarray(logits, float))
-        shown = axes[1, k].imshow(p, cmap="viridis", vmin=0, vmax=1, alpha=0.6, extent=frame, interpolation="nearest")
-        axes[0, k].set_title(titles[k], fontsize=9)
-    figure.colorbar(shown, ax=axes[1], label="probability of a crack", shrink=0.8)
+        shown = right.imshow(p, cmap="viridis", vmin=0, vmax=1, alpha=0.6, extent=frame, interpolation="nearest")
+        left.set_title(text, fontsize=10)
+    if bar:
+        figure.colorbar(shown, ax=axes, label="probability of a crack", location="bottom", shrink=0.3, pad=0.03)
     figure.suptitle(title, fontsize=12)
     return figure

@@ -1,6 +1,7 @@
 """Target images of other sites, and the tuning photos among them, which may choose a method."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,3 +65,11 @@ def tuning_images(ds: datasets.Dataset) -> np.ndarray:
     tuning, labels = np.isin(photo, known[: len(known) // 3]), ds.index["label"].to_numpy()
     both = all(len(np.unique(labels[part])) == 2 for part in (tuning, ~tuning))
     return tuning if both else np.zeros(len(photo), bool)
+
+
+def target_facts(target: datasets.Dataset) -> dict[str, Any]:
+    """Return for metrics.json what the target is; held counts images of held-out photos, made means synthetic."""
+    labels, photo, tuned = target.index["label"].to_numpy(), photo_of_image(target), tuning_images(target)
+    facts = {"name": target.profile.name, "sha256": target.sha256, "images": len(labels), "cracked": int(labels.sum())}
+    facts |= {"photos": len(np.unique(photo)), "tuning_photos": len(np.unique(photo[tuned]))}
+    return facts | {"held": int((~tuned).sum()), "made": target.profile.source == "walls"}
