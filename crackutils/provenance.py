@@ -52,3 +52,20 @@ def machine() -> dict[str, Any]:
     tf = sys.modules.get("tensorflow")  # without TensorFlow nothing has run on a GPU
     gpu = bool(tf and tf.config.list_physical_devices("GPU"))
     return {"cpu": cpu, "gpu": gpu, "cores": os.cpu_count(), "system": platform.system()}
+
+
+def track(name: str, folder: Path, content: dict[str, Any], seconds: dict[str, float]) -> None:
+    """Log a finished run to MLflow: settings as parameters, all other numbers as metrics, its folder as artefacts."""
+    import pandas as pd  # this module is imported before NumPy may start
+
+    numbers = pd.json_normalize({k: v for k, v in content.items() if k != "settings"} | {"seconds": seconds})
+    try:
+        import mlflow
+
+        mlflow.set_experiment(f"crackutils {content['settings']['profile']}")
+        with mlflow.start_run(run_name=name):
+            mlflow.log_params(pd.json_normalize(content["settings"]).iloc[0].to_dict())
+            mlflow.log_metrics(numbers.select_dtypes("number").iloc[0].dropna().to_dict())
+            mlflow.log_artifacts(str(folder))
+    except Exception as error:  # a server that does not answer must not cost the run, which is written
+        print(f"note: the run was not logged to MLflow ({' '.join(str(error).split())[:300]}).")

@@ -79,6 +79,8 @@ class Run:
         self._write("run.json", facts)
         self._write("metrics.json", content)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        if os.environ.get("MLFLOW_TRACKING_URI"):
+            provenance.track(f"{self.notebook} {self.name}", self.folder, content, spent)
         note = os.environ.get("CRACKUTILS_RUN_NOTE")
         if note:
             with open(note, "a", encoding="utf-8") as handle:

@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[], Figure], int]] = {
     "plots.curves of a linear head": (lambda: plots.curves(LINEAR), 2),
     "plots.confusion": (lambda: plots.confusion(score_predictions(LABELS, P)), 1),
     "plots.confusion_swapped": (lambda: plots.confusion_swapped(score_predictions(LABELS, P)), 2),
-    "plots.wrong_and_right": (lambda: plots.wrong_and_right(CLAIMS), 1),
+    "pitfalls.wrong_and_right": (lambda: pitfalls.wrong_and_right(CLAIMS), 1),
     "plots.roc_pr": (lambda: plots.roc_pr(LABELS, P), 2),
     "plots.probabilities": (lambda: plots.probabilities(LABELS, P), 1),
     "plots.predicted_against_true": (lambda: plots.predicted_against_true(IMAGES, TABLE[:7], "Predictions"), 0),
@@ -219,7 +219,7 @@ def test_a_confusion_matrix_has_truth_in_rows_and_its_names_may_be_swapped() -> 
 
 
 def test_wrong_and_right_join_the_two_values_of_a_row() -> None:
-    ax = plots.wrong_and_right(CLAIMS).axes[0]
+    ax = pitfalls.wrong_and_right(CLAIMS).axes[0]
     assert ticks(ax)[1] == ["a", "b"]
     assert [list(line.get_xdata()) for line in ax.lines] == [[0.5, 0.99], [0.95, 0.9]]
     assert [list(s[:, 0]) for s in ax.collections[0].get_segments()] == [[0.5, 0.95], [0.99, 0.9]]
@@ -231,7 +231,7 @@ def test_the_areas_under_the_curves_are_those_of_the_metrics() -> None:
     found, text = score_predictions(LABELS, P), words(plots.roc_pr(LABELS, P))
     assert f"area {found['auroc']:.5f}" in text
     assert f"Average precision {found['average_precision']:.5f}" in text
-    with pytest.raises(config.CrackutilsError, match="all of one class"):
+    with pytest.raises(config.CrackutilsError, match="are of one class"):
         plots.roc_pr(LABELS[::2], P[::2])
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,3 +205,21 @@ def test_our_own_weights_are_usual_where_the_profile_takes_them() -> None:
 def test_settings_that_mean_nothing_are_refused(recipe: str | None, options: dict[str, str], said: str) -> None:
     with pytest.raises(config.CrackutilsError, match=said):
         open_run("n", PROFILE, recipe=recipe and RECIPES[recipe], **options)
+
+
+def test_a_run_is_logged_where_mlflow_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "log").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert fake_run().folder.joinpath("metrics.json").is_file()  # the run is there all the same
+    assert "note: the run was not logged to MLflow (import of mlflow halted" in capsys.readouterr().out
+    monkeypatch.delitem(sys.modules, "mlflow")
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mlflow-skinny")
+    run = fake_run(wrong=3)
+    (logged,) = mlflow.search_runs(experiment_names=["crackutils metu-half"], output_format="list")
+    assert logged.data.metrics["test.errors"] == 3 and logged.data.metrics["seconds.images_per_second"] == 100
+    assert logged.data.params["recipe.name"] == "simple-cnn"
+    kept = Path(logged.info.artifact_uri.removeprefix("file://"))
+    assert (kept / "predictions.csv").read_bytes() == (run.folder / "predictions.csv").read_bytes()

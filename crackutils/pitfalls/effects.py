@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -112,3 +113,20 @@ def list_mistakes(found: dict[str, Any]) -> pd.DataFrame:
         "10 names on the wrong axes: recall of cracks": [axes["recall_read_off"], axes["recall"]],
     }
     return pd.DataFrame([[name, *pair] for name, pair in rows.items()], columns=["name", "wrong", "right"])
+
+
+def wrong_and_right(table: pd.DataFrame) -> Figure:
+    """Show a score with a mistake and without it, joined by a line; columns name, wrong, right (fractions)."""
+    figure, ax = plt.subplots(figsize=(9.5, 0.46 * len(table) + 1.4))
+    y = np.arange(len(table))
+    ax.hlines(y, table["wrong"], table["right"], color="0.6", linewidth=2, zorder=1)
+    ax.plot(table["wrong"], y, "s", color=plots.WRONG, markersize=9, label="with the mistake")
+    ax.plot(table["right"], y, "o", color=plots.PALETTE[0], markersize=8, label="without it")
+    ax.set_yticks(y, table["name"])
+    for k, row in enumerate(table.itertuples()):
+        for x, value, colour in ((1.06, row.wrong, plots.WRONG), (1.17, row.right, plots.PALETTE[0])):
+            ax.text(x, k, f"{value:.3f}", color=colour, va="center", fontsize=9)
+    ax.grid(False, axis="y")
+    ax.set(xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5), xlabel="fraction (0 to 1)")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
+    return figure
