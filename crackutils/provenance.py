@@ -41,11 +41,9 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """Return the hardware as far as results depend on it (instruction sets, GPU), the cores and the system."""
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile")
-    info = Path("/proc/cpuinfo")
-    flags = set()
-    if info.exists():
-        line = next((x for x in info.read_text().splitlines() if x.startswith(("flags", "Features"))), "")
-        flags = set(line.partition(":")[2].split())
+    lines = info.read_text().splitlines() if (info := Path("/proc/cpuinfo")).exists() else []
+    line = next((x for x in lines if x.startswith(("flags", "Features"))), "")
+    flags = set(line.partition(":")[2].split())
     # variables that switch some of these off in libraries
     switches = (f"{name}={os.environ[name]}" for name in CPU_SWITCHES if os.environ.get(name))
     cpu = " ".join([platform.machine(), *(f for f in wanted if f in flags), *switches])
