@@ -132,7 +132,7 @@ def test_two_points_say_how_exact_they_are(desk: Desk) -> None:
     desk.ends = [(100, 150)]
     assert desk.describe_ends() == ""
     desk.ends = [(100, 150), (500, 150)]
-    assert desk.describe_ends() == "400 pixels apart; a click that is 1.0 pixels off changes the scale by 0.25%"
+    assert desk.describe_ends() == "400 pixels apart: an error of 1 pixel changes the scale by 0.25%"
 
 
 def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) -> None:
@@ -377,7 +377,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     facts_become(page, found.splitlines()[1])
 
     # all photos are removed, once this is confirmed
-    for answer in ("Keep them", "Really remove 1 photos"):
+    for answer in ("Keep them", "Really remove 1 photo"):
         reach(page, "button", "Remove all photos", "Shift+Tab")
         page.keyboard.press("Enter")
         page.get_by_role("button", name="Really remove").wait_for()

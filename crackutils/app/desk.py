@@ -390,8 +390,7 @@ class Desk:
         """Return how exact a scale from `ends` is, empty for less than two points."""
         if len(self.ends) != 2 or not (far := math.dist(*self.ends)):
             return ""
-        click = 1 / self._sight().shrink  # of the picture's pixels
-        return f"{far:,.0f} pixels apart; a click that is {click:.1f} pixels off changes the scale by {click / far:.2%}"
+        return f"{far:,.0f} pixels apart: an error of 1 pixel changes the scale by {1 / far:.2%}"
 
     def scale_between(self, length: float | None) -> float:
         """Return millimetres per pixel from `ends` and their distance in millimetres."""

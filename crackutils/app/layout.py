@@ -25,7 +25,7 @@ BRUSHES = {"add": "#e69f00", "erase": "#0072b2"}  # colours, as lines and frames
 CSS = """
 footer {display: none !important}
 .picture img {width: 100%; object-fit: contain}
-#picture img, #tint img {max-height: 65vh}
+#picture:not(.fullscreen) img, #tint:not(.fullscreen) img {max-height: 65vh}
 #table th *, #table td * {font-family: inherit; overflow-wrap: normal !important; word-break: normal !important}
 @media (max-width: 600px) {#table th, #table td, #table .cell-wrap {font-size: 12px; padding-inline: 3px !important}}
 :focus-visible {outline: 3px solid #0072b2 !important; outline-offset: 1px}

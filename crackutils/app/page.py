@@ -185,6 +185,7 @@ def _look(screen: Screen) -> dict[str, tuple[Any, Any, Callable[[], Any]]]:
     parts["editor"] = (None, None, lambda: None)
     parts[name] = ((line, desk.ends, screen.tried), seen, views[name] if seen else lambda: None)
     choices, asked = [(text, k) for k, text in enumerate(lines, 1)], screen.asked
+    many = f"{len(names)} photo{'s' * (len(names) != 1)}"
     return parts | {
         "facts": (None, seen, lambda: desk.summary() if seen else _EMPTY),
         "table": (None, seen, lambda: desk.table() if seen else None),
@@ -195,7 +196,7 @@ def _look(screen: Screen) -> dict[str, tuple[Any, Any, Callable[[], Any]]]:
         "done": (desk.done, None, lambda: list(map(str, desk.done)) or None),
         "clear": (asked, None, lambda: gr.Button(visible=not asked)),
         "spare": (asked, None, lambda: gr.Button(visible=asked)),
-        "really": (asked, len(names), lambda: gr.Button(f"Really remove {len(names)} photos", visible=asked)),
+        "really": (asked, len(names), lambda: gr.Button(f"Really remove {many}", visible=asked)),
     }
 
 

@@ -47,10 +47,10 @@ def draw_overlay(
         cv2.polylines(picture, lines, False, colour, wider * (thick + 1), cv2.LINE_AA, 4)
     taken = np.zeros((high, wide), bool)
     for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
-        right, down = round(crack.x_top * scale) + 10 * thick, round(crack.y_top * scale) + 12
-        at = (min(right, wide - wide // 40), min(max(16, wide // 70, down), high - 4))
-        text, size = f"{k + 1}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", max(0.45, wide / 1800)
+        text, size = f"{k + 1}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", max(0.45, wide / 1300)
         across, up = _measure_text(text, size)
+        right, down = round(crack.x_top * scale) + 10 * thick, round(crack.y_top * scale) + 12
+        at = max(0, min(right, wide - across - 2)), min(max(up + 2, down), high - 4)
         if not (box := taken[max(0, at[1] - up) : at[1], at[0] : at[0] + across]).any():  # of a longer crack
             box[:] = True
             _write_text(picture, text, at, size)
