@@ -57,7 +57,7 @@ def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given
         files = [(path, path.name) for path in given]
         _on(p, opened.then, lambda screen: _take(screen, [] if screen.desk.session.photos else files))
         _on(p, p.files.upload, _take, p.files).then(lambda: None, None, p.files)
-        _on(p, p.photo.input, lambda screen, name: screen.desk.open(name), p.photo, source="photo")
+        _on(p, p.photo.input, _choose, p.photo, source="photo")
         _on(p, p.remove.click, _remove)
         _connect_settings(p)
         _connect_cracks(p)
@@ -168,7 +168,7 @@ def _look(screen: Screen) -> dict[str, tuple[Any, Any, Callable[[], Any]]]:
         "limit": _text(session.limit_mm),
         "exposure": session.exposure or "",
         "scale": _text(scale),
-        "ends": "; ".join(f"{x:.0f}, {y:.0f}" for x, y in desk.ends),
+        "ends": "; ".join(f"{x:g}, {y:g}" for x, y in desk.ends),
         "exact": desk.describe_ends(),
         "kind": (mark[2] if mark else KINDS[-1]) if line else None,
         "painted": _picture_of(screen),
@@ -213,13 +213,21 @@ def _open_desk(start_desk: Callable[[Path], Desk], home: Path, name: Any) -> lis
 
 
 def _take(screen: Screen, files: list[tuple[Path, str]] | None) -> None:
-    """Take files, open the first photo that can be used, and say of those before it, and besides, what is wrong."""
     desk, before = screen.desk, set(screen.desk.session.photos)
     problems = desk.add(files or [])
-    problems += desk.open_first([name for name in desk.session.photos if name not in before or desk.sight is None])
-    if problems:
+    _open_first(desk, [name for name in desk.session.photos if name not in before or desk.sight is None], problems)
+
+
+def _open_first(desk: Desk, names: list[str], problems: Sequence[str] = ()) -> None:
+    """Open the first photo that can be used; CrackutilsError says why those before it cannot, besides problems."""
+    if problems := [*problems, *desk.open_first(names)]:
         rest = f" And {len(problems) - _TOLD:,} more." if len(problems) > _TOLD else ""
         raise CrackutilsError(" ".join(problems[:_TOLD]) + rest)
+
+
+def _choose(screen: Screen, name: str) -> None:
+    if name in screen.desk.session.photos:  # else it was left out, and the field is left only now
+        screen.desk.open(name)
 
 
 def _remove(screen: Screen) -> None:
@@ -228,7 +236,7 @@ def _remove(screen: Screen) -> None:
         raise CrackutilsError("No photo is chosen. Choose the one to remove.")
     at = names.index(desk.chosen_photo)
     desk.remove(names[at])
-    desk.open_first([*names[at + 1 :], *names[:at][::-1]])
+    _open_first(desk, [*names[at + 1 :], *names[:at][::-1]])
 
 
 def _turn_to(screen: Screen, at: gr.SelectData) -> None:
@@ -268,7 +276,8 @@ def _set_threshold(screen: Screen) -> None:
 def _click(screen: Screen, mode: str, text: str, at: gr.SelectData) -> None:
     desk = screen.desk
     if mode == CLICKS[1]:
-        desk.ends = [*read_points(text), desk.point_at(*at.index)][-2:]
+        x, y = map(round, desk.point_at(*at.index))
+        desk.ends = [*read_points(text), (x, y)][-2:]
         return
     desk.line = desk.line_at(*at.index)
     if desk.line is None:
@@ -276,11 +285,11 @@ def _click(screen: Screen, mode: str, text: str, at: gr.SelectData) -> None:
 
 
 def _click_row(screen: Screen, at: gr.SelectData) -> None:
-    screen.desk.line = int(at.row_value[0])
+    _choose_line(screen, int(at.row_value[0]))
 
 
 def _choose_line(screen: Screen, number: int | None) -> None:
-    if number is not None:  # else the field was left before it was filled
+    if number in range(1, len(screen.desk.lines()) + 1):  # else it comes late, or before the field was filled
         screen.desk.line = number
 
 
