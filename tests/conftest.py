@@ -129,7 +129,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser() -> Iterator[Any]:
     """A real Chromium, driven by Playwright."""
     playwright = pytest.importorskip(

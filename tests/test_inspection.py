@@ -156,6 +156,8 @@ def test_the_picture_shows_frame_line_and_scale() -> None:
     numbered = draw_overlay(image, p > 127, pieces, 450, numbered=cracks)
     changed = np.argwhere((numbered != unmarked).any(2))
     assert 20 < len(changed) < 600 and (np.abs(changed[:, 0] - 75) < 25).all()  # a number beside its line
+    two = pd.concat([cracks, cracks])
+    np.testing.assert_array_equal(draw_overlay(image, p > 127, pieces, 450, numbered=two), numbered)  # no 2 on the 1
     assert draw_overlay(wall(64, 9000, ()), np.zeros((64, 9000), bool), [], 100).shape == (1, 100, 3)
 
 

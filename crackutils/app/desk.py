@@ -17,19 +17,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from crackutils.config import CrackutilsError
 from crackutils.files import as_text, replacing_file, save_array, write_atomically
-from crackutils.images import ImageError, decode_image
-from crackutils.inspection.drawing import draw_overlay, tint_overlay
+from crackutils.images import READ, ImageError, decode_image
+from crackutils.inspection.drawing import draw_cross, draw_overlay, highlight, tint_overlay
 from crackutils.inspection.export import over_limit_of_cracks
 from crackutils.inspection.folder import inspect
 from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import Piece
-from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
+from crackutils.inspection.photo import MARKED, UNUSABLE, cached_map, find_cracks, folder_of
 from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
-from crackutils.inspection.session import ADDED, ERASED, SETTINGS, Edits, Session, read_session, write_session
+from crackutils.inspection.session import ADDED, ERASED, MARKS, SETTINGS, Edits, Session, read_session, write_session
 from crackutils.inspection.tiling import CrackMap, Detector
 
 LONGEST = 1600  # pixels of the longer side of the picture on the page
@@ -37,7 +38,6 @@ _NEAR = 24  # pixels of that picture within which a click finds a crack
 _NUMBERED = 30  # cracks that have their number in the picture: more would cover it
 _AROUND = 40  # pixels around a crack in its own picture
 _BRUSHES = {"add": ADDED, "erase": ERASED}
-_ANOTHER = " Choose another photo."
 _KEPT = 7 * 24 * 3600  # seconds after which a desk that nobody opens is removed
 _STATE, _OPENED = "state.json", "opened"
 _LOCKS: dict[Path, threading.RLock] = {}  # by folder: tabs of one browser share theirs
@@ -60,9 +60,19 @@ class Sight:
         """Pixels of the page's picture per pixel of the photo, at most 1."""
         return min(1.0, LONGEST / max(self.image.shape[:2]))
 
+    @property
+    def rejected(self) -> list[tuple[float, float, str]]:
+        """The marks, as in `Edits`, of found lines that are marked as a joint or as nothing."""
+        return [tuple(mark.values()) for mark in self.cracks.attrs["rejected"]]
+
 
 class Desk:
-    """A user's photos and corrections, kept in a folder."""
+    """A user's photos and corrections, kept in a folder.
+
+    Lines of the open photo have numbers: cracks as in `measure_cracks`, then those of `Sight.rejected`. `line` is the
+    chosen one, `ends` are the points, of the photo, that a scale is taken from, `done` the files to hand on and when
+    they were written. `version` grows whenever the photo or its lines may have changed.
+    """
 
     def __init__(self, home: Path, net: Detector, **chosen: Any) -> None:
         """Open the desk that lies in the folder `home`, or a new one there.
@@ -72,12 +82,22 @@ class Desk:
         """
         self.home, self.net, self.chosen = home, net, chosen
         self.lock = _LOCKS.setdefault(home.resolve(), threading.RLock())  # a page may ask for two things at once
-        self.sight: Sight | None = None
-        self.chosen_photo: str | None = None  # also where it cannot be used
+        self.version, self.done = 0, {}
+        self._leave_photo()
         self._opened = secrets.token_hex(16)
         with self.lock:  # another tab may be in the middle of something
             write_atomically(home / _OPENED, self._opened)
             self.session = self._load()
+
+    def _leave_photo(self) -> None:
+        self.sight: Sight | None = None
+        self.line: int | None = None
+        self.ends: list[tuple[float, float]] = []
+
+    @property
+    def chosen_photo(self) -> str | None:
+        """Name of the open photo."""
+        return self.sight.name if self.sight else None
 
     def check(self) -> None:
         """Raise CrackutilsError where somebody has opened the folder since, or it is gone."""
@@ -99,8 +119,11 @@ class Desk:
                     self._open_session(path)
                 else:
                     target = self._place(name)
+                    _check_photo(path)
                     shutil.copyfile(path, target)
                     self.session.photos[target.name] = target
+            except ImageError as error:
+                problems.append(f"{name} {error}, so it is left out.")
             except (CrackutilsError, OSError, ValueError) as error:
                 problems.append(f"{name}: {error}")
         self.save()
@@ -111,7 +134,8 @@ class Desk:
         fresh = self.home / f"session-{secrets.token_hex(4)}"
         session = read_session(file, fresh)
         self.check()
-        self.sight = self.chosen_photo = None
+        self._leave_photo()
+        self.done = {}
         for other in self.home.iterdir():
             if other not in (fresh, self.home / _OPENED):
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
@@ -156,7 +180,7 @@ class Desk:
     def remove(self, name: str) -> None:
         """Take a photo, with its corrections and results, off the desk and the disk."""
         if self.chosen_photo == name:
-            self.sight = self.chosen_photo = None
+            self._leave_photo()
         self.session.photos.pop(name).unlink(missing_ok=True)
         self.session.edits.pop(name, None)
         shutil.rmtree(self.home / "report" / "photos" / folder_of(name), ignore_errors=True)
@@ -164,7 +188,8 @@ class Desk:
 
     def clear(self) -> None:
         """Remove all photos and results from the disk."""
-        self.sight = self.chosen_photo = None
+        self._leave_photo()
+        self.done = {}
         shutil.rmtree(self.home, ignore_errors=True)
         write_atomically(self.home / _OPENED, self._opened)
         self.session = Session()
@@ -173,14 +198,10 @@ class Desk:
         """Return millimetres per pixel of a photo, None where unknown."""
         return self.edits_of(name).mm_per_pixel or self.session.mm_per_pixel
 
-    def set_scale(self, value: float | None, everywhere: bool) -> bool:
-        """Set millimetres per pixel of the photo on the desk, or of all photos; None takes it back.
-
-        Returns whether this changes anything.
-        """
+    def set_scale(self, value: float | None, everywhere: bool) -> None:
+        """Set millimetres per pixel of the photo on the desk, or of all photos; None takes it back."""
         if value is not None and not 1e-6 <= value <= 1e6:
             raise CrackutilsError(f"A scale of {value} mm per pixel is out of range. Give what a pixel shows.")
-        before = {name: self.scale_of(name) for name in self.session.photos}
         if everywhere:
             self.session.mm_per_pixel = value
             edits = {name: replace(edits, mm_per_pixel=None) for name, edits in self.session.edits.items()}
@@ -189,7 +210,6 @@ class Desk:
             name = self._sight().name
             self.session.edits[name] = replace(self.edits_of(name), mm_per_pixel=value)
         self.save()
-        return before != {name: self.scale_of(name) for name in self.session.photos}
 
     def set_threshold(self, value: float) -> None:
         """Set the probability from which a pixel counts as a crack, between 0 and 1, and measure again."""
@@ -227,17 +247,22 @@ class Desk:
         return self.sight
 
     def open(self, name: str) -> None:
-        """Put a photo on the desk: the network looks at it, unless it has. CrackutilsError where it cannot be used."""
-        self.chosen_photo = name
+        """Put a photo on the desk: the network looks at it, unless it has.
+
+        Raises CrackutilsError for one that cannot be used. It leaves the desk, unless it has corrections.
+        """
         try:
             image, _, note = decode_image(self.session.photos[name])
             seen = cached_map(image, self.net, self.home / "report" / "photos" / folder_of(name))
         except UNUSABLE as error:
-            self.sight = None
             why = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
-            raise CrackutilsError(f"{name} {why}.{_ANOTHER}") from error
+            if name in self.session.edits:
+                raise CrackutilsError(f"{name} {why}. Choose another photo.") from error
+            self.remove(name)
+            raise CrackutilsError(f"{name} {why}, so it is left out.") from error
         found = find_cracks(image, seen, self.session.threshold, self.edits_of(name))
-        self.sight = Sight(name, image, seen, *found, note)
+        self._leave_photo()
+        self.sight, self.version = Sight(name, image, seen, *found, note), self.version + 1
 
     def open_first(self, names: Iterable[str]) -> list[str]:
         """Put the first of some photos that can be used on the desk, and return of those before it why they cannot."""
@@ -247,15 +272,16 @@ class Desk:
                 self.open(name)
                 break
             except CrackutilsError as error:
-                problems.append(str(error).removesuffix(_ANOTHER))
+                problems.append(str(error))
         return problems
 
     def measure(self) -> None:
-        """Find and measure the cracks of the photo on the desk again."""
-        sight = self._sight()
+        """Find and measure the cracks of the photo on the desk again; the chosen line stays so under a new number."""
+        sight, at = self._sight(), self._place_of(self.line) if self.line else None
         edits = self.edits_of(sight.name)
         found = find_cracks(sight.image, sight.seen, self.session.threshold, edits)
         sight.mask, sight.cracks, sight.pieces = found
+        self.line, self.version = self._line_near(*at, MARKED) if at else None, self.version + 1
 
     def preview(self, threshold: float) -> np.ndarray:
         """Return the photo with what a threshold finds tinted, uint8 (h, w, 3): fast, at the picture's size."""
@@ -266,18 +292,21 @@ class Desk:
         picture[mask] = (230, 159, 0)
         return picture
 
-    def picture(self, points: Sequence[tuple[float, float]] = ()) -> np.ndarray:
-        """Return the photo with its cracks, and crosses at points of it, uint8 (h, w, 3), `LONGEST` pixels."""
-        sight = self._sight()
-        scale = self.scale_of(sight.name)
-        limit = self._limit()
+    def picture(self) -> np.ndarray:
+        """Return the photo with its cracks, the chosen line and `ends` marked, uint8 (h, w, 3), `LONGEST` pixels."""
+        sight, limit = self._sight(), self._limit()
         over = over_limit_of_cracks(sight.pieces, limit) if limit else 0.0
         numbered = sight.cracks.assign(over_limit=over).head(_NUMBERED)
+        scale = self.scale_of(sight.name)
         picture = draw_overlay(sight.image, sight.mask, sight.pieces, LONGEST, scale, numbered, limit)
-        for x, y in points:
-            at = round((x + 0.5) * sight.shrink), round((y + 0.5) * sight.shrink)
-            for colour, thick in (((0, 0, 0), 5), ((255, 255, 255), 2)):
-                cv2.drawMarker(picture, at, colour, cv2.MARKER_CROSS, 40, thick)
+        for x, y, _ in sight.rejected:
+            draw_cross(picture, (x, y), sight.shrink, cv2.MARKER_TILTED_CROSS)
+        if self.line:
+            own = [piece.points for piece in sight.pieces if piece.crack == self.line]
+            own = own or [np.array([self._place_of(self.line)])]
+            highlight(picture, own, sight.shrink, self.lines()[self.line - 1])
+        for end in self.ends:
+            draw_cross(picture, end, sight.shrink, cv2.MARKER_CROSS)
         return picture
 
     def _limit(self) -> float | None:
@@ -295,22 +324,44 @@ class Desk:
         """Return the photo with the probability of each pixel over it, uint8 (h, w, 3), of the same size."""
         return tint_overlay(self.plain(), self._sight().seen.pixels)
 
-    def crack_at(self, x: float, y: float) -> int | None:
-        """Return the number, from 1, of the crack nearest to a point of the page's picture, None where none is near."""
-        sight, best = self._sight(), (_NEAR / self._sight().shrink, None)
-        for piece in sight.pieces:
-            far = float(np.hypot(*(piece.points - (x / sight.shrink, y / sight.shrink)).T).min())
-            best = min(best, (far, piece.crack), key=lambda one: one[0])
-        return best[1]
+    def lines(self) -> list[str]:
+        """Return the names of the lines of the photo on the desk: the numbers of cracks, then what the others are."""
+        sight = self._sight()
+        cracks = map(str, range(1, len(sight.cracks) + 1))
+        return [*cracks, *(f"{kind} at {x:.0f}, {y:.0f}" for x, y, kind in sight.rejected)]
 
-    def mark(self, crack: int, kind: str) -> None:
-        """Say what a found crack is, one of `session.MARKS`."""
-        points = next(piece.points for piece in self._sight().pieces if piece.crack == crack)
-        x, y = map(float, points[len(points) // 2])  # by which the mark finds it again
-        others = tuple(
-            mark for mark in self.edits_of(self._sight().name).marks if np.hypot(mark[0] - x, mark[1] - y) > 1
-        )
-        self.edit(marks=(*others, (x, y, kind)))
+    def line_at(self, x: float, y: float) -> int | None:
+        """Return the number of the line nearest to a point of the page's picture, None where none is near."""
+        return self._line_near(*self.point_at(x, y), _NEAR / self._sight().shrink)
+
+    def _line_near(self, x: float, y: float, most: float) -> int | None:
+        sight = self._sight()
+        lines = [(piece.crack, piece.points) for piece in sight.pieces]
+        lines += [(k, np.array([mark[:2]])) for k, mark in enumerate(sight.rejected, len(sight.cracks) + 1)]
+        far, line = min(((np.hypot(*(points - (x, y)).T).min(), k) for k, points in lines), default=(math.inf, 0))
+        return line if far <= most else None
+
+    def _place_of(self, line: int) -> tuple[float, float]:
+        """Return a point of a line, by which a mark finds it again."""
+        if mark := self.mark_of(line):
+            return mark[:2]
+        points = next(piece.points for piece in self._sight().pieces if piece.crack == line)
+        x, y = map(float, points[len(points) // 2])
+        return x, y
+
+    def mark_of(self, line: int) -> tuple[float, float, str] | None:
+        """Return the mark, as in `Edits`, that holds for a line, None for none."""
+        sight = self._sight()
+        if line > len(sight.cracks):
+            return sight.rejected[line - len(sight.cracks) - 1]
+        confirmed = [mark for mark in self.edits_of(sight.name).marks if mark[2] == MARKS[0]]
+        return next((mark for mark in confirmed[::-1] if self._line_near(*mark[:2], MARKED) == line), None)
+
+    def mark(self, line: int, kind: str | None) -> None:
+        """Say what a line is, one of `session.MARKS`; None takes its mark back."""
+        old, marks = self.mark_of(line), self.edits_of(self._sight().name).marks
+        new = [(*self._place_of(line), kind)] if kind else []
+        self.edit(marks=(*(mark for mark in marks if mark != old), *new))
 
     def brush(self, strokes: np.ndarray, kind: str) -> None:
         """Add to the mask, or erase from it, where strokes, bool (h, w) of the page's picture, are."""
@@ -335,11 +386,17 @@ class Desk:
         shrink = self._sight().shrink
         return (x + 0.5) / shrink - 0.5, (y + 0.5) / shrink - 0.5
 
-    def scale_between(self, points: Sequence[tuple[float, float]], length: float | None) -> float:
-        """Return millimetres per pixel from two points of the photo and their distance in millimetres."""
-        if len(points) != 2:
+    def describe_ends(self) -> str:
+        """Return how exact a scale from `ends` is, empty for less than two points."""
+        if len(self.ends) != 2 or not (far := math.dist(*self.ends)):
+            return ""
+        return f"{far:,.0f} pixels apart: an error of 1 pixel changes the scale by {1 / far:.2%}"
+
+    def scale_between(self, length: float | None) -> float:
+        """Return millimetres per pixel from `ends` and their distance in millimetres."""
+        if len(self.ends) != 2:
             raise CrackutilsError("A scale needs two points. Click on both, or write x, y; x, y.")
-        return _rounded(scale_of_points(*points, length or 0.0))
+        return _rounded(scale_of_points(*self.ends, length or 0.0))
 
     def scale_from_marker(self, side: float | None) -> tuple[float, str]:
         """Return millimetres per pixel from a marker in the photo, its side in millimetres, and how well, in words."""
@@ -347,11 +404,14 @@ class Desk:
         told = f"Marker {', '.join(map(str, found.ids))}: {found.mm_per_pixel:.4g} mm per pixel"
         return _rounded(found.mm_per_pixel), "; ".join(filter(None, [told, describe_marker(found)]))
 
-    def describe(self, crack: int) -> str:
-        """Return what is known of a crack, as Markdown."""
-        row, scale = self._sight().cracks.iloc[crack - 1], self.scale_of(self._sight().name)
+    def describe(self, line: int) -> str:
+        """Return what is known of a line, as Markdown."""
+        sight = self._sight()
+        if line > len(sight.cracks):
+            return f"**{self.lines()[line - 1]}**, as marked by you, so it is no crack. *not marked* takes this back."
+        row, scale = sight.cracks.iloc[line - 1], self.scale_of(sight.name)
         unit, factor = ("mm", scale) if scale else ("px", 1.0)
-        told = [f"**Crack {crack}**, {row['length'] * factor:,.1f} {unit} long in {row['pieces']:.0f} pieces"]
+        told = [f"**Crack {line}**, {row['length'] * factor:,.1f} {unit} long in {row['pieces']:.0f} pieces"]
         if pd.notna(row["width_mean"]):
             names = ("width_mean", "width_p10", "width_p50", "width_p90", "width_most")
             mean, *shares, most = (f"{row[name] * factor:.2f}" for name in names)
@@ -366,7 +426,7 @@ class Desk:
     def summary(self) -> str:
         """Return what was found in the photo on the desk, as Markdown."""
         sight = self._sight()
-        scale, lost = self.scale_of(sight.name), len(sight.cracks.attrs.get("rejected", []))
+        scale, lost = self.scale_of(sight.name), len(sight.rejected)
         unit, factor = ("mm", scale) if scale else ("px", 1.0)
         h, w = sight.image.shape[:2]
         told = [f"{w:,} x {h:,} pixels, " + (f"{scale:.4g} mm per pixel" if scale else "without a scale")]
@@ -374,7 +434,7 @@ class Desk:
         if limit := self._limit():
             wider = sum(share > 0 for share in over_limit_of_cracks(sight.pieces, limit))
             told.append(f"{wider} of them wider than {self.session.limit_mm:g} mm in places")
-        told += [f"{lost} found lines are no cracks, as marked by you"] if lost else []
+        told += [f"{lost} found lines are no cracks, as marked by you (x in the picture)"] if lost else []
         return "  \n".join([*told, *([sight.note] if sight.note else [])])
 
     def table(self) -> pd.DataFrame:
@@ -388,17 +448,21 @@ class Desk:
             cracks[f"{title} ({unit})"] = (rows[name].to_numpy(float) * factor).round(2)
         cracks["at most"] = [f"{share:.0%}" if share else "" for share in rows["at_most"].fillna(0)]
         if limit:
-            over = np.array(over_limit_of_cracks(sight.pieces, limit)) > 0
-            cracks[f"over {self.session.limit_mm:g} mm"] = np.where(over, "! over", "")
+            over = over_limit_of_cracks(sight.pieces, limit)
+            shares = [f"! {share:.1%}".replace(" 0.0", " <0.1") if share else "" for share in over]
+            cracks[f"over {self.session.limit_mm:g} mm"] = shares
         return cracks
 
-    def crop(self, crack: int) -> np.ndarray:
-        """Return the picture of one crack with its surroundings, uint8 (h, w, 3), from the photo at full size."""
-        sight, row = self._sight(), self._sight().cracks.iloc[crack - 1]
-        top, left = (max(0, int(row[name]) - _AROUND) for name in ("y", "x"))
-        box = np.s_[top : int(row["y"] + row["height"]) + _AROUND, left : int(row["x"] + row["width"]) + _AROUND]
-        own = [replace(p, points=p.points - (left, top)) for p in sight.pieces if p.crack == crack]
-        part = sight.image[box]
+    def crop(self, line: int) -> np.ndarray:
+        """Return the picture of one line with its surroundings, uint8 (h, w, 3), from the photo at full size."""
+        sight = self._sight()
+        own = [piece for piece in sight.pieces if piece.crack == line]
+        points = np.concatenate([piece.points for piece in own] or [[self._place_of(line)]])
+        around = _AROUND if own else 4 * _AROUND
+        left, top = np.maximum(0, points.min(0).astype(int) - around)
+        right, low = points.max(0).astype(int) + around + 1
+        own = [replace(piece, points=piece.points - (left, top)) for piece in own]
+        part = sight.image[top:low, left:right]
         return draw_overlay(part, part[..., 0] < 0, own, LONGEST, self.scale_of(sight.name), limit=self._limit())
 
     def report(self, exif: bool = True) -> list[Path]:
@@ -419,14 +483,28 @@ class Desk:
                 for picture in ("mask.png", "overlay.jpg"):
                     if (file := out / "photos" / folder_of(name) / picture).is_file():
                         archive.write(file, f"photos/{folder_of(name).as_posix()}/{picture}")
-        return [*files, all_files]
+        return self._hand_on([*files, all_files])
+
+    def _hand_on(self, files: list[Path]) -> list[Path]:
+        others = {file: at for file, at in self.done.items() if file not in files}
+        self.done = dict.fromkeys(files, time.time_ns()) | others
+        return files
 
     def write(self) -> Path:
         """Write the session file, and return it."""
         if not self.session.photos:
             raise CrackutilsError("There are no photos. Add some first.")
         write_session(self.session, file := self.home / "session.zip")
-        return file
+        return self._hand_on([file])[0]
+
+
+def _check_photo(file: Path) -> None:
+    """Raise ImageError for a file that does not begin as a photo; other damage shows when it is opened."""
+    try:
+        with Image.open(file, "r", READ):
+            pass
+    except Exception:  # whatever Pillow's parsers run into
+        decode_image(file)  # says it in words
 
 
 def _rounded(scale: float) -> float:

@@ -19,10 +19,13 @@ from crackutils.inspection.session import MARKS
 UPLOAD = "500mb"  # of one file, at most
 CLICKS = ("choose a crack", "set the scale")
 SCOPES = ("all photos", "this photo")
+TABS = ("Cracks", "Beside the photo", "Probability", "Brush")
+KINDS = (*MARKS, "not marked")
 BRUSHES = {"add": "#e69f00", "erase": "#0072b2"}  # colours, as lines and frames have them
 CSS = """
 footer {display: none !important}
 .picture img {width: 100%; object-fit: contain}
+#picture:not(.fullscreen) img, #tint:not(.fullscreen) img {max-height: 65vh}
 #table th *, #table td * {font-family: inherit; overflow-wrap: normal !important; word-break: normal !important}
 @media (max-width: 600px) {#table th, #table td, #table .cell-wrap {font-size: 12px; padding-inline: 3px !important}}
 :focus-visible {outline: 3px solid #0072b2 !important; outline-offset: 1px}
@@ -37,7 +40,7 @@ def _read_upload(payload: Any) -> list[tuple[Path, str]]:
 
 def lay_out(model: str) -> SimpleNamespace:
     """Lay out the page inside a gr.Blocks and return its parts by name; `model` says which network it is."""
-    parts: dict[str, Any] = {"desk": gr.State(None)}
+    parts: dict[str, Any] = {"screen": gr.State(None)}
     parts["known"] = gr.BrowserState(None, storage_key="crackutils-desk", secret="crackutils")
     gr.Markdown(
         f"# Cracks in photos\nNetwork: {model} (crackutils {__version__}). Photos stay on the computer where"
@@ -47,6 +50,8 @@ def lay_out(model: str) -> SimpleNamespace:
         with gr.Column(scale=1, min_width=300):
             parts |= _lay_out_settings()
         with gr.Column(scale=3, min_width=300):
+            title = "Threshold of probability: the lower, the more lines count as cracks"
+            parts["threshold"] = gr.Slider(0.05, 0.95, 0.5, step=0.05, label=title, elem_id="threshold")
             parts |= _lay_out_pictures() | _lay_out_cracks() | _lay_out_report()
     return SimpleNamespace(**parts)
 
@@ -65,13 +70,13 @@ def _lay_out_settings() -> dict[str, Any]:
     with gr.Accordion("From two points", open=False):
         gr.Markdown("Choose *set the scale* below the picture and click on two points, or type them.")
         parts["ends"] = gr.Textbox(label="Points: x, y; x, y (pixels of the photo)", elem_id="ends")
+        parts["exact"] = gr.Markdown(elem_id="exact")
         parts["distance"] = gr.Textbox(label="Their distance in millimetres", max_lines=1, elem_id="distance")
         parts["by_points"] = gr.Button("Set the scale from the points")
     with gr.Accordion("From an ArUco marker", open=False):
         parts["side"] = gr.Textbox(label="Side of the marker in millimetres", max_lines=1, elem_id="side")
         parts["by_marker"] = gr.Button("Find the marker and set the scale")
-    gr.Markdown("## 3 What counts")
-    parts["threshold"] = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold of probability", elem_id="threshold")
+    gr.Markdown("## 3 What counts\nThe threshold is above the picture.")
     title = "Largest allowed width in millimetres, as 0.3 (Enter sets it)"
     parts["limit"] = gr.Textbox(label=title, max_lines=1, elem_id="limit")
     rule = "Or by exposure class (EN 1992-1-1, Table 7.1N)"
@@ -82,20 +87,21 @@ def _lay_out_settings() -> dict[str, Any]:
 
 def _lay_out_pictures() -> dict[str, Any]:
     parts = {}
-    with gr.Tabs():
-        with gr.Tab("Cracks"):
+    with gr.Tabs() as parts["tabs"]:
+        with gr.Tab(TABS[0]):
             shown = {"format": "jpeg", "interactive": False, "elem_classes": "picture", "buttons": ["fullscreen"]}
             parts["picture"] = gr.Image(label="Cracks", elem_id="picture", **shown)
             gr.Markdown(
                 "Blue: outline of what was found. Orange: centre line. Red and !: wider than the limit."
+                " White with a black rim: the chosen line. x: no crack, as marked. Some numbers have no room."
                 " Holes and joints are often found too: mark them below before you write the report."
             )
             parts["clicks"] = gr.Radio(list(CLICKS), value=CLICKS[0], label="A click in the picture", elem_id="clicks")
-        with gr.Tab("Beside the photo") as parts["beside_tab"]:
+        with gr.Tab(TABS[1]):
             parts["beside"] = gr.ImageSlider(label="Photo and cracks", format="jpeg", interactive=False, max_height=900)
-        with gr.Tab("Probability") as parts["tint_tab"]:
+        with gr.Tab(TABS[2]):
             parts["tint"] = gr.Image(label="Probability of each pixel: purple 0, yellow 1", elem_id="tint", **shown)
-        with gr.Tab("Brush") as parts["brush_tab"]:
+        with gr.Tab(TABS[3]):
             fixed = {"type": "numpy", "format": "png", "sources": (), "transforms": (), "layers": False, "buttons": []}
             brush = gr.Brush(6, list(BRUSHES.values()), BRUSHES["add"], "fixed")
             side = LONGEST // 2
@@ -103,9 +109,10 @@ def _lay_out_pictures() -> dict[str, Any]:
                 label="Paint, then apply", brush=brush, height=700, canvas_size=(side, side), elem_id="editor", **fixed
             )
             gr.Markdown(
-                "Orange adds cracks, blue erases; apply before you leave this tab. By keyboard: a line."
+                "Orange adds cracks, blue erases. What you do next applies the strokes too. By keyboard: a line."
                 " Widths under strokes are read from the photo: where it shows no crack, they mean nothing."
             )
+            parts["painted"] = gr.Textbox(visible="hidden")  # which picture the editor shows
             with gr.Row():
                 parts["stroke"] = gr.Textbox(label="Line: x, y; x, y; ... (pixels of the photo)", elem_id="stroke")
                 parts["thick"] = gr.Number(5, label="Its width in pixels", minimum=1, elem_id="thick")
@@ -121,15 +128,15 @@ def _lay_out_cracks() -> dict[str, Any]:
     parts = {}
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
-            title = "Cracks, the longest first"
+            title = "Cracks, the longest first; numbers as in the report, so corrections change them"
             parts["table"] = gr.Dataframe(label=title, interactive=False, wrap=True, buttons=[], elem_id="table")
         with gr.Column(scale=2, min_width=300):
-            parts["crack"] = gr.Dropdown(label="Crack", choices=[], elem_id="crack")
+            parts["crack"] = gr.Dropdown(label="Crack, or marked line", choices=[], elem_id="crack")
             parts["crop"] = gr.Image(
                 label="The crack", format="jpeg", interactive=False, elem_classes="picture", buttons=[], elem_id="crop"
             )
             parts["told"] = gr.Markdown(elem_id="told")
-            parts["kind"] = gr.Radio(list(MARKS), label="It is", elem_id="kind")
+            parts["kind"] = gr.Radio(list(KINDS), label="It is", elem_id="kind")
             parts["unmark"] = gr.Button("Take back all marks in this photo")
     return parts
 
@@ -140,5 +147,7 @@ def _lay_out_report() -> dict[str, Any]:
     with gr.Row():
         parts = {"exif": exif, "write": gr.Button("Write the report", variant="primary")}
         parts |= {"keep": gr.Button("Save the session"), "clear": gr.Button("Remove all photos", variant="stop")}
+        parts["spare"] = gr.Button("Keep them", visible=False, elem_id="spare")
+        parts["really"] = gr.Button(variant="stop", visible=False, elem_id="really")
     parts["done"] = gr.File(label="To download", interactive=False, elem_id="done")
     return parts

@@ -1,11 +1,13 @@
 """The page: what happens on a click. What is done with the photos, `Desk` does."""
 
 import functools
+import inspect
 import math
 import os
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +16,32 @@ import gradio as gr
 import numpy as np
 
 from crackutils.app.desk import Desk
-from crackutils.app.layout import BRUSHES, CLICKS, CSS, SCOPES, UPLOAD, lay_out
+from crackutils.app.layout import BRUSHES, CLICKS, CSS, KINDS, SCOPES, TABS, UPLOAD, lay_out
 from crackutils.config import CrackutilsError
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
 _TOLD = 3  # photos that cannot be used and are named, of those that are dropped together
 _EMPTY = "No photo is open. Drop some above."
-_SHOWN = gr.Progress(track_tqdm=True)  # of `inspect`, on the page too
+_PROGRESS = gr.Progress(track_tqdm=True)  # of `inspect`, on the page too
+# what `_look` describes
+_SHOWN = ("photo", "threshold", "limit", "exposure", "scale", "ends", "exact", "facts", "table", "crack")
+_SHOWN += ("crop", "told", "kind", "picture", "beside", "tint", "editor", "painted", "stroke", "done")
+_SHOWN += ("clear", "spare", "really")
+# what a new page shows; what is typed into it before the first photo is open must stay
+_FRESH = {"threshold": (0.5, None)} | dict.fromkeys(("limit", "exposure", "scale", "ends", "stroke"), ("", None))
+
+
+@dataclass
+class Screen:
+    """What one user sees of his desk: the open tab, the threshold that is tried, and by name what the page shows."""
+
+    desk: Desk
+    tab: str = TABS[0]
+    tried: float | None = None
+    stroke: str = ""
+    painted: bool = False  # whether the last action came with strokes
+    asked: bool = False  # whether to remove all photos
+    shown: dict[str, tuple[Any, Any]] = field(default_factory=_FRESH.copy)
 
 
 def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given: Sequence[Path] = ()) -> gr.Blocks:
@@ -31,70 +52,89 @@ def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given
     """
     with gr.Blocks(title="crackutils", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         p = lay_out(model)
-        shown = [p.picture, p.table, p.crack, p.crop, p.told, p.kind, p.facts]
-        fields = [p.threshold, p.limit, p.exposure, p.scale]
-        all_shown = [p.photo, *fields, *shown]
         # what is set while the first photo opens needs the desk
-        opened = page.load(functools.partial(_open_desk, start_desk, home), p.known, [p.known, p.desk])
-        opened.then(functools.partial(_take_given, given), [p.desk, *fields], [p.files, *all_shown])
-        p.files.upload(_take, [p.desk, p.files, *fields], [p.files, *all_shown])
-        p.photo.input(_chosen, [p.desk, p.photo, *fields], all_shown[1:])  # a late answer must not change the field
-        p.remove.click(_remove, [p.desk, p.photo, *fields], all_shown)
-        _connect_settings(p, shown)
-        _connect_cracks(p, shown)
-        p.beside_tab.select(_view(lambda desk: (desk.plain(), desk.picture())), p.desk, p.beside)
-        p.tint_tab.select(_view(Desk.tinted), p.desk, p.tint)
-        p.brush_tab.select(_view(Desk.picture), p.desk, p.editor)
-        p.write.click(_report, [p.desk, p.exif], p.done)
-        p.keep.click(_keep, p.desk, p.done)
-        p.clear.click(_clear, [p.desk, *fields], [p.done, *all_shown])
+        opened = page.load(functools.partial(_open_desk, start_desk, home), p.known, [p.known, p.screen])
+        files = [(path, path.name) for path in given]
+        _on(p, opened.then, lambda screen: _take(screen, [] if screen.desk.session.photos else files))
+        _on(p, p.files.upload, _take, p.files).then(lambda: None, None, p.files)
+        _on(p, p.photo.input, _choose, p.photo, source="photo")
+        _on(p, p.remove.click, _remove)
+        _connect_settings(p)
+        _connect_cracks(p)
+        _on(p, p.tabs.select, _turn_to)
+        _on(p, p.write.click, _report, p.exif, show_progress_on=p.done)
+        _on(p, p.keep.click, lambda screen: screen.desk.write())
+        asked = _on(p, p.clear.click, _ask)
+        asked.then(None, js="() => document.querySelector('#spare')?.focus()")
+        _on(p, p.spare.click, lambda screen: None)
+        _on(p, p.really.click, lambda screen: screen.desk.clear())
     return page
 
 
-def _connect_settings(p: SimpleNamespace, shown: list[Any]) -> None:
-    for happens in (p.scale.submit, p.scale.blur):
-        happens(_set_scale, [p.desk, p.scale, p.scope], [p.scale, *shown])
-    p.by_points.click(_scale_from_points, [p.desk, p.ends, p.distance, p.scope], [p.scale, *shown])
-    p.by_marker.click(_scale_from_marker, [p.desk, p.side, p.scope], [p.scale, *shown])
-    asked, quiet = [p.desk, p.threshold], {"show_progress": "hidden"}
-    moved = p.threshold.change(_preview, asked, p.picture, trigger_mode="always_last", **quiet)
-    moved.then(_set_threshold, asked, shown, **quiet)  # lines and widths of a large photo take a second
+def _connect_settings(p: SimpleNamespace) -> None:
+    _on(p, p.scale.submit, _set_scale, p.scale, p.scope)
+    _on(p, p.scale.blur, _set_scale, p.scale, p.scope, source="scale")
+    for happens in (p.ends.submit, p.ends.blur):
+        _on(p, happens, _set_ends, p.ends, source="ends")
+    _on(p, p.by_points.click, _scale_from_points, p.ends, p.distance, p.scope)
+    _on(p, p.by_marker.click, _scale_from_marker, p.side, p.scope)
+    quiet = {"show_progress": "hidden"}
+    moved = _on(p, p.threshold.change, _try_threshold, p.threshold, source="threshold", **quiet)
+    _on(p, moved.then, _set_threshold, **quiet)  # lines and widths of a large photo take a second
     for happens in (p.limit.submit, p.limit.blur):
-        happens(_set_limit, [p.desk, p.limit], [p.limit, p.exposure, *shown])
-    p.exposure.input(_set_exposure, [p.desk, p.exposure], [p.limit, p.exposure, *shown])
+        _on(p, happens, lambda screen, text: screen.desk.set_limit(read_number(text)), p.limit, source="limit")
+    _on(p, p.exposure.input, lambda screen, name: screen.desk.set_exposure(name or None), p.exposure, source="exposure")
 
 
-def _connect_cracks(p: SimpleNamespace, shown: list[Any]) -> None:
-    p.picture.select(_click, [p.desk, p.clicks, p.ends], [p.ends, p.crack, p.picture])
-    p.table.select(_click_row, None, p.crack)
-    p.crack.change(_show_crack, [p.desk, p.crack], [p.crop, p.told])
-    p.kind.input(_mark, [p.desk, p.crack, p.kind], shown)
-    p.unmark.click(_unmark, p.desk, shown)
-    p.apply.click(_paint, [p.desk, p.editor, p.stroke, p.thick, p.does], [p.editor, p.stroke, *shown])
-    p.unbrush.click(_unbrush, p.desk, [p.editor, *shown])
+def _connect_cracks(p: SimpleNamespace) -> None:
+    _on(p, p.picture.select, _click, p.clicks, p.ends)
+    _on(p, p.table.select, _click_row)
+    _on(p, p.crack.input, _choose_line, p.crack, source="crack")
+    _on(p, p.kind.input, _mark, p.kind, source="kind")
+    _on(p, p.unmark.click, lambda screen: screen.desk.edit(marks=()))
+    _on(p, p.apply.click, _paint, p.stroke, p.thick, p.does)
+    _on(p, p.unbrush.click, lambda screen: screen.desk.edit(brush=None))
 
 
-def _said(action: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an action of a desk that says on the page what it could not do."""
+def _on(
+    p: SimpleNamespace, happens: Any, action: Callable[..., None], *inputs: Any, source: str = "", **named: Any
+) -> Any:
+    """Let an action of a screen, with the values of some parts, happen on an event, of the field `source` if any."""
+    outputs = [getattr(p, name) for name in _SHOWN]
+    named = {"show_progress_on": [p.facts, p.picture], "trigger_mode": "always_last" if source else None} | named
+    return happens(_acted(action, source), [p.screen, *inputs, p.editor, p.painted], outputs, **named)
+
+
+def _acted(action: Callable[..., None], source: str = "") -> Callable[..., list[Any]]:
+    """Return an action as the page calls it: strokes that are not applied yet come first, then what changed is shown.
+
+    What cannot be done is said on the page. A field tells its value again when it is left: that is no action.
+    """
 
     @functools.wraps(action)
-    def tell(desk: Desk | None, *values: Any, **named: Any) -> Any:
-        if desk is None:
+    def act(screen: Screen | None, *values: Any) -> list[Any]:
+        if screen is None:
             gr.Warning("The page is still opening, or its server was started anew. Reload this page.")
-            return gr.skip()
-        try:
-            with desk.lock:
-                desk.check()
-                return action(desk, *values, **named)
-        except CrackutilsError as error:
-            gr.Warning(_plain(error))
-            return gr.skip()
+            return [gr.skip()] * len(_SHOWN)
+        *values, strokes, painted = values
+        with screen.desk.lock:
+            shown = screen.shown.get(source, (None, None))
+            if source and values[0] == shown[0]:
+                return [gr.skip()] * len(_SHOWN)
+            try:
+                screen.desk.check()
+                screen.shown |= {source: (values[0], shown[1])} if source else {}
+                screen.asked = False
+                screen.painted = painted == _picture_of(screen) and _apply_strokes(screen.desk, strokes)
+                action(screen, *values)
+            except CrackutilsError as error:
+                gr.Warning(_plain(error))
+            return _show(screen)
 
-    return tell
-
-
-def _view(look: Callable[[Desk], Any]) -> Callable[..., Any]:
-    return _said(lambda desk: look(desk) if desk.sight else None)
+    signature = inspect.signature(action)
+    more = inspect.Parameter("more", inspect.Parameter.VAR_POSITIONAL)  # gradio counts what an action takes
+    act.__signature__ = signature.replace(parameters=[*signature.parameters.values(), more])
+    return act
 
 
 def _plain(message: Any) -> str:
@@ -102,191 +142,192 @@ def _plain(message: Any) -> str:
     return str(message).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _show(desk: Desk) -> list[Any]:
-    """Return what a photo and its cracks look like now."""
-    if desk.sight is None:
-        return [None, None, gr.Dropdown(choices=[], value=None), None, "", None, _EMPTY]
-    table = desk.table()
-    crack = gr.Dropdown(choices=table["crack"].astype(str).tolist(), value=None)
-    return [desk.picture(), table, crack, None, "", None, desk.summary()]
+def _show(screen: Screen) -> list[Any]:
+    """Return what the page does not show yet, else gr.skip(): what is typed meanwhile stays, in each field."""
+    now, answer = _look(screen), []
+    for name in _SHOWN:
+        value, depends, look = now.get(name, (None, None, None))
+        new = look is not None and screen.shown.get(name) != (value, depends)
+        answer.append(look() if new else gr.skip())
+        screen.shown |= {name: (value, depends)} if new else {}
+    return answer
+
+
+def _look(screen: Screen) -> dict[str, tuple[Any, Any, Callable[[], Any]]]:
+    """Return for parts of the page by name their value, what else their look depends on, and what they look like.
+
+    Pictures in other tabs than the open one are left out.
+    """
+    desk, session, names = screen.desk, screen.desk.session, list(screen.desk.session.photos)
+    scale, line = desk.scale_of(desk.chosen_photo or ""), desk.line
+    seen = (desk.version, scale, session.limit_mm) if desk.sight else None
+    lines = desk.lines() if desk.sight else []
+    mark = desk.mark_of(line) if line else None
+    values = {
+        "threshold": screen.tried or session.threshold,
+        "limit": _text(session.limit_mm),
+        "exposure": session.exposure or "",
+        "scale": _text(scale),
+        "ends": "; ".join(f"{x:g}, {y:g}" for x, y in desk.ends),
+        "exact": desk.describe_ends(),
+        "kind": (mark[2] if mark else KINDS[-1]) if line else None,
+        "painted": _picture_of(screen),
+        "stroke": screen.stroke,
+    }
+    parts = {name: (value, None, lambda value=value: value) for name, value in values.items()}
+    views = {
+        "picture": lambda: desk.picture() if screen.tried is None else desk.preview(screen.tried),
+        "beside": lambda: (desk.plain(), desk.picture()),
+        "tint": desk.tinted,
+        "editor": desk.picture,
+    }
+    name = list(views)[TABS.index(screen.tab)]
+    parts["editor"] = (None, None, lambda: None)
+    parts[name] = ((line, desk.ends, screen.tried), seen, views[name] if seen else lambda: None)
+    choices, asked = [(text, k) for k, text in enumerate(lines, 1)], screen.asked
+    many = f"{len(names)} photo{'s' * (len(names) != 1)}"
+    return parts | {
+        "facts": (None, seen, lambda: desk.summary() if seen else _EMPTY),
+        "table": (None, seen, lambda: desk.table() if seen else None),
+        "crop": (line, seen, lambda: desk.crop(line) if line else None),
+        "told": (line, seen, lambda: desk.describe(line) if line else ""),
+        "photo": (desk.chosen_photo, names, lambda: gr.Dropdown(choices=names, value=desk.chosen_photo)),
+        "crack": (line, lines, lambda: gr.Dropdown(choices=choices, value=line)),
+        "done": (desk.done, None, lambda: list(map(str, desk.done)) or None),
+        "clear": (asked, None, lambda: gr.Button(visible=not asked)),
+        "spare": (asked, None, lambda: gr.Button(visible=asked)),
+        "really": (asked, len(names), lambda: gr.Button(f"Really remove {many}", visible=asked)),
+    }
+
+
+def _picture_of(screen: Screen) -> str:
+    """Return which picture the brush paints on."""
+    return str(screen.desk.version) if screen.tab == TABS[3] else ""
 
 
 def _open_desk(start_desk: Callable[[Path], Desk], home: Path, name: Any) -> list[Any]:
     name = name if isinstance(name, str) and re.fullmatch("[0-9a-f]{32}", name) else secrets.token_hex(16)
     desk = start_desk(home / name)
     os.utime(desk.home)  # it is in use
-    return [name, desk]
+    return [name, Screen(desk)]
 
 
-def _take_given(given: Sequence[Path], desk: Desk, *fields: Any) -> list[Any]:
-    return _take(desk, [] if desk.session.photos else [(path, path.name) for path in given], *fields)
-
-
-@_said
-def _take(desk: Desk, files: list[tuple[Path, str]] | None, *fields: Any) -> list[Any]:
-    """Take files, open the first photo that can be used, and say of those before it, and besides, what is wrong."""
-    before = set(desk.session.photos)
+def _take(screen: Screen, files: list[tuple[Path, str]] | None) -> None:
+    desk, before = screen.desk, set(screen.desk.session.photos)
     problems = desk.add(files or [])
-    names = [name for name in desk.session.photos if name not in before or desk.chosen_photo is None]
-    problems += desk.open_first(names)
-    if problems:
+    _open_first(desk, [name for name in desk.session.photos if name not in before or desk.sight is None], problems)
+
+
+def _open_first(desk: Desk, names: list[str], problems: Sequence[str] = ()) -> None:
+    """Open the first photo that can be used; CrackutilsError says why those before it cannot, besides problems."""
+    if problems := [*problems, *desk.open_first(names)]:
         rest = f" And {len(problems) - _TOLD:,} more." if len(problems) > _TOLD else ""
-        gr.Warning(_plain(" ".join(problems[:_TOLD]) + rest))
-    return [None, *_choose(desk, desk.chosen_photo, *fields)]
+        raise CrackutilsError(" ".join(problems[:_TOLD]) + rest)
 
 
-def _choose(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
-    if name is None:
-        desk.sight = None
-    elif name != desk.chosen_photo:  # the field tells the same choice twice
-        try:
-            desk.open(name)
-        except CrackutilsError as error:
-            gr.Warning(_plain(error))
-    session, names = desk.session, list(desk.session.photos)
-    photo = gr.Dropdown(choices=names, value=name if name in names else None)
-    now = [session.threshold, _text(session.limit_mm), session.exposure or "", _text(desk.scale_of(name or ""))]
-    # what is typed meanwhile must stay
-    now = [gr.skip() if new == old else new for new, old in zip(now, fields, strict=True)]
-    return [photo, *now, *_show(desk)]
+def _choose(screen: Screen, name: str) -> None:
+    if name in screen.desk.session.photos:  # else it was left out, and the field is left only now
+        screen.desk.open(name)
 
 
-@_said
-def _chosen(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
-    return _choose(desk, name, *fields)[1:] if name else gr.skip()  # none where the field was left before it was filled
-
-
-@_said
-def _remove(desk: Desk, name: str | None, *fields: Any) -> list[Any]:
-    names = list(desk.session.photos)
-    if name not in names:  # none, or clicked twice
+def _remove(screen: Screen) -> None:
+    desk, names = screen.desk, list(screen.desk.session.photos)
+    if desk.chosen_photo is None:
         raise CrackutilsError("No photo is chosen. Choose the one to remove.")
-    at = names.index(name)
-    desk.remove(name)
-    return _choose(desk, next(iter([*names[at + 1 :], *names[:at][::-1]]), None), *fields)
+    at = names.index(desk.chosen_photo)
+    desk.remove(names[at])
+    _open_first(desk, [*names[at + 1 :], *names[:at][::-1]])
 
 
-@_said
-def _set_scale(desk: Desk, text: str, scope: str) -> Any:
-    if not desk.set_scale(read_number(text), everywhere=scope == SCOPES[0]):
-        return gr.skip()  # leaving the field must not undo what is chosen elsewhere
-    return [_text(desk.scale_of(desk.chosen_photo or "")), *_show(desk)]
+def _turn_to(screen: Screen, at: gr.SelectData) -> None:
+    screen.tab = at.value
 
 
-@_said
-def _scale_from_points(desk: Desk, text: str, length: str, scope: str) -> list[Any]:
-    return _set_scale(desk, _text(desk.scale_between(read_points(text), read_number(length))), scope)
+def _set_scale(screen: Screen, text: str, scope: str) -> None:
+    screen.shown["scale"] = (text, None)
+    screen.desk.set_scale(read_number(text), everywhere=scope == SCOPES[0])
 
 
-@_said
-def _scale_from_marker(desk: Desk, side: str, scope: str) -> list[Any]:
-    value, told = desk.scale_from_marker(read_number(side))
+def _set_ends(screen: Screen, text: str) -> None:
+    screen.desk.ends = read_points(text)[-2:]
+
+
+def _scale_from_points(screen: Screen, text: str, length: str, scope: str) -> None:
+    screen.desk.ends = read_points(text)
+    screen.desk.set_scale(screen.desk.scale_between(read_number(length)), everywhere=scope == SCOPES[0])
+
+
+def _scale_from_marker(screen: Screen, side: str, scope: str) -> None:
+    value, told = screen.desk.scale_from_marker(read_number(side))
     gr.Info(told)
-    return _set_scale(desk, _text(value), scope)
+    screen.desk.set_scale(value, everywhere=scope == SCOPES[0])
 
 
-@_said
-def _preview(desk: Desk, threshold: float) -> Any:
-    late = threshold == desk.session.threshold  # the lines themselves are drawn already
-    return gr.skip() if late or not desk.sight else desk.preview(threshold)
+def _try_threshold(screen: Screen, value: float) -> None:
+    screen.tried = value
 
 
-@_said
-def _set_threshold(desk: Desk, value: float) -> Any:
-    if value == desk.session.threshold:
-        return gr.skip()
-    desk.set_threshold(value)
-    return _show(desk)
+def _set_threshold(screen: Screen) -> None:
+    value, screen.tried = screen.tried, None
+    if value is not None:
+        screen.desk.set_threshold(value)
 
 
-@_said
-def _set_limit(desk: Desk, text: str) -> Any:
-    if (value := read_number(text)) == desk.session.limit_mm:
-        return gr.skip()
-    desk.set_limit(value)
-    return [_text(value), "", *_show(desk)]
-
-
-@_said
-def _set_exposure(desk: Desk, name: str) -> Any:
-    if (name or None) == desk.session.exposure:
-        return gr.skip()  # leaving the field tells it too, and would take back a chosen crack
-    desk.set_exposure(name or None)
-    return [_text(desk.session.limit_mm), name, *_show(desk)]
-
-
-@_said
-def _click(desk: Desk, mode: str, text: str, at: gr.SelectData) -> list[Any]:
-    x, y = at.index
+def _click(screen: Screen, mode: str, text: str, at: gr.SelectData) -> None:
+    desk = screen.desk
     if mode == CLICKS[1]:
-        points = [*read_points(text), desk.point_at(x, y)][-2:]
-        return ["; ".join(f"{x:.0f}, {y:.0f}" for x, y in points), gr.skip(), desk.picture(points)]
-    crack = desk.crack_at(x, y)
-    if crack is None:
+        x, y = map(round, desk.point_at(*at.index))
+        desk.ends = [*read_points(text), (x, y)][-2:]
+        return
+    desk.line = desk.line_at(*at.index)
+    if desk.line is None:
         gr.Info("No crack is near that point.")
-    return [gr.skip(), None if crack is None else str(crack), gr.skip()]
 
 
-def _click_row(at: gr.SelectData) -> str:
-    return str(at.row_value[0])
+def _click_row(screen: Screen, at: gr.SelectData) -> None:
+    _choose_line(screen, int(at.row_value[0]))
 
 
-@_said
-def _show_crack(desk: Desk, number: str | None) -> list[Any]:
-    if number is None or desk.sight is None or int(number) > len(desk.sight.cracks):
-        return [None, ""]
-    return [desk.crop(int(number)), desk.describe(int(number))]
+def _choose_line(screen: Screen, number: int | None) -> None:
+    if number in range(1, len(screen.desk.lines()) + 1):  # else it comes late, or before the field was filled
+        screen.desk.line = number
 
 
-@_said
-def _mark(desk: Desk, number: str | None, kind: str) -> list[Any]:
-    if number is None:
+def _mark(screen: Screen, kind: str) -> None:
+    if screen.desk.line is None:
         raise CrackutilsError("No crack is chosen. Click on one in the picture, or choose its number.")
-    desk.mark(int(number), kind)
-    return _show(desk)
+    screen.desk.mark(screen.desk.line, None if kind == KINDS[-1] else kind)
 
 
-@_said
-def _unmark(desk: Desk) -> list[Any]:
-    desk.edit(marks=())
-    return _show(desk)
-
-
-@_said
-def _paint(desk: Desk, value: Any, text: str, width: float, does: str) -> list[Any]:
+def _apply_strokes(desk: Desk, value: Any) -> bool:
+    """Add what is painted to the photo's brush, and return whether anything is."""
     layers = [layer for layer in (value or {}).get("layers", []) if layer is not None and layer[..., 3].any()]
     for layer in layers:
         for kind, colour in BRUSHES.items():
             rgb = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
             alike = np.abs(layer[..., :3].astype(int) - rgb).max(2) < _ALIKE
             desk.brush(alike & (layer[..., 3] >= _OPAQUE), kind)
+    return bool(layers)
+
+
+def _paint(screen: Screen, text: str, width: float, does: str) -> None:
+    screen.shown["stroke"] = (text, None)
+    screen.stroke = text
     if text.strip():
-        desk.draw(read_points(text), width, does)
-    elif not layers:
+        screen.desk.draw(read_points(text), width, does)
+    elif not screen.painted:
         raise CrackutilsError("Nothing is painted. Paint in the picture, or type the points of a line.")
-    return [desk.picture(), "", *_show(desk)]
+    screen.stroke = ""
 
 
-@_said
-def _unbrush(desk: Desk) -> list[Any]:
-    desk.edit(brush=None)
-    return [desk.picture(), *_show(desk)]
+def _report(screen: Screen, exif: bool, _: gr.Progress = _PROGRESS) -> None:
+    screen.desk.report(exif)
 
 
-@_said
-def _report(desk: Desk, exif: bool, _: gr.Progress = _SHOWN) -> list[str]:
-    return [str(file) for file in desk.report(exif)]
-
-
-@_said
-def _keep(desk: Desk) -> list[str]:
-    return [str(desk.write())]
-
-
-@_said
-def _clear(desk: Desk, *fields: Any) -> list[Any]:
-    desk.clear()
-    return [None, *_choose(desk, None, *fields)]
+def _ask(screen: Screen) -> None:
+    if not screen.desk.session.photos:
+        raise CrackutilsError("There are no photos. Add some first.")
+    screen.asked = True
 
 
 def read_number(text: str | None) -> float | None:

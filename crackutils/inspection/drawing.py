@@ -29,8 +29,9 @@ def draw_overlay(
 ) -> np.ndarray:
     """Return a photo, uint8 (h, w, 3), with its pixels of possible cracks, bool (h, w), framed, and centre lines drawn.
 
-    The longer side has at most `longest` pixels. A scale adds a scale bar. `numbered` cracks get their number,
-    from 1, and ! if their over_limit is above 0. Lines wider than `limit`, pixels, are red and thick.
+    The longer side has at most `longest` pixels. A scale adds a scale bar. `numbered` rows of `measure_cracks` get
+    their number, from 1, and ! if their over_limit is above 0, unless it would cover an earlier one. Lines wider than
+    `limit`, pixels, are red and thick.
     """
     h, w = image.shape[:2]
     scale = min(1.0, longest / max(h, w))
@@ -44,10 +45,15 @@ def draw_overlay(
     for lines, colour, wider in (([piece.points for piece in pieces], LINE, 1), (over, OVER, 2)):
         lines = [(((points + 0.5) * scale - 0.5) * 16).round().astype(np.int32) for points in lines]  # in 1 / 16
         cv2.polylines(picture, lines, False, colour, wider * (thick + 1), cv2.LINE_AA, 4)
+    taken = np.zeros((high, wide), bool)
     for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
+        text, size = f"{k + 1}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", max(0.45, wide / 1300)
+        across, up = _measure_text(text, size)
         right, down = round(crack.x_top * scale) + 10 * thick, round(crack.y_top * scale) + 12
-        at = (min(right, wide - wide // 40), min(max(16, wide // 70, down), high - 4))
-        _write_text(picture, f"{k + 1}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", at, max(0.45, wide / 1800))
+        at = max(0, min(right, wide - across - 2)), min(max(up + 2, down), high - 4)
+        if not (box := taken[max(0, at[1] - up) : at[1], at[0] : at[0] + across]).any():  # of a longer crack
+            box[:] = True
+            _write_text(picture, text, at, size)
     if mm_per_pixel is not None:
         _draw_scale_bar(picture, mm_per_pixel / scale)
     return picture
@@ -64,6 +70,34 @@ def _draw_scale_bar(picture: np.ndarray, mm_per_pixel: float) -> None:
         cv2.line(picture, (x, y), (x + round(length / mm_per_pixel), y), colour, thick + 2 * more)
     text = f"{length:g} mm" if length < 1000 else f"{length / 1000:g} m"
     _write_text(picture, text, (x, y - 2 * thick), max(0.4, w / 1600))
+
+
+def draw_cross(picture: np.ndarray, at: tuple[float, float], scale: float, kind: int) -> None:
+    """Draw one of OpenCV's markers at a point of the photo that a picture, uint8 (h, w, 3), shows `scale` times."""
+    place, thick = [round((n + 0.5) * scale) for n in at], max(2, round(max(picture.shape) / 800))
+    for colour, more in _OUTLINED:
+        cv2.drawMarker(picture, place, colour, kind, 20 * thick, thick + more)
+
+
+def highlight(picture: np.ndarray, lines: Sequence[np.ndarray], scale: float, text: str) -> None:
+    """Outline lines, points (n, 2) of the photo, in its picture, uint8 (h, w, 3), thickly; their name is in a box."""
+    (h, w), thick = picture.shape[:2], max(2, round(max(picture.shape) / 800))
+    lines, around = [((points + 0.5) * scale).round().astype(np.int32) for points in lines], np.zeros((h, w), np.uint8)
+    cv2.polylines(around, lines, False, 1, 16 * thick)
+    outlines, _ = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    for colour, more in _OUTLINED:
+        cv2.drawContours(picture, outlines, -1, colour, 2 * (thick + more), cv2.LINE_AA)
+    across, up = _measure_text(text, size := max(0.6, w / 1400))
+    x, y = min(np.concatenate(lines).tolist(), key=lambda point: point[1])
+    x, y = min(x + 12 * thick, w - across - 4 * thick), max(up + 4 * thick, y - 4 * thick)
+    corners = (x - 3 * thick, y - up - 3 * thick), (x + across + 3 * thick, y + 3 * thick)
+    cv2.rectangle(picture, *corners, (255, 255, 255), -1)
+    cv2.rectangle(picture, *corners, (0, 0, 0), thick)
+    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), round(size * 2), cv2.LINE_AA)
+
+
+def _measure_text(text: str, size: float) -> tuple[int, int]:
+    return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, round(size * 2))[0]
 
 
 def _write_text(picture: np.ndarray, text: str, at: tuple[int, int], size: float) -> None:
