@@ -23,7 +23,8 @@ def project_table() -> dict[str, Any]:
 COLAB_TAGS = ("colab-badge", "colab-setup")
 # packages that Colab lacks: for all notebooks, and for single ones
 _NEEDED = ["split-folders", "rarfile", "pillow-heif", "ai-edge-litert"]
-_NEEDED_BY = {"07": ["cleanlab", "cleanvision", "imagehash"], "09": ["ezdxf"]}
+_NEEDED_BY = {"07": ["cleanlab", "cleanvision", "imagehash"]}
+_NEEDED_BY["09"] = ["ezdxf", "gradio>=6", "gradio-client>=2", "hf-gradio", "starlette>=1.0.1"]  # Colab may have gradio 5
 _SETUP_CELL = """\
 import importlib.util
 import os
