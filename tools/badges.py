@@ -21,9 +21,12 @@ def project_table() -> dict[str, Any]:
 
 
 COLAB_TAGS = ("colab-badge", "colab-setup")
-# packages that Colab lacks: for all notebooks, and for single ones
+# packages that Colab lacks: for all notebooks, and for single ones (gradio 6 with its parts: Colab may have gradio 5)
 _NEEDED = ["split-folders", "rarfile", "pillow-heif", "ai-edge-litert"]
-_NEEDED_BY = {"07": ["cleanlab", "cleanvision", "imagehash"], "09": ["ezdxf"]}
+_NEEDED_BY = {
+    "07": ["cleanlab", "cleanvision", "imagehash"],
+    "09": ["ezdxf", "gradio>=6", "gradio-client>=2", "hf-gradio", "starlette>=1.0.1"],
+}
 _SETUP_CELL = """\
 import importlib.util
 import os
@@ -68,10 +71,8 @@ def write_badges(check: bool = False) -> list[str]:
     rows = ["| Notebook | What it shows | |", "|---|---|---|"]
     for path in find_notebooks().values():
         nb = read_notebook(path)
-        needed = _NEEDED + _NEEDED_BY.get(path.name[:2], [])
-        setup = _SETUP_CELL.format(
-            name=name, needed=json.dumps(needed), repository=project["repository"], branch=project["branch"]
-        )
+        needed = "\n        needed += ".join(map(json.dumps, filter(None, (_NEEDED, _NEEDED_BY.get(path.name[:2])))))
+        setup = _SETUP_CELL.format(name=name, needed=needed, repository=project["repository"], branch=project["branch"])
         for tag, wanted in zip(COLAB_TAGS, (badge(path), setup), strict=True):
             cells = tagged_cells(nb, tag)
             if len(cells) != 1:
