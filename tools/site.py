@@ -41,10 +41,7 @@ MODULES = {  # of the public API, by task
     ),
     "Models of any framework": ("evaluation.predictions", "evaluation.masks", "evaluation.manifest"),
     "Other sites": ("adaptation.adapt", "transfer.methods", "transfer.robustness", "scoring"),
-    "Other programs": (
-        *("deployment.export", "deployment.runtimes"),
-        *("evaluation.predictions", "evaluation.masks", "evaluation.manifest"),
-    ),
+    "Other programs": ("deployment.export", "deployment.runtimes"),
     "Synthetic photos": ("synthetic.photo", "synthetic.patches", "synthetic.store"),
 }
 
