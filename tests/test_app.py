@@ -335,7 +335,8 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     facts_become(other, found.splitlines()[1])
 
     # with the mouse
-    box = (picture := other.locator("#picture img")).bounding_box()
+    (picture := other.locator("#picture img")).evaluate("image => image.decode()")  # it has its size then
+    box = picture.bounding_box()
     grow = box["width"] / 900
     picture.click(position={"x": 450 * grow, "y": 326 * grow})
     other.locator("#told").get_by_text("Crack 1").wait_for()
@@ -385,6 +386,7 @@ def test_strokes_are_applied_before_another_photo_opens(tmp_path: Path, browser:
     facts_become(page, "No photo is open.")
     page.locator("#files input[type=file]").set_input_files([tmp_path / "a.png", tmp_path / "b.png"])
     facts_become(page, "0 cracks")
+    page.locator("#picture img").evaluate("image => image.decode()")
     box = page.locator("#picture img").bounding_box()
     assert box["y"] + box["height"] <= 800 and page.locator("#threshold").bounding_box()["y"] > 0  # on one screen
     page.get_by_role("tab", name="Brush").click()

@@ -29,6 +29,12 @@ _SHOWN += ("crop", "told", "kind", "picture", "beside", "tint", "editor", "paint
 _SHOWN += ("clear", "spare", "really")
 # what a new page shows; what is typed into it before the first photo is open must stay
 _FRESH = {"threshold": (0.5, None)} | dict.fromkeys(("limit", "exposure", "scale", "ends", "stroke"), ("", None))
+# the button comes a little later than the answer
+_FOCUS = """async () => {
+    const spare = () => document.querySelector("#spare");
+    for (let k = 0; k < 300 && !spare()?.offsetParent; k++) await new Promise(done => setTimeout(done, 30));
+    spare()?.focus();
+}"""
 
 
 @dataclass
@@ -65,7 +71,7 @@ def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given
         _on(p, p.write.click, _report, p.exif, show_progress_on=p.done)
         _on(p, p.keep.click, lambda screen: screen.desk.write())
         asked = _on(p, p.clear.click, _ask)
-        asked.then(None, js="() => document.querySelector('#spare')?.focus()")
+        asked.then(None, js=_FOCUS)
         _on(p, p.spare.click, lambda screen: None)
         _on(p, p.really.click, lambda screen: screen.desk.clear())
     return page
