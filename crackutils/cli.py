@@ -15,6 +15,13 @@ from crackutils.config import DEFAULT_PROFILE, ENGINES, CrackutilsError, start
 _PATH = click.Path(path_type=Path)  # whether it exists is checked later, with a remedy
 _path = functools.partial(click.option, type=_PATH)
 _FORCE = click.option("--force", is_flag=True, help="Replace files that are yours: not written, or changed since.")
+_RAY = click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Work on a Ray cluster: that at ADDRESS, or one on this machine if --ray stands last.",
+)
 _ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"One of {', '.join(ENGINES)}.")
 
 
@@ -25,13 +32,22 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("folder", type=_PATH)
-@_path("--out", metavar="CSV", help="File to write.", required=True)
+@click.argument("folder")
+@click.option("--out", metavar="CSV", help="File to write; with --ray, a folder of Parquet parts.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run whose model scores; the best on METU by validation if not given.")
 @_ENGINE
 @_FORCE
-def score(folder: Path, **options: Any) -> None:
-    """Write the crack probability of every picture below FOLDER to a CSV file."""
+@_RAY
+def score(folder: str, ray: str | None, **options: Any) -> None:
+    """Write the crack probability of every picture below FOLDER to a CSV file.
+
+    With --ray, FOLDER is a folder, a list (.txt) or a table (.parquet) of files, on disk or at an address (s3://...).
+    """
+    if ray:
+        from crackutils.scale.scoring import score
+
+        score(folder, ray=ray, **options)
+        return
     from crackutils.scoring import score
 
     score(folder, **options)

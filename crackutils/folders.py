@@ -11,8 +11,8 @@ from crackutils.files import name_some
 from crackutils.images import FORMATS, RAW
 
 # what Windows, macOS and network drives put beside pictures: small copies of them, and what was thrown away
-_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information")
-_SYSTEM += ("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "network trash folder")
+SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information")
+SYSTEM += ("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "network trash folder")
 _OWN = (".inspection", "found.json", "metrics.json")  # files of a folder that `inspect` or a run has written
 _BY_CONTENT = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "HEIF")  # what a file without a telling name may be
 LeftOut = dict[str, list[str]]  # paths by the reason why they are left out
@@ -64,7 +64,7 @@ def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple
         here = Path(os.path.abspath(path)) if own else path
         if own and (here == own or (here.parent == own.parent and name.startswith(f".{own.name.lower()}."))):
             continue
-        if name in _SYSTEM:
+        if name in SYSTEM:
             yield path, "of the system"
         elif name.startswith("."):
             yield path, "hidden"
