@@ -80,7 +80,7 @@ def adapt(labels: Path, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("photos", nargs=-1, type=_PATH)
+@click.argument("photos", nargs=-1)
 @_path("--out", metavar="FOLDER", help="Folder to write, or to continue in.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; else the network of the package.")
 @_ENGINE
@@ -99,14 +99,20 @@ def adapt(labels: Path, **options: Any) -> None:
     " centre lines (precision: share of found ones within 4 pixels of a true one), and the error of the length.",
 )
 @_FORCE
-def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
+@_RAY
+def inspect(photos: tuple[str, ...], out: Path, ray: str | None, **options: Any) -> None:
     """Find cracks in whole PHOTOS (files or folders): masks, measures, XLSX, GeoJSON, DXF, COCO, and a report."""
     if not photos and options["session"] is None:
         raise click.UsageError("Missing argument 'PHOTOS...', or a session.")
     from crackutils.inspection.export import describe_limit
-    from crackutils.inspection.folder import inspect
     from crackutils.inspection.report import is_lineless
 
+    if ray:
+        from crackutils.scale.inspecting import inspect
+
+        options["ray"] = ray
+    else:
+        from crackutils.inspection.folder import inspect
     table = inspect(list(photos), out, **options)
     cracked, usable = table["cracks"] > 0, table["wide"].notna()
     lineless = int(is_lineless(table).sum())

@@ -49,9 +49,9 @@ class Engine:
 
 
 def cores() -> int:
-    """Return the number of processor cores to use: those that this process may use, or `CRACKUTILS_CORES`; 16 at most."""
+    """Return the number of cores to use: `CRACKUTILS_CORES`, or those that this process may use; 16 at most."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    mine = int(os.environ.get("CRACKUTILS_CORES", mine))  # of an actor on a cluster: its share
+    mine = int(os.environ.get("CRACKUTILS_CORES", mine))  # an actor on a cluster has one
     return min(mine, 16)  # each thread holds a copy of the network and one image at full size
 
 

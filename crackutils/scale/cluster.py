@@ -9,7 +9,7 @@ import re
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,13 @@ def pack_model(folder: Path, engine: Engine) -> Model:
     return Model(home, engine.name, carried)
 
 
+def check_key(mine: str, theirs: str) -> None:
+    """Refuse to work on a node where model and engine are not those of the driver, which `theirs` names."""
+    if mine != theirs:
+        why = f"A node of the cluster has other versions of the model or its engine ({mine}, not {theirs})"
+        raise CrackutilsError(f"{why}. Install the same versions on all nodes.")
+
+
 def deal(address: str, actor: type, arguments: dict[str, Any], blocks: list[Any], what: str, unit: str) -> None:
     """Give each block to an actor on some core of a cluster, with a progress bar, until all are done.
 
@@ -87,7 +94,9 @@ def deal(address: str, actor: type, arguments: dict[str, Any], blocks: list[Any]
         # idle actors end, so that one from a lost node finds a core among those that are left
         size = min(cores, len(blocks))
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=2)
-        rows = ray.data.from_items([{"block": pickle.dumps(block)} for block in blocks], override_num_blocks=len(blocks))
+        rows = ray.data.from_items(
+            [{"block": pickle.dumps(block)} for block in blocks], override_num_blocks=len(blocks)
+        )
         rows = rows.map(actor, fn_constructor_kwargs=arguments, compute=pool, num_cpus=1)
         for _ in progress(_units(ray, rows), what, total, unit):
             pass
@@ -103,7 +112,9 @@ def _units(ray: Any, rows: Any) -> Iterator[None]:
         while cause is not None and not isinstance(cause, CrackutilsError):
             cause = getattr(cause, "cause", None) or cause.__cause__
         why = f"The work on the cluster failed ({str(error).strip().splitlines()[-1][:200]})"
-        raise cause or CrackutilsError(f"{why}. Look after it, then run the same command again; it continues.") from error
+        raise cause or CrackutilsError(
+            f"{why}. Look after it, then run the same command again; it continues."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -118,7 +129,8 @@ def _cluster(ray: Any, address: str) -> Iterator[int]:
         try:
             if named := re.fullmatch(r"\[?(.+?)\]?:(\d+)", address):  # Ray itself would try for ten minutes and more
                 socket.create_connection((named[1], int(named[2])), 10).close()
-            ray.init(address=address, **options)
+            with config.silent_stderr():  # of its C++ start-up lines
+                ray.init(address=address, **options)
         except Exception as error:  # it raises many kinds, a plain Exception among them
             why = " ".join(str(error).split())[:200]
             remedy = "Start one with ray start --head, or give --ray without an address"

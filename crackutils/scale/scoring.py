@@ -3,7 +3,6 @@
 import contextlib
 import pickle
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from crackutils.config import CrackutilsError
 from crackutils.files import as_text, name_some, write_atomically
-from crackutils.scale.cluster import LOCAL, Model, deal, import_ray, pack_model
+from crackutils.scale.cluster import LOCAL, Model, check_key, deal, import_ray, pack_model
 from crackutils.scale.sources import Block, cut_blocks, find_photos, is_remote, open_place, read_place
 from crackutils.scoring import choose_model, load_scorer, score_rows, summarize
 from crackutils.userfiles.drives import identify_folders, refuse_lost
@@ -50,7 +49,11 @@ def score(
             print(f"{done:,} of {len(photos.names):,} files were scored before")
         todo = [block for name, block in blocks.items() if name not in there]
         if todo:
-            arguments = {"model": pack_model(run, running), "key": key, "out": out if is_remote(out) else Path(out).resolve()}
+            arguments = {
+                "model": pack_model(run, running),
+                "key": key,
+                "out": out if is_remote(out) else Path(out).resolve(),
+            }
             deal(ray, _Scorer, arguments, todo, "scoring", "file")
         cracked, unread, problems = _count_rows(out, list(blocks), len(photos.names))
     print(summarize(cracked, len(photos.names), unread, problems), "->", out)
@@ -61,9 +64,7 @@ class _Scorer:
 
     def __init__(self, model: Model, key: str, out: str | Path) -> None:
         self.running, recipe, mine = load_scorer(model.unpack(), model.engine)
-        if mine != key:
-            why = f"A node of the cluster has other versions of what scores ({mine}, not {key})"
-            raise CrackutilsError(f"{why}. Install the same versions on all nodes.")
+        check_key(mine, key)
         self.size, self.out, self.folders = recipe.size, out, {}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:
@@ -110,12 +111,12 @@ def _list_parts(out: str, wanted: dict[str, Block], force: bool) -> list[str]:
     Raises CrackutilsError, unless `force`, for parts of other files or of another model, and for what is no part.
     """
     files, path = open_place(out)
+    if files.isfile(path):
+        raise CrackutilsError(f"{out} is a file. Give a folder for the parts.")
     try:
         found = {entry.rstrip("/").rsplit("/", 1)[-1]: entry for entry in files.ls(path, detail=False)}
     except FileNotFoundError:
         return []
-    except NotADirectoryError as error:
-        raise CrackutilsError(f"{out} is a file. Give a folder for the parts.") from error
     halves = [name for name in found if name.startswith(".part-") and name.endswith(".part")]  # of killed actors
     others = [name for name in found if _PART.fullmatch(name) and name not in wanted]
     strange = [name for name in found if not _PART.fullmatch(name) and name not in halves]
@@ -140,7 +141,9 @@ def _count_rows(out: str, parts: list[str], total: int) -> tuple[int, int, bool]
 
     files, path = open_place(out)
     files.invalidate_cache()
-    table = pyarrow.dataset.dataset([f"{path.rstrip('/')}/{name}" for name in parts], filesystem=files, format="parquet")
+    table = pyarrow.dataset.dataset(
+        [f"{path.rstrip('/')}/{name}" for name in parts], filesystem=files, format="parquet"
+    )
     rows = cracked = unread = noted = 0
     for batch in table.to_batches(columns=["p_crack", "problem"]):
         rows, unread = rows + len(batch), unread + batch["p_crack"].null_count

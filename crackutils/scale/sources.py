@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,6 +35,7 @@ class Block:
     places: list[tuple[str, str]]  # name, and path or address
 
     def __len__(self) -> int:
+        """Return the number of files."""
         return len(self.places)
 
 
@@ -95,13 +95,13 @@ def _print_left_out(left_out: LeftOut) -> None:
 
 
 def _read_list(source: str, kind: str) -> list[str]:
-    import pyarrow.parquet
-
     files, path = open_place(source)
     try:
         if kind == ".txt":
             lines = files.cat_file(path).decode("utf-8-sig", "surrogateescape").splitlines()
             return [line.strip() for line in lines if line.strip()]
+        import pyarrow.parquet
+
         schema = pyarrow.parquet.ParquetDataset(path, filesystem=files).schema
         names = {name.lower(): name for name in schema.names}
         if not (column := next((names[name] for name in _COLUMNS if name in names), "")):
@@ -118,7 +118,9 @@ def _list_address(source: str) -> Photos:
     try:
         found = files.find(root, detail=True)
     except OSError as error:
-        raise CrackutilsError(f"{source} cannot be listed ({error}). Give a folder at an address, or a list.") from error
+        raise CrackutilsError(
+            f"{source} cannot be listed ({error}). Give a folder at an address, or a list."
+        ) from error
     entries, left_out = {}, {}
     for path, entry in found.items():
         name = PurePosixPath(path).relative_to(root.rstrip("/")).as_posix() if path != root else ""
@@ -165,4 +167,6 @@ def read_place(place: str) -> Path | bytes:
         if isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403):
             raise ImageError("may not be read") from error
         why = f"{place} cannot be read ({' '.join(str(error).split())[:200] or type(error).__name__})"
-        raise CrackutilsError(f"{why}. Look after the network, then run the same command again; it continues.") from error
+        raise CrackutilsError(
+            f"{why}. Look after the network, then run the same command again; it continues."
+        ) from error

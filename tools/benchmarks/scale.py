@@ -3,7 +3,8 @@
     python -m tools.benchmarks.scale IMAGES MODEL [--count 6000] [--turns 3] [--many 200000] [--ray ADDRESS]
 
 IMAGES is a folder of pictures and MODEL a run's folder. Links to the pictures make folders of any size. Both commands
-score the same ones in turns, on the same cores; what a folder of one block takes is start-up, and is taken off. Then
+score the same ones in turns, on the same cores. The rate is that after the first results; what lies before is start-up.
+With --ray ADDRESS the cluster is there already. Then
 the parts of the work are timed by themselves in one thread: reading, decoding, the network. With `--many`, that many
 links are scored, and the memory of the driver and of the actors is read every five seconds. Writes scale.json.
 
@@ -15,12 +16,15 @@ prints what a million photos cost where a core costs 0.05 per hour, with the mea
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from itertools import cycle, islice
 from pathlib import Path
@@ -51,22 +55,33 @@ def link(files: list[Path], folder: Path, count: int) -> Path:
     return folder
 
 
-def score(folder: Path, model: Path, work: Path, ray: list[str], memory: list[dict[str, float]] | None = None) -> float:
-    """Score a folder in a process of its own; return the seconds, and append what its processes hold to `memory`."""
-    out = work / f"out-{time.time_ns()}"
+def score(folder: Path, model: Path, work: Path, ray: list[str], memory: list[dict[str, float]]) -> tuple[float, float]:
+    """Score a folder in a process of its own; return the seconds until the first results and until the end.
+
+    What its processes hold is appended to `memory` every five seconds.
+    """
+    out, first = work / f"out-{time.time_ns()}", []
     command = [sys.executable, "-m", "crackutils", "score", str(folder), "--out", str(out), "--model", str(model), *ray]
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=config.ROOT)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=config.ROOT)
+
+    def listen() -> None:
+        told = b""
+        while some := os.read(process.stdout.fileno(), 1 << 16):
+            told += some
+            if not first and re.search(rb"[1-9]\d*/\d+ \[", told):  # the bar is no longer at 0
+                first.append(time.perf_counter() - began)
+
+    (listening := threading.Thread(target=listen)).start()
     while process.poll() is None:
-        try:
-            process.wait(0.1 if memory is None else 5)
-        except subprocess.TimeoutExpired:
-            if memory is not None:
-                done = len(list(out.glob("part-*"))) * BLOCK if out.is_dir() else 0
-                memory.append({"seconds": round(time.perf_counter() - began), "done": done} | resident(process.pid))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        done = len(list(out.glob("part-*"))) * BLOCK if out.is_dir() else 0
+        memory.append({"seconds": round(time.perf_counter() - began), "done": done} | resident(process.pid))
+    listening.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed.")
-    return time.perf_counter() - began
+    return first[0], time.perf_counter() - began
 
 
 def resident(pid: int) -> dict[str, float]:
@@ -102,28 +117,33 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Return everything that scale.json holds."""
     files = find_pictures(asked.images)[0][:KINDS]
     sizes = [file.stat().st_size for file in files]
-    ways, seconds = {"plain": [], "ray": ["--ray", *asked.ray]}, {}
+    ways, turns = {"plain": [], "ray": ["--ray", *asked.ray]}, {}
     found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "count": asked.count, "block": BLOCK}
     with tempfile.TemporaryDirectory() as temp:
-        few, many = (link(files, Path(temp) / str(count), count) for count in (BLOCK, asked.count))
-        score(few, asked.model, Path(temp), [])  # converts the network, and reads the files into memory
+        work = Path(temp)
+        folder = link(files, work / "count", asked.count)
+        score(
+            link(files, work / "few", BLOCK), asked.model, work, [], []
+        )  # converts the network, fills the disk's cache
         for _ in range(asked.turns):
             for name, way in ways.items():
-                start = score(few, asked.model, Path(temp), way)
-                rate = (asked.count - BLOCK) / (score(many, asked.model, Path(temp), way) - start)
-                seconds.setdefault(name, []).append({"start": round(start, 1), "rate": round(rate, 1)})
-                print(name, seconds[name][-1], flush=True)
-        ratios = [ray["rate"] / plain["rate"] for plain, ray in zip(seconds["plain"], seconds["ray"], strict=True)]
-        found |= {"turns": seconds, "ratio": round(statistics.median(ratios), 3)}
-        found["rate_per_core"] = round(statistics.median(turn["rate"] for turn in seconds["ray"]) / found["cores"], 1)
+                first, end = score(folder, asked.model, work, way, [])
+                # when the first block is done, others are nearly
+                rate = (asked.count - found["cores"] * BLOCK * (name == "ray")) / (end - first)
+                turns.setdefault(name, []).append({"start": round(first, 1), "rate": round(rate, 1)})
+                print(name, turns[name][-1], flush=True)
+        ratios = [ray["rate"] / plain["rate"] for plain, ray in zip(turns["plain"], turns["ray"], strict=True)]
+        found |= {"turns": turns, "ratio": round(statistics.median(ratios), 3)}
+        found["rate_per_core"] = round(statistics.median(turn["rate"] for turn in turns["ray"]) / found["cores"], 1)
         found |= {"ms": parts_of_work(files, asked.model), "bytes": round(statistics.mean(sizes))}
+        write_atomically(OUT, json.dumps(found, indent=1) + "\n")  # what follows takes long
         if asked.many:
             memory: list[dict[str, float]] = []
-            folder = link(files, Path(temp) / "many", asked.many)
-            took = score(folder, asked.model, Path(temp), ["--ray"], memory)
-            working = [row for row in memory if row["done"]]
-            found["many"] = {"count": asked.many, "seconds": round(took), "memory": working[:: max(1, len(working) // 10)]}
-    return found | {"environment": provenance.environment()}
+            folder = link(files, work / "many", asked.many)
+            took = score(folder, asked.model, work, ["--ray"], memory)[1]
+            some = [row for row in memory if row["done"] and row["actor_mb"]]
+            found["many"] = {"count": asked.many, "seconds": round(took), "memory": some[:: max(1, len(some) // 10)]}
+    return found | {"machine": provenance.machine(), "versions": provenance.versions()}
 
 
 def cost(price: float, rate: float) -> str:
