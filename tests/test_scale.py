@@ -19,7 +19,7 @@ import pandas as pd
 import psutil
 import pytest
 from PIL import Image
-from test_inspection import save, wall
+from test_inspection import save
 from test_scoring import finished
 
 from crackutils import config, scoring
@@ -28,6 +28,8 @@ from crackutils.inspection import folder, photo
 from crackutils.inspection.photo import inspect_photo
 from crackutils.scale import inspecting, sources
 from crackutils.scale import scoring as scale
+from crackutils.synthetic.photo import make_photo
+from crackutils.synthetic.scene import USUAL
 
 Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
 FOLDER, MODEL, PLAIN, OUT = Path("photos"), Path("finished"), Path("plain.csv"), Path("parts")
@@ -177,19 +179,18 @@ def test_a_folder_that_goes_away_stops_the_work(inline: list[int], monkeypatch: 
     monkeypatch.undo()
 
 
-def test_photos_are_inspected_as_by_the_plain_command(inline: list[int], untrained: Any, bucket: Any) -> None:
-    untrained(run := Path("run"))
+def test_photos_are_inspected_as_by_the_plain_command(inline: list[int], bucket: Any) -> None:
     walls = Path("walls")
     for k in range(5):
-        save(wall(200, 300, lines=[((20, 30), (280, 40 + 20 * k))], seed=k), walls / f"{k}.jpg")
+        save(make_photo(909, k, 640, 480, USUAL).image, walls / f"{k}.jpg")
     (walls / "broken.jpg").write_bytes(b"broken")
-    expected = folder.inspect([walls], "plain", run)
+    expected = folder.inspect([walls], "plain")
     with Patch.context() as patch:
         seen: list[str] = []
         patch.setattr(
             photo, "inspect_photo", lambda file, *rest: (seen.append(file.name), inspect_photo(file, *rest))[1]
         )
-        pd.testing.assert_frame_equal(inspecting.inspect([str(walls)], OUT, model=run), expected)
+        pd.testing.assert_frame_equal(inspecting.inspect([str(walls)], OUT), expected)
         # the driver tries those again that cannot be used
         assert sorted(seen) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "broken.jpg", "broken.jpg"]
     assert len(inline) == 2
@@ -199,11 +200,11 @@ def test_photos_are_inspected_as_by_the_plain_command(inline: list[int], untrain
     pd.testing.assert_frame_equal(*tables, check_dtype=False)
     assert len(tables[0]) > 0
     bucket.put(str(walls), "bucket/walls", recursive=True)
-    copied = inspecting.inspect(["s3://bucket/walls"], "remote", model=run)
+    copied = inspecting.inspect(["s3://bucket/walls"], "remote")
     assert copied["file"].tolist() == expected["file"].tolist() and copied["cracks"].equals(expected["cracks"])
     bucket.pipe("bucket/list.txt", b"walls/1.jpg\nwalls/none.jpg\n")
     with pytest.raises(config.CrackutilsError, match=r"walls/none.jpg does not exist. Take it out of the list"):
-        inspecting.inspect(["s3://bucket/list.txt"], "listed", model=run)
+        inspecting.inspect(["s3://bucket/list.txt"], "listed")
 
 
 def free_port() -> int:
@@ -312,9 +313,9 @@ def test_nothing_is_lost_and_nothing_twice_where_a_worker_a_node_and_the_driver_
     nodes: tuple[str, psutil.Process],
 ) -> None:
     address, raylet = nodes
-    noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
     Image.fromarray(noise).save("large.jpg")
-    for k in range(14 * 256 - 130):  # of the usual blocks, whose work takes seconds
+    for k in range(12 * 256 - 130):  # of the usual blocks, whose work takes seconds
         (FOLDER / f"x{k:04d}.jpg").symlink_to(Path("large.jpg").resolve())
     expected = plain_rows()
     command = ["-m", "crackutils", "score", str(FOLDER), "--out", str(OUT), "--model", str(MODEL), "--ray", address]
@@ -344,10 +345,10 @@ def test_without_an_address_a_cluster_of_this_machine_scores_and_goes(capfd: pyt
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(config.ROOT), *filter(None, sys.path)])}
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=env)
     assert (done.returncode, done.stderr) == (0, "") and rows_of() == expected
-    save(wall(), Path("walls/a.jpg"))
+    save(make_photo(909, 0, 640, 480, USUAL).image, Path("walls/a.jpg"))
     command[2:] = ["inspect", "walls", "--out", "out", "--ray"]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=env)
-    assert (done.returncode, done.stderr) == (0, "") and "1 of 1 photos show something crack-like" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "of 1 photos show something crack-like" in done.stdout
     assert "inspecting on the cluster: 100%" in done.stdout and Path("out/report.html").is_file()
     port = free_port()
     with pytest.raises(config.CrackutilsError, match=f"No Ray cluster answers at 127.0.0.1:{port}"):

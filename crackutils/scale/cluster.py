@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,16 @@ def pack_model(folder: Path, engine: Engine) -> Model:
     return Model(home, engine.name, carried)
 
 
-def check_key(mine: str, theirs: str) -> None:
-    """Refuse to work on a node where model and engine are not those of the driver, which `theirs` names."""
+def load_once(engine: Engine, mine: str, theirs: str) -> Engine:
+    """Return an engine for one thread that reads its network once, however many streams run through it.
+
+    Raises CrackutilsError where its key `mine` is not the driver's, `theirs`: results would differ.
+    """
     if mine != theirs:
         why = f"A node of the cluster has other versions of the model or its engine ({mine}, not {theirs})"
         raise CrackutilsError(f"{why}. Install the same versions on all nodes.")
+    run = engine.worker()
+    return replace(engine, worker=lambda: run)
 
 
 def deal(address: str, actor: type, arguments: dict[str, Any], blocks: list[Any], what: str, unit: str) -> None:

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +17,7 @@ from crackutils.images import ImageError
 from crackutils.inspection import folder
 from crackutils.inspection.photo import Options, resume_photo
 from crackutils.inspection.tiling import Detector, load_detector
-from crackutils.scale.cluster import LOCAL, Model, check_key, deal, import_ray, pack_model
+from crackutils.scale.cluster import LOCAL, Model, deal, import_ray, load_once, pack_model
 from crackutils.scale.sources import find_photos, is_remote, place_of, read_place
 from crackutils.userfiles.write import refuse_foreign, write_own
 
@@ -83,8 +84,8 @@ class _Inspector:
     """Inspects one block of photos after the other on one core; the model is loaded once."""
 
     def __init__(self, model: Model, key: str, force: bool) -> None:
-        self.net, self.force = load_detector(model.unpack(), model.engine), force
-        check_key(self.net.key, key)
+        net = load_detector(model.unpack(), model.engine)
+        self.net, self.force = replace(net, engine=load_once(net.engine, net.key, key)), force
         cv2.setNumThreads(1)  # the other cores have actors of their own
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:

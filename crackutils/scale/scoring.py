@@ -10,7 +10,7 @@ from typing import Any
 
 from crackutils.config import CrackutilsError
 from crackutils.files import as_text, name_some, write_atomically
-from crackutils.scale.cluster import LOCAL, Model, check_key, deal, import_ray, pack_model
+from crackutils.scale.cluster import LOCAL, Model, deal, import_ray, load_once, pack_model
 from crackutils.scale.sources import Block, cut_blocks, find_photos, is_remote, open_place, read_place
 from crackutils.scoring import choose_model, load_scorer, score_rows, summarize
 from crackutils.userfiles.drives import identify_folders, refuse_lost
@@ -63,9 +63,9 @@ class _Scorer:
     """Scores one block after the other on one core; the model is loaded once."""
 
     def __init__(self, model: Model, key: str, out: str | Path) -> None:
-        self.running, recipe, mine = load_scorer(model.unpack(), model.engine)
-        check_key(mine, key)
-        self.size, self.out, self.folders = recipe.size, out, {}
+        running, recipe, mine = load_scorer(model.unpack(), model.engine)
+        self.running, self.size = load_once(running, mine, key), recipe.size
+        self.out, self.folders = out, {}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:
         block: Block = pickle.loads(row["block"])

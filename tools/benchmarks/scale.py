@@ -4,9 +4,9 @@
 
 IMAGES is a folder of pictures and MODEL a run's folder. Links to the pictures make folders of any size. Both commands
 score the same ones in turns, on the same cores. The rate is that after the first results; what lies before is start-up.
-With --ray ADDRESS the cluster is there already. Then
-the parts of the work are timed by themselves in one thread: reading, decoding, the network. With `--many`, that many
-links are scored, and the memory of the driver and of the actors is read every five seconds. Writes scale.json.
+Processor seconds count too, since other programs do not change them. Then the parts of the work are timed by themselves
+in one thread: reading, decoding, the network. With `--many`, that many links are scored, and the memory of the driver
+and of the actors is read every second. Writes scale.json.
 
     python -m tools.benchmarks.scale --cost 0.05 [--rate 150]
 
@@ -55,61 +55,84 @@ def link(files: list[Path], folder: Path, count: int) -> Path:
     return folder
 
 
-def score(folder: Path, model: Path, work: Path, ray: list[str], memory: list[dict[str, float]]) -> tuple[float, float]:
-    """Score a folder in a process of its own; return the seconds until the first results and until the end.
+def score(folder: Path, model: Path, work: Path, ray: list[str]) -> list[dict[str, float]]:
+    """Score a folder in a process of its own; return what `watch` gives at the first results, then every second.
 
-    What its processes hold is appended to `memory` every five seconds.
+    Each has seconds (since the start) and done (files in finished parts) too; the last has the seconds of all.
     """
-    out, first = work / f"out-{time.time_ns()}", []
+    out, found = work / f"out-{time.time_ns()}", []
     command = [sys.executable, "-m", "crackutils", "score", str(folder), "--out", str(out), "--model", str(model), *ray]
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=config.ROOT)
 
+    def look() -> None:
+        done = len(list(out.glob("part-*"))) * BLOCK if out.is_dir() else 0
+        found.append(watch(process.pid) | {"seconds": round(time.perf_counter() - began, 1), "done": done})
+
     def listen() -> None:
         told = b""
         while some := os.read(process.stdout.fileno(), 1 << 16):
-            told += some
-            if not first and re.search(rb"[1-9]\d*/\d+ \[", told):  # the bar is no longer at 0
-                first.append(time.perf_counter() - began)
+            told = told[-80:] + some
+            if not found and re.search(rb"[1-9][\d,]*/\d+ \[", told):  # the bar is no longer at 0
+                look()
 
     (listening := threading.Thread(target=listen)).start()
     while process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        done = len(list(out.glob("part-*"))) * BLOCK if out.is_dir() else 0
-        memory.append({"seconds": round(time.perf_counter() - began), "done": done} | resident(process.pid))
+            process.wait(1)
+        if found and process.poll() is None:
+            look()
     listening.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed.")
-    return first[0], time.perf_counter() - began
+    return [*found, {"seconds": round(time.perf_counter() - began, 1)}]
 
 
-def resident(pid: int) -> dict[str, float]:
-    """Return the memory of a driver and the largest of its actors, MB; memory that they share counts in both."""
-    found = {"driver_mb": 0.0, "actor_mb": 0.0}
-    try:
+def watch(pid: int) -> dict[str, float]:
+    """Return the memory of a driver and the largest of its actors, MB, and the processor seconds of all its processes.
+
+    Memory that processes share counts in each.
+    """
+    found = {"driver_mb": 0.0, "actor_mb": 0.0, "cpu": 0.0}
+    with contextlib.suppress(psutil.NoSuchProcess):
         driver = psutil.Process(pid)
         found["driver_mb"] = round(driver.memory_info().rss / 1e6)
-        for child in driver.children(recursive=True):
-            if "MapWorker" in " ".join(child.cmdline()):
-                found["actor_mb"] = max(found["actor_mb"], round(child.memory_info().rss / 1e6))
-    except psutil.NoSuchProcess:  # ended meanwhile
-        pass
+        for process in [driver, *driver.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
+                found["cpu"] += sum(process.cpu_times()[:2])
+                if "MapWorker" in " ".join(process.cmdline()):
+                    found["actor_mb"] = max(found["actor_mb"], round(process.memory_info().rss / 1e6))
     return found
+
+
+def rates(found: list[dict[str, float]], count: int) -> dict[str, float]:
+    """Return seconds until the first results, and since then files per second and core milliseconds per file.
+
+    `count` is the number of files that were not done when the first results came.
+    """
+    busy = [row for row in found[:-1] if row["cpu"] >= found[0]["cpu"]]  # the actors have not ended
+    begin, last, end = found[0], max(busy, key=lambda row: row["cpu"]), found[-1]["seconds"]
+    whole = (end - begin["seconds"]) / max(last["seconds"] - begin["seconds"], 0.1)  # nobody could watch the end
+    ms = 1000 * (last["cpu"] - begin["cpu"]) * whole / count
+    return {
+        "start": begin["seconds"],
+        "rate": round(count / (end - begin["seconds"]), 1),
+        "cpu_ms": round(ms, 2),
+    }
 
 
 def parts_of_work(files: list[Path], model: Path) -> dict[str, float]:
     """Return milliseconds per picture of reading, of decoding with resizing, and of the network, in one thread."""
     engine, recipe, _ = load_scorer(model, config.ENGINES[0])
     run, files, took = engine.worker(), list(islice(cycle(files), TIMED)), {}
-    began = time.perf_counter()
+    began = time.process_time()  # other programs do not count
     contents = [file.read_bytes() for file in files]
-    took["read"] = time.perf_counter() - began
+    took["read"] = time.process_time() - began
     images = [decode_image(content, recipe.size).pixels for content in contents]
-    took["decode"] = time.perf_counter() - began - took["read"]
+    took["decode"] = time.process_time() - began - took["read"]
     for k in range(0, len(images), engine.batch):
         run(np.stack(images[k : k + engine.batch]).astype(np.float32))
-    took["network"] = time.perf_counter() - began - sum(took.values())
+    took["network"] = time.process_time() - began - sum(took.values())
     return {name: round(1000 * seconds / TIMED, 2) for name, seconds in took.items()}
 
 
@@ -122,27 +145,21 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temp:
         work = Path(temp)
         folder = link(files, work / "count", asked.count)
-        score(
-            link(files, work / "few", BLOCK), asked.model, work, [], []
-        )  # converts the network, fills the disk's cache
+        score(link(files, work / "few", BLOCK), asked.model, work, [])  # converts the network, reads files
         for _ in range(asked.turns):
             for name, way in ways.items():
-                first, end = score(folder, asked.model, work, way, [])
                 # when the first block is done, others are nearly
-                rate = (asked.count - found["cores"] * BLOCK * (name == "ray")) / (end - first)
-                turns.setdefault(name, []).append({"start": round(first, 1), "rate": round(rate, 1)})
+                rest = asked.count - found["cores"] * BLOCK * (name == "ray")
+                turns.setdefault(name, []).append(rates(score(folder, asked.model, work, way), rest))
                 print(name, turns[name][-1], flush=True)
-        ratios = [ray["rate"] / plain["rate"] for plain, ray in zip(turns["plain"], turns["ray"], strict=True)]
-        found |= {"turns": turns, "ratio": round(statistics.median(ratios), 3)}
-        found["rate_per_core"] = round(statistics.median(turn["rate"] for turn in turns["ray"]) / found["cores"], 1)
-        found |= {"ms": parts_of_work(files, asked.model), "bytes": round(statistics.mean(sizes))}
-        write_atomically(OUT, json.dumps(found, indent=1) + "\n")  # what follows takes long
+        for key, above, below in (("rate", "ray", "plain"), ("cpu_ms", "plain", "ray")):
+            ratios = [a[key] / b[key] for a, b in zip(turns[above], turns[below], strict=True)]
+            found[f"ratio_{key}"] = round(statistics.median(ratios), 3)
+        found |= {"turns": turns, "ms": parts_of_work(files, asked.model), "bytes": round(statistics.mean(sizes))}
         if asked.many:
-            memory: list[dict[str, float]] = []
-            folder = link(files, work / "many", asked.many)
-            took = score(folder, asked.model, work, ["--ray"], memory)[1]
-            some = [row for row in memory if row["done"] and row["actor_mb"]]
-            found["many"] = {"count": asked.many, "seconds": round(took), "memory": some[:: max(1, len(some) // 10)]}
+            *seen, end = score(link(files, work / "many", asked.many), asked.model, work, ["--ray"])
+            some = [row for row in seen if row["done"] and row["actor_mb"]]
+            found["many"] = {"count": asked.many, "seconds": end["seconds"], "seen": some[:: max(1, len(some) // 10)]}
     return found | {"machine": provenance.machine(), "versions": provenance.versions()}
 
 
@@ -165,7 +182,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     asked = parser.parse_args()
     if asked.cost is not None:
-        print(cost(asked.cost, asked.rate or json.loads(OUT.read_text("utf-8"))["rate_per_core"]))
+        measured = [1000 / turn["cpu_ms"] for turn in json.loads(OUT.read_text("utf-8"))["turns"]["ray"]]
+        print(cost(asked.cost, asked.rate or round(statistics.median(measured), 1)))
         return
     if asked.model is None:
         parser.error("IMAGES and MODEL are missing")
