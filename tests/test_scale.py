@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import requests
 from PIL import Image
 from test_inspection import save
 from test_scoring import finished
@@ -233,6 +234,7 @@ def bucket(monkeypatch: Patch) -> Iterator[Any]:
     files.mkdir("bucket")
     files.put(str(FOLDER), "bucket/photos", recursive=True)
     yield files
+    requests.post(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset", timeout=60)  # it is of the whole process
     server.stop()
     s3fs.S3FileSystem.clear_instance_cache()
 

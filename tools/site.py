@@ -20,7 +20,7 @@ from tools.notebooks import executed_copies, read_notebook, tagged_cells
 DOCS, _TEMPLATES = config.ROOT / "docs", Path(__file__).with_name("templates")
 CARDS = ("tools/benchmarks/README.md", "crackutils/detector/shipped/model/README.md", "crackutils/backbone/README.md")
 PARTS = {  # of the navigation, besides the notebooks
-    "Guides": [f"docs/{name}.md" for name in ("running", "own-images", "whole-photos", "reproducibility")],
+    "Guides": [f"docs/{name}.md" for name in ("running", "own-images", "whole-photos", "scale", "reproducibility")],
     "Results": [f"docs/{name}.md" for name in ("about", "results", "audit", "transfer", "speed", "sample")],
     "Reference": ["docs/glossary.md", "api.md", "docs/architecture.md", *CARDS],
 }
