@@ -63,7 +63,7 @@ def inline(monkeypatch: Patch) -> list[int]:
     def deal(address: str, actor: type, arguments: dict[str, Any], blocks: list[Any], what: str, unit: str) -> None:
         worker = actor(**arguments)
         for block in reversed(blocks):
-            assert worker({"block": pickle.dumps(block)}) == {"done": len(block)}
+            worker(pickle.loads(pickle.dumps(block)))
             done.append(getattr(block, "number", -1))
 
     for module in (scale, inspecting):
@@ -353,5 +353,10 @@ def test_without_an_address_a_cluster_of_this_machine_scores_and_goes(capfd: pyt
     assert (done.returncode, done.stderr) == (0, "") and "of 1 photos show something crack-like" in done.stdout
     assert "inspecting on the cluster: 100%" in done.stdout and Path("out/report.html").is_file()
     port = free_port()
+    Path("list.txt").write_text(address := f"http://127.0.0.1:{port}/x.png")
+    command[2:] = ["score", "list.txt", "--out", "listed", "--model", str(MODEL), "--ray"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {address} cannot be read")
+    assert "Look after the network" in done.stderr and done.stderr.count("\n") == 1
     with pytest.raises(config.CrackutilsError, match=f"No Ray cluster answers at 127.0.0.1:{port}"):
         scale.score(FOLDER, Path("other"), MODEL, ray=f"127.0.0.1:{port}")

@@ -37,7 +37,7 @@ def import_ray() -> Any:
     except ImportError as error:
         remedy = f"Run {sys.executable} -m pip install 'crackutils[ray]'."
         raise CrackutilsError(f"--ray needs the package {error.name}, which is not installed. {remedy}") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors come with pages of its own code
     return ray
 
 
@@ -85,10 +85,9 @@ def load_once(engine: Engine, mine: str, theirs: str) -> Engine:
 def deal(address: str, actor: type, arguments: dict[str, Any], blocks: list[Any], what: str, unit: str) -> None:
     """Give each block to an actor on some core of a cluster, with a progress bar, until all are done.
 
-    `actor(**arguments)` is made once per core, in a process of its own; called with {"block": pickled block}, it
-    returns {"done": number of units}. A block is given out again where a process or a node dies, so doing it twice must
-    be harmless. `address` is that of a cluster, or `LOCAL`. Raises CrackutilsError where no cluster answers, and that
-    of an actor.
+    `actor(**arguments)` is made once per core, in a process of its own, and called with a block. A block is given out
+    again where a process or a node dies, so doing it twice must be harmless. `address` is that of a cluster, or
+    `LOCAL`. Raises CrackutilsError where no cluster answers, and that of an actor.
     """
     if not blocks:
         return
@@ -102,24 +101,43 @@ def deal(address: str, actor: type, arguments: dict[str, Any], blocks: list[Any]
         rows = ray.data.from_items(
             [{"block": pickle.dumps(block)} for block in blocks], override_num_blocks=len(blocks)
         )
-        rows = rows.map(actor, fn_constructor_kwargs=arguments, compute=pool, num_cpus=1)
+        rows = rows.map(_Guard, fn_constructor_args=(actor, arguments), compute=pool, num_cpus=1)
         for _ in progress(_units(ray, rows), what, total, unit):
             pass
+
+
+class _Guard:
+    """Runs an actor, and hands its errors for the user to the driver as text; Ray would wrap them in its own."""
+
+    def __init__(self, actor: type, arguments: dict[str, Any]) -> None:
+        self.error = ""
+        try:
+            self.work = actor(**arguments)
+        except CrackutilsError as error:
+            self.error = str(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        block, error = pickle.loads(row["block"]), self.error
+        try:
+            if not error:
+                self.work(block)
+        except CrackutilsError as raised:
+            error = str(raised)
+        return {"done": len(block), "error": error}
 
 
 def _units(ray: Any, rows: Any) -> Iterator[None]:
     """Yield once for each unit that is done; raise what an actor has raised."""
     try:
         for row in rows.iter_rows():
+            if row["error"]:
+                raise CrackutilsError(row["error"])
             yield from (None for _ in range(row["done"]))
     except ray.exceptions.RayError as error:
-        cause: Any = error
-        while cause is not None and not isinstance(cause, CrackutilsError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        why = f"The work on the cluster failed ({str(error).strip().splitlines()[-1][:200]})"
-        raise cause or CrackutilsError(
-            f"{why}. Look after it, then run the same command again; it continues."
-        ) from error
+        lines = str(error).strip().splitlines()
+        why = next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), lines[0])[:200]
+        remedy = "Look after it, then run the same command again; it continues."
+        raise CrackutilsError(f"The work on the cluster failed ({why}). {remedy}") from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Inspect photos on a Ray cluster: each actor does its photos as the plain command does, which then finds them done."""
 
-import pickle
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -88,8 +87,6 @@ class _Inspector:
         self.net, self.force = replace(net, engine=load_once(net.engine, net.key, key)), force
         cv2.setNumThreads(1)  # the other cores have actors of their own
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
-        jobs = pickle.loads(row["block"])
+    def __call__(self, jobs: Sequence[tuple[Path, Path, Options]]) -> None:
         for file, place, options in jobs:
             resume_photo(file, place, self.net, options, self.force)
-        return {"done": len(jobs)}

@@ -1,7 +1,6 @@
 """Score pictures on a Ray cluster into a folder of Parquet parts, a part for each block of files."""
 
 import contextlib
-import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -67,8 +66,7 @@ class _Scorer:
         self.running, self.size = load_once(running, mine, key), recipe.size
         self.out, self.folders = out, {}
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
-        block: Block = pickle.loads(row["block"])
+    def __call__(self, block: Block) -> None:
         local = [Path(place) for _, place in block.places if not is_remote(place)]
         self.folders = identify_folders(local) | self.folders  # as they were when they were first seen
         with ThreadPoolExecutor(16) as pool:  # addresses are read while others are computed
@@ -80,7 +78,6 @@ class _Scorer:
                     refuse_lost(Path(places[found[0]]), self.folders)
                 rows.append(found)
         _write_part(self.out, f"part-{block.number:06d}-{block.key}.parquet", rows)
-        return {"done": len(rows)}
 
 
 def _start_reading(pool: ThreadPoolExecutor, place: str) -> Any:

@@ -102,7 +102,7 @@ def watch(pid: int) -> dict[str, float]:
                 found["cpu"] += sum(process.cpu_times()[:2])
                 if "MapWorker" in " ".join(process.cmdline()):
                     found["actor_mb"] = max(found["actor_mb"], round(process.memory_info().rss / 1e6))
-    return found
+    return found | {"cpu": round(found["cpu"], 2)}
 
 
 def rates(found: list[dict[str, float]], count: int) -> dict[str, float]:
@@ -156,11 +156,13 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
             ratios = [a[key] / b[key] for a, b in zip(turns[above], turns[below], strict=True)]
             found[f"ratio_{key}"] = round(statistics.median(ratios), 3)
         found |= {"turns": turns, "ms": parts_of_work(files, asked.model), "bytes": round(statistics.mean(sizes))}
+        found |= {"machine": provenance.machine(), "versions": provenance.versions()}
+        write_atomically(OUT, json.dumps(found, indent=1) + "\n")  # what follows takes long
         if asked.many:
             *seen, end = score(link(files, work / "many", asked.many), asked.model, work, ["--ray"])
             some = [row for row in seen if row["done"] and row["actor_mb"]]
             found["many"] = {"count": asked.many, "seconds": end["seconds"], "seen": some[:: max(1, len(some) // 10)]}
-    return found | {"machine": provenance.machine(), "versions": provenance.versions()}
+    return found
 
 
 def cost(price: float, rate: float) -> str:
