@@ -204,6 +204,9 @@ def test_photos_are_inspected_as_by_the_plain_command(inline: list[int], bucket:
     copied = inspecting.inspect(["s3://bucket/walls"], "remote")
     assert copied["file"].tolist() == expected["file"].tolist() and copied["cracks"].equals(expected["cracks"])
     bucket.pipe("bucket/list.txt", b"walls/1.jpg\nwalls/none.jpg\n")
+    Path("outside.txt").write_text("s3://bucket/../../x.jpg")
+    with pytest.raises(config.CrackutilsError, match="leads outside its folder"):
+        inspecting.inspect(["outside.txt"], "listed")
     with pytest.raises(config.CrackutilsError, match=r"walls/none.jpg does not exist. Take it out of the list"):
         inspecting.inspect(["s3://bucket/list.txt"], "listed")
 

@@ -18,6 +18,7 @@ from crackutils.inspection.photo import Options, resume_photo
 from crackutils.inspection.tiling import Detector, load_detector
 from crackutils.scale.cluster import LOCAL, Model, deal, import_ray, load_once, pack_model
 from crackutils.scale.sources import find_photos, is_remote, place_of, read_place
+from crackutils.userfiles.entries import leads_outside
 from crackutils.userfiles.write import refuse_foreign, write_own
 
 _TABLES = ("photos", "cracks", "tiles")
@@ -54,6 +55,8 @@ def _copy_photos(source: str, home: Path) -> list[Path]:
     """Return the photos of a list or an address as files, those at an address copied into a folder, if not before."""
     photos = find_photos(source, str(home))
     places = [place_of(photos.root, name) for name in photos.names]
+    if outside := [place for place in places if is_remote(place) and leads_outside(place.split("://", 1)[1])]:
+        raise CrackutilsError(f"{outside[0]} leads outside its folder. Take it out of the list.")
     files = [home / place.split("://", 1)[1] if is_remote(place) else Path(place) for place in places]
     missing = {
         place: file for place, file in zip(places, files, strict=True) if is_remote(place) and not file.is_file()

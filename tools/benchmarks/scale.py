@@ -1,12 +1,12 @@
 """How fast is `score --ray` beside `score`, how much memory does it take, and what does a million photos cost?
 
-    python -m tools.benchmarks.scale IMAGES MODEL [--count 6000] [--turns 3] [--many 200000] [--ray ADDRESS]
+    python -m tools.benchmarks.scale IMAGES MODEL [--count 8000] [--turns 3] [--many 200000]
 
 IMAGES is a folder of pictures and MODEL a run's folder. Links to the pictures make folders of any size. Both commands
 score the same ones in turns, on the same cores. The rate is that after the first results; what lies before is start-up.
 Processor seconds count too, since other programs do not change them. Then the parts of the work are timed by themselves
-in one thread: reading, decoding, the network. With `--many`, that many links are scored, and the memory of the driver
-and of the actors is read every second. Writes scale.json.
+in one thread: reading, decoding, the network. At last `--many` links are scored on the cluster alone, and the memory of
+the driver and of the actors is read every second. Writes scale.json.
 
     python -m tools.benchmarks.scale --cost 0.05 [--rate 150]
 
@@ -140,7 +140,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Return everything that scale.json holds."""
     files = find_pictures(asked.images)[0][:KINDS]
     sizes = [file.stat().st_size for file in files]
-    ways, turns = {"plain": [], "ray": ["--ray", *asked.ray]}, {}
+    ways, turns = {"plain": [], "ray": ["--ray"]}, {}
     found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "count": asked.count, "block": BLOCK}
     with tempfile.TemporaryDirectory() as temp:
         work = Path(temp)
@@ -152,16 +152,15 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
                 rest = asked.count - found["cores"] * BLOCK * (name == "ray")
                 turns.setdefault(name, []).append(rates(score(folder, asked.model, work, way), rest))
                 print(name, turns[name][-1], flush=True)
-        for key, above, below in (("rate", "ray", "plain"), ("cpu_ms", "plain", "ray")):
-            ratios = [a[key] / b[key] for a, b in zip(turns[above], turns[below], strict=True)]
-            found[f"ratio_{key}"] = round(statistics.median(ratios), 3)
+        ratios = [ray["rate"] / plain["rate"] for plain, ray in zip(turns["plain"], turns["ray"], strict=True)]
+        found["ratio"] = round(statistics.median(ratios), 2)
         found |= {"turns": turns, "ms": parts_of_work(files, asked.model), "bytes": round(statistics.mean(sizes))}
         found |= {"machine": provenance.machine(), "versions": provenance.versions()}
-        write_atomically(OUT, json.dumps(found, indent=1) + "\n")  # what follows takes long
-        if asked.many:
-            *seen, end = score(link(files, work / "many", asked.many), asked.model, work, ["--ray"])
-            some = [row for row in seen if row["done"] and row["actor_mb"]]
-            found["many"] = {"count": asked.many, "seconds": end["seconds"], "seen": some[:: max(1, len(some) // 10)]}
+        *seen, end = score(link(files, work / "many", asked.many), asked.model, work, ["--ray"])
+        some = [row for row in seen if row["done"] and row["actor_mb"]]
+        ms = 1000 * (some[-1]["cpu"] - some[0]["cpu"]) / (some[-1]["done"] - some[0]["done"])
+        found["many"] = {"count": asked.many, "seconds": end["seconds"], "cpu_ms": round(ms, 2)}
+        found["many"]["seen"] = some[:: max(1, len(some) // 10)]
     return found
 
 
@@ -176,16 +175,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("images", type=Path, nargs="?")
     parser.add_argument("model", type=Path, nargs="?")
-    parser.add_argument("--count", type=int, default=6000)
+    parser.add_argument("--count", type=int, default=8000)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--many", type=int, default=0)
-    parser.add_argument("--ray", nargs=1, default=[])
+    parser.add_argument("--many", type=int, default=200_000)
     parser.add_argument("--cost", type=float)
     parser.add_argument("--rate", type=float)
     asked = parser.parse_args()
     if asked.cost is not None:
-        measured = [1000 / turn["cpu_ms"] for turn in json.loads(OUT.read_text("utf-8"))["turns"]["ray"]]
-        print(cost(asked.cost, asked.rate or round(statistics.median(measured), 1)))
+        print(cost(asked.cost, asked.rate or round(1000 / json.loads(OUT.read_text("utf-8"))["many"]["cpu_ms"])))
         return
     if asked.model is None:
         parser.error("IMAGES and MODEL are missing")
