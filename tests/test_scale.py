@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import json
 import os
 import pickle
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -209,6 +211,25 @@ def test_photos_are_inspected_as_by_the_plain_command(inline: list[int], bucket:
         inspecting.inspect(["outside.txt"], "listed")
     with pytest.raises(config.CrackutilsError, match=r"walls/none.jpg does not exist. Take it out of the list"):
         inspecting.inspect(["s3://bucket/list.txt"], "listed")
+
+
+def test_the_page_has_the_measured_numbers() -> None:
+    found = json.loads((config.ROOT / "tools" / "benchmarks" / "scale.json").read_text("utf-8"))
+    text = " ".join((config.ROOT / "docs" / "scale.md").read_text("utf-8").split())
+    many, turns = found["many"], found["turns"]
+    rates = [", ".join(f"{turn['rate']:.0f}" for turn in turns[name]) for name in ("plain", "ray")]
+    assert f"{found['count']:,} photos each | {rates[0]} | {rates[1]} |" in text
+    times = [turn["cpu_ms"] for turn in turns["plain"]]
+    assert f"all processes | {', '.join(map(str, times))} ms | {many['cpu_ms']} ms |" in text
+    assert f"{found['ratio']} times as fast" in text
+    assert f"`--ray` has {statistics.median(times) / many['cpu_ms']:.2f} of the speed" in text
+    parts = found["ms"]
+    assert f"reading {parts['read']}, decoding {parts['decode']}, the network {parts['network']}." in text
+    first, last = many["seen"][0], many["seen"][-1]
+    memory = f"the command {first['driver_mb']} to {last['driver_mb']} MB, an actor {first['actor_mb']} to"
+    assert f"{many['count']:,} photos took {many['seconds']:.0f} seconds" in text
+    assert f"{memory} {last['actor_mb']} MB" in text
+    assert f"{1000 / many['cpu_ms']:.0f} photos per second and core" in text
 
 
 def free_port() -> int:
