@@ -22,6 +22,13 @@ _PROFILE = click.option(
 )
 _SPLIT = click.option("--split", default="", metavar="NAME", help=f"One of {', '.join(SPLITS)}; else the profile's.")
 _SEED = click.option("--split-seed", default=DEFAULT_SEED, help="Seed of the split.")
+_RAY = click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Work on a Ray cluster: that at ADDRESS, or one on this machine if --ray stands last.",
+)
 
 
 @click.group(context_settings={"max_content_width": 120})
@@ -31,13 +38,22 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("folder", type=_PATH)
-@_path("--out", metavar="CSV", help="File to write.", required=True)
+@click.argument("folder")
+@click.option("--out", metavar="CSV", help="File to write; with --ray, a folder of Parquet parts.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run to score with; default: METU run with the lowest validation loss.")
 @_ENGINE
 @_FORCE
-def score(folder: Path, **options: Any) -> None:
-    """Write the crack probability of every picture in FOLDER and its subfolders to a CSV file."""
+@_RAY
+def score(folder: str, ray: str | None, **options: Any) -> None:
+    """Write the crack probability of every picture in FOLDER and its subfolders to a CSV file.
+
+    With --ray, FOLDER is a folder, a list (.txt) or a table (.parquet) of files, on disk or at an address (s3://...).
+    """
+    if ray:
+        from crackutils.scale.scoring import score
+
+        score(folder, ray=ray, **options)
+        return
     from crackutils.scoring import score
 
     score(folder, **options)
@@ -70,7 +86,7 @@ def adapt(labels: Path, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("photos", nargs=-1, type=_PATH)
+@click.argument("photos", nargs=-1)
 @_path("--out", metavar="FOLDER", help="Output folder: a new one, or one to continue.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; default: the detector of the package.")
 @_ENGINE
@@ -89,14 +105,20 @@ def adapt(labels: Path, **options: Any) -> None:
     " the pixels; precision, recall and F1 of the centre lines, within 4 pixels; and the error of the length.",
 )
 @_FORCE
-def inspect(photos: tuple[Path, ...], out: Path, **options: Any) -> None:
+@_RAY
+def inspect(photos: tuple[str, ...], out: Path, ray: str | None, **options: Any) -> None:
     """Find and measure cracks in PHOTOS (files or folders); write masks, tables, GeoJSON, DXF, COCO and a report."""
     if not photos and options["session"] is None:
         raise click.UsageError("There are no photos. Give PHOTOS or --session.")
     from crackutils.inspection.export import describe_limit
-    from crackutils.inspection.folder import inspect
     from crackutils.inspection.report import is_lineless
 
+    if ray:
+        from crackutils.scale.inspecting import inspect
+
+        options["ray"] = ray
+    else:
+        from crackutils.inspection.folder import inspect
     table = inspect(list(photos), out, **options)
     cracked, usable = table["cracks"] > 0, table["wide"].notna()
     lineless = int(is_lineless(table).sum())

@@ -11,8 +11,8 @@ from crackutils.files import name_some
 from crackutils.images import FORMATS, RAW
 
 # files that Windows, macOS and network drives put beside pictures: thumbnails and deleted files
-_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information")
-_SYSTEM += ("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "network trash folder")
+SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information")
+SYSTEM += ("lost+found", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "network trash folder")
 _OWN = (".inspection", "found.json", "metrics.json")  # files that mark a folder as written by `inspect` or a run
 _BY_CONTENT = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "HEIF")  # formats that are recognised under any file name
 LeftOut = dict[str, list[str]]  # paths by the reason to leave them out
@@ -64,7 +64,7 @@ def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple
         here = Path(os.path.abspath(path)) if own else path
         if own and (here == own or (here.parent == own.parent and name.startswith(f".{own.name.lower()}."))):
             continue
-        if name in _SYSTEM:
+        if name in SYSTEM:
             yield path, "system files"
         elif name.startswith("."):
             yield path, "hidden"

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +51,7 @@ def score(
     if not files:
         raise CrackutilsError(f"{folder} holds no pictures. Give a folder with pictures.")
     names = [file.relative_to(folder).as_posix() for file in files]
-    if model is None:
-        model = find_best_run()
-        print(f"model: {display_path(model)}")
-    running, recipe, key = load_scorer(Path(model), engine)
+    running, recipe, key = load_scorer(choose_model(model), engine)
     key = hashlib.sha256(f"{key} {folder.resolve()}".encode(errors="surrogateescape")).hexdigest()[:8]
     part = out.with_name(f".{out.name}.{key}.part")
     with writing(out):
@@ -60,9 +59,22 @@ def score(
         write_own(out, table_bytes(table))
         part.unlink()
     p = pd.to_numeric(table["p_crack"])
-    unusable = f", {p.isna().sum():,} could not be read" if p.isna().any() else ""
-    unusable += " (see the column problem)" if (table["problem"] != "").any() else ""
-    print(f"{(p >= 0.5).sum():,} of {len(p):,} pictures show a crack at the threshold 0.5{unusable} -> {out}")
+    print(summarize((p >= 0.5).sum(), len(p), p.isna().sum(), (table["problem"] != "").any()), "->", out)
+
+
+def choose_model(model: str | Path | None) -> Path:
+    """Return the folder of the run that scores; where none is given, that of `runs.find_best_run`, and print it."""
+    if model is None:
+        model = find_best_run()
+        print(f"model: {display_path(model)}")
+    return Path(model)
+
+
+def summarize(cracked: int, total: int, unread: int, problems: bool) -> str:
+    """Return in one line how many pictures show a crack, and how many could not be read."""
+    unusable = f", {unread:,} could not be read" if unread else ""
+    unusable += " (see the column problem)" if problems else ""
+    return f"{cracked:,} of {total:,} pictures show a crack at the threshold 0.5{unusable}"
 
 
 def load_scorer(folder: Path, engine: str) -> tuple[Engine, Recipe, str]:
@@ -85,30 +97,42 @@ def load_scorer(folder: Path, engine: str) -> tuple[Engine, Recipe, str]:
 
 def _score_files(running: Engine, size: int, folder: Path, names: list[str], part: Path) -> list[tuple[str, ...]]:
     """Return a row per file; every row goes into `part` at once, and rows that are there already are taken from it."""
-    done, notes, before = _read_part(part, folder, names), {}, identify_folders(folder / name for name in names)
+    done, before = _read_part(part, folder, names), identify_folders(folder / name for name in names)
     rows = [row for row, _ in done]
     if done:
         print(f"{len(done):,} of {len(names):,} files were scored before")
     write_atomically(part, "".join(json.dumps(entry) + "\n" for entry in done))  # without what was cut short
-
-    def read(name: str) -> np.ndarray:
-        picture = decode_image(folder / name, size)
-        notes[name] = picture.note
-        return picture.pixels
-
-    scored = run_stream(running, names[len(done) :], read)
+    scored = score_rows(running, size, ((name, partial(folder.joinpath, name)) for name in names[len(done) :]))
     with open(part, "a", encoding="utf-8") as handle, contextlib.closing(scored):
-        for name, chances, problem in progress(scored, "scoring", len(names) - len(done), "file"):
-            if problem:
-                refuse_lost(folder / name, before)
-            told = [problem, notes.pop(name, ""), "" if as_text(name) == name else "its name is not UTF-8"]
-            # of the only unit, or of the second of two classes
-            p = "" if chances is None else str(chances[-1])
-            rows.append((name, p, "; ".join(" ".join(text.split()) for text in told if text)))
-            handle.write(json.dumps((rows[-1], _state(folder / name))) + "\n")
+        for row in progress(scored, "scoring", len(names) - len(done), "file"):
+            if not row[1]:
+                refuse_lost(folder / row[0], before)
+            rows.append(row)
+            handle.write(json.dumps((row, file_state(folder / row[0]))) + "\n")
             if len(rows) % 64 == 0:
                 handle.flush()
     return rows
+
+
+def score_rows(
+    running: Engine, size: int, files: Iterable[tuple[str, Callable[[], Path | bytes]]]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield name, p_crack and problem of each file in order, p_crack empty for one that cannot be read.
+
+    Each file is a name and a function that gives what `decode_image` takes, or raises `ImageError`; `size` is the side
+    of the model's input in pixels.
+    """
+
+    def read(item: tuple[str, Callable[[], Path | bytes], list[str]]) -> np.ndarray:
+        picture = decode_image(item[1](), size)
+        item[2].append(picture.note)
+        return picture.pixels
+
+    for (name, _, notes), chances, problem in run_stream(running, ((*file, []) for file in files), read):
+        told = [problem, *notes, "" if as_text(name) == name else "its name is not UTF-8"]
+        # of the only unit, or of the second of two classes
+        p = "" if chances is None else str(chances[-1])
+        yield name, p, "; ".join(" ".join(text.split()) for text in told if text)
 
 
 def _read_part(part: Path, folder: Path, names: list[str]) -> list[tuple[tuple[str, ...], str]]:
@@ -117,13 +141,13 @@ def _read_part(part: Path, folder: Path, names: list[str]) -> list[tuple[tuple[s
     with contextlib.suppress(FileNotFoundError, ValueError), open(part, encoding="utf-8") as lines:
         for name, line in zip(names, lines, strict=False):
             row, state = json.loads(line)
-            if row[0] != name or state != _state(folder / name):
+            if row[0] != name or state != file_state(folder / name):
                 break
             done.append((tuple(row), state))
     return done
 
 
-def _state(file: Path) -> str:
+def file_state(file: Path) -> str:
     """Return size and time of change; an image that has changed since it was scored is scored again."""
     with contextlib.suppress(OSError):
         found = file.stat()

@@ -23,7 +23,7 @@ CARDS = ("tools/benchmarks/README.md", "crackutils/detector/shipped/model/README
 PARTS = {  # of the navigation, besides the notebooks
     "Guides": [
         *(f"docs/{name}.md" for name in ("running", "own-images", "whole-photos")),
-        *("try.md", "docs/export.md", "docs/reproducibility.md"),
+        *("try.md", "docs/export.md", "docs/scale.md", "docs/reproducibility.md"),
     ],
     "Results": [
         f"docs/{name}.md" for name in ("about", "results", "benchmark", "audit", "transfer", "speed", "sample")

@@ -40,6 +40,7 @@ class Engine:
     precision: str  # of its arithmetic, "float32" or "bfloat16"
     worker: Callable[[], Run]
     batch: int = _BATCH  # images per call
+    file: Path | None = None  # the converted network, where there is one
 
     @property
     def facts(self) -> dict[str, str]:
@@ -48,8 +49,9 @@ class Engine:
 
 
 def cores() -> int:
-    """Return the number of processor cores that this process may use, at most 16."""
+    """Return the number of cores to use: `CRACKUTILS_CORES`, or those that this process may use; 16 at most."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    mine = int(os.environ.get("CRACKUTILS_CORES", mine))  # an actor on a cluster has one
     return min(mine, 16)  # each thread holds a copy of the network and one image at full size
 
 
@@ -98,7 +100,8 @@ def start_engine(name: str, file: Path, build: Callable[[], Any], batch: int = _
             why = f"ENGINE={name} does not start ({_first_line(error)}), usually for lack of memory"
             raise CrackutilsError(f"{why}. Close other programs, or choose another engine.") from error
 
-    return Engine(name, version, "bfloat16" if name == "openvino-bf16" else "float32", worker, batch)
+    precision = "bfloat16" if name == "openvino-bf16" else "float32"
+    return Engine(name, version, precision, worker, batch, None if name == "tensorflow" else file)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ _MARK = ".inspection"
 _WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.xlsx", "cracks.geojson", "cracks.dxf", "coco.json")
 _WRITTEN += ("truth.csv", "report.html")
 _UNSCALED = "A limit in millimetres needs a scale. Give --mm-per-pixel too."
+Ahead = Callable[[Path, Detector, list[tuple[Path, Path, Options]]], None]  # of the run, and files, folders, options
 _PLACED = {"latitude": float, "longitude": float}  # of photos.csv, from EXIF
 
 
@@ -57,6 +58,7 @@ def inspect(
     exif: bool = True,
     session: str | Path | Session | None = None,
     marker_mm: float | None = None,
+    ahead: Ahead | None = None,
 ) -> pd.DataFrame:
     """Inspect photos, files and folders with all below, and write pictures, tables, and a report in one file.
 
@@ -73,7 +75,8 @@ def inspect(
     A session, or a file for `read_session`, takes the place of `photos`: a file is unpacked into session/ in `out`. Its
     corrections, scales, threshold and limit count; options given here win over what it has for all photos. With
     `marker_mm`, each photo's scale is that of its ArUco markers with sides of so many millimetres, `mm_per_pixel` where
-    it has none. Both add columns to photos.csv, a session one to cracks.csv too.
+    it has none. Both add columns to photos.csv, a session one to cracks.csv too. `ahead` may do the photos before, as
+    `resume_photo` does, elsewhere; what it leaves is done here.
 
     Returns a row per photo, the longest cracks first, unusable photos last; p_crack is that of its most crack-like
     tile. Raises CrackutilsError for no photos, values out of range, a limit without a scale, an `out` that holds
@@ -125,9 +128,12 @@ def inspect(
         if known is not None:
             threshold, chosen = _choose_threshold(files, out, net, known)
         threshold = threshold or 0.5
+        options = {name: Options(threshold, scales[name], limit_mm, edits.get(name), exif) for name in files}
+        if ahead is not None:
+            ahead(model, net, [(files[name], folders[name], options[name]) for name in files])
         for name in progress(files, "inspecting", len(files), "photo"):
-            place, options = folders[name], Options(threshold, scales[name], limit_mm, edits.get(name), exif)
-            found[name] = resume_photo(files[name], place, net, options, force)
+            place = folders[name]
+            found[name] = resume_photo(files[name], place, net, options[name], force)
             if found[name]["problem"]:
                 refuse_lost(files[name], before)
             found[name]["problem"] = "; ".join(filter(None, [found[name]["problem"], notes.get(name)]))
