@@ -177,7 +177,7 @@ def test_a_folder_that_goes_away_stops_the_work(inline: list[int], monkeypatch: 
             (FOLDER / "b").rename("away")
 
     monkeypatch.setattr(scale, "_write_part", write_once)
-    assert "b is gone, as a drive or a network share may be" in refused(FOLDER, OUT, MODEL)
+    assert "b is gone; perhaps its drive or network share was removed" in refused(FOLDER, OUT, MODEL)
     Path("away").rename(FOLDER / "b")
     monkeypatch.undo()
 
