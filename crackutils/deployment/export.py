@@ -152,8 +152,8 @@ def _open_case(source: str, images: Path | None) -> _Case:
 
     model = models.without_augmentation(training.load(folder)[0])
     inputs = keras.Input((recipe.size, recipe.size, 3), dtype="uint8", name="rgb")
-    p_crack = model(keras.ops.cast(inputs, "float32"))[:, -1:]  # of the only unit, or of the second of two classes
-    model = keras.Model(inputs, {"p_crack": p_crack})
+    (p,) = keras.tree.flatten(model(keras.ops.cast(inputs, "float32")))  # a model that was read may return a list
+    model = keras.Model(inputs, {"p_crack": p[:, -1:]})  # of the only unit, or of the second of two classes
     return _Case(display_path(folder), model, "p_crack", "images", np.array(pixels[few[0]]), compare, told, errors)
 
 

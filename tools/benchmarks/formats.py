@@ -25,7 +25,7 @@ from crackutils.recipes import OURS
 from tools.notebooks import replace_marked
 
 OUT, PAGE = Path(__file__).with_suffix(".json"), config.ROOT / "docs" / "export.md"
-_KEPT = ("model", "format", "accuracy", "compared_with_keras", "images_per_second", "threads", "bytes")
+_KEPT = ("format", "accuracy", "compared_with_keras", "images_per_second", "threads", "bytes")
 
 
 def measure_formats(profile: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def measure_formats(profile: str) -> dict[str, Any]:
                 try:
                     card = export_model(source, form, Path(place) / f"{len(cards)}-{k}{ending}")
                 except config.CrackutilsError as error:  # beyond tolerance: that is a result as well
-                    card = {"model": source, "format": form, "refused": str(error)}
+                    card = {"format": form, "refused": str(error)}
                 cards.append({"source": Path(source).name} | {name: card[name] for name in _KEPT if name in card})
                 cards[-1] |= {"refused": card["refused"]} if "refused" in card else {}
                 print(json.dumps(cards[-1]), flush=True)
