@@ -186,7 +186,7 @@ def test_corrected_labels(smoke: Dataset, smoke_home: Path, tmp_path: Path, monk
     with pytest.raises(config.CrackutilsError, match="LABELS=right is unknown"):
         datasets.load(smoke.profile, "right")
     monkeypatch.setattr(config, "AUDIT", tmp_path)
-    with pytest.raises(config.CrackutilsError, match="labels of PROFILE=smoke"):
+    with pytest.raises(config.CrackutilsError, match="which PROFILE=smoke does not have"):
         datasets.load(smoke.profile, "corrected")
     assert labels.estimate_unread(smoke) == {}
     first = int(np.flatnonzero(smoke.given == 1)[0])

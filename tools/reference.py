@@ -61,9 +61,10 @@ def make_reference(profile: str) -> None:
         if not file.exists():
             print(f"reference/{profile}: the docs show {picture}, which is missing; run its notebook, then this again")
             continue
-        with Image.open(file) as image:  # 256 colours make a third of the bytes
-            home = target / Path(picture).parent.parent
-            image.convert("RGB").quantize(256).save(home / file.name, optimize=True)
+        with Image.open(file) as image:  # pages show it at 800 pixels; 256 colours make a third of the bytes
+            home, small = target / Path(picture).parent.parent, image.convert("RGB")
+            small.thumbnail((1200, 1200))
+            small.quantize(256).save(home / file.name, optimize=True)
     print(f"reference/{profile}: {len(runs)} runs")
 
 
