@@ -67,7 +67,7 @@ async function show() {
   }
   const length = lines.reduce((sum, line) => sum + line.slice(1).reduce(
     (own, [x, y], k) => own + Math.hypot(x - line[k][0], y - line[k][1]), 0), 0);
-  const told = lines.length ? `${countCracks(lines)} cracks, ${Math.round(length).toLocaleString("en")} pixels long in all.`
+  const count = countCracks(lines), told = count ? `${count} crack${count > 1 ? "s" : ""}, ${Math.round(length).toLocaleString("en")} pixels long in all.`
     : "No crack found.";
   tell(`${told} They are candidates: look at each. Joints and scratches are taken for cracks at times.`);
   for (const id of ["try-save", "try-threshold"]) $(id).disabled = false;
