@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from scipy.spatial import KDTree
 
-from crackutils import config
 from crackutils.detector.runs import SHIPPED
 from crackutils.images import read_image
 from crackutils.inspection.mask import crack_mask
@@ -24,7 +23,7 @@ from crackutils.inspection.measure import find_lines
 from crackutils.inspection.tiling import load_detector, map_photo
 from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.scene import USUAL
-from tools.browser import SCRIPTS, fetch_runtime, write_browser_files
+from tools.browser import SCRIPTS, Unreachable, fetch_runtime, write_browser_files
 
 pytestmark = pytest.mark.slow
 PHOTOS = 5
@@ -38,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("CRACKUTILS_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         try:
             fetch_runtime()
-        except config.CrackutilsError as error:
+        except Unreachable as error:
             pytest.skip(str(error))
         write_browser_files(home / "_static" / "browser")
     page = re.search(r"```\{raw\} html\n(.*?)```", (SCRIPTS / "try.md").read_text("utf-8"), re.S)[1]

@@ -267,7 +267,7 @@ def test_pictures_and_parts_may_lie_on_s3(inline: list[int], bucket: Any, capsys
     expected = plain_rows()
     scale.score("s3://bucket/photos", "s3://bucket/out", MODEL)
     assert rows_of("s3://bucket/out") == expected
-    assert "left out: hidden: 1 (.hidden.png); no picture by name: 1 (notes.txt)" in capsys.readouterr().out
+    assert "left out: hidden: 1 (.hidden.png); not a picture by name: 1 (notes.txt)" in capsys.readouterr().out
     inline.clear()
     bucket.pipe("bucket/photos/b/042.png", (FOLDER / "001.png").read_bytes())  # a changed picture
     assert "results of other files" in refused("s3://bucket/photos", "s3://bucket/out", MODEL)

@@ -16,6 +16,11 @@ from crackutils.deployment.export import export_model
 from crackutils.detector.runs import SHIPPED, read_detector_run
 from crackutils.files import sha256, write_atomically
 
+
+class Unreachable(config.CrackutilsError):
+    """npm's registry does not answer."""
+
+
 SCRIPTS = Path(__file__).with_name("templates") / "browser"
 _VERSION = "2.5.3"  # of LiteRT.js, by the makers of LiteRT: it runs the .tflite files that `crackutils export` writes
 _WASM = [f"wasm/litert_wasm_{kind}internal.{end}" for kind in ("", "compat_") for end in ("js", "wasm")]
@@ -37,7 +42,8 @@ def write_browser_files(folder: Path) -> None:
     Network and runtime are made or fetched once, and kept in `data/cache/browser`.
 
     Raises:
-        CrackutilsError: LiteRT.js could not be fetched from npm, or is not the file that is expected.
+        Unreachable: LiteRT.js could not be fetched from npm.
+        CrackutilsError: it is not the file that is expected, or the network differs from Keras.
     """
     kept = config.data_dir() / "cache" / "browser"
     network = kept / sha256(read_detector_run(SHIPPED)[2])[:12] / "detector.tflite"
@@ -75,7 +81,7 @@ def _fetch(package: str, sha512: bytes) -> bytes:
             answer.raise_for_status()
         except requests.RequestException as error:
             why = f"LiteRT.js {_VERSION} could not be fetched from npm ({type(error).__name__})"
-            raise config.CrackutilsError(f"{why}. Try again with a network.") from error
+            raise Unreachable(f"{why}. Try again with a network.") from error
         kept.mkdir(parents=True, exist_ok=True)
         write_atomically(file, answer.content)
     content = file.read_bytes()

@@ -15,7 +15,7 @@ import nbformat
 from crackutils import config
 from crackutils.files import render_template, write_atomically
 from tools.badges import project_table
-from tools.browser import SCRIPTS, write_browser_files
+from tools.browser import SCRIPTS, Unreachable, write_browser_files
 from tools.notebooks import executed_copies, read_notebook, tagged_cells
 
 DOCS, _TEMPLATES = config.ROOT / "docs", Path(__file__).with_name("templates")
@@ -81,7 +81,7 @@ def write_site(profile: config.Profile) -> Path:
         raise config.CrackutilsError("Sphinx could not build the site. Correct the errors above.")
     try:
         write_browser_files(site / "_static" / "browser")
-    except config.CrackutilsError as error:  # without a network the rest of the site is whole
+    except Unreachable as error:  # without a network the rest of the site is whole
         print(f"note: the page Try it does not work. {error}")
     for page in (site / "notebooks").glob("*.html"):
         if f"notebooks/{page.stem}.ipynb" not in pages:

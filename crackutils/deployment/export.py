@@ -126,19 +126,19 @@ def _open_case(source: str, images: Path | None) -> _Case:
 
         given = None if images is None else _read_folder(images, lambda file: _window(read_image(file), size))
         compare = drawn[:_PHOTOS] if given is None else given
-        told = f"{len(compare)} {'synthetic photos' if given is None else 'given photos'}"
+        described = f"{len(compare)} {'synthetic photos' if given is None else 'given photos'}"
         model = _detector_model(folder, size)
         name = f"{recipe.name} of {'the package' if folder == SHIPPED else display_path(folder)}"
-        return _Case(name, model, "p_pixels", "crack pixels", drawn[_PHOTOS:], compare, told, overlap)
+        return _Case(name, model, "p_pixels", "crack pixels", drawn[_PHOTOS:], compare, described, overlap)
     ds = datasets.load(config.profile(settings["profile"]), settings.get("labels", config.LABELS[0]))
     manifest = make_split(ds, settings["split"], settings["split_seed"])
     rows = {part: np.flatnonzero(manifest["split"] == part) for part in ("train", "val", "test")}
     pixels, rng = ds.pixels(recipe.size), np.random.default_rng(config.DEFAULT_SEED)
     few = [np.sort(rng.permutation(rows[part])[:n]) for part, n in (("train", _CALIBRATE), ("val", _COMPARE))]
-    told, compare = f"{len(few[1])} validation images", np.array(pixels[few[1]])
+    described, compare = f"{len(few[1])} validation images", np.array(pixels[few[1]])
     if images is not None:
         compare = _read_folder(images, lambda file: read_image(file, recipe.size))
-        told = f"{len(compare)} given pictures"
+        described = f"{len(compare)} given pictures"
 
     def errors(run: Run) -> dict[str, Any]:
         test, labels = rows["test"], ds.index["label"].to_numpy()
@@ -154,7 +154,7 @@ def _open_case(source: str, images: Path | None) -> _Case:
     inputs = keras.Input((recipe.size, recipe.size, 3), dtype="uint8", name="rgb")
     (p,) = keras.tree.flatten(model(keras.ops.cast(inputs, "float32")))  # a model that was read may return a list
     model = keras.Model(inputs, {"p_crack": p[:, -1:]})  # of the only unit, or of the second of two classes
-    return _Case(display_path(folder), model, "p_crack", "images", np.array(pixels[few[0]]), compare, told, errors)
+    return _Case(display_path(folder), model, "p_crack", "images", np.array(pixels[few[0]]), compare, described, errors)
 
 
 def _detector_model(folder: Path, size: int) -> Any:

@@ -21,8 +21,8 @@ def check_format(name: str, out: Path) -> None:
         remedy = f"Run {sys.executable} -m pip install {' '.join(missing)}, or choose litert."
         raise CrackutilsError(f"The format {name} needs {' and '.join(missing)}, not installed here. {remedy}")
     if out.suffix != ending and (ending or out.suffix in FORMATS.values()):
-        told = f"a file that ends with {ending}" if ending else "a folder"
-        raise CrackutilsError(f"{out} is no name for the format {name}. Give the name of {told}.")
+        wanted = f"a file that ends with {ending}" if ending else "a folder"
+        raise CrackutilsError(f"{out} is no name for the format {name}. Give the name of {wanted}.")
 
 
 def open_exported(file: Path, name: str, threads: int) -> Run:

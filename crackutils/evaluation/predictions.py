@@ -133,7 +133,7 @@ def _match_images(names: list[str], files: pd.Series) -> list[str]:
 
 def _report(metrics: dict[str, Any], tests: pd.DataFrame) -> None:
     """Print the judgement of a run."""
-    test, data, told, chosen = (metrics[name] for name in ("test", "data", "calibration", "decision"))
+    test, data, calibration, chosen = (metrics[name] for name in ("test", "data", "calibration", "decision"))
     settings, interval = metrics["settings"], metrics["intervals"]
     print(f"\n{metrics['run']}: {settings['profile']}, {settings['split']} split, data {data['sha256'][:12]}")
     bounds = {"images": interval["wilson"], "groups": interval.get("groups")}
@@ -147,9 +147,11 @@ def _report(metrics: dict[str, Any], tests: pd.DataFrame) -> None:
         print("no predictions for validation images: the threshold is 0.5, and no temperature is fitted")
     else:
         text = "no temperature: validation images without a single error do not determine it"
-        if told["temperature"]:
-            after = f"loss {told['loss']:.4f}, brier {told['brier']:.4f}, ece {told['ece']:.4f}"
-            text = f"temperature {told['temperature']:.2f}, from {metrics['val']['n']:,} validation images: {after}"
+        if calibration["temperature"]:
+            after = f"loss {calibration['loss']:.4f}, brier {calibration['brier']:.4f}, ece {calibration['ece']:.4f}"
+            text = (
+                f"temperature {calibration['temperature']:.2f}, from {metrics['val']['n']:,} validation images: {after}"
+            )
         print(text)
         if chosen["threshold"] is not None:
             kinds = f"{chosen['fn']:,} missed cracks, {chosen['fp']:,} false alarms"

@@ -126,14 +126,14 @@ def _list_address(source: str) -> Photos:
         name = PurePosixPath(path).relative_to(root.rstrip("/")).as_posix() if path != root else ""
         parts = name.lower().split("/")
         if any(part in SYSTEM for part in parts):
-            left_out.setdefault("of the system", []).append(name)
+            left_out.setdefault("system files", []).append(name)
         elif any(part.startswith(".") for part in parts):
             left_out.setdefault("hidden", []).append(name)
         elif PurePosixPath(name).suffix.lower() in (*FORMATS, *RAW):
             changed = next((entry[key] for key in ("ETag", "etag", "LastModified", "mtime") if entry.get(key)), "")
             entries[name] = f"{entry.get('size')} {changed}"
         else:
-            left_out.setdefault("no picture by name", []).append(name)
+            left_out.setdefault("not a picture by name", []).append(name)
     _print_left_out(left_out)
     # files before folders, as on disk
     names = sorted(entries, key=lambda name: [(1, part) for part in name.split("/")[:-1]] + [(0, name)])
