@@ -1,7 +1,7 @@
 // From a photo's map to its cracks: mask.py and graph.py of crackutils.inspection in JavaScript, without widths.
 // Images are flat arrays, row by row.
 
-const CELL = 16, SHORTEST = 20, SURE = 2, LOW = 0.5; // as in mask.py
+const CELL = 16, SHORTEST = 20, SURE = 1.5, SIDE = 9, LOW = 0.5; // as in mask.py
 const HOLE = [[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]], PAD = 32, GAP = 15, TANGENT = 8, SPUR = 4; // as in graph.py
 const AROUND = [[-1, 0], [-1, 1], [0, 1], [1, 1], [1, 0], [1, -1], [0, -1], [-1, -1]]; // dy, dx, clockwise from north
 
@@ -25,20 +25,40 @@ function forParts(w, h, inside, steps, act) {
   }
 }
 
+const cellOf = (k, w, cellsWide) => Math.floor(k / w / CELL) * cellsWide + Math.floor((k % w) / CELL);
+
+/** The cells around which the mean logit of cells with a line is high: `_find_confident`. */
+function findConfident(pixels, w, cells, cellsWide, threshold) {
+  const least = Math.log(threshold / (1 - threshold)) + SURE * Math.min(1, 2 * threshold), reach = (SIDE - 1) / 2;
+  const count = new Float32Array(cells.length), rows = cells.length / cellsWide;
+  for (let k = 0; k < pixels.length; k++)
+    if (pixels[k] >= LOW * threshold * 255) count[cellOf(k, w, cellsWide)]++;
+  return cells.map((_, at) => {
+    let total = 0, weight = 0;
+    const row = Math.floor(at / cellsWide), col = at % cellsWide;
+    for (let y = Math.max(0, row - reach); y <= Math.min(rows - 1, row + reach); y++)
+      for (let x = Math.max(0, col - reach); x <= Math.min(cellsWide - 1, col + reach); x++) {
+        const k = y * cellsWide + x, p = Math.min(Math.max(cells[k], 1e-7), 1 - 1e-7);
+        total += Math.min(count[k], CELL) * Math.log(p / (1 - p));
+        weight += Math.min(count[k], CELL);
+      }
+    return total >= least * weight ? 1 : 0;
+  });
+}
+
 /** The mask of cracks, from probabilities 0-255 of pixels and 0-1 of cells: `crack_mask`. */
 export function crackMask(pixels, w, h, cells, cellsWide, threshold) {
-  const logit = Math.log(threshold / (1 - threshold)) + SURE * Math.min(1, 2 * threshold);
-  const high = threshold * 255, sureCell = 1 / (1 + Math.exp(-logit)), found = new Uint8Array(w * h);
-  forParts(w, h, (k) => pixels[k] >= LOW * high, AROUND, (part) => {
-    let [left, right, top, low, most, cell] = [w, 0, h, 0, 0, 0];
+  const high = threshold * 255, found = new Uint8Array(w * h);
+  const near = findConfident(pixels, w, cells, cellsWide, threshold);
+  forParts(w, h, (k) => pixels[k] >= LOW * high && near[cellOf(k, w, cellsWide)], AROUND, (part) => {
+    let [left, right, top, low, most] = [w, 0, h, 0, 0];
     for (const k of part) {
       const y = Math.floor(k / w), x = k % w;
       left = Math.min(left, x); right = Math.max(right, x + 1);
       top = Math.min(top, y); low = Math.max(low, y + 1);
       most = Math.max(most, pixels[k]);
-      cell = Math.max(cell, cells[Math.floor(y / CELL) * cellsWide + Math.floor(x / CELL)]);
     }
-    if (Math.hypot(right - left, low - top) >= SHORTEST && cell >= sureCell && most >= high)
+    if (Math.hypot(right - left, low - top) >= SHORTEST && most >= high)
       for (const k of part) found[k] = 1;
   });
   // what is doubtful counts by its centre line, and by what it encloses
