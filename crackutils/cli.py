@@ -63,26 +63,35 @@ def score(folder: str, ray: str | None, **options: Any) -> None:
 @_path(
     "--labels",
     metavar="TABLE",
-    help="Table with columns file, label and, if known, photo; or a session, or a folder of photos with masks.",
-    required=True,
+    help="Fit the last layer: table with columns file, label and, if known, photo; or as --masks, cut into tiles.",
 )
+@_path("--masks", metavar="SESSION|FOLDER", help="Train all layers: a session, or a folder of photos with masks.")
 @_path("--out", metavar="FOLDER", help="New folder to write.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; default: the detector of the package.")
 @_ENGINE
 @_FORCE
-def adapt(labels: Path, **options: Any) -> None:
-    """Adapt the detector to your site with labelled tiles, and measure the gain."""
+def adapt(labels: Path | None, masks: Path | None, **options: Any) -> None:
+    """Adapt the detector to your site, with labelled tiles or photos with masks, and measure the gain."""
+    if (labels is None) == (masks is None):
+        raise click.UsageError("Give --labels, to fit the last layer in seconds, or --masks, to train all in minutes.")
     from crackutils.adaptation.adapt import adapt, refuse_out
     from crackutils.inspection.session import is_session
 
-    if not (labels.is_dir() or is_session(labels)):
+    out, using = options["out"], (options["model"], options["engine"])
+    if labels and not (labels.is_dir() or is_session(labels)):
         adapt(labels, **options)
         return
-    from crackutils.inspection.labelled import labelled_tiles
+    from crackutils.inspection.labelled import corrected_photos, labelled_tiles
 
-    refuse_out(options["out"].resolve(), options["force"])  # before the work
-    with labelled_tiles(labels, options["out"], options["model"], options["engine"]) as table:
-        adapt(table, **options)
+    refuse_out(out.resolve(), options["force"])  # before the work
+    if labels:
+        with labelled_tiles(labels, out, *using) as table:
+            adapt(table, **options)
+        return
+    from crackutils.adaptation.masks import adapt_to_masks
+
+    with corrected_photos(masks, out, *using) as (_, shots):
+        adapt_to_masks(shots, **options)
 
 
 @cli.command()

@@ -117,7 +117,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
             training.save(model, home, "")
         shutil.copytree(home, folder, dirs_exist_ok=True)
         settings = {"profile": "smoke", "threshold": 0.5, "recipe": tiny.as_dict(), "weights": "crackutils"}
-        settings |= {"adapted": {}} if adapted else {}
+        settings |= {"adapted": {"labels": 10}} if adapted else {}
         content = {"schema": 1, "notebook": "08_cross_dataset", "run": tiny.name, "settings": settings}
         (folder / "metrics.json").write_text(json.dumps(content | {"test": {"n": 1}}))
         (folder / "run.json").write_text("{}")

@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from crackutils import config, datasets, training
+from crackutils.adaptation import masks
 from crackutils.adaptation.adapt import adapt
 from crackutils.adaptation.curve import SCORES, describe_gain, learning_curve, plot_learning_curve
 from crackutils.adaptation.labels import photos_of_tiles, read_labels
@@ -26,7 +27,7 @@ from crackutils.cli import main
 from crackutils.config import CrackutilsError, keras
 from crackutils.detector.head import PENALTIES, fit_head
 from crackutils.detector.network import build_detector
-from crackutils.detector.runs import DETECTOR, features_of_run
+from crackutils.detector.runs import DETECTOR, features_of_run, is_adapted
 from crackutils.files import sha256
 
 matplotlib.use("Agg")
@@ -140,7 +141,8 @@ def test_the_curve_rises_with_what_the_features_hold_and_its_figure_shows_it() -
     for score in ("auroc", "average_precision"):
         assert last[score] - curve[score].iloc[0] == pytest.approx(last[f"{score}_gain"])
         assert curve[[f"{score}_gain_low", f"{score}_gain", f"{score}_gain_high"]].diff(axis=1).min(None) >= 0
-    assert "a reliable gain from" in describe_gain(curve)
+    said = describe_gain(curve)
+    assert "AUROC: a reliable gain from" in said and "average precision: a reliable gain from" in said
     pd.testing.assert_frame_equal(curve, learning_curve(x, y, groups, draws=8), check_exact=True)
     left, right = plot_learning_curve(curve).axes
     np.testing.assert_array_equal(left.lines[1].get_ydata(), curve["auroc"].iloc[1:])
@@ -148,7 +150,8 @@ def test_the_curve_rises_with_what_the_features_hold_and_its_figure_shows_it() -
     assert len(left.figure.legends[0].get_texts()) == 4
     noise = np.random.default_rng(5).normal(size=x.shape)
     noise[:, 0] = x[:, 0]
-    assert "no reliable gain: with 50 labels" in describe_gain(learning_curve(noise, y, groups, ns=(20, 50), draws=8))
+    said = describe_gain(learning_curve(noise, y, groups, ns=(20, 50), draws=8))
+    assert said.count("no reliable gain; with 50 labels") == 2 and said.endswith("Prefer the unadapted model.")
 
 
 def test_photos_are_never_in_both_halves(monkeypatch: Patch) -> None:
@@ -187,11 +190,12 @@ def test_where_there_is_no_curve_the_reason_is_given() -> None:
 
 def test_a_gain_counts_where_further_labels_keep_it() -> None:
     curve = pd.DataFrame({"n": [0, 20, 50, 100], "auroc": [0.7, 0.8, 0.8, 0.8], "auroc_gain": [0, 0.1, 0.1, 0.1]})
+    curve = curve.assign(**{f"average_precision{part}": 0.0 for part in ("", "_gain", "_gain_low", "_gain_high")})
     for lows, message in (
-        ([0.1, 0.1, 0.1], "a reliable gain from 20 labels on, the fewest tried: AUROC 0.800 against 0.700 unadapted"),
-        ([-0.1, 0.1, 0.2], "a reliable gain from 50 labels on: AUROC"),
+        ([0.1, 0.1, 0.1], "a reliable gain from 20 labels on, the fewest tried, 0.800 against 0.700 unadapted"),
+        ([-0.1, 0.1, 0.2], "AUROC: a reliable gain from 50 labels on, "),
         ([0.1, -0.1, 0.2], "a reliable gain from 100 labels on"),
-        ([0.1, 0.1, 0.0], "no reliable gain: with 100 labels the AUROC differs"),
+        ([0.1, 0.1, 0.0], "AUROC: no reliable gain; with 100 labels"),
     ):
         assert message in describe_gain(curve.assign(auroc_gain_low=[0, *lows], auroc_gain_high=[0, 0.3, 0.3, 0.3]))
 
@@ -292,7 +296,7 @@ def test_the_command(tiles: Path, base: Path, tmp_path: Path, computed: list[int
     assert main(["adapt", "--labels", str(tiles), "--out", str(out), "--model", str(base)]) == 0
     printed = capsys.readouterr().out
     assert "24 photos, by the column photo" in printed
-    assert "On these tiles, adaptation has" in printed and "average_precision_gain_low" in printed
+    assert "AUROC: " in printed and "average_precision_gain_low" in printed
     assert sorted(base.rglob("*")) == before and sorted(computed) == list(range(48))
     written = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     model_files = {f"model/{name}" for name in ("model.weights.h5", "model.keras", "summary.txt", "README.md")}
@@ -363,3 +367,46 @@ def test_few_tiles(tiles: Path, base: Path, tmp_path: Path, monkeypatch: Patch, 
         with pytest.raises(CrackutilsError, match=message):
             adapt(tiles, tmp_path / place, base, force=True)
     assert (tmp_path / "file").read_text() == "mine" and len(list((tmp_path / "folder").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_masks_train_the_whole_detector(tmp_path: Path, untrained: Any, monkeypatch: Patch, capsys: Capture) -> None:
+    for name, value in {"DRAWN": 4, "SIDE": 320, "STEPS": 2}.items():
+        monkeypatch.setattr(masks, name, value)
+    untrained(base := tmp_path / "run")
+    for k in range(4):
+        image = np.random.default_rng(k).integers(150, 180, (300, 340, 3), np.uint8)
+        image[:, 100 : 104 + k] = 40
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+        Image.fromarray((image[..., 0] < 100).astype(np.uint8) * 255).save(tmp_path / f"{k}_mask.png")
+    command = ["adapt", "--masks", str(tmp_path), "--model", str(base), "--out", str(out := tmp_path / "new" / "run")]
+    fits = []
+    whole = masks.train_detector
+    monkeypatch.setattr(masks, "train_detector", lambda *args: fits.append(len(args[3][0][0].images)) or whole(*args))
+    assert main(command) == 0
+    assert fits == [3, 4] and "On 1 photo left out of a training, adaptation brought" in capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text("utf-8"))
+    before, after = metrics["held_out"]
+    assert (before["detector"], after["detector"], after["photos"]) == ("before", "after", 1)
+    assert (
+        metrics["settings"]["adapted"]["masks"] == 4 and metrics["verdict"] in (out / "model" / "README.md").read_text()
+    )
+    old, new = (training.load(folder)[0] for folder in (base, out))
+    assert (old.get_layer("four").get_weights()[0] != new.get_layer("four").get_weights()[0]).any()
+    kernel, bias = new.get_layer("p_crack").get_weights()
+    assert kernel[0] == 1 and not kernel[1:].any() and not bias.any() and not is_adapted(out)
+    assert not list((config.data_dir() / "cache").glob("adapt-*"))
+    assert main(["inspect", str(tmp_path / "0.png"), "--out", str(tmp_path / "report"), "--model", str(out)]) == 0
+    assert main(command) == 2 and "Give a new folder, or replace this adapted model" in capsys.readouterr().err
+
+
+def test_adapt_wants_labels_or_masks(tmp_path: Path, tiles: Path, untrained: Any, capsys: Capture) -> None:
+    untrained(base := tmp_path / "run")
+    rest = ["--model", str(base), "--out", str(tmp_path / "new")]
+    for given in ([], ["--labels", str(tiles), "--masks", str(tmp_path)]):
+        assert main(["adapt", *given, *rest]) == 2 and "Give --labels" in capsys.readouterr().err
+    Image.fromarray(np.full((40, 40), 90, np.uint8)).save(tmp_path / "wall.png")
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "wall_mask.png")
+    assert main(["adapt", "--masks", str(tmp_path), *rest]) == 2
+    assert "No photo has a crack in its mask. Give photos with cracks too." in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

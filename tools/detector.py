@@ -69,13 +69,14 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
         with replacing_folder(target) as work:
             training.save(trained.model, work, "The card is written by tools.benchmarks.detector.\n")
             _drop_weights(work / "model" / "model.keras")
-            content |= {"start": trained.start, "last_layer": last}
+            content |= {"start": start, "last_layer": last}
             write_atomically(work / "metrics.json", json.dumps(content, indent=1) + "\n")
             facts = {"versions": provenance.versions(), "machine": provenance.machine()}
             write_atomically(work / "run.json", json.dumps(facts, indent=1) + "\n")
         print(f"detector: {config.display_path(target)}")
 
     trained = train_detector(DETECTOR, ds, manifest, [(photos, SHARES[0][0])], home / "drawn", steps=STEPS[0], **fixed)
+    start = trained.start
     finish(trained, home / "unmasked" if real else out, 0)  # for comparison, if there are masks
     if real:
         stage = DETECTOR.stages[0]

@@ -18,6 +18,7 @@ from crackutils.config import CrackutilsError, display_path
 from crackutils.detector.head import fit_head
 from crackutils.detector.runs import SHIPPED, features_of_run
 from crackutils.files import explain_write_errors, render_template, replacing_folder, write_atomically
+from crackutils.stages import Recipe
 from crackutils.userfiles.read import refuse_rows
 from crackutils.userfiles.write import write_table
 
@@ -41,10 +42,7 @@ def adapt(
     table = read_labels(labels)
     refuse_out(out, force)
     model = Path(model or SHIPPED)
-    net, recipe = training.load(model)
-    run = json.loads((model / "metrics.json").read_text("utf-8"))
-    if adapted := run["settings"].get("adapted"):
-        raise CrackutilsError(f"{model} was adapted already. Give the run before adaptation, {adapted['model']}.")
+    net, recipe, run = read_base(model)
     ds, y = _read_tiles(labels, table), table["label"].to_numpy()
     photos, source = photos_of_tiles(table)
     writing = partial(explain_write_errors, out, "Give another folder.")
@@ -72,6 +70,15 @@ def adapt(
         print(curve.round(4).to_string(index=False))
     print(f"{verdict}\nthe adapted model is in {display_path(out)}")
     return curve
+
+
+def read_base(model: Path) -> tuple[Any, Recipe, dict[str, Any]]:
+    """Return network, recipe and metrics of a run to adapt; CrackutilsError if it was adapted, or cannot be read."""
+    net, recipe = training.load(model)
+    run = json.loads((model / "metrics.json").read_text("utf-8"))
+    if adapted := run["settings"].get("adapted"):
+        raise CrackutilsError(f"{model} was adapted already. Give the run before adaptation, {adapted['model']}.")
+    return net, recipe, run
 
 
 def refuse_out(out: Path, force: bool) -> None:

@@ -95,19 +95,23 @@ def _stratified(order: np.ndarray, labels: np.ndarray, n: int) -> np.ndarray:
 
 
 def describe_gain(curve: pd.DataFrame) -> str:
-    """Return a sentence on the number of labels from which the interval of the AUROC's gain stays above 0."""
-    before, rows = curve["auroc"].iloc[0], curve.iloc[1:]
-    never = np.flatnonzero(rows["auroc_gain_low"] <= 0)
-    after = rows.iloc[never[-1] + 1 :] if len(never) else rows  # from here on, all are above 0
-    row = after.iloc[0] if len(after) else rows.iloc[-1]
-    gain = f"{row['auroc_gain']:+.3f} (95 % of the draws {row['auroc_gain_low']:+.3f} to {row['auroc_gain_high']:+.3f})"
-    if not len(after):
-        differs = f"the AUROC differs from the unadapted {before:.3f} by {gain}, and the interval includes 0"
-        what = f"no reliable gain: with {row['n']:.0f} labels {differs}; prefer the unadapted model"
-    else:
-        since = f"a reliable gain from {row['n']:.0f} labels on{', the fewest tried' * (not len(never))}"
-        what = f"{since}: AUROC {row['auroc']:.3f} against {before:.3f} unadapted, difference {gain}"
-    return f"On these tiles, adaptation has {what}."
+    """Return sentences on the number of labels from which the intervals of the scores' gains stay above 0."""
+    told, gained = [], False
+    for score, name in {"auroc": "AUROC", "average_precision": "average precision"}.items():
+        before, rows = curve[score].iloc[0], curve.iloc[1:]
+        never = np.flatnonzero(rows[f"{score}_gain_low"] <= 0)
+        after = rows.iloc[never[-1] + 1 :] if len(never) else rows  # from here on, all are above 0
+        row = after.iloc[0] if len(after) else rows.iloc[-1]
+        gain, low, high = (row[f"{score}_gain{part}"] for part in ("", "_low", "_high"))
+        labels = f"{row['n']:.0f} labels"
+        what = f"a reliable gain from {labels} on{', the fewest tried' * (not len(never))}"
+        what = what if len(after) else f"no reliable gain; with {labels}"
+        told.append(
+            f"{name}: {what}, {row[score]:.3f} against {before:.3f} unadapted, {gain:+.3f}"
+            f" (95 % of the draws {low:+.3f} to {high:+.3f})."
+        )
+        gained |= len(after) > 0
+    return " ".join([*told, *([] if gained else ["Prefer the unadapted model."])])
 
 
 def plot_learning_curve(table: pd.DataFrame) -> Figure:

@@ -114,7 +114,7 @@ def _crop(image: np.ndarray, box: Any, targets: np.ndarray, rng: np.random.Gener
     return [np.ascontiguousarray(part[:, ::-1] if flip else part) for part in rotated]
 
 
-def make_batch(n: int, labelled: Labelled, masked: Sequence[tuple[Photos, float]], seed: Any) -> Example:
+def make_batch(n: int, labelled: Labelled | None, masked: Sequence[tuple[Photos, float]], seed: Any) -> Example:
     """Return a training batch, float32 (n, 224, 224, 3) 0-255, and its targets, stacked as in `masked_example`.
 
     The same seed gives the same batch. Each entry of `masked` holds photos and their share of the batch; the rest are
@@ -123,8 +123,9 @@ def make_batch(n: int, labelled: Labelled, masked: Sequence[tuple[Photos, float]
     rng, examples = np.random.default_rng(seed), []
     for photos, share in masked:
         examples += [masked_example(photos, i, rng) for i in rng.integers(0, len(photos.images), round(share * n))]
-    chosen = rng.choice(labelled.rows, n - len(examples), p=labelled.odds)
-    examples += [labelled_example(labelled.read(i), int(labelled.labels[i]), labelled.centred, rng) for i in chosen]
+    if labelled:
+        chosen = rng.choice(labelled.rows, n - len(examples), p=labelled.odds)
+        examples += [labelled_example(labelled.read(i), int(labelled.labels[i]), labelled.centred, rng) for i in chosen]
     images, targets = zip(*examples, strict=True)
     return np.stack(images).astype(np.float32), {k: np.stack([one[k] for one in targets]) for k in targets[0]}
 

@@ -37,8 +37,9 @@ def read_detector_run(folder: Path) -> tuple[Recipe, str, Path]:
 
 
 def is_adapted(folder: Path) -> bool:
-    """Return whether `adapt` made a run."""
-    return "adapted" in json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+    """Return whether `adapt` fitted the last layer of a run to labels."""
+    settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+    return "labels" in settings.get("adapted", {})
 
 
 def photo_network(folder: Path, size: int) -> tuple[Any, Any, Any]:

@@ -76,8 +76,8 @@ def cell_loss(share: float) -> Any:
 
 def train_detector(
     recipe: Recipe,
-    ds: Dataset,
-    manifest: pd.DataFrame,
+    ds: Dataset | None,
+    manifest: pd.DataFrame | None,
     masked: Sequence[tuple[Photos, float]],
     folder: Path,
     seed: int,
@@ -90,29 +90,24 @@ def train_detector(
     A checkpoint is saved in `folder` every 100 steps; after a kill, the same call continues and gives the same bytes.
     The weights are those after the last of `steps` batches; validation chooses nothing. `manifest` is as `make_split`
     returns it, `weights` one of `config.WEIGHTS`. `masked` are photos, each with its share of a batch; without them,
-    only labels are learnt. `seed` draws batches and initial weights. `before` is a detector to continue from. Raises
-    CrackutilsError for a part of the split without images, and for a single class in training.
+    only labels are learnt; without `ds`, only masks, whose shares add up to 1. `seed` draws batches and first weights.
+    `before` is a detector to continue from. Raises CrackutilsError for a part of the split without images, and for a
+    single class in training.
     """
-    labels = ds.index["label"].to_numpy()
-    rows = split_rows(manifest, labels)["train"]
-    rare = class_weights(labels[rows])  # then both classes are drawn equally often
-    odds = np.vectorize(rare.get)(labels[rows]) / len(rows) if rare else None
-    read = lru_cache(512)(partial(ds.read, size=PATCH))  # large pictures decode slowly; 512 of this size take 80 MB
-    labelled = Labelled(read, labels, rows, ds.profile.source in CENTRED, odds)
+    labelled, known = (None, []) if ds is None else _labelled(ds, manifest)
     net, model = _compiled(recipe, weights, steps)
     fresh = build_detector(replace(recipe, size=CROP), weights, seed) if before is None else before
     model.set_weights(fresh.get_weights())
-    start = models.weights_facts(recipe.backbone, CROP, weights)
+    start = {"weights": "a detector", "file": "", "sha256": hash_weights(fresh)}
+    start = models.weights_facts(recipe.backbone, CROP, weights) if before is None else start
     # everything that the bytes of a checkpoint depend on
-    parts = [recipe.as_dict(), ds.sha256, "".join(manifest["label"].astype(str) + manifest["split"])]
+    parts = [recipe.as_dict(), *known]
     for photos, share in masked:
-        known = hashlib.sha256()
+        digest = hashlib.sha256()
         for target in photos.targets:
-            known.update(np.ascontiguousarray(target))
-        parts.append([known.hexdigest(), share])
+            digest.update(np.ascontiguousarray(target))
+        parts.append([digest.hexdigest(), share])
     parts += [seed, start["weights"], start["sha256"], steps, provenance.code_hash(), provenance.versions()]
-    if before is not None:
-        parts += [hash_weights(before)]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def batches(first: int, last: int) -> Any:
@@ -130,6 +125,17 @@ def train_detector(
     name, history = recipe.stages[0].name, chunks[["step", "loss"]]
     stages = [{"name": name, "steps": steps, "loss": history["loss"].iloc[-1], "kept": True}]
     return Trained(whole, start, history, stages, {name: chunks["seconds"].sum()})
+
+
+def _labelled(ds: Dataset, manifest: pd.DataFrame) -> tuple[Labelled, list[str]]:
+    """Return the training images of a split, both classes equally often, and what identifies them."""
+    labels = ds.index["label"].to_numpy()
+    rows = split_rows(manifest, labels)["train"]
+    rare = class_weights(labels[rows])
+    odds = np.vectorize(rare.get)(labels[rows]) / len(rows) if rare else None
+    read = lru_cache(512)(partial(ds.read, size=PATCH))  # large pictures decode slowly; 512 of this size take 80 MB
+    labelled = Labelled(read, labels, rows, ds.profile.source in CENTRED, odds)
+    return labelled, [ds.sha256, "".join(manifest["label"].astype(str) + manifest["split"])]
 
 
 @lru_cache(1)

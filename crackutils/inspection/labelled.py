@@ -1,4 +1,4 @@
-"""Labelled tiles for `adapt`, from photos that a user has corrected: in a session, or with masks."""
+"""Photos that a user has corrected, in a session or with masks, and labelled tiles of them: for `adapt`."""
 
 import contextlib
 import hashlib
@@ -25,25 +25,34 @@ from crackutils.userfiles.write import write_table
 
 _CRACKED = 24  # pixels of crack from which a tile counts as cracked
 _ENDS = ("", "_mask", "-mask", ".mask")  # suffixes of the names of masks
-_Shot = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, photo, pixels of cracks, pixels of possible cracks
+Shot = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, photo, pixels of cracks, pixels of possible cracks
+
+
+@contextlib.contextmanager
+def corrected_photos(origin: Path, out: Path, model: Path | None, engine: str) -> Iterator[tuple[Path, Iterator[Shot]]]:
+    """Yield a temporary folder beside `out`, and the photos that a user has corrected.
+
+    `origin` is a session, whose photos with marks or paint count, or a folder of photos with complete masks beside them
+    (`wall.png` or `wall_mask.png` for `wall.jpg`; white is crack). Cracks are confirmed, painted or masked ones.
+    Raises CrackutilsError for a session or folder that cannot be used.
+    """
+    with explain_write_errors(out):
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        held = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent)
+    with held as work:
+        corrected = _corrected(origin, Path(work), Path(model or SHIPPED), engine)
+        yield Path(work), _masked(origin) if origin.is_dir() else corrected
 
 
 @contextlib.contextmanager
 def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> Iterator[Path]:
     """Yield a table for `adapt` of tiles of 256x256 pixels, which lie beside `out` during the block.
 
-    `origin` is a session, whose photos with marks or paint count, or a folder of photos with complete masks beside them
-    (`wall.png` or `wall_mask.png` for `wall.jpg`; white is crack). A tile with at least 24 pixels of confirmed, painted
-    or masked cracks is cracked; a tile without any crack is free. Other tiles are left out, and so are tiles cut by the
-    photo's border. Prints the numbers. Raises CrackutilsError for a session or folder that cannot be used, if a class
-    is missing, and for fewer than ten tiles.
+    The arguments are those of `corrected_photos`. A tile with at least 24 pixels of cracks is cracked; a tile without a
+    possible one is free. Other tiles are left out, and so are tiles cut by the photo's border. Prints the numbers.
+    Raises CrackutilsError as `corrected_photos` does, if a class is missing, and for fewer than ten tiles.
     """
-    model = Path(model or SHIPPED)
-    with explain_write_errors(out):
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        held = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent)
-    with held as work:
-        shots = _masked(origin) if origin.is_dir() else _corrected(origin, Path(work), model, engine)
+    with corrected_photos(origin, out, model, engine) as (work, shots):
         rows, doubtful, seen = [], 0, set()
         for name, image, cracked, possible in shots:
             for row, col, tile in cut_tiles(cracked, TILE):
@@ -56,7 +65,7 @@ def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> 
                 Image.fromarray(image[place]).save(content := io.BytesIO(), "PNG")
                 if (digest := hashlib.sha256(content.getvalue()).hexdigest()) not in seen:  # equal tiles count once
                     seen.add(digest)
-                    (Path(work) / f"{digest}.png").write_bytes(content.getvalue())
+                    (work / f"{digest}.png").write_bytes(content.getvalue())
                     rows.append({"file": f"{digest}.png", "label": label, "photo": name})
         table = pd.DataFrame(rows, columns=["file", "label", "photo"])
         cracks, photos = int(table["label"].sum()), table["photo"].nunique()
@@ -65,15 +74,15 @@ def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> 
             remedy = "Correct more photos: confirm or paint cracks, and reject false ones"
             raise CrackutilsError(f"{origin} gives {told}. {remedy}.")
         print(f"{told}; left out as doubtful: {doubtful:,}")
-        write_table(Path(work) / "labels.csv", table)
-        yield Path(work) / "labels.csv"
+        write_table(work / "labels.csv", table)
+        yield work / "labels.csv"
 
 
-def _corrected(file: Path, work: Path, model: Path, engine: str) -> Iterator[_Shot]:
+def _corrected(file: Path, work: Path, model: Path, engine: str) -> Iterator[Shot]:
     session = read_session(file, work / "session")
     names = [name for name in session.photos if name in session.edits and session.edits[name].corrected]
     net = load_detector(model, engine) if names else None
-    for name in progress(names, "cutting tiles", len(names), "photo") if names else ():
+    for name in progress(names, "corrected photos", len(names), "photo") if names else ():
         with contextlib.suppress(ImageError):
             image, edits = read_image(session.photos[name]), session.edits[name]
             mask, cracks, pieces = find_cracks(image, map_photo(image, net), session.threshold, edits)
@@ -84,7 +93,7 @@ def _corrected(file: Path, work: Path, model: Path, engine: str) -> Iterator[_Sh
             yield name, image, cracked, mask
 
 
-def _masked(folder: Path) -> Iterator[_Shot]:
+def _masked(folder: Path) -> Iterator[Shot]:
     files = {file.relative_to(folder).as_posix(): file for file in find_pictures(folder)[0]}
     masks = {file: [file.with_name(f"{file.stem}{end}.png") for end in _ENDS] for file in files.values()}
     known = set(files.values())
@@ -94,7 +103,7 @@ def _masked(folder: Path) -> Iterator[_Shot]:
         raise CrackutilsError(
             f"{folder} holds no photo with a mask beside it. For wall.jpg, name the mask wall_mask.png."
         )
-    for name, (file, mask) in progress(pairs.items(), "cutting tiles", len(pairs), "photo"):
+    for name, (file, mask) in progress(pairs.items(), "corrected photos", len(pairs), "photo"):
         with contextlib.suppress(ImageError):
             image = read_image(file)
             truth = read_mask(mask, image.shape[:2])
