@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from crackutils import models
-from tools.benchmarks import sample, speed
+from tools.benchmarks import directions, sample, speed
+from tools.notebooks import replace_marked
 
 
 def row(run: str, total: float, above: float, error: float, images: int = 200) -> dict[str, Any]:
@@ -35,3 +36,13 @@ def test_validation_losses_are_paired_by_image_and_read_no_test_image() -> None:
 def test_the_model_card_follows_from_what_was_measured() -> None:
     found = json.loads(sample.OUT.read_text("utf-8"))["final"]
     assert models.OWN_FILE.with_name("README.md").read_text("utf-8") == sample.card(found)
+
+
+def test_the_table_of_both_directions_follows_from_what_was_measured() -> None:
+    found, page = json.loads(directions.OUT.read_text("utf-8")), directions.PAGE.read_text("utf-8")
+    assert replace_marked(page, "directions", directions.directions_table(found)) == page
+    cells = {(row["trained"], row["tested"]): row["auroc"] for row in found["rows"]}
+    assert len(cells) == 9 and all(
+        cells[name, name] == max(v for (a, _), v in cells.items() if a == name)
+        for name in ("METU", "SDNET2018, cleaned labels")
+    )
