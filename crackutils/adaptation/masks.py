@@ -55,23 +55,15 @@ def adapt_to_masks(
     """
     out, model = Path(out).resolve(), Path(model or SHIPPED)
     refuse_out(out, force)
-    net, recipe, run = read_base(model)
+    _, _, run = read_base(model)
     home = config.data_dir() / "cache" / f"adapt-{hashlib.sha256(str(out).encode()).hexdigest()[:12]}"
     photos = _store(shots, home / "photos")
     if not any((target == CRACK).any() for target in photos.targets):
         raise CrackutilsError("No photo has a crack in its mask. Give photos with cracks too.")
-    slower = replace(recipe.stages[0], learning_rate=_SLOWER * recipe.stages[0].learning_rate)
-    drawn, start = load_photos(PHOTO_SEED, DRAWN, SIDE), read_detector_run(model)[1]
 
     def train(some: np.ndarray, name: str) -> Any:
         print(f"training on {len(some):,} photos with masks", flush=True)
-        masked = list(zip((_select(photos, some), drawn), SHARES, strict=True))
-        slow = replace(recipe, stages=(slower,))
-        trained = train_detector(slow, None, None, masked, home / name, DEFAULT_SEED, start, STEPS, net).model
-        head = trained.get_layer("p_crack")
-        kernel, bias = head.get_weights()
-        head.set_weights([np.eye(*kernel.shape, dtype=np.float32), 0 * bias])  # it was fitted to other features
-        return trained
+        return train_on_masks(_select(photos, some), model, home / name)
 
     facts = {"model": display_path(model), "model_sha256": sha256(model / "model" / "model.weights.h5")}
     facts |= {"masks": len(photos.images), "steps": STEPS, "shares": SHARES, "seed": DEFAULT_SEED}
@@ -100,6 +92,23 @@ def adapt_to_masks(
     shutil.rmtree(home, ignore_errors=True)
     print(f"{verdict}\nthe adapted model is in {display_path(out)}")
     return table
+
+
+def train_on_masks(photos: Photos, model: Path, folder: Path) -> Any:
+    """Return the network of a run, trained further on photos with masks and on synthetic ones.
+
+    Checkpoints lie in `folder`; after a kill, the same call continues.
+    """
+    net, recipe, _ = read_base(model)
+    stage = recipe.stages[0]
+    slower = replace(recipe, stages=(replace(stage, learning_rate=_SLOWER * stage.learning_rate),))
+    masked = list(zip((photos, load_photos(PHOTO_SEED, DRAWN, SIDE)), SHARES, strict=True))
+    start = read_detector_run(model)[1]
+    trained = train_detector(slower, None, None, masked, folder, DEFAULT_SEED, start, STEPS, net).model
+    head = trained.get_layer("p_crack")
+    kernel, bias = head.get_weights()
+    head.set_weights([np.eye(*kernel.shape, dtype=np.float32), 0 * bias])  # it was fitted to other features
+    return trained
 
 
 def _store(shots: Iterable[Shot], folder: Path) -> Photos:

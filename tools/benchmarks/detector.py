@@ -53,9 +53,14 @@ def measure_masked(find: Callable[[np.ndarray], np.ndarray], folder: Path) -> di
     return {"photos": len(rows)} | scores.round(4).to_dict() | {"seconds": round(seconds, 3)}
 
 
-def _mask_of(image: np.ndarray, net: Detector, threshold: float) -> np.ndarray:
-    seen = map_photo(image, net)
-    return crack_mask(seen.pixels, threshold, seen.cells)
+def mask_of(net: Detector, threshold: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that finds the mask of a photo, bool (h, w)."""
+
+    def find(image: np.ndarray) -> np.ndarray:
+        seen = map_photo(image, net)
+        return crack_mask(seen.pixels, threshold, seen.cells)
+
+    return find
 
 
 def open_crackpot(file: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -113,7 +118,7 @@ def measure_drawn(net: Detector, threshold: float, count: int = 16) -> dict[str,
     rows = []
     for k in progress(range(count), "drawn", count, "photo"):
         shot = make_photo(DRAWN, k, 1536, 1152, THIN)
-        rows.append(compare_with_truth(shot, _mask_of(shot.image, net, threshold)))
+        rows.append(compare_with_truth(shot, mask_of(net, threshold)(shot.image)))
     table = pd.DataFrame(rows)
     error = (table["length_found"] / table["length_true"] - 1).abs()
     found = {"iou": score_counts(table)["iou"].median(), "length_error": error.median()}
@@ -158,9 +163,8 @@ def main(words: list[str]) -> None:
     threshold, net = float(given.get("THRESHOLD", 0.5)), load_detector(run)
     path = lambda name: Path(given[name]) if name in given else None  # noqa: E731
     found: dict[str, Any] = {"threshold": threshold}
-    mask_of = lambda net: lambda image: _mask_of(image, net, threshold)  # noqa: E731
     if folder := path("MASKED"):
-        found["masked"] = measure_masked(mask_of(net), folder)
+        found["masked"] = measure_masked(mask_of(net, threshold), folder)
         if file := path("CRACKPOT"):
             found["crackpot"] = measure_masked(open_crackpot(file), folder)
     if folder := path("WALLS"):
@@ -168,7 +172,7 @@ def main(words: list[str]) -> None:
     if folder := path("PHOTOS"):
         found["whole"] = measure_photos(net, folder)
     if folder := path("UNMASKED"):
-        found["unmasked"] = measure_masked(mask_of(load_detector(folder)), Path(given["MASKED"]))
+        found["unmasked"] = measure_masked(mask_of(load_detector(folder), threshold), Path(given["MASKED"]))
     if "METU" in given:
         found["metu"] = measure_metu(run, config.profile(given["METU"]))
     if "DRAWN" in given:
