@@ -8,12 +8,14 @@ copyright = "the authors of crackutils; images of METU: Özgenel 2019, CC BY 4.0
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 nb_execution_mode = "off"  # the pages show the run that was made
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show the imports", "Hide the imports"  # only these are folded
 myst_heading_anchors = 4
 default_role = "code"  # single backticks in docstrings
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 html_theme = "pydata_sphinx_theme"
 html_show_sourcelink = False
+html_static_path, html_css_files = ["site.css"], ["site.css"]
 html_context = {"default_mode": "light"}
 html_theme_options = {
     "github_url": f"https://github.com/{project_table()['repository']}",
