@@ -13,6 +13,7 @@ myst_heading_anchors = 4
 default_role = "code"  # single backticks in docstrings
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 html_theme = "pydata_sphinx_theme"
 html_show_sourcelink = False
 html_static_path, html_css_files = ["site.css"], ["site.css"]
