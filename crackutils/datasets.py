@@ -74,11 +74,11 @@ class Dataset:
 
     @cached_property
     def cuts(self) -> pd.DataFrame:
-        """The photo and place of each image, a row per image in index order: photo (its number, -1 if unknown), and for
-        synthetic images x, y (left, top, pixels) and the other columns of `patches.csv`.
+        """The photo and place of each image, a row per image in index order.
 
-        Without that table, the photo is taken from names like SDNET2018's PHOTO-TILE.jpg, if all images have such names
-        and there are several photos. Dates do not count as photos.
+        Columns: photo (number, -1 if unknown), and for synthetic images x, y (left, top, pixels) and the other ones of
+        `patches.csv`. Without that table, the photo is taken from names like SDNET2018's PHOTO-TILE.jpg, if all images
+        have such names and there are several photos. Dates do not count as photos.
         """
         try:
             cuts = pd.read_csv(self.folder / "patches.csv").drop_duplicates("file")

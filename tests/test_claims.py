@@ -118,7 +118,7 @@ CLAIMS: dict[str, dict[str, Callable[[], bool]]] = {  # by notebook: words of a 
         ),
     },
     "08": {
-        "trainings are short: expect no gain": lambda: all((r["gain_low"] or 0) <= 0 for r in M["08"]["report"]),
+        "training is short: expect no gain": lambda: all((r["gain_low"] or 0) <= 0 for r in M["08"]["report"]),
         "24 images are corrupted: one of them is 4 %": lambda: {r["n"] for r in M["08"]["robustness"]} == {24},
         "On the sample, blur": lambda: max(corrupted(3).values(), key=lambda r: r["errors"])["corruption"] == "blur",
     },

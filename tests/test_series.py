@@ -425,9 +425,15 @@ def test_a_run_that_was_killed_does_not_count_and_foreign_parameters_stay_out(mo
 
 
 def test_parts_of_a_page() -> None:
-    nb = new_notebook(cells=[new_code_cell("install()", metadata={"tags": ["colab-setup"]}), new_code_cell("1")])
+    start = new_code_cell("profile = config.start(PROFILE)")
+    bar = [new_output("stream", name="stdout", text=text) for text in ("\rcopies: 0%", "\rcopies: 9%", "\n", "\nend\n")]
+    bar.append(new_output("display_data", {"text/html": "<pre></pre>", "text/plain": ""}))
+    nb = new_notebook(cells=[new_code_cell("install()", metadata={"tags": ["colab-setup"]}), start])
+    nb.cells.append(new_code_cell("1", outputs=bar))
     _prepare(nb, "notebooks/01_first.ipynb", set())
-    assert [cell.source for cell in nb.cells] == ["1"]
+    assert [cell.source for cell in nb.cells] == [start.source, "1"]
+    assert [cell.metadata.get("tags") for cell in nb.cells] == [["hide-input"], None]
+    assert [out.text for out in nb.cells[1].outputs] == ["end\n"]
     text, _ = _relink("[a](../tests) [b](../crackutils/cli.py#L9)", "notebooks/01_first.ipynb", set())
     assert re.fullmatch(r"\[a\]\(https:\S+/tree/main/tests\) \[b\]\(https:\S+/blob/main/crackutils/cli\.py#L9\)", text)
     shown = 'run.show(plots.f(x, "not the title", title="The title"), "a_b")'

@@ -124,7 +124,11 @@ def _first_line(module: str) -> str:
 
 
 def _prepare(nb: nbformat.NotebookNode, name: str, known: set[str]) -> set[str]:
-    """Turn an executed copy into a page: no set-up cell, new links, alternative texts; return further pictures."""
+    """Turn an executed copy into a page: no set-up cell, progress bars or empty outputs, new links, alternative texts.
+
+    Returns:
+        The pictures that its links show.
+    """
     nb.metadata.pop("widgets", None)  # old progress bars, whose scripts would be loaded from the network
     for cell in tagged_cells(nb, "colab-setup"):
         nb.cells.remove(cell)
@@ -141,7 +145,14 @@ def _prepare(nb: nbformat.NotebookNode, name: str, known: set[str]) -> set[str]:
         if cell.cell_type == "markdown":
             cell.source, pictures = _relink(cell.source, name, known)
             shown |= pictures
-        elif text := _alternative(cell.source):
+            continue
+        for out in (out for out in cell.outputs if out.output_type == "stream"):
+            out.text = re.sub(r"\r[^\n]*", "", out.text).lstrip("\n")
+        texts = [out.get("text", out.get("data", {}).get("text/plain")) for out in cell.outputs]
+        cell.outputs = [out for out, text in zip(cell.outputs, texts, strict=True) if text != ""]
+        if "config.start(" in cell.source:
+            cell.metadata.setdefault("tags", []).append("hide-input")  # thirty lines of imports, open after a click
+        if text := _alternative(cell.source):
             cell.metadata["mystnb"] = {"image": {"alt": text}}
     return shown
 

@@ -58,20 +58,23 @@ def results_table() -> str:
 
 
 def benchmark_tables() -> str:
-    """Return the benchmark's tables as Markdown: one per profile, and one per set of photos with masks."""
+    """Return the benchmark's tables as Markdown: one per profile and per set of masks, with a list of its entries."""
     tables = []
     for home in sorted(path for path in BENCHMARK.iterdir() if path.name in config.PROFILES):
-        runs = collect_runs(home.name, base=home)
+        runs = sorted(collect_runs(home.name, base=home), key=lambda run: run["test"]["errors"])
         first, settings, data = best_by_validation(runs), runs[0]["settings"], runs[0]["data"]
         pairs = [compare_pairwise(runs, first)] if len(runs) > 1 else []
         tests = {(row.b if row.a == first else row.a): row for table in pairs for row in table.itertuples()}
-        rows = [_patch_row(run, tests.get(run["run"])) for run in sorted(runs, key=lambda run: run["test"]["errors"])]
+        rows = [_patch_row(run, tests.get(run["run"])) for run in runs]
+        cards = [_read_card(run["folder"], run["data"]["sha256"][:12]) for run in runs]
         images = f"{config.PROFILES[home.name].title}; split {settings['split']}, seed {settings['split_seed']}"
         counts = f"{data['test']['images']:,} test images in {data['test']['groups']:,} groups"
-        tables.append(f"### {home.name}\n\n{images}: {counts}. Tests are against `{first}`.\n\n{_markdown(rows)}")
+        about = f"{images}: {counts}. Tests are against `{first}`."
+        tables.append(f"### {home.name}\n\n{about}\n\n{_markdown(rows, cards)}")
     for home in sorted((BENCHMARK / "masks").iterdir()):
-        rows = [_mask_row(file) for file in sorted(home.glob("*/scores.csv"))]
-        tables.append(f"### Masks: {home.name}\n\n{_markdown(rows)}")
+        files = sorted(home.glob("*/scores.csv"))
+        cards = [_read_card(file.parent) for file in files]
+        tables.append(f"### Masks: {home.name}\n\n{_markdown([_mask_row(file) for file in files], cards)}")
     return "\n\n".join(tables)
 
 
@@ -82,7 +85,7 @@ def _patch_row(run: dict[str, Any], test: Any) -> dict[str, str]:
     row |= {f"Error rate by {kind}": "{:.4f}-{:.4f}".format(*interval[key]) for kind, key in _INTERVALS}
     row |= {"AUROC": f"{found['auroc']:.4f}", "ECE": f"{found['ece']:.4f}"}
     row["McNemar"] = f"{test.verdict} (p = {test.p_holm:.2g})" if test else "-"
-    return row | _read_card(run["folder"]) | {"Data": run["data"]["sha256"][:12]}
+    return row
 
 
 def _mask_row(file: Path) -> dict[str, str]:
@@ -91,18 +94,18 @@ def _mask_row(file: Path) -> dict[str, str]:
     for name, title in _MASK_SCORES.items():
         best, low, high = table.loc[["all", "all_low", "all_high"], name]
         row[title] = f"{best:.3f} ({low:.3f}-{high:.3f})"
-    return row | _read_card(file.parent)
+    return row
 
 
-def _read_card(folder: Path) -> dict[str, str]:
-    """Return date, commit, command and remarks of an entry."""
+def _read_card(folder: Path, data: str = "") -> str:
+    """Return an entry's remarks, date, commit, hash of the images and command as an item of a list."""
     card = tomllib.loads((folder / "card.toml").read_text("utf-8"))
-    row = {"Date": str(card["date"]), "Commit": card["commit"], "Command": f"`{card['command']}`"}
-    return row | {"Remarks": card["remarks"]} | ({"Data": card["data"]} if "data" in card else {})
+    made = f"{card['date']}, commit {card['commit']}, data {data or card['data']}"
+    return f"- `{folder.name}`: {card['remarks']} ({made}).\n  `{card['command']}`"
 
 
-def _markdown(rows: list[dict[str, str]]) -> str:
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+def _markdown(rows: list[dict[str, str]], cards: list[str]) -> str:
+    return "\n\n".join((pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True), "\n".join(cards)))
 
 
 def write_benchmark(check: bool = False) -> bool:

@@ -50,7 +50,7 @@ class Piece:
 
     @property
     def steps(self) -> np.ndarray:
-        """Length of the line at each point, float (n,): half of the way to both neighbours."""
+        """Length of the line at each point, half of the way to both neighbours, float (n,)."""
         step = np.hypot(*np.diff(self.points.astype(float), axis=0).T)
         return (np.append(step, 0) + np.append(0, step)) / 2
 

@@ -123,7 +123,7 @@ class TransferStudy:
 
     @cached_property
     def networks(self) -> dict[str, Any]:
-        """Detectors by name: `FROZEN` and the fine-tuned ones."""
+        """`FROZEN` and the fine-tuned detectors, by name."""
         return {FROZEN: fit_cell_head(self.patches, self.few // 2, self.weights, self.seed)} | self.fine_tuned
 
     def maps(self, ds: Dataset, rows: np.ndarray, name: str, size: int = DETECTOR.size) -> np.ndarray:

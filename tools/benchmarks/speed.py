@@ -204,7 +204,7 @@ def plot_race(rows: list[dict[str, Any]]) -> Any:
     figure, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
     table = pd.DataFrame(rows)
     lines = {"published": ("as published", "o-", "#d55e00"), "ours": ("ours, first time", "s--", "#0173b2")}
-    lines |= {"ours, again": ("ours, features kept", "^:", "#029e73")}
+    lines |= {"ours, again": ("ours, features cached", "^:", "#029e73")}
     for name, (label, style, colour) in lines.items():
         part = table[table["run"] == name]
         ax.plot(part["images"], part["total"], style, color=colour, label=label)
