@@ -131,14 +131,16 @@ def test_a_crack_goes_on_where_the_network_is_less_sure(monkeypatch: Any) -> Non
     for part, before in zip((p, tall), both, strict=True):
         np.testing.assert_array_equal(crack_mask(part, 0.5), before)
     assert (both[1][:280, 20:23].sum(1) == 1).all()
-    for logit, kept in ((1.4, False), (1.6, True)):
+    for logit, kept in ((1.9, False), (2.1, True)):
         cells = np.full((19, 57), -5.0)
         cells[6, 3:54] = logit  # all that the crack runs through; what lies beside it does not count
         np.testing.assert_array_equal(crack_mask(p, 0.5, cells), both[0] if kept else np.zeros_like(both[0]))
-    cells[6, 3:20], cells[6, 20:] = 8, -2  # a crack that goes on as a long joint
-    found = crack_mask(p, 0.5, cells)
-    assert found[100:103, 50:300].any(0).all() and not found[:, 400:].any()
-    for logit, kept in ((-1.8, True), (-2.0, False)):  # at a low threshold, cells may be more doubtful
+    cells[6, 3:54] = -2
+    cells[6, 10] = 9  # one confident cell is not enough
+    assert not crack_mask(p, 0.5, cells).any()
+    cells[6, 3:14] = 6  # a confident stretch is, with all that continues from it
+    np.testing.assert_array_equal(crack_mask(p, 0.5, cells), both[0])
+    for logit, kept in ((-1.7, True), (-1.9, False)):  # at a low threshold, cells may be more doubtful
         assert crack_mask(p, 0.1, np.full((19, 57), logit)).any() == kept
 
 

@@ -13,11 +13,11 @@ from skimage.morphology import skeletonize
 
 from crackutils.detector.network import CELL
 
-_STRIP = 2048  # rows that are labelled at once, to limit the memory; whole cells
+_STRIP = 2048  # rows that are labelled at once, to limit the memory
 _BLOCK, _RIM = 512, 64  # side of the blocks in which masks are thinned, and of their overlap, pixels
 _SHORTEST = 20  # least length of a crack, pixels
-_CELL_SURE = 1.5  # least distance of the cells' mean logit from that of the threshold, from 0.5 up
-_AROUND = 9  # side of the square of cells around a pixel that decide about it
+_CELL_SURE = 2.0  # least mean logit of the cells along some stretch of a crack, at a threshold of 0.5 and more
+_STRETCH = 9  # side of the square of cells that a mean is taken over
 _LOW = 0.5  # share of the threshold down to which a crack continues
 
 
@@ -26,10 +26,13 @@ def crack_mask(pixels: np.ndarray, threshold: float, cells: np.ndarray | None = 
 
     A crack continues from pixels that reach the threshold to neighbours that reach half of it (hysteresis: Canny 1986);
     of these, only the centre line counts, because the mask would be too wide. Cracks under 20 pixels are dropped.
-    With the logits of the map's `cells`, so are pixels among doubtful cells, which see more of the surroundings.
+    With the logits of the map's `cells`, so are cracks without a confident stretch: cells see more of the surroundings.
     """
-    near = None if cells is None else _find_confident(pixels, threshold, cells)
-    found = _grow(pixels, _LOW * threshold * 255, threshold * 255, near)
+    low, high = _LOW * threshold * 255, threshold * 255
+    cells, sure = (np.zeros((1, 1)), -np.inf) if cells is None else (_average(cells, pixels, low), _CELL_SURE)
+    if threshold < 0.5:  # users choose a low one to see doubtful cracks
+        sure = math.log(threshold / (1 - threshold)) + 2 * threshold * sure
+    found = _grow(pixels, low, high, cells, sure)
     mask = found.copy()
 
     def thin(row: int, col: int) -> None:
@@ -51,35 +54,31 @@ def for_blocks(act: Callable[[int, int], None], shape: Sequence[int], side: int)
         list(pool.map(lambda corner: act(*corner), corners))
 
 
-def _find_confident(pixels: np.ndarray, threshold: float, cells: np.ndarray) -> np.ndarray:
-    """Return the cells, bool like `cells`, around which the mean logit of cells with a line is high.
+def _average(cells: np.ndarray, pixels: np.ndarray, low: float) -> np.ndarray:
+    """Return for each cell the mean logit of the cells around it that hold pixels of at least `low`, like `cells`.
 
-    A line's mean logit tells cracks from joints better than its highest one. The mean is local, because a crack and a
-    long joint may touch.
+    Along a joint, single cells are as confident as those of a crack, but not a stretch of them. The mean is taken over
+    a stretch, not a whole line, because a crack and a long joint may touch.
     """
     rows, cols = (np.arange(0, side, CELL) for side in pixels.shape)
-    some = (pixels[top : top + CELL] >= _LOW * threshold * 255 for top in rows)
+    some = (pixels[top : top + CELL] >= low for top in rows)
     count = np.stack([np.add.reduceat(row.sum(0, dtype=np.float32), cols) for row in some])
     count = np.minimum(count, CELL)  # a line's pixels: a hole beside a crack does not outweigh it
     total, weight = (
-        cv2.boxFilter(x, -1, (_AROUND, _AROUND), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        cv2.boxFilter(x, -1, (_STRETCH, _STRETCH), normalize=False, borderType=cv2.BORDER_CONSTANT)
         for x in (count * cells.astype(np.float32), count)
     )
-    # users choose a low threshold to see doubtful cracks
-    return total >= (math.log(threshold / (1 - threshold)) + _CELL_SURE * min(1, 2 * threshold)) * weight
+    return total / np.maximum(weight, 1)
 
 
-def _grow(pixels: np.ndarray, low: float, high: float, near: np.ndarray | None) -> np.ndarray:
-    """Return the pixels of at least `low`, in the cells `near` if given, that are connected with one of `high`.
+def _grow(pixels: np.ndarray, low: float, high: float, cells: np.ndarray, sure_cell: float) -> np.ndarray:
+    """Return the pixels of at least `low` that are connected with one of `high` and with a cell of `sure_cell`.
 
     Too short ones are dropped.
     """
 
     def label(strip: slice) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
         some = pixels[strip] >= low
-        if near is not None:
-            part = near[strip.start // CELL : strip.stop // CELL]
-            some &= part.repeat(CELL, 0)[: len(some)].repeat(CELL, 1)[:, : some.shape[1]]
         return *cv2.connectedComponents(some.view(np.uint8), connectivity=8), *find_pixels(some)
 
     strips = [slice(top, top + _STRIP) for top in range(0, len(pixels), _STRIP)]
@@ -87,8 +86,9 @@ def _grow(pixels: np.ndarray, low: float, high: float, near: np.ndarray | None) 
     for strip in strips:
         count, labels, row, col = label(strip)
         own, down = labels[row, col], row + strip.start
-        reaches.append(np.full((5, count), -np.inf))
-        sides = [-col, -down, col + 1, down + 1, pixels[down, col]]
+        y, x = (down // CELL).clip(max=len(cells) - 1), (col // CELL).clip(max=cells.shape[1] - 1)
+        reaches.append(np.full((6, count), -np.inf))
+        sides = [-col, -down, col + 1, down + 1, cells[y, x], pixels[down, col]]
         for side, values in zip(reaches[-1], sides, strict=True):
             np.maximum.at(side, own, values)
         if last is not None:  # joins what touches across strips
@@ -100,11 +100,11 @@ def _grow(pixels: np.ndarray, low: float, high: float, near: np.ndarray | None) 
         last, above, first = labels[-1], first, first + count
     one, other = np.concatenate(pairs, 1)
     groups, group = connected_components(coo_array((np.ones(len(one)), (one, other)), (first, first)), directed=False)
-    reach = np.full((5, groups), -np.inf)
+    reach = np.full((6, groups), -np.inf)
     for side, values in zip(reach, np.concatenate(reaches, 1), strict=True):
         np.maximum.at(side, group, values)
     far = np.hypot(reach[0] + reach[2], reach[1] + reach[3]) >= _SHORTEST
-    kept = (far & (reach[4] >= high))[group]
+    kept = (far & (reach[4] >= sure_cell) & (reach[5] >= high))[group]
     found, first = np.zeros(pixels.shape, bool), 0
     for strip in strips:
         count, labels, row, col = label(strip)

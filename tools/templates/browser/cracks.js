@@ -1,7 +1,7 @@
 // From a photo's map to its cracks: mask.py and graph.py of crackutils.inspection in JavaScript, without widths.
 // Images are flat arrays, row by row.
 
-const CELL = 16, SHORTEST = 20, SURE = 1.5, SIDE = 9, LOW = 0.5; // as in mask.py
+const CELL = 16, SHORTEST = 20, SURE = 2, SIDE = 9, LOW = 0.5; // as in mask.py
 const HOLE = [[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]], PAD = 32, GAP = 15, TANGENT = 8, SPUR = 4; // as in graph.py
 const AROUND = [[-1, 0], [-1, 1], [0, 1], [1, 1], [1, 0], [1, -1], [0, -1], [-1, -1]]; // dy, dx, clockwise from north
 
@@ -27,12 +27,10 @@ function forParts(w, h, inside, steps, act) {
 
 const cellOf = (k, w, cellsWide) => Math.floor(k / w / CELL) * cellsWide + Math.floor((k % w) / CELL);
 
-/** The cells around which the mean logit of cells with a line is high: `_find_confident`. */
-function findConfident(pixels, w, cells, cellsWide, threshold) {
-  const least = Math.log(threshold / (1 - threshold)) + SURE * Math.min(1, 2 * threshold), reach = (SIDE - 1) / 2;
-  const count = new Float32Array(cells.length), rows = cells.length / cellsWide;
-  for (let k = 0; k < pixels.length; k++)
-    if (pixels[k] >= LOW * threshold * 255) count[cellOf(k, w, cellsWide)]++;
+/** For each cell the mean logit of the cells around it that hold pixels of at least `low`: `_average`. */
+function average(cells, pixels, w, cellsWide, low) {
+  const count = new Float32Array(cells.length), rows = cells.length / cellsWide, reach = (SIDE - 1) / 2;
+  for (let k = 0; k < pixels.length; k++) if (pixels[k] >= low) count[cellOf(k, w, cellsWide)]++;
   return cells.map((_, at) => {
     let total = 0, weight = 0;
     const row = Math.floor(at / cellsWide), col = at % cellsWide;
@@ -42,23 +40,25 @@ function findConfident(pixels, w, cells, cellsWide, threshold) {
         total += Math.min(count[k], CELL) * Math.log(p / (1 - p));
         weight += Math.min(count[k], CELL);
       }
-    return total >= least * weight ? 1 : 0;
+    return total / Math.max(weight, 1);
   });
 }
 
 /** The mask of cracks, from probabilities 0-255 of pixels and 0-1 of cells: `crack_mask`. */
 export function crackMask(pixels, w, h, cells, cellsWide, threshold) {
-  const high = threshold * 255, found = new Uint8Array(w * h);
-  const near = findConfident(pixels, w, cells, cellsWide, threshold);
-  forParts(w, h, (k) => pixels[k] >= LOW * high && near[cellOf(k, w, cellsWide)], AROUND, (part) => {
-    let [left, right, top, low, most] = [w, 0, h, 0, 0];
+  const high = threshold * 255, least = LOW * high, found = new Uint8Array(w * h);
+  const mean = average(cells, pixels, w, cellsWide, least);
+  const sure = threshold < 0.5 ? Math.log(threshold / (1 - threshold)) + 2 * threshold * SURE : SURE;
+  forParts(w, h, (k) => pixels[k] >= least, AROUND, (part) => {
+    let [left, right, top, low, most, cell] = [w, 0, h, 0, 0, -Infinity];
     for (const k of part) {
       const y = Math.floor(k / w), x = k % w;
       left = Math.min(left, x); right = Math.max(right, x + 1);
       top = Math.min(top, y); low = Math.max(low, y + 1);
       most = Math.max(most, pixels[k]);
+      cell = Math.max(cell, mean[cellOf(k, w, cellsWide)]);
     }
-    if (Math.hypot(right - left, low - top) >= SHORTEST && most >= high)
+    if (Math.hypot(right - left, low - top) >= SHORTEST && cell >= sure && most >= high)
       for (const k of part) found[k] = 1;
   });
   // what is doubtful counts by its centre line, and by what it encloses
