@@ -87,6 +87,15 @@ def test_an_old_tab_does_nothing(desk: Desk, monkeypatch: Any) -> None:
     assert len(told) == 1 and "in another tab" in told[0]
 
 
+def test_the_question_before_all_is_removed_stays_until_the_user_does_something(desk: Desk) -> None:
+    page = pytest.importorskip("crackutils.app.page")
+    screen = page.Screen(desk, asked=True)
+    page._acted(page._set_threshold)(screen, None, "")  # follows each event of the slider, also that of a new page
+    assert screen.asked
+    page._acted(lambda screen: None)(screen, None, "")
+    assert not screen.asked
+
+
 def test_marks_brush_scale_and_limit_change_what_is_found(desk: Desk) -> None:
     assert len(desk.sight.cracks) == 2 and "length (px)" in desk.table()
     desk.set_scale(0.5, everywhere=True)
@@ -245,6 +254,11 @@ def facts_become(page: Any, text: str | re.Pattern) -> None:
     page.locator("#facts").get_by_text(text).wait_for()
 
 
+def numbers_become(page: Any, numbers: str) -> None:
+    cells = """[...document.querySelectorAll('#table [role=gridcell][aria-colindex="1"]')]"""
+    page.wait_for_function(f"numbers => {cells}.map(cell => cell.innerText.trim()).join() == numbers", arg=numbers)
+
+
 FOCUSED = """([selector, text]) => {
     const at = document.activeElement, name = at.innerText || at.ariaLabel || at.value || "";
     if (!at.matches(selector) || !name.includes(text)) return "";
@@ -320,9 +334,11 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     page.wait_for_timeout(1000)  # as a hand needs
     press(page, "#kind input", "nothing", "Space")
     facts_become(page, "rejected by you (x in the picture): 1")
+    numbers_become(page, "2")
     page.wait_for_timeout(1000)
     press(page, "#kind input", "not marked", "Space")
     page.locator("#facts").get_by_text("rejected by you").wait_for(state="detached")
+    numbers_become(page, "1,2")
 
     # painted, saved, and opened by somebody else
     for name in ("Probability", "Brush"):
@@ -344,6 +360,8 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     other.get_by_text("From two points").click()
     other.locator("#files input[type=file]").set_input_files(tmp_path / "session.zip")
     facts_become(other, found.splitlines()[1])
+    for one in (page, other):
+        numbers_become(one, "1,3,2")  # the painted crack is not the shortest
 
     # with the mouse
     (picture := other.locator("#picture img")).evaluate("image => image.decode()")  # it has its size then
@@ -372,6 +390,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     serve()
     page.goto(server.url)
     facts_become(page, found.splitlines()[1])
+    numbers_become(page, "1,3,2")
 
     # all photos are removed, once this is confirmed
     for answer in ("Keep them", "Really remove 1 photo"):

@@ -130,7 +130,7 @@ def _acted(action: Callable[..., None], source: str = "") -> Callable[..., list[
             try:
                 screen.desk.check()
                 screen.shown |= {source: (values[0], shown[1])} if source else {}
-                screen.asked = False
+                screen.asked = screen.asked and action is _set_threshold  # that is no action of the user
                 screen.painted = painted == _picture_of(screen) and _apply_strokes(screen.desk, strokes)
                 action(screen, *values)
             except CrackutilsError as error:
