@@ -259,6 +259,7 @@ def numbers_become(page: Any, numbers: str) -> None:
     page.wait_for_function(f"numbers => {cells}.map(cell => cell.innerText.trim()).join() == numbers", arg=numbers)
 
 
+HEIGHTS = "['files', 'facts', 'crop', 'told'].map(id => document.getElementById(id).offsetHeight)"
 FOCUSED = """([selector, text]) => {
     const at = document.activeElement, name = at.innerText || at.ariaLabel || at.value || "";
     if (!at.matches(selector) || !name.includes(text)) return "";
@@ -304,6 +305,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(server.url)
     facts_become(page, "No photo is open.")
+    heights = page.evaluate(HEIGHTS)
     with page.expect_file_chooser() as chooser:
         press(page, "#files button")
     chooser.value.set_files([tmp_path / "broken.jpg", photo])
@@ -332,6 +334,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     enter(page, "#crack input", "1")
     page.locator("#told").get_by_text("Crack 1").wait_for()
     page.wait_for_timeout(1000)  # as a hand needs
+    assert page.evaluate(HEIGHTS) == heights  # else what has the focus would move out of view
     press(page, "#kind input", "nothing", "Space")
     facts_become(page, "rejected by you (x in the picture): 1")
     numbers_become(page, "2")

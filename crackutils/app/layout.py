@@ -28,7 +28,7 @@ footer {display: none !important}
 .picture img {width: 100%; object-fit: contain}
 #picture:not(.fullscreen) img, #tint:not(.fullscreen) img {max-height: 65vh}
 #table th *, #table td * {font-family: inherit; overflow-wrap: normal !important; word-break: normal !important}
-#files {min-height: 182px} #facts, #told {min-height: 6.5em} /* else what has the focus moves out of view */
+#files {min-height: 206px} #facts, #told {min-height: 6.5em} /* else what has the focus moves out of view */
 @media (max-width: 600px) {#table th, #table td, #table .cell-wrap {font-size: 12px; padding-inline: 3px !important}}
 :focus-visible {outline: 3px solid #0072b2 !important; outline-offset: 1px}
 """
@@ -61,7 +61,7 @@ def lay_out(model: str) -> SimpleNamespace:
 def _lay_out_settings() -> dict[str, Any]:
     gr.Markdown("## 1 Photos")
     label = f"Photos, or a session file (.zip); each at most {UPLOAD.upper()}"
-    parts = {"files": gr.File(label=label, file_count="multiple", height=180, elem_id="files")}
+    parts = {"files": gr.File(label=label, file_count="multiple", height=160, elem_id="files")}
     parts["files"].preprocess = _read_upload  # not a class of our own: gradio writes files beside those
     parts["photo"] = gr.Dropdown(label="Photo", choices=[], elem_id="photo")
     parts["facts"] = gr.Markdown(elem_id="facts")
