@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -86,6 +87,15 @@ def test_an_old_tab_does_nothing(desk: Desk, monkeypatch: Any) -> None:
     assert len(told) == 1 and "in another tab" in told[0]
 
 
+def test_the_question_before_all_is_removed_stays_until_the_user_does_something(desk: Desk) -> None:
+    page = pytest.importorskip("crackutils.app.page")
+    screen = page.Screen(desk, asked=True)
+    page._acted(page._set_threshold)(screen, None, "")  # follows each event of the slider, also that of a new page
+    assert screen.asked
+    page._acted(lambda screen: None)(screen, None, "")
+    assert not screen.asked
+
+
 def test_marks_brush_scale_and_limit_change_what_is_found(desk: Desk) -> None:
     assert len(desk.sight.cracks) == 2 and "length (px)" in desk.table()
     desk.set_scale(0.5, everywhere=True)
@@ -96,7 +106,7 @@ def test_marks_brush_scale_and_limit_change_what_is_found(desk: Desk) -> None:
     x, y = 300 * desk.sight.shrink, 152 * desk.sight.shrink
     assert desk.line_at(x, y) == 1 and desk.line_at(x, 600) is None
     desk.mark(1, "joint")
-    assert len(desk.sight.cracks) == 1 and "1 found lines are no cracks, as marked by you" in desk.summary()
+    assert len(desk.sight.cracks) == 1 and "rejected by you (x in the picture): 1" in desk.summary()
     desk.edit(marks=())
     assert len(desk.sight.cracks) == 2
     desk.draw([(100, 600), (800, 600)], 4, "add")
@@ -114,15 +124,15 @@ def test_a_chosen_line_is_outlined_stays_chosen_and_its_mark_can_be_taken_back_a
     changed = (desk.picture() != plain).any(2)
     assert changed[380:450].sum() > 1000 and not changed[:300].any()  # around the lower line, whatever its colour
     desk.mark(1, "joint")
-    assert desk.line == 1 and desk.lines() == ["1", "joint at 400, 150"]  # the same line under its new number
-    desk.mark(1, "crack")
-    assert desk.mark_of(1)[2] == "crack" and desk.line_at(400, 150) == 2
-    desk.line = 2
-    assert "as marked by you" in desk.describe(2) and desk.crop(2).shape == (311, 321, 3)
-    desk.mark(2, None)
+    assert desk.line == 2 and desk.lines() == {1: "1 (joint)", 2: "2"}
+    desk.mark(2, "crack")
+    assert desk.sight.marks[2][2] == "crack" and desk.line_at(400, 150) == 1
+    desk.line = 1
+    assert "rejected by you" in desk.describe(1) and desk.crop(1).shape == (311, 321, 3)
+    desk.mark(1, None)
     assert [mark[2] for mark in desk.edits_of("wall.png").marks] == ["crack"] and desk.line == 1
     desk.mark(2, None)
-    assert desk.edits_of("wall.png").marks == () and desk.lines() == ["1", "2"]
+    assert desk.edits_of("wall.png").marks == () and desk.lines() == {1: "1", 2: "2"}
 
 
 def test_two_points_say_how_exact_they_are(desk: Desk) -> None:
@@ -144,6 +154,7 @@ def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) 
     other.open("wall.png")
     assert not other.add([(tmp_path / "wall.png", "wall.png")])  # takes no name away
     assert list(other.session.photos) == ["wall.png", "wall (2).png"]
+    assert desk.table()["crack"].tolist() == [3, 2]
     for one in (again, other):
         np.testing.assert_array_equal(one.table(), desk.table())
         assert one.scale_of("wall.png") == 0.25 and one.session.exposure == "XC4"
@@ -173,6 +184,8 @@ def test_the_report_holds_what_the_desk_shows(tmp_path: Path, desk: Desk) -> Non
     cracks = pd.read_csv(files["cracks.csv"])
     own = cracks[cracks["file"] == "wall.png"]
     assert own["length_mm"].round(2).tolist() == desk.table()["length (mm)"].tolist() and len(cracks) == 3
+    assert own["crack"].tolist() == desk.table()["crack"].tolist() == [2]
+    assert Desk(desk.home, desk.net).edits_of("<b>.png").numbers  # those of the report hold for photos not opened yet
     page = files["report.html"].read_text("utf-8")
     assert "EN 1992-1-1:2004, Table 7.1N, for exposure class XC2" in " ".join(page.split())
     assert "Rejected by the user: 1" in page and "cut.png" in page and "<b>.png" not in page
@@ -187,6 +200,13 @@ def test_a_notebook_goes_on_without_the_page(tmp_path: Path, monkeypatch: Any, c
     monkeypatch.setenv("JPY_SESSION_NAME", "notebook")
     show_page([tmp_path / "none.jpg"])
     assert "none.jpg does not exist" in capsys.readouterr().out
+    for packages, why in (
+        ([], "The page needs gradio"),
+        ([Mock(version="5.49.1")], "gradio 5.49.1 is too old for the page"),
+    ):
+        monkeypatch.setattr("crackutils.app.serve.metadata.distributions", lambda packages=packages, **_: packages)
+        show_page([tmp_path / "none.jpg"])
+        assert capsys.readouterr().out == f"{why}. Run pip install 'gradio>=6'.\n"
 
 
 def test_numbers_are_read_with_a_point_or_a_comma() -> None:
@@ -234,6 +254,12 @@ def facts_become(page: Any, text: str | re.Pattern) -> None:
     page.locator("#facts").get_by_text(text).wait_for()
 
 
+def numbers_become(page: Any, numbers: str) -> None:
+    cells = """[...document.querySelectorAll('#table [role=gridcell][aria-colindex="1"]')]"""
+    page.wait_for_function(f"numbers => {cells}.map(cell => cell.innerText.trim()).join() == numbers", arg=numbers)
+
+
+HEIGHTS = "['files', 'facts', 'crop', 'told'].map(id => document.getElementById(id).offsetHeight)"
 FOCUSED = """([selector, text]) => {
     const at = document.activeElement, name = at.innerText || at.ariaLabel || at.value || "";
     if (!at.matches(selector) || !name.includes(text)) return "";
@@ -279,6 +305,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(server.url)
     facts_become(page, "No photo is open.")
+    heights = page.evaluate(HEIGHTS)
     with page.expect_file_chooser() as chooser:
         press(page, "#files button")
     chooser.value.set_files([tmp_path / "broken.jpg", photo])
@@ -307,11 +334,14 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     enter(page, "#crack input", "1")
     page.locator("#told").get_by_text("Crack 1").wait_for()
     page.wait_for_timeout(1000)  # as a hand needs
+    assert page.evaluate(HEIGHTS) == heights  # else what has the focus would move out of view
     press(page, "#kind input", "nothing", "Space")
-    facts_become(page, "1 found lines are no cracks")
+    facts_become(page, "rejected by you (x in the picture): 1")
+    numbers_become(page, "2")
     page.wait_for_timeout(1000)
     press(page, "#kind input", "not marked", "Space")
-    page.locator("#facts").get_by_text("are no cracks").wait_for(state="detached")
+    page.locator("#facts").get_by_text("rejected by you").wait_for(state="detached")
+    numbers_become(page, "1,2")
 
     # painted, saved, and opened by somebody else
     for name in ("Probability", "Brush"):
@@ -333,6 +363,8 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     other.get_by_text("From two points").click()
     other.locator("#files input[type=file]").set_input_files(tmp_path / "session.zip")
     facts_become(other, found.splitlines()[1])
+    for one in (page, other):
+        numbers_become(one, "1,3,2")  # the painted crack is not the shortest
 
     # with the mouse
     (picture := other.locator("#picture img")).evaluate("image => image.decode()")  # it has its size then
@@ -361,6 +393,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     serve()
     page.goto(server.url)
     facts_become(page, found.splitlines()[1])
+    numbers_become(page, "1,3,2")
 
     # all photos are removed, once this is confirmed
     for answer in ("Keep them", "Really remove 1 photo"):
@@ -385,7 +418,7 @@ def test_strokes_are_applied_before_another_photo_opens(tmp_path: Path, browser:
     page.goto(serve().url)
     facts_become(page, "No photo is open.")
     page.locator("#files input[type=file]").set_input_files([tmp_path / "a.png", tmp_path / "b.png"])
-    facts_become(page, "0 cracks")
+    facts_become(page, "cracks: 0")
     page.locator("#picture img").evaluate("image => image.decode()")
     box = page.locator("#picture img").bounding_box()
     assert box["y"] + box["height"] <= 800 and page.locator("#threshold").bounding_box()["y"] > 0  # on one screen
@@ -398,7 +431,7 @@ def test_strokes_are_applied_before_another_photo_opens(tmp_path: Path, browser:
     page.mouse.move(box["x"] + 600, box["y"] + 320, steps=20)
     page.mouse.up()
     page.wait_for_timeout(1000)  # as a hand needs
-    for name, cracks in (("b.png", "0 cracks"), ("a.png", "1 cracks")):
+    for name, cracks in (("b.png", "cracks: 0"), ("a.png", "cracks: 1")):
         page.locator("#photo input").click()
         page.get_by_role("option", name=name).click()
         facts_become(page, cracks)

@@ -174,8 +174,10 @@ def test_the_drawing_holds_each_photo_at_its_place(scale: float | None) -> None:
     np.testing.assert_allclose([np.ptp(box, 0)[0] for box in boxes], np.array([*range(400, 470, 10), 50]) * size)
     assert all(one[:, 0].max() < other[:, 0].min() for one, other in itertools.pairwise(boxes))
     texts = list(drawing.modelspace().query("TEXT"))
-    assert [text.dxf.text for text in texts] == [*(name.replace("\n", "\\n") for name in names), "clean"]
-    assert [text.dxf.insert.x for text in texts] == [box[0, 0] for box in boxes]
+    assert [text.dxf.text for text in texts[::2]] == [*(name.replace("\n", "\\n") for name in names), "clean"]
+    assert [text.dxf.insert.x for text in texts[::2]] == [box[0, 0] for box in boxes]
+    assert [text.dxf.text for text in texts[1::2]] == ["1"] * len(names)  # of the crack, at its line
+    assert texts[1].dxf.insert.y == -10.5 * size
     layers = [line.dxf.layer for line in lines if line.dxf.layer != "frames"]
     assert layers[::2] == [
         "a__b_.png",
@@ -209,8 +211,8 @@ def test_stretches_over_the_limit_are_as_long_as_the_share_says() -> None:
 
 def test_what_is_over_the_limit_is_red_thick_and_marked() -> None:
     own = [piece([(100, 60 * k), (300, 60 * k), (500, 60 * k)], [w, w, w], [0, 0, 0], k) for k, w in ((1, 2), (2, 8))]
-    image, cracks = np.full((200, 600, 3), 170, np.uint8), pd.DataFrame({"x_top": [100, 100], "y_top": [60, 120]})
-    none = np.zeros((200, 600), bool)
+    image, none = np.full((200, 600, 3), 170, np.uint8), np.zeros((200, 600), bool)
+    cracks = pd.DataFrame({"crack": [7, 2], "x_top": [100, 100], "y_top": [60, 120]})
     plain, limited = (draw_overlay(image, none, own, 600, limit=limit) for limit in (None, 5.0))
     thick = {}
     for name, picture in {"plain": plain, "limited": limited}.items():

@@ -28,7 +28,7 @@ from crackutils.inspection.folder import inspect
 from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import Piece
-from crackutils.inspection.photo import MARKED, UNUSABLE, cached_map, find_cracks, folder_of
+from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
 from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
 from crackutils.inspection.session import ADDED, ERASED, MARKS, SETTINGS, Edits, Session, read_session, write_session
 from crackutils.inspection.tiling import CrackMap, Detector
@@ -51,7 +51,7 @@ class Sight:
     image: np.ndarray  # uint8 (h, w, 3)
     seen: CrackMap
     mask: np.ndarray  # bool (h, w)
-    cracks: pd.DataFrame  # rows of `measure_cracks`, pixels
+    cracks: pd.DataFrame  # rows of `find_cracks`, pixels
     pieces: list[Piece]
     note: str  # what of the file is not used, else empty
 
@@ -61,17 +61,22 @@ class Sight:
         return min(1.0, LONGEST / max(self.image.shape[:2]))
 
     @property
-    def rejected(self) -> list[tuple[float, float, str]]:
-        """The marks, as in `Edits`, of found lines that are marked as a joint or as nothing."""
-        return [tuple(mark.values()) for mark in self.cracks.attrs["rejected"]]
+    def marks(self) -> dict[int, tuple[float, float, str]]:
+        """The marks, as in `Edits`, that hold for found lines, by the number of the line."""
+        return self.cracks.attrs["marks"]
+
+    @property
+    def rejected(self) -> dict[int, tuple[float, float, str]]:
+        """The marks of lines that are marked as a joint or as nothing."""
+        return {line: mark for line, mark in self.marks.items() if mark[2] != MARKS[0]}
 
 
 class Desk:
     """A user's photos and corrections, kept in a folder.
 
-    Lines of the open photo have numbers: cracks as in `measure_cracks`, then those of `Sight.rejected`. `line` is the
-    chosen one, `ends` are the points, of the photo, that a scale is taken from, `done` the files to hand on and when
-    they were written. `version` grows whenever the photo or its lines may have changed.
+    Lines of the open photo, cracks and those of `Sight.rejected`, have the numbers of `find_cracks`. `line` is that of
+    the chosen one, `ends` are the points, of the photo, that a scale is taken from, `done` the files to hand on and
+    when they were written. `version` grows whenever the photo or its lines may have changed.
     """
 
     def __init__(self, home: Path, net: Detector, **chosen: Any) -> None:
@@ -162,7 +167,7 @@ class Desk:
                 if not (self.home / brush).is_file():
                     save_array(self.home / brush, edits.brush)
             row = {"name": name, "file": str(file.relative_to(self.home)), "mm_per_pixel": edits.mm_per_pixel}
-            photos.append(row | {"marks": edits.marks, "brush": brush})
+            photos.append(row | {"marks": edits.marks, "brush": brush, "numbers": edits.numbers})
         state = {name: getattr(session, name) for name in SETTINGS} | {"photos": photos}
         write_atomically(self.home / _STATE, json.dumps(state))
 
@@ -174,7 +179,8 @@ class Desk:
         for row in state["photos"]:
             session.photos[row["name"]] = self.home / row["file"]
             brush = np.load(self.home / row["brush"], mmap_mode="c") if row["brush"] else None
-            session.edits[row["name"]] = Edits(row["mm_per_pixel"], tuple(map(tuple, row["marks"])), brush)
+            marks, numbers = tuple(map(tuple, row["marks"])), row.get("numbers", "")
+            session.edits[row["name"]] = Edits(row["mm_per_pixel"], marks, brush, numbers)
         return session
 
     def remove(self, name: str) -> None:
@@ -201,7 +207,7 @@ class Desk:
     def set_scale(self, value: float | None, everywhere: bool) -> None:
         """Set millimetres per pixel of the photo on the desk, or of all photos; None takes it back."""
         if value is not None and not 1e-6 <= value <= 1e6:
-            raise CrackutilsError(f"A scale of {value} mm per pixel is out of range. Give what a pixel shows.")
+            raise CrackutilsError(f"{value} mm per pixel is out of range. Give the millimetres that a pixel shows.")
         if everywhere:
             self.session.mm_per_pixel = value
             edits = {name: replace(edits, mm_per_pixel=None) for name, edits in self.session.edits.items()}
@@ -243,7 +249,7 @@ class Desk:
 
     def _sight(self) -> Sight:
         if self.sight is None:
-            raise CrackutilsError("No photo is open. Add photos, and choose one.")
+            raise CrackutilsError("No photo is open. Add photos, or choose one.")
         return self.sight
 
     def open(self, name: str) -> None:
@@ -256,13 +262,20 @@ class Desk:
             seen = cached_map(image, self.net, self.home / "report" / "photos" / folder_of(name))
         except UNUSABLE as error:
             why = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
-            if name in self.session.edits:
+            if self.edits_of(name).corrected or self.edits_of(name).mm_per_pixel:
                 raise CrackutilsError(f"{name} {why}. Choose another photo.") from error
             self.remove(name)
             raise CrackutilsError(f"{name} {why}, so it is left out.") from error
-        found = find_cracks(image, seen, self.session.threshold, self.edits_of(name))
+        found = self._find(name, image, seen)
         self._leave_photo()
         self.sight, self.version = Sight(name, image, seen, *found, note), self.version + 1
+
+    def _find(self, name: str, image: np.ndarray, seen: CrackMap) -> tuple[np.ndarray, pd.DataFrame, list[Piece]]:
+        """Return `find_cracks` of a photo; the session remembers the numbers."""
+        edits = self.edits_of(name)
+        found = find_cracks(image, seen, self.session.threshold, edits)
+        self.session.edits[name] = replace(edits, numbers=found[1].attrs["numbers"])
+        return found
 
     def open_first(self, names: Iterable[str]) -> list[str]:
         """Put the first of some photos that can be used on the desk, and return of those before it why they cannot."""
@@ -276,12 +289,10 @@ class Desk:
         return problems
 
     def measure(self) -> None:
-        """Find and measure the cracks of the photo on the desk again; the chosen line stays so under a new number."""
-        sight, at = self._sight(), self._place_of(self.line) if self.line else None
-        edits = self.edits_of(sight.name)
-        found = find_cracks(sight.image, sight.seen, self.session.threshold, edits)
-        sight.mask, sight.cracks, sight.pieces = found
-        self.line, self.version = self._line_near(*at, MARKED) if at else None, self.version + 1
+        """Find and measure the cracks of the photo on the desk again; the chosen line stays so if it is still there."""
+        sight = self._sight()
+        sight.mask, sight.cracks, sight.pieces = self._find(sight.name, sight.image, sight.seen)
+        self.line, self.version = self.line if self.line in self.lines() else None, self.version + 1
 
     def preview(self, threshold: float) -> np.ndarray:
         """Return the photo with what a threshold finds tinted, uint8 (h, w, 3): fast, at the picture's size."""
@@ -299,12 +310,12 @@ class Desk:
         numbered = sight.cracks.assign(over_limit=over).head(_NUMBERED)
         scale = self.scale_of(sight.name)
         picture = draw_overlay(sight.image, sight.mask, sight.pieces, LONGEST, scale, numbered, limit)
-        for x, y, _ in sight.rejected:
+        for x, y, _ in sight.rejected.values():
             draw_cross(picture, (x, y), sight.shrink, cv2.MARKER_TILTED_CROSS)
         if self.line:
             own = [piece.points for piece in sight.pieces if piece.crack == self.line]
             own = own or [np.array([self._place_of(self.line)])]
-            highlight(picture, own, sight.shrink, self.lines()[self.line - 1])
+            highlight(picture, own, sight.shrink, self.lines()[self.line])
         for end in self.ends:
             draw_cross(picture, end, sight.shrink, cv2.MARKER_CROSS)
         return picture
@@ -324,42 +335,32 @@ class Desk:
         """Return the photo with the probability of each pixel over it, uint8 (h, w, 3), of the same size."""
         return tint_overlay(self.plain(), self._sight().seen.pixels)
 
-    def lines(self) -> list[str]:
-        """Return the names of the lines of the photo on the desk: the numbers of cracks, then what the others are."""
+    def lines(self) -> dict[int, str]:
+        """Return the names of the lines of the photo on the desk by number: the number, and what is no crack."""
         sight = self._sight()
-        cracks = map(str, range(1, len(sight.cracks) + 1))
-        return [*cracks, *(f"{kind} at {x:.0f}, {y:.0f}" for x, y, kind in sight.rejected)]
+        names = {line: str(line) for line in sight.cracks["crack"].tolist()}
+        names |= {line: f"{line} ({mark[2]})" for line, mark in sight.rejected.items()}
+        return dict(sorted(names.items()))
 
     def line_at(self, x: float, y: float) -> int | None:
         """Return the number of the line nearest to a point of the page's picture, None where none is near."""
-        return self._line_near(*self.point_at(x, y), _NEAR / self._sight().shrink)
-
-    def _line_near(self, x: float, y: float, most: float) -> int | None:
-        sight = self._sight()
+        sight, at = self._sight(), self.point_at(x, y)
         lines = [(piece.crack, piece.points) for piece in sight.pieces]
-        lines += [(k, np.array([mark[:2]])) for k, mark in enumerate(sight.rejected, len(sight.cracks) + 1)]
-        far, line = min(((np.hypot(*(points - (x, y)).T).min(), k) for k, points in lines), default=(math.inf, 0))
-        return line if far <= most else None
+        lines += [(line, np.array([mark[:2]])) for line, mark in sight.rejected.items()]
+        far, line = min(((np.hypot(*(points - at).T).min(), line) for line, points in lines), default=(math.inf, 0))
+        return line if far <= _NEAR / sight.shrink else None
 
     def _place_of(self, line: int) -> tuple[float, float]:
         """Return a point of a line, by which a mark finds it again."""
-        if mark := self.mark_of(line):
+        if mark := self._sight().marks.get(line):
             return mark[:2]
         points = next(piece.points for piece in self._sight().pieces if piece.crack == line)
         x, y = map(float, points[len(points) // 2])
         return x, y
 
-    def mark_of(self, line: int) -> tuple[float, float, str] | None:
-        """Return the mark, as in `Edits`, that holds for a line, None for none."""
-        sight = self._sight()
-        if line > len(sight.cracks):
-            return sight.rejected[line - len(sight.cracks) - 1]
-        confirmed = [mark for mark in self.edits_of(sight.name).marks if mark[2] == MARKS[0]]
-        return next((mark for mark in confirmed[::-1] if self._line_near(*mark[:2], MARKED) == line), None)
-
     def mark(self, line: int, kind: str | None) -> None:
         """Say what a line is, one of `session.MARKS`; None takes its mark back."""
-        old, marks = self.mark_of(line), self.edits_of(self._sight().name).marks
+        old, marks = self._sight().marks.get(line), self.edits_of(self._sight().name).marks
         new = [(*self._place_of(line), kind)] if kind else []
         self.edit(marks=(*(mark for mark in marks if mark != old), *new))
 
@@ -375,7 +376,7 @@ class Desk:
         """Add to the mask, or erase from it, a line through points of the photo, x and y, some pixels wide."""
         sight = self._sight()
         if len(points) < 2:
-            raise CrackutilsError("A line needs two points or more. Write x, y; x, y.")
+            raise CrackutilsError("A line needs at least two points. Write x, y; x, y.")
         strokes = np.zeros(sight.mask.shape, np.uint8)
         line = np.round(points).astype(np.int32).clip(-(2**15), 2**15)
         cv2.polylines(strokes, [line], False, 1, max(1, round(width)))
@@ -395,7 +396,7 @@ class Desk:
     def scale_between(self, length: float | None) -> float:
         """Return millimetres per pixel from `ends` and their distance in millimetres."""
         if len(self.ends) != 2:
-            raise CrackutilsError("A scale needs two points. Click on both, or write x, y; x, y.")
+            raise CrackutilsError("A scale needs two points. Click on them, or write x, y; x, y.")
         return _rounded(scale_of_points(*self.ends, length or 0.0))
 
     def scale_from_marker(self, side: float | None) -> tuple[float, str]:
@@ -407,20 +408,15 @@ class Desk:
     def describe(self, line: int) -> str:
         """Return what is known of a line, as Markdown."""
         sight = self._sight()
-        if line > len(sight.cracks):
-            return f"**{self.lines()[line - 1]}**, as marked by you, so it is no crack. *not marked* takes this back."
-        row, scale = sight.cracks.iloc[line - 1], self.scale_of(sight.name)
+        if line in sight.rejected:
+            return f"**Line {self.lines()[line]}**: rejected by you. *not marked* takes this back."
+        row, scale = sight.cracks.set_index("crack").loc[line], self.scale_of(sight.name)
         unit, factor = ("mm", scale) if scale else ("px", 1.0)
-        told = [f"**Crack {line}**, {row['length'] * factor:,.1f} {unit} long in {row['pieces']:.0f} pieces"]
-        if pd.notna(row["width_mean"]):
-            names = ("width_mean", "width_p10", "width_p50", "width_p90", "width_most")
-            mean, *shares, most = (f"{row[name] * factor:.2f}" for name in names)
-            parts = f"a tenth, half, nine tenths of it are thinner than {', '.join(shares)} {unit}"
-            told.append(f"width: mean {mean}, largest {most} {unit}; {parts}")
-        else:
-            told.append("its width cannot be measured")
-        if row["at_most"]:
-            told.append(f"{row['at_most']:.0%} of it is too thin to be measured: there the width is an upper bound")
+        told = [f"**Crack {line}**: length {row['length'] * factor:,.1f} {unit}, pieces: {row['pieces']:.0f}"]
+        names = {"mean": "mean", "P10": "p10", "P50": "p50", "P90": "p90", "largest": "most"}
+        widths = ", ".join(f"{title} {row[f'width_{name}'] * factor:.2f}" for title, name in names.items())
+        told.append(f"width ({unit}): " + (widths if pd.notna(row["width_mean"]) else "cannot be measured"))
+        told += [f"only an upper bound along {row['at_most']:.0%} of the length"] if row["at_most"] else []
         return "  \n".join(told)
 
     def summary(self) -> str:
@@ -429,12 +425,12 @@ class Desk:
         scale, lost = self.scale_of(sight.name), len(sight.rejected)
         unit, factor = ("mm", scale) if scale else ("px", 1.0)
         h, w = sight.image.shape[:2]
-        told = [f"{w:,} x {h:,} pixels, " + (f"{scale:.4g} mm per pixel" if scale else "without a scale")]
-        told.append(f"{len(sight.cracks)} cracks, together {sight.cracks['length'].sum() * factor:,.0f} {unit} long")
+        told = [f"{w:,} x {h:,} pixels, " + (f"{scale:.4g} mm per pixel" if scale else "no scale")]
+        told.append(f"cracks: {len(sight.cracks)}, total length {sight.cracks['length'].sum() * factor:,.0f} {unit}")
         if limit := self._limit():
             wider = sum(share > 0 for share in over_limit_of_cracks(sight.pieces, limit))
-            told.append(f"{wider} of them wider than {self.session.limit_mm:g} mm in places")
-        told += [f"{lost} found lines are no cracks, as marked by you (x in the picture)"] if lost else []
+            told.append(f"wider than {self.session.limit_mm:g} mm in places: {wider}")
+        told += [f"rejected by you (x in the picture): {lost}"] if lost else []
         return "  \n".join([*told, *([sight.note] if sight.note else [])])
 
     def table(self) -> pd.DataFrame:
@@ -443,7 +439,7 @@ class Desk:
         scale = self.scale_of(sight.name)
         unit, factor = ("mm", scale) if scale else ("px", 1.0)
         rows, limit = sight.cracks, self._limit()
-        cracks = pd.DataFrame({"crack": np.arange(1, len(rows) + 1)})
+        cracks = rows[["crack"]].copy()
         for title, name in (("length", "length"), ("mean width", "width_mean"), ("widest", "width_most")):
             cracks[f"{title} ({unit})"] = (rows[name].to_numpy(float) * factor).round(2)
         cracks["at most"] = [f"{share:.0%}" if share else "" for share in rows["at_most"].fillna(0)]
@@ -474,6 +470,7 @@ class Desk:
             raise CrackutilsError("There are no photos. Add some first.")
         out = self.home / "report"
         inspect([], out, session=self.session, force=True, exif=exif, **self.chosen)
+        self.save()  # the session has the numbers of photos that were not open yet
         files = [out / name for name in ("report.html", "cracks.xlsx", "cracks.csv", "cracks.geojson", "cracks.dxf")]
         files += [out / "coco.json"]
         with replacing_file(all_files := self.home / "inspection.zip") as part, zipfile.ZipFile(part, "w") as archive:

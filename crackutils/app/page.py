@@ -21,7 +21,7 @@ from crackutils.config import CrackutilsError
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
 _TOLD = 3  # photos that cannot be used and are named, of those that are dropped together
-_EMPTY = "No photo is open. Drop some above."
+_EMPTY = "No photo is open. Add photos above."
 _PROGRESS = gr.Progress(track_tqdm=True)  # of `inspect`, on the page too
 # what `_look` describes
 _SHOWN = ("photo", "threshold", "limit", "exposure", "scale", "ends", "exact", "facts", "table", "crack")
@@ -120,7 +120,7 @@ def _acted(action: Callable[..., None], source: str = "") -> Callable[..., list[
     @functools.wraps(action)
     def act(screen: Screen | None, *values: Any) -> list[Any]:
         if screen is None:
-            gr.Warning("The page is still opening, or its server was started anew. Reload this page.")
+            gr.Warning("The page is still opening, or its server was restarted. Reload this page.")
             return [gr.skip()] * len(_SHOWN)
         *values, strokes, painted = values
         with screen.desk.lock:
@@ -130,7 +130,7 @@ def _acted(action: Callable[..., None], source: str = "") -> Callable[..., list[
             try:
                 screen.desk.check()
                 screen.shown |= {source: (values[0], shown[1])} if source else {}
-                screen.asked = False
+                screen.asked = screen.asked and action is _set_threshold  # that is no action of the user
                 screen.painted = painted == _picture_of(screen) and _apply_strokes(screen.desk, strokes)
                 action(screen, *values)
             except CrackutilsError as error:
@@ -167,8 +167,8 @@ def _look(screen: Screen) -> dict[str, tuple[Any, Any, Callable[[], Any]]]:
     desk, session, names = screen.desk, screen.desk.session, list(screen.desk.session.photos)
     scale, line = desk.scale_of(desk.chosen_photo or ""), desk.line
     seen = (desk.version, scale, session.limit_mm) if desk.sight else None
-    lines = desk.lines() if desk.sight else []
-    mark = desk.mark_of(line) if line else None
+    lines = desk.lines() if desk.sight else {}
+    mark = desk.sight.marks.get(line) if line else None
     values = {
         "threshold": screen.tried or session.threshold,
         "limit": _text(session.limit_mm),
@@ -190,7 +190,7 @@ def _look(screen: Screen) -> dict[str, tuple[Any, Any, Callable[[], Any]]]:
     name = list(views)[TABS.index(screen.tab)]
     parts["editor"] = (None, None, lambda: None)
     parts[name] = ((line, desk.ends, screen.tried), seen, views[name] if seen else lambda: None)
-    choices, asked = [(text, k) for k, text in enumerate(lines, 1)], screen.asked
+    choices, asked = [(text, number) for number, text in lines.items()], screen.asked
     many = f"{len(names)} photo{'s' * (len(names) != 1)}"
     return parts | {
         "facts": (None, seen, lambda: desk.summary() if seen else _EMPTY),
@@ -239,7 +239,7 @@ def _choose(screen: Screen, name: str) -> None:
 def _remove(screen: Screen) -> None:
     desk, names = screen.desk, list(screen.desk.session.photos)
     if desk.chosen_photo is None:
-        raise CrackutilsError("No photo is chosen. Choose the one to remove.")
+        raise CrackutilsError("No photo is open. Choose the one to remove.")
     at = names.index(desk.chosen_photo)
     desk.remove(names[at])
     _open_first(desk, [*names[at + 1 :], *names[:at][::-1]])
@@ -287,7 +287,7 @@ def _click(screen: Screen, mode: str, text: str, at: gr.SelectData) -> None:
         return
     desk.line = desk.line_at(*at.index)
     if desk.line is None:
-        gr.Info("No crack is near that point.")
+        gr.Info("No crack is near this point.")
 
 
 def _click_row(screen: Screen, at: gr.SelectData) -> None:
@@ -295,7 +295,7 @@ def _click_row(screen: Screen, at: gr.SelectData) -> None:
 
 
 def _choose_line(screen: Screen, number: int | None) -> None:
-    if number in range(1, len(screen.desk.lines()) + 1):  # else it comes late, or before the field was filled
+    if number in screen.desk.lines():  # else it comes late, or before the field was filled
         screen.desk.line = number
 
 
@@ -345,7 +345,7 @@ def read_number(text: str | None) -> float | None:
             return value
     except ValueError:
         pass
-    raise CrackutilsError(f"{text!r} is not a number above 0, so nothing has changed. Write one as 0.2, or nothing.")
+    raise CrackutilsError(f"{text!r} is not a number above 0, so nothing has changed. Write it like 0.2, or nothing.")
 
 
 def _text(value: float | None) -> str:
@@ -358,7 +358,7 @@ def read_points(text: str) -> list[tuple[float, float]]:
         pairs = [tuple(float(n) for n in part.split(",")) for part in text.split(";") if part.strip()]
         return [(x, y) for x, y in pairs]
     except ValueError as error:
-        raise CrackutilsError(f"{text!r} are no points. Write x, y; x, y with numbers.") from error
+        raise CrackutilsError(f"{text!r} is not a list of points. Write x, y; x, y.") from error
 
 
 def launch(page: gr.Blocks, host: str, port: int | None, inline: bool) -> None:

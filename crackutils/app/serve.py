@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ def start_page(
 
     `photos`, files and folders, lie on the desk of whoever opens the page for the first time; `model` is as for
     `inspect`. It listens on `host`, this computer alone by default, and on the first free port from 7860, or on `port`.
-    `inline` shows it in a notebook. Raises CrackutilsError where gradio is not installed, or the port is taken.
+    `inline` shows it in a notebook. Raises CrackutilsError where gradio is missing or too old, or the port is taken.
     """
-    try:
-        from crackutils.app.page import build_page, launch
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise CrackutilsError("The page needs gradio. Run pip install 'crackutils[app]'.") from error
+    found = next((package.version for package in metadata.distributions(name="gradio")), None)
+    if found is None or int(found.split(".")[0]) < 6:
+        why = f"gradio {found} is too old for the page" if found else "The page needs gradio"
+        raise CrackutilsError(f"{why}. Run pip install 'gradio>=6'.")
+    from crackutils.app.page import build_page, launch
+
     files = [file for path in photos for file in (find_pictures(path)[0] if path.is_dir() else [path])]
     if lost := [file for file in files if not file.is_file()]:
         raise CrackutilsError(f"{lost[0]} does not exist. Give photos, or folders of photos.")
@@ -70,7 +71,7 @@ def start_page(
 def serve(photos: Sequence[Path], **options: Any) -> None:
     """Open the page until Ctrl-C; the options are those of `start_page`."""
     page = start_page(photos, **options)
-    print(f"The page is at {page.local_url} (Ctrl-C ends it; photos and corrections stay for a week)", flush=True)
+    print(f"The page is at {page.local_url} (Ctrl-C stops it; photos and corrections are kept for a week)", flush=True)
     try:
         page.block_thread()
     finally:

@@ -30,7 +30,7 @@ def draw_overlay(
     """Return a photo, uint8 (h, w, 3), with its pixels of possible cracks, bool (h, w), framed, and centre lines drawn.
 
     The longer side has at most `longest` pixels. A scale adds a scale bar. `numbered` rows of `measure_cracks` get
-    their number, from 1, and ! if their over_limit is above 0, unless it would cover an earlier one. Lines wider than
+    their number, and ! if their over_limit is above 0, unless it would cover an earlier one. Lines wider than
     `limit`, pixels, are red and thick.
     """
     h, w = image.shape[:2]
@@ -46,8 +46,8 @@ def draw_overlay(
         lines = [(((points + 0.5) * scale - 0.5) * 16).round().astype(np.int32) for points in lines]  # in 1 / 16
         cv2.polylines(picture, lines, False, colour, wider * (thick + 1), cv2.LINE_AA, 4)
     taken = np.zeros((high, wide), bool)
-    for k, crack in enumerate(numbered.itertuples() if numbered is not None else ()):
-        text, size = f"{k + 1}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", max(0.45, wide / 1300)
+    for crack in numbered.itertuples() if numbered is not None else ():
+        text, size = f"{crack.crack}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", max(0.45, wide / 1300)
         across, up = _measure_text(text, size)
         right, down = round(crack.x_top * scale) + 10 * thick, round(crack.y_top * scale) + 12
         at = max(0, min(right, wide - across - 2)), min(max(up + 2, down), high - 4)

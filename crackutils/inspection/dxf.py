@@ -8,9 +8,9 @@ from ezdxf.lldxf.const import INVALID_LAYER_NAME_CHARACTERS
 
 from crackutils.files import as_text, printable
 
-FRAMES, OVER = "frames", "_over_limit"  # the layer of all frames and names; ends the name of a layer over the limit
+FRAMES, OVER = "frames", "_over_limit"  # the layer of frames, names, numbers; ends the name of a layer over the limit
 _GAP = 0.05  # between two photos, in widths of the widest
-_TEXT = 0.03  # height of a photo's name, in heights of the photo
+_TEXT, _NUMBER = 0.03, 0.012  # height of a photo's name and of a crack's number, in heights of the photo
 _FORBIDDEN = INVALID_LAYER_NAME_CHARACTERS | {"|", ","}  # by AutoCAD too
 _LINES, _WIDER, _GREY = ({"color": 30, "lineweight": 25}, {"color": 1, "lineweight": 70}, {"color": 8})
 
@@ -20,8 +20,8 @@ def write_dxf(found: dict[str, dict], scales: dict[str, float | None]) -> str:
 
     The unit is millimetres if the scales (millimetres per pixel, by name) are known, else pixels. Photos lie side by
     side; the upper left corner of the first is (0, 0), and y points up. Each photo has a layer for its lines, and a
-    second one, whose name ends in `OVER`, that repeats the parts over the limit. Frames and names are on the layer
-    `FRAMES`.
+    second one, whose name ends in `OVER`, that repeats the parts over the limit. Frames, names, and the numbers of
+    cracks, each at the top of the longest piece, are on the layer `FRAMES`.
     """
     before = ezdxf.options.write_fixed_meta_data_for_testing
     ezdxf.options.write_fixed_meta_data_for_testing = True  # else it writes the time and random numbers
@@ -56,6 +56,10 @@ def _draw(document: ezdxf.document.Drawing, photos: dict[str, dict], scales: dic
         for own, points in lines:
             places = [(round(x * scale + left, 6), round(y * scale, 6)) for x, y in points]
             space.add_lwpolyline(places, dxfattribs={"layer": own})
+        for line in (line for line in one["lines"] if line["piece"] == 1):
+            x, y = max(line["points"], key=lambda point: point[1])
+            place = {"layer": FRAMES, "insert": (round(x * scale + left, 6), round(y * scale, 6))}
+            space.add_text(str(line["crack"]), height=_NUMBER * high, dxfattribs=place)
         left = round(left + wide + gap, 6)
     if photos:  # CAD programs first show the whole drawing
         document.set_modelspace_vport(1.1 * max(tallest, left / 2), (left / 2, -tallest / 2))

@@ -151,9 +151,10 @@ def write_coco(found: dict[str, dict]) -> str:
     for photo, one in found.items():
         if "wide" in one:
             images.append({"id": len(images) + 1, "file_name": photo, "width": one["wide"], "height": one["high"]})
+        p = {crack["crack"]: crack["p_crack"] for crack in one["cracks"]}
         for area in one.get("areas", []):
             row = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1, "iscrowd": 0} | area
-            annotations.append(row | {"score": one["cracks"][area["crack"] - 1]["p_crack"]})
+            annotations.append(row | {"score": p[area["crack"]]})
     content = {"info": {"description": "Cracks found by crackutils inspect"}, "licenses": []}
     content |= {"categories": [{"id": 1, "name": "crack", "supercategory": "damage"}]}
     return json.dumps(content | {"images": images, "annotations": annotations}) + "\n"

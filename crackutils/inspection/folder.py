@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,10 @@ def inspect(
     EXIF, unless `exif` is false.
 
     A session, or a file for `read_session`, takes the place of `photos`: a file is unpacked into session/ in `out`. Its
-    corrections, scales, threshold and limit count; options given here win over what it has for all photos. With
-    `marker_mm`, each photo's scale is that of its ArUco markers with sides of so many millimetres, `mm_per_pixel` where
-    it has none. Both add columns to photos.csv, a session one to cracks.csv too. `ahead` may do the photos before, as
-    `resume_photo` does, elsewhere; what it leaves is done here.
+    corrections, scales, threshold and limit count; options given here win over what it has for all photos. The
+    numbers of the cracks are written into it. With `marker_mm`, each photo's scale is that of its ArUco markers with
+    sides of so many millimetres, `mm_per_pixel` where it has none. Both add columns to photos.csv, a session one to
+    cracks.csv too. `ahead` may do the photos before, as `resume_photo` does, elsewhere; what it leaves is done here.
 
     Returns a row per photo, the longest cracks first, unusable photos last; p_crack is that of its most crack-like
     tile. Raises CrackutilsError for no photos, values out of range, a limit without a scale, an `out` that holds
@@ -139,6 +140,8 @@ def inspect(
             found[name]["problem"] = "; ".join(filter(None, [found[name]["problem"], notes.get(name)]))
             if unit == "mm" and scales[name] is None and "wide" in found[name]:
                 raise CrackutilsError(f"{name} became readable only now, and has no scale. Run the command again.")
+            if "numbers" in found[name]:  # a session goes on with them
+                opened.edits[name] = replace(edits[name], numbers=found[name]["numbers"])
             if marker_mm is not None or session is not None:
                 found[name]["mm_per_pixel"] = scales[name]
             if name in masks and "wide" in found[name]:
@@ -244,7 +247,7 @@ def _write_tables(
     """Write photos.csv, cracks.csv, tiles.csv and cracks.xlsx, and return the table of photos."""
     photos, cracks, tiles = [], [], []
     corrected = any("corrected" in one for one in found.values())
-    columns = ["file", "crack", *COLUMNS, *["confirmed"] * corrected]
+    columns = ["file", *COLUMNS, *["confirmed"] * corrected]
     for name, one in found.items():
         p_tiles = [tile["p_crack"] for tile in one["tiles"]]
         known = pd.DataFrame(one["cracks"], columns=COLUMNS).astype(float)  # None becomes NaN
@@ -261,7 +264,7 @@ def _write_tables(
         if exif:
             row |= {name: one.get("exif", {}).get(name) for name in ("camera", "taken", *_PLACED)}
         photos.append(row)
-        cracks += [{"file": name, "crack": k} | crack for k, crack in enumerate(one["cracks"], 1)]
+        cracks += [{"file": name} | crack for crack in one["cracks"]]
         tiles += [{"file": name} | tile for tile in one["tiles"]]
     kinds = {"wide": "Int64", "high": "Int64"} | (_PLACED if exif else {})  # integers, even if some are missing
     table = pd.DataFrame(photos).astype(kinds)

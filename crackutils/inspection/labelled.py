@@ -80,7 +80,7 @@ def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> 
 
 def _corrected(file: Path, work: Path, model: Path, engine: str) -> Iterator[Shot]:
     session = read_session(file, work / "session")
-    names = [name for name in session.photos if name in session.edits and session.edits[name].corrected]
+    names = [name for name in session.photos if session.edits[name].corrected]
     net = load_detector(model, engine) if names else None
     for name in progress(names, "corrected photos", len(names), "photo") if names else ():
         with contextlib.suppress(ImageError):
@@ -88,7 +88,7 @@ def _corrected(file: Path, work: Path, model: Path, engine: str) -> Iterator[Sho
             mask, cracks, pieces = find_cracks(image, map_photo(image, net), session.threshold, edits)
             y, x, crack = assign_pixels(mask, pieces)
             cracked = mask & (edits.brush == ADDED) if edits.brush is not None else np.zeros_like(mask)
-            sure = np.isin(crack, 1 + np.flatnonzero(cracks["confirmed"]))
+            sure = np.isin(crack, cracks["crack"][cracks["confirmed"]])
             cracked[y[sure], x[sure]] = True
             yield name, image, cracked, mask
 

@@ -1,6 +1,7 @@
 """Length and width of cracks: from a mask to the pieces of their centre lines, and to a table with a row per crack."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -9,6 +10,7 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from crackutils.inspection.graph import prune_spurs, thin_mask, trace_lines
 from crackutils.inspection.width import (
@@ -23,7 +25,7 @@ from crackutils.inspection.width import (
 )
 
 LENGTHS = ["length", "width_mean", "width_p10", "width_p50", "width_p90", "width_most"]  # in pixels, as area in theirs
-COLUMNS = ["x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "area", *LENGTHS[1:]]
+COLUMNS = ["crack", "x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "area", *LENGTHS[1:]]
 COLUMNS += ["x_most", "y_most", "at_most", "pieces"]
 _FINE, _COARSE, _ALONG = 1.0, 3.0, 2.0  # deviations that smooth a line, its direction, and values along it, pixels
 _MEDIAN = 9  # points of a line whose median is the width
@@ -59,11 +61,11 @@ def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[
     """Measure the cracks of a photo: a row per crack, the longest first, and the pieces of their centre lines.
 
     Takes the photo, uint8 (h, w, 3), the mask of its cracks, bool (h, w), and the probability of a crack times 255,
-    uint8 (h, w). Lines that touch are one crack; single points are left out. Columns, in pixels: x, y, width, height
-    (box); x_top, y_top (topmost point of its line); p_crack, mean along its line; length, of its centre line with all
-    branches; area, length times mean width; width_mean, width_p10, width_p50, width_p90, width_most along its length
-    (NaN where none can be measured); x_most, y_most, where it is widest; at_most, share of the length whose width is
-    only an upper bound; pieces.
+    uint8 (h, w). Lines that touch are one crack; single points are left out. Columns, in pixels: crack, the number from
+    1; x, y, width, height (box); x_top, y_top (topmost point of its line); p_crack, mean along its line; length, of its
+    centre line with all branches; area, length times mean width; width_mean, width_p10, width_p50, width_p90,
+    width_most along its length (NaN where none can be measured); x_most, y_most, where it is widest; at_most, share of
+    the length whose width is only an upper bound; pieces.
     """
     paths, lines, reach = find_lines(mask)
     widths = _measure_widths(image, mask, paths, reach)
@@ -75,7 +77,17 @@ def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[
     pieces = [
         replace(piece, crack=i, piece=k) for i, (_, own) in enumerate(cracks, 1) for k, piece in enumerate(own, 1)
     ]
-    return pd.DataFrame([row for row, _ in cracks], columns=COLUMNS), pieces
+    rows = [{"crack": i} | row for i, (row, _) in enumerate(cracks, 1)]
+    return pd.DataFrame(rows, columns=COLUMNS), pieces
+
+
+def nearest_cracks(pieces: Sequence[Piece], points: Sequence | np.ndarray, most: float) -> np.ndarray:
+    """Return the crack whose centre line is nearest to each of n points, x and y, at most so far away, else 0."""
+    if not pieces or not len(points):
+        return np.zeros(len(points), int)
+    far, at = cKDTree(np.concatenate([piece.points for piece in pieces])).query(points)
+    owner = np.repeat([piece.crack for piece in pieces], [len(piece.points) for piece in pieces])
+    return np.where(far <= most, owner[at], 0)
 
 
 def find_lines(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:

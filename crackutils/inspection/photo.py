@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import PIL
 from PIL import Image
-from scipy.spatial import cKDTree
 
 from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, write_atomically
@@ -32,7 +31,8 @@ from crackutils.inspection.export import (
     share_over_limit,
 )
 from crackutils.inspection.mask import crack_mask
-from crackutils.inspection.measure import LENGTHS, Piece, measure_cracks
+from crackutils.inspection.measure import LENGTHS, Piece, measure_cracks, nearest_cracks
+from crackutils.inspection.numbering import number_cracks
 from crackutils.inspection.session import ADDED, ERASED, MARKS, Edits
 from crackutils.inspection.tiling import CrackMap, Detector, map_photo, tile_probabilities
 
@@ -84,10 +84,10 @@ def find_cracks(
     """Return mask, bool (h, w), and rows and pieces of `measure_cracks` in pixels, after a user's edits.
 
     Takes the photo, uint8 (h, w, 3), its map, and the threshold, above 0 and below 1. Pixels added by the brush are
-    crack, whatever the network says. Cracks marked as joint or nothing are removed from all three;
-    `attrs["rejected"]` of the table lists x, y and kind of their marks. The other cracks are not measured again and
-    keep their numbers. With edits, the table has a column confirmed, True for cracks marked as crack. Raises
-    CrackutilsError for a brush of another size than the photo's, and for unknown marks.
+    crack, whatever the network says. Cracks marked as joint or nothing are removed from all three; the others are not
+    measured again. With edits, cracks have the numbers of `number_cracks`, and the table has a column confirmed, True
+    for those marked as crack; its `attrs` hold "marks" by number, also those of removed cracks, and "numbers", for the
+    next edits. Raises CrackutilsError for a brush of another size than the photo's, and for unknown marks.
     """
     mask = crack_mask(seen.pixels, threshold, seen.cells)
     if edits is not None and edits.brush is not None:
@@ -99,17 +99,18 @@ def find_cracks(
     if edits is None:
         return mask, cracks, pieces
     marks = _marked_cracks(pieces, edits)
-    rejected = {number: mark for number, mark in marks.items() if mark[2] != MARKS[0]}
-    cracks["confirmed"] = [number in marks for number in range(1, len(cracks) + 1)]
+    rejected = [crack for crack, mark in marks.items() if mark[2] != MARKS[0]]
     if rejected:
         y, x, crack = assign_pixels(mask, pieces)
-        gone = np.isin(crack, list(rejected))
+        gone = np.isin(crack, rejected)
         mask[y[gone], x[gone]] = False
-        left = [number for number in range(1, len(cracks) + 1) if number not in rejected]
-        cracks = cracks.iloc[[number - 1 for number in left]].reset_index(drop=True)
-        new = {number: k for k, number in enumerate(left, 1)}
-        pieces = [replace(piece, crack=new[piece.crack]) for piece in pieces if piece.crack in new]
-    cracks.attrs["rejected"] = [{"x": x, "y": y, "kind": kind} for x, y, kind in rejected.values()]
+    pieces.sort(key=lambda piece: piece.crack in rejected)  # cracks that are left get the first numbers
+    number, numbers = number_cracks(pieces, edits.numbers)
+    pieces = [replace(piece, crack=number[piece.crack]) for piece in pieces if piece.crack not in rejected]
+    cracks = cracks[~cracks["crack"].isin(rejected)].reset_index(drop=True)
+    cracks["confirmed"] = cracks["crack"].isin(list(marks))
+    cracks["crack"] = cracks["crack"].map(number)
+    cracks.attrs = {"marks": {number[crack]: mark for crack, mark in marks.items()}, "numbers": numbers}
     return mask, cracks, pieces
 
 
@@ -117,12 +118,8 @@ def _marked_cracks(pieces: list[Piece], edits: Edits) -> dict[int, tuple[float, 
     """Return the mark of each marked crack, by its number; the last mark counts."""
     if unknown := [kind for _, _, kind in edits.marks if kind not in MARKS]:
         raise CrackutilsError(f"The mark {unknown[0]!r} is unknown. Use one of: {', '.join(MARKS)}.")
-    if not pieces or not edits.marks:
-        return {}
-    tree = cKDTree(np.concatenate([piece.points for piece in pieces]))
-    owner = np.repeat([piece.crack for piece in pieces], [len(piece.points) for piece in pieces])
-    far, nearest = tree.query([mark[:2] for mark in edits.marks])
-    return {int(owner[at]): mark for mark, d, at in zip(edits.marks, far, nearest, strict=True) if d <= MARKED}
+    nearest = nearest_cracks(pieces, [mark[:2] for mark in edits.marks], MARKED).tolist()
+    return {crack: mark for crack, mark in zip(nearest, edits.marks, strict=True) if crack}
 
 
 def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> dict[str, Any]:
@@ -132,15 +129,15 @@ def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> 
     scale is given, else in pixels; None where unknown), seen (whether a pixel reaches the threshold), tiles (rows of
     `tile_probabilities`), lines and areas (`describe_lines`, `describe_areas`), wide and high (pixels), with a limit
     what `share_over_limit` returns, in cracks over_limit, and with exif what `read_exif` does. With edits, it also has
-    rejected (x, y and kind of the mark of each crack that the user has rejected) and corrected (whether the user has
-    marked or painted anything); the cracks have confirmed, as `find_cracks` says. Raises `ImageError` for a photo that
-    cannot be used, and CrackutilsError for edits that cannot.
+    rejected (x, y and kind of the mark of each crack that the user has rejected), corrected (whether the user has
+    marked or painted anything) and numbers, and the cracks have confirmed: see `find_cracks`. Raises `ImageError` for a
+    photo that cannot be used, and CrackutilsError for edits that cannot.
     """
     image, _, note = decode_image(file)
     seen = cached_map(image, net, folder)
     threshold, mm_per_pixel, edits = options.threshold, options.scale, options.edits
     mask, cracks, pieces = find_cracks(image, seen, threshold, edits)
-    likely, rejected = seen.pixels >= 255 * threshold, cracks.attrs.pop("rejected", [])
+    likely, remembered = seen.pixels >= 255 * threshold, cracks.attrs
     if edits is not None and edits.corrected:  # no frames around rejected or erased cracks
         likely &= mask | ~crack_mask(seen.pixels, threshold, seen.cells)
         likely &= True if edits.brush is None else edits.brush != ERASED
@@ -162,7 +159,8 @@ def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> 
     found |= {"exif": read_exif(file)} if options.exif else {}
     found |= {"tiles": tile_probabilities(seen.cells, net.share).to_dict("records")}
     if edits is not None:
-        found |= {"rejected": rejected, "corrected": edits.corrected}
+        rejected = [{"x": x, "y": y, "kind": kind} for x, y, kind in remembered["marks"].values() if kind != MARKS[0]]
+        found |= {"rejected": rejected, "corrected": edits.corrected, "numbers": remembered["numbers"]}
     return found | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
 
 

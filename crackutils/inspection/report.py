@@ -51,7 +51,7 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
         cracks, exif = (found[photo["file"]].get(name) for name in ("cracks", "exif"))
         photo |= {"listed": cracks[:LISTED], "exif": describe_exif(exif) if exif else ""}
-        photo["over"] = [k for k, crack in enumerate(cracks, 1) if crack.get("over_limit")]
+        photo["over"] = [crack["crack"] for crack in cracks if crack.get("over_limit")]
         photo["taken_out"] = found[photo["file"]].get("rejected", [])
     facts |= {"lineless": int(is_lineless(good).sum())}
     facts |= {"limit": describe_limit(good)}

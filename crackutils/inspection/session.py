@@ -20,6 +20,7 @@ from crackutils.config import CrackutilsError
 from crackutils.files import explain_write_errors, name_some, printable, replacing_file, save_array, sha256
 from crackutils.images import LARGEST
 from crackutils.inspection.limit import EXPOSURES
+from crackutils.inspection.numbering import read_known
 from crackutils.userfiles.entries import ZIP_ERRORS, Names, check_space, leads_outside, refuse_entry
 
 MARKS = ("crack", "joint", "nothing")  # what a user calls a found line
@@ -39,12 +40,13 @@ class Edits:
     mm_per_pixel: scale of this photo, None for that of the session; marks: (x, y, kind) each, a place in pixels of the
     photo and one of `MARKS`, for the crack whose centre line is nearest, at most 15 pixels away (of several marks, the
     last counts); brush: uint8 (h, w) of the photo's size, 0 unchanged, 1 added to the mask, 2 erased, None without
-    changes.
+    changes; numbers: what `number_cracks` returned for this photo the last time, by which cracks keep their numbers.
     """
 
     mm_per_pixel: float | None = None
     marks: tuple[tuple[float, float, str], ...] = ()
     brush: np.ndarray | None = None
+    numbers: str = ""
 
     @property
     def corrected(self) -> bool:
@@ -55,7 +57,7 @@ class Edits:
     def key(self) -> str:
         """A SHA-256 of the content, for caches."""
         marks = [[float(x), float(y), kind] for x, y, kind in self.marks]
-        digest = hashlib.sha256(json.dumps([self.mm_per_pixel, marks]).encode())
+        digest = hashlib.sha256(json.dumps([self.mm_per_pixel, marks, self.numbers]).encode())
         if self.brush is not None:
             digest.update(json.dumps(self.brush.shape).encode())
             digest.update(np.ascontiguousarray(self.brush))
@@ -90,7 +92,7 @@ def write_session(session: Session, file: str | Path) -> None:
     for k, name in enumerate(session.photos, 1):
         edits = session.edits.get(name, Edits())
         marks = [[float(x), float(y), kind] for x, y, kind in edits.marks]
-        photos.append({"name": name, "mm_per_pixel": edits.mm_per_pixel, "marks": marks})
+        photos.append({"name": name, "mm_per_pixel": edits.mm_per_pixel, "marks": marks, "numbers": edits.numbers})
         photos[-1]["brush"] = None if edits.brush is None else f"brushes/{k:04d}.png"
     try:
         _check_content(content)
@@ -139,6 +141,7 @@ def _check_content(content: Any) -> None:
     _require(exposure is None or EXPOSURES.get(str(exposure)) == limit, f"limit {limit} is not that of {exposure!r}")
     seen: set[str] = set()
     for photo in content["photos"]:
+        read_known(str(photo.get("numbers", "")))  # older files have none
         name = photo.get("name")
         named = isinstance(name, str) and name.strip("./\\ ") and "\0" not in name
         _require(bool(named), f"a photo is called {name!r}")
@@ -225,9 +228,8 @@ def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> Session:
         with archive.open(entry) as source:
             _write_photo(source, session.photos[name], entry.file_size, str(one.get("sha256")), printable(name))
         brush = _read_brush(archive, str(one["brush"]), folder / "brushes") if one.get("brush") else None
-        marks = tuple((x, y, kind) for x, y, kind in one["marks"])
-        if marks or brush is not None or one.get("mm_per_pixel") is not None:
-            session.edits[name] = Edits(one.get("mm_per_pixel"), marks, brush)
+        marks = tuple(map(tuple, one["marks"]))
+        session.edits[name] = Edits(one.get("mm_per_pixel"), marks, brush, one.get("numbers", ""))
     return session
 
 
