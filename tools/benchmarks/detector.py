@@ -40,7 +40,7 @@ from tools.detector import read_masked
 OUT = Path(__file__).with_suffix(".json")
 DRAWN, RICH = 909, 911  # seeds of synthetic photos that were not used for training
 _SCORES = ["iou", "line_precision", "line_recall", "line_f1"]
-_THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.1), 1)
+_THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.05), 2)
 
 
 def measure_masked(find: Callable[[np.ndarray], np.ndarray], folder: Path) -> dict[str, Any]:
