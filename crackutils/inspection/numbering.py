@@ -37,7 +37,7 @@ def number_cracks(pieces: Sequence[Piece], known: str) -> tuple[dict[int, int], 
 
 
 def read_known(text: str) -> np.ndarray:
-    """Return the points in a text of `number_cracks`,: int (n, 4), x, y, crack, 1 if it had vanished; or ValueError."""
+    """Return the points in a text of `number_cracks`, int (n, 4): x, y, crack, 1 if it had vanished; or ValueError."""
     rows = np.array(text.split(), float).reshape(-1, 4)
     if not ((rows >= 0) & (rows < 10**6) & (rows % 1 == 0)).all():
         raise ValueError("its numbers of cracks are wrong")
