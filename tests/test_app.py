@@ -264,8 +264,8 @@ FOCUSED = """([selector, text]) => {
     const at = document.activeElement, name = at.innerText || at.ariaLabel || at.value || "";
     if (!at.matches(selector) || !name.includes(text)) return "";
     const style = getComputedStyle(at), box = at.getBoundingClientRect();
-    const seen = style.outlineStyle != "none" && style.outlineWidth != "0px" && box.width && box.top >= 0;
-    return seen && box.bottom <= innerHeight ? "seen" : "not seen: " + selector + " " + text;
+    const seen = style.outlineStyle != "none" && style.outlineWidth != "0px" && box.width && box.top > -1;
+    return seen && box.bottom < innerHeight + 1 ? "seen" : "not seen: " + selector + " " + text;
 }"""
 
 

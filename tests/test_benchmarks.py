@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crackutils import models
-from tools.benchmarks import directions, sample, speed
+from tools.benchmarks import directions, few_masks, sample, speed
 from tools.notebooks import replace_marked
 
 
@@ -46,3 +46,10 @@ def test_the_table_of_both_directions_follows_from_what_was_measured() -> None:
         cells[name, name] == max(v for (a, _), v in cells.items() if a == name)
         for name in ("METU", "SDNET2018, cleaned labels")
     )
+
+
+def test_the_table_of_few_masks_follows_from_what_was_measured() -> None:
+    found, page = json.loads(few_masks.OUT.read_text("utf-8")), few_masks.PAGE.read_text("utf-8")
+    assert replace_marked(page, "few-masks", few_masks.masks_table(found)) == page
+    means = pd.DataFrame(found["rows"]).groupby("masks")["iou"].mean()
+    assert sorted(means.index) == [0, *few_masks.COUNTS] and means.idxmin() == 0
