@@ -40,7 +40,7 @@ MODULES = {  # of the public API, by task
         *("inspection.folder", "inspection.scale", "inspection.session", "inspection.truth", "app.serve"),
     ),
     "Models of any framework": ("evaluation.predictions", "evaluation.masks", "evaluation.manifest"),
-    "Other sites": ("adaptation.adapt", "transfer.methods", "transfer.robustness", "scoring"),
+    "Other sites": ("adaptation.adapt", "adaptation.masks", "transfer.methods", "transfer.robustness", "scoring"),
     "Other programs": ("deployment.export", "deployment.runtimes"),
     "Synthetic photos": ("synthetic.photo", "synthetic.patches", "synthetic.store"),
 }
