@@ -58,7 +58,8 @@ def adapt_to_masks(
     _, _, run = read_base(model)
     home = config.data_dir() / "cache" / f"adapt-{hashlib.sha256(str(out).encode()).hexdigest()[:12]}"
     photos = _store(shots, home / "photos")
-    if not any((target == CRACK).any() for target in photos.targets):
+    if not (photos.anchors[:, 0] >= 0).any():
+        shutil.rmtree(home, ignore_errors=True)
         raise CrackutilsError("No photo has a crack in its mask. Give photos with cracks too.")
 
     def train(some: np.ndarray, name: str) -> Any:
@@ -71,7 +72,7 @@ def adapt_to_masks(
     content |= {"run": out.name}
 
     def write(folder: Path, trained: Any, table: pd.DataFrame, verdict: str) -> None:
-        found = {"held_out": table.to_dict("records"), "verdict": verdict}
+        found = {"held_out": json.loads(table.to_json(orient="records")), "verdict": verdict}  # null for NaN
         training.save(trained, folder, render_template(Path(__file__).with_name("masks.md.j2"), facts | found))
         versions = {"versions": provenance.versions(), "machine": provenance.machine()}
         write_atomically(folder / "run.json", json.dumps(versions, indent=1) + "\n")
@@ -87,8 +88,9 @@ def adapt_to_masks(
         verdict = _describe(table)
         table = table.round(6).reset_index()
         print(table.round(3).to_string(index=False))
+    trained = train(np.sort(order), "all")
     with explain_write_errors(out, "Give another folder."), replacing_folder(out) as work:
-        write(work, train(np.sort(order), "all"), table, verdict)
+        write(work, trained, table, verdict)
     shutil.rmtree(home, ignore_errors=True)
     print(f"{verdict}\nthe adapted model is in {display_path(out)}")
     return table
@@ -123,6 +125,7 @@ def _store(shots: Iterable[Shot], folder: Path) -> Photos:
             kept.append(np.load(file, mmap_mode="r"))
         anchors.append(find_anchors(target, rng))
     if not images:
+        shutil.rmtree(folder.parent, ignore_errors=True)
         raise CrackutilsError("No photo was corrected. Confirm, paint or reject cracks in some, or give masks.")
     return Photos(images, targets, np.stack(anchors))
 
