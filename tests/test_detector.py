@@ -367,11 +367,13 @@ def test_a_checkpoint_counts_only_where_nothing_changed(task: Any, tmp_path: Pat
     moved = manifest.assign(split=manifest["split"].iloc[::-1].to_numpy())
     others = [key(recipe=dataclasses.replace(RECIPE, **change)) for change in ({"batch": 16}, {"cells": 0.1})]
     others += [key(name, "2") for name in ("sha256", "weights", "code_hash", "versions")]
-    others += [key(parts=(ds, manifest, other)) for other in ([], [(lined(seed=1), 0.5)], [(lined(), 0.25)])]
+    darker = dataclasses.replace(lined(), images=[image // 2 for image in lined().images])
+    changed = [], [(lined(seed=1), 0.5)], [(lined(), 0.25)], [(darker, 0.5)]
+    others += [key(parts=(ds, manifest, other)) for other in changed]
     others += [key(parts=(ds, other, masked)) for other in (moved, manifest.assign(label=1 - manifest["label"]))]
     others += [key(parts=(dataclasses.replace(ds, index=ds.index.iloc[:-1]), manifest, masked))]
     others += [key(seed=8), key(steps=2), key(before=train(task, tmp_path / "before", steps=1).model)]
-    assert len({first, *others}) == 16
+    assert len({first, *others}) == 17
 
 
 def test_the_last_layer_is_fitted_and_found_again(task: Any, tmp_path: Path, monkeypatch: Patch) -> None:

@@ -63,6 +63,7 @@ def test_is_valid_and_clean(nb: nbformat.NotebookNode) -> None:
 def test_is_short(nb: nbformat.NotebookNode) -> None:
     code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
     assert len(re.findall(r"^.*\S", code, re.M)) <= 150  # set-up and imports too, exercises' solutions not
+    assert max(len(cell.source.splitlines()) for cell in nb.cells if cell.cell_type == "code") <= 25
     text = "\n".join(cell.source for cell in nb.cells[1:] if cell.cell_type == "markdown")
     assert len(re.sub(r"```.*?```", "", text, flags=re.S).split()) <= 1200  # those of solutions too, code not
 

@@ -425,7 +425,7 @@ def test_a_run_that_was_killed_does_not_count_and_foreign_parameters_stay_out(mo
 
 
 def test_parts_of_a_page() -> None:
-    start = new_code_cell("profile = config.start(PROFILE)")
+    start = new_code_cell("from crackutils import config")
     bar = [new_output("stream", name="stdout", text=text) for text in ("\rcopies: 0%", "\rcopies: 9%", "\n", "\nend\n")]
     bar.append(new_output("display_data", {"text/html": "<pre></pre>", "text/plain": ""}))
     nb = new_notebook(cells=[new_code_cell("install()", metadata={"tags": ["colab-setup"]}), start])

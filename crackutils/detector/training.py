@@ -104,8 +104,8 @@ def train_detector(
     parts = [recipe.as_dict(), *known]
     for photos, share in masked:
         digest = hashlib.sha256()
-        for target in photos.targets:
-            digest.update(np.ascontiguousarray(target))
+        for picture in (*photos.images, *photos.targets):
+            digest.update(np.ascontiguousarray(picture))
         parts.append([digest.hexdigest(), share])
     parts += [seed, start["weights"], start["sha256"], steps, provenance.code_hash(), provenance.versions()]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
