@@ -1,4 +1,4 @@
-"""README's table follows from the reference; links, pictures and commands of the docs exist."""
+"""Tables of README and docs follow from the reference; links, pictures and commands of the docs exist."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,57 @@ def test_the_error_of_widths_is_the_measured_one() -> None:
     text = " ".join((config.ROOT / "docs" / "whole-photos.md").read_text("utf-8").split())
     assert f"On {measured['widths']} grey profiles" in text
     assert f"mean error is {measured['all']['mae']:.2f} pixels" in text
+
+
+def read_page(name: str, notebook: str) -> tuple[str, dict[str, Any]]:
+    """Return a page of docs/ and the metrics of a notebook on metu-half."""
+    file = next((config.REFERENCE / "metu-half").glob(f"{notebook}_*/*/metrics.json"))
+    return (config.ROOT / "docs" / name).read_text("utf-8"), json.loads(file.read_text("utf-8"))
+
+
+@reference
+def test_the_tables_of_the_audit_are_those_of_the_reference() -> None:
+    page, found = read_page("audit.md", "07")
+    for method, seen in found["relatives_in_training"].items():
+        shares = {
+            r["head"]: "{error_rate:.2%} ({low:.2%}-{high:.2%})".format(**r)
+            for r in found["leakage"]
+            if r["method"] == method
+        }
+        cells = [seen["test"], seen["with copy"], seen["with overlap"]]
+        row = [method, *(f"{cell:,}" for cell in cells), *(shares[head] for head in ("linear", "dense", "nearest"))]
+        assert f"| {' | '.join(row)} |" in page
+    for near, name in (("copy", "the same crop"), ("overlap", "an overlap")):
+        for head in ("linear", "dense", "nearest"):
+            rows = [r for r in found["leakage_by_relative"] if (r["head"], r["near"]) == (head, near)]
+            cells = [
+                "{errors} of {n:,} wrong, {error_rate:.2%}".format(**r)
+                for r in sorted(rows, key=lambda r: r["in_training"])
+            ]
+            assert f"| {head} | {name} | {' | '.join(cells)} |" in page
+    text, unread = " ".join(page.split()), found["unread"]
+    assert "about {expected} more (95 % interval {expected_low} to {expected_high})".format(**unread) in text
+    for row in found["with_corrections"]:
+        assert re.search(
+            r"makes {errors_given}( errors by the given labels)? and {errors_corrected}\b".format(**row), text
+        )
+
+
+@reference
+def test_the_tables_of_transfer_are_those_of_the_reference() -> None:
+    page, found = read_page("transfer.md", "08")
+    for row in found["report"]:
+        gain = "{gain:+.3f} ({gain_low:+.3f} to {gain_high:+.3f})".format(**row) if row["gain"] is not None else "-"
+        assert (
+            "| {method} | {auroc:.3f} ({low:.3f}-{high:.3f}) | {auroc_by_photo:.3f} | ".format(**row) + f"{gain} |"
+            in page
+        )
+    for row in found["methods"]:
+        home = "-" if row["home_errors"] is None else f"{row['home_errors']:.2%}"
+        assert "| {method} | {auroc:.3f} ({low:.3f}-{high:.3f}) | ".format(**row) + f"{home} |" in page
+    for row in found["adaptation"]:
+        gain = "{auroc_gain:+.3f} ({auroc_gain_low:+.3f} to {auroc_gain_high:+.3f})".format(**row) if row["n"] else "-"
+        assert f"| {row['n']} | {row['auroc']:.3f} | {gain} |" in page
 
 
 def test_commands_that_the_docs_name_exist() -> None:
