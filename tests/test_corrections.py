@@ -421,7 +421,7 @@ def test_a_marker_gives_the_scale(kind: str, side: int, size: tuple[int, int]) -
     assert found.ids == (33,) and found.mm_per_pixel == pytest.approx(50 / side, rel=0.012)
     np.testing.assert_allclose(found.corners[0, 0], (100, 60), atol=1)
     assert found.corners.shape == (1, 4, 2) and found.slant < 0.02 and found.spread == 0
-    assert describe_marker(found) == ""
+    assert ("wide, so the scale may be 1% too large" in describe_marker(found)) == (side < 70)
 
 
 def test_markers_that_are_slanted_missing_or_differ() -> None:
@@ -439,14 +439,18 @@ def test_markers_that_are_slanted_missing_or_differ() -> None:
     put_marker(both, (500, 300), 216, number=9)
     found = scale_of_marker(both, 50)
     assert set(found.ids) == {7, 9} and found.mm_per_pixel == pytest.approx((50 / 200 + 50 / 216) / 2, rel=0.01)
-    assert found.spread == pytest.approx(0.077, abs=0.01) and "scales of its 2 markers differ by 8%" in describe_marker(
-        found
-    )
+    assert found.spread == pytest.approx(0.077, abs=0.01) and "its 2 markers differ by 8%" in describe_marker(found)
     put_marker(both, (500, 300), 300, number=9)
-    with pytest.raises(
-        CrackutilsError, match=r"differ in scale by \d\d% \(mm per pixel .*\)\. Use markers of one size"
-    ):
+    with pytest.raises(CrackutilsError, match=r"in scale by \d\d% \(mm per pixel .*\)\. Use markers of one size"):
         scale_of_marker(both, 50)
+
+
+def test_a_small_marker_is_told_and_a_chance_pattern_of_another_dictionary_is_not_used() -> None:
+    put_marker(image := wall(lines=()), (300, 200), 60, "DICT_6X6_250", 40)
+    small = scale_of_marker(image, 50)
+    assert "pixels wide, so the scale may be 1% too large" in describe_marker(small)
+    put_marker(image, (600, 500), 30, "DICT_4X4_50", 17)  # as seen in a photo of six printed 6x6 markers
+    assert scale_of_marker(image, 50).ids == small.ids == (40,)
 
 
 def test_the_command_takes_scales_from_markers(tmp_path: Path, fake: Fake, capsys: Any, monkeypatch: Any) -> None:

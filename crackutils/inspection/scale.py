@@ -9,7 +9,9 @@ import numpy as np
 from crackutils.config import CrackutilsError
 
 SLANTED = 0.05  # larger differences between the sides of a marker show an oblique view
+_UNSURE = 0.01  # a larger error of the scale from a small marker is told, as a share
 _SPREAD = 0.1  # by which the scales of several markers may differ, as a share of their mean
+_BLUR = 0.7  # pixels that the sides of printed markers seem shorter by: median of 85 in photos, 20 to 32 pixels wide
 _PAD = 50  # pixels around the photo: OpenCV drops markers whose white rim lies close to its border
 _LONGEST = 4000  # longer side of the picture in which markers are searched, pixels
 # each contains the smaller dictionaries of its kind, with the same numbers
@@ -47,9 +49,9 @@ def scale_of_points(one: tuple[float, float], other: tuple[float, float], length
 def scale_of_marker(image: np.ndarray, side_mm: float) -> Found:
     """Return the scale of a photo, uint8 (h, w, 3), from ArUco markers whose black square is `side_mm` wide.
 
-    Markers are those of the dictionaries 4x4, 5x5 and 6x6 with up to 250 markers, and of the original one; a side must
-    be longer than a hundredth of the photo's longer side. Several markers give their mean. Raises CrackutilsError for a
-    side that is not above 0, without markers, and if their scales differ by more than 10 %.
+    Markers are those of the dictionaries 4x4, 5x5 and 6x6 with up to 250 markers, and of the original one; all are of
+    one dictionary. A side must be longer than a hundredth of the photo's longer side. Several markers give their mean.
+    Raises CrackutilsError for a side that is not above 0, without markers, and if their scales differ by over 10 %.
     """
     if not 0 < side_mm < math.inf:
         raise CrackutilsError(f"The side {side_mm} is out of range. Give the marker's side in millimetres above 0.")
@@ -73,6 +75,9 @@ def scale_of_marker(image: np.ndarray, side_mm: float) -> Found:
 def describe_marker(found: Found) -> str:
     """Return as text why a scale is doubtful, empty if it is not."""
     told = []
+    side = np.hypot(*np.moveaxis(np.roll(found.corners, -1, 1) - found.corners, 2, 0)).mean()
+    if _BLUR / side > _UNSURE:
+        told.append(f"the marker is only {side:.0f} pixels wide, so the scale may be {_BLUR / side:.0%} too large")
     if found.slant > SLANTED:
         told.append(f"the sides of the marker differ by {found.slant:.0%}, so it is seen obliquely")
     if found.spread > SLANTED:
@@ -81,21 +86,22 @@ def describe_marker(found: Found) -> str:
 
 
 def _find_markers(grey: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Return number and corners, float32 (4, 2), of the markers in a grey photo, uint8 (h, w), each once."""
+    """Return number and corners, float32 (4, 2), of the markers in a grey photo, uint8 (h, w).
+
+    All are of one dictionary: that whose markers cover the largest area.
+    """
     factor = max(1.0, max(grey.shape) / _LONGEST)
     size = tuple(max(1, round(side / factor)) for side in grey.shape[::-1])
     small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if factor > 1 else grey
     small = cv2.copyMakeBorder(small, *(_PAD,) * 4, cv2.BORDER_REPLICATE)
     options, found = cv2.aruco.DetectorParameters(), []
     options.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
-    for name in _DICTIONARIES:
+    for name in _DICTIONARIES:  # a chance pattern may look like a small marker of another dictionary
         dictionary = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, name))
         corners, ids, _ = cv2.aruco.ArucoDetector(dictionary, options).detectMarkers(small)
-        for number, one in zip([] if ids is None else ids.ravel().tolist(), corners, strict=True):
-            one = one.reshape(4, 2).astype(np.float32) - np.float32(_PAD)
-            side = np.hypot(*(one - np.roll(one, -1, 0)).T).min()
-            if all(np.hypot(*(one.mean(0) - other.mean(0))) > side / 2 for _, other in found):
-                found.append((number, one))
+        squares = [one.reshape(4, 2).astype(np.float32) - np.float32(_PAD) for one in corners]
+        these = list(zip([] if ids is None else ids.ravel().tolist(), squares, strict=True))
+        found = max(found, these, key=lambda markers: sum(cv2.contourArea(one) for _, one in markers))
     if factor > 1:
         found = [(number, _refine((one + 0.5) * factor - 0.5, grey, factor)) for number, one in found]
     return found
