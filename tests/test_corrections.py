@@ -21,7 +21,7 @@ from crackutils.cli import main
 from crackutils.config import CrackutilsError
 from crackutils.files import replacing_file
 from crackutils.inspection.folder import inspect
-from crackutils.inspection.labelled import labelled_tiles
+from crackutils.inspection.labelled import labelled_tiles, pair_masks
 from crackutils.inspection.photo import Options, find_cracks, folder_of, inspect_photo, resume_photo
 from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
 from crackutils.inspection.session import ADDED, ERASED, Edits, Session, read_session, write_session
@@ -541,11 +541,8 @@ def test_masks_beside_photos_label_tiles(tmp_path: Path, capsys: Any) -> None:
     ):
         pass
     (tmp_path / "none").mkdir()
-    with (
-        pytest.raises(CrackutilsError, match="holds no photo with a mask beside it"),
-        labelled_tiles(tmp_path / "none", tmp_path / "model", None, "litert"),
-    ):
-        pass
+    with pytest.raises(CrackutilsError, match="holds no photo with a mask beside it"):
+        pair_masks(tmp_path / "none")
 
 
 def test_adapt_takes_a_session(session: Session, tmp_path: Path, cutting: Fake, untrained: Any, capsys: Any) -> None:

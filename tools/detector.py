@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 
 from crackutils import config, datasets, provenance, training
-from crackutils.config import CrackutilsError
 from crackutils.detector.data import PHOTO_SEED, load_patches
 from crackutils.detector.runs import DETECTOR, SHIPPED
 from crackutils.detector.training import fit_last_layer, train_detector
 from crackutils.files import replacing_folder, write_atomically
-from crackutils.folders import find_pictures
 from crackutils.images import read_image
+from crackutils.inspection.labelled import pair_masks
+from crackutils.inspection.truth import read_mask
 from crackutils.runs import SCHEMA
 from crackutils.sources.fetch import prepare
 from crackutils.splits.make import make_split
@@ -32,17 +32,10 @@ _SLOWER = 0.5  # the learning rate of the second training, as a share of that of
 
 
 def read_masked(folder: Path) -> Photos:
-    """Return the photos in `folder/images` with masks of the same stem in `folder/masks`; above half is crack."""
-    if not all((folder / name).is_dir() for name in ("images", "masks")):
-        raise CrackutilsError(f"{folder} has no images/ and masks/. Give a folder with both.")
-    files, rng = find_pictures(folder / "images")[0], np.random.default_rng(config.DEFAULT_SEED)
-    masks = {file.stem: file for file in find_pictures(folder / "masks")[0]}
-    if lacking := [file.name for file in files if file.stem not in masks]:
-        raise CrackutilsError(f"{folder / 'masks'} has no mask of {lacking[0]}. Name masks like their photos.")
-    if not files:
-        raise CrackutilsError(f"{folder / 'images'} holds no photos. Give a folder with images/ and masks/.")
-    targets = [np.where(read_image(masks[file.stem])[..., 0] > 127, CRACK, 0).astype(np.uint8) for file in files]
-    return Photos([read_image(f) for f in files], targets, np.stack([find_anchors(t, rng) for t in targets]))
+    """Return the photos with masks of `pair_masks`, for training."""
+    pairs, rng = pair_masks(folder).values(), np.random.default_rng(config.DEFAULT_SEED)
+    targets = [np.where(read_mask(mask), CRACK, 0).astype(np.uint8) for _, mask in pairs]
+    return Photos([read_image(file) for file, _ in pairs], targets, np.stack([find_anchors(t, rng) for t in targets]))
 
 
 def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPPED) -> None:

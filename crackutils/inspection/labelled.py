@@ -20,7 +20,7 @@ from crackutils.inspection.export import assign_pixels
 from crackutils.inspection.photo import find_cracks
 from crackutils.inspection.session import ADDED, read_session
 from crackutils.inspection.tiling import TILE, cut_tiles, load_detector, map_photo
-from crackutils.inspection.truth import read_mask
+from crackutils.inspection.truth import find_masks, read_mask
 from crackutils.userfiles.write import write_table
 
 _CRACKED = 24  # pixels of crack from which a tile counts as cracked
@@ -32,8 +32,8 @@ Shot = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, photo, pixels of 
 def corrected_photos(origin: Path, out: Path, model: Path | None, engine: str) -> Iterator[tuple[Path, Iterator[Shot]]]:
     """Yield a temporary folder beside `out`, and the photos that a user has corrected.
 
-    `origin` is a session, whose photos with marks or paint count, or a folder of photos with complete masks beside them
-    (`wall.png` or `wall_mask.png` for `wall.jpg`; white is crack). Cracks are confirmed, painted or masked ones.
+    `origin` is a session, whose photos with marks or paint count, or a folder with complete masks (`pair_masks`; white
+    is crack). Cracks are confirmed, painted or masked ones.
     Raises CrackutilsError for a session or folder that cannot be used.
     """
     with explain_write_errors(out):
@@ -93,16 +93,24 @@ def _corrected(file: Path, work: Path, model: Path, engine: str) -> Iterator[Sho
             yield name, image, cracked, mask
 
 
-def _masked(folder: Path) -> Iterator[Shot]:
-    files = {file.relative_to(folder).as_posix(): file for file in find_pictures(folder)[0]}
-    masks = {file: [file.with_name(f"{file.stem}{end}.png") for end in _ENDS] for file in files.values()}
+def pair_masks(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Return photo and mask by the photo's name: of images/ and masks/ (`find_masks`), or wall.jpg, wall_mask.png."""
+    apart = all((folder / name).is_dir() for name in ("images", "masks"))
+    home = folder / "images" if apart else folder
+    files = {file.relative_to(home).as_posix(): file for file in find_pictures(home)[0]}
+    if apart:
+        return {name: (files[name], mask) for name, mask in find_masks(files, folder / "masks").items()}
+    ends = {name: [file.with_name(f"{file.stem}{end}.png") for end in _ENDS] for name, file in files.items()}
     known = set(files.values())
-    masks = {file: next((m for m in ends if m in known and m != file), None) for file, ends in masks.items()}
-    pairs = {name: (file, mask) for name, file in files.items() if (mask := masks[file])}
-    if not pairs:
-        raise CrackutilsError(
-            f"{folder} holds no photo with a mask beside it. For wall.jpg, name the mask wall_mask.png."
-        )
+    masks = {name: next((m for m in ends[name] if m in known and m != file), None) for name, file in files.items()}
+    if not any(masks.values()):
+        remedy = "For wall.jpg, name the mask wall_mask.png, or use folders images/ and masks/"
+        raise CrackutilsError(f"{folder} holds no photo with a mask beside it. {remedy}.")
+    return {name: (files[name], mask) for name, mask in masks.items() if mask}
+
+
+def _masked(folder: Path) -> Iterator[Shot]:
+    pairs = pair_masks(folder)
     for name, (file, mask) in progress(pairs.items(), "corrected photos", len(pairs), "photo"):
         with contextlib.suppress(ImageError):
             image = read_image(file)

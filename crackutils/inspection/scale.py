@@ -86,10 +86,7 @@ def describe_marker(found: Found) -> str:
 
 
 def _find_markers(grey: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Return number and corners, float32 (4, 2), of the markers in a grey photo, uint8 (h, w).
-
-    All are of one dictionary: that whose markers cover the largest area.
-    """
+    """Return number and corners, float32 (4, 2), of markers of one dictionary in a grey photo, uint8 (h, w)."""
     factor = max(1.0, max(grey.shape) / _LONGEST)
     size = tuple(max(1, round(side / factor)) for side in grey.shape[::-1])
     small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if factor > 1 else grey
