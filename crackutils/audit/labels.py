@@ -84,23 +84,23 @@ def score_planted_labels(
 def estimate_unread(ds: Dataset) -> dict[str, float | int]:
     """Estimate the number of Negative images with an undetected crack, from images drawn at random.
 
-    A vision-language model read them for `data/audit/*_reads.csv`: drawn (suspect: doubted by models; random: from
-    Negative images not read before; control: not doubted by models), first and second (two readings without the label),
-    verdict (as in `datasets.label_verdicts`). Returns read (images), random and cracks (among them), share with low and
-    high (its 95 % Wilson interval), unread (Negative images), and expected, expected_low and expected_high cracks among
-    those; empty if no image was read.
+    A vision-language model read them for `data/audit/*_reads.csv`: audit (1, 2), drawn (suspect: doubted by models;
+    random: from Negative images neither doubted nor read; control: not doubted; again: read before), first and second
+    (two readings without the label), verdict (as in `datasets.label_verdicts`). Random images of the last audit count.
+    Returns read (images), random and cracks (among them), share with low and high (its 95 % Wilson interval), unread
+    (Negative images), and expected, expected_low and expected_high cracks among those; empty if no image was read.
     """
     file = config.AUDIT / f"{ds.profile.source}_reads.csv"
-    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["file", "drawn"])
+    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["audit", "file", "drawn"])
     table = table[table["file"].isin(ds.index["file"])]
-    random = table[table["drawn"] == "random"]
+    random = table[(table["drawn"] == "random") & (table["audit"] == table["audit"].max())]
     if not len(random):
         return {}
     cracks = int((random["verdict"] == "crack").sum())
     share, (low, high) = cracks / len(random), wilson(cracks, len(random))
     negative = (ds.given == 0) & (ds.index["number"] <= _READ_TO)
     n = int((~ds.index["file"].isin(table["file"]) & negative).sum())
-    found = {"read": len(table), "random": len(random), "cracks": cracks, "unread": n}
+    found = {"read": table["file"].nunique(), "random": len(random), "cracks": cracks, "unread": n}
     found |= {"share": round(share, 6), "low": round(low, 6), "high": round(high, 6)}
     return found | {"expected": round(share * n), "expected_low": round(low * n), "expected_high": round(high * n)}
 
