@@ -111,11 +111,10 @@ def test_the_tables_of_the_audit_are_those_of_the_reference() -> None:
             ]
             assert f"| {head} | {name} | {' | '.join(cells)} |" in page
     text, unread = " ".join(page.split()), found["unread"]
-    assert "about {expected} more (95 % interval {expected_low} to {expected_high})".format(**unread) in text
+    told = "about {expected} more (95 % interval {expected_low} to {expected_high})", "suspects | {random} | {cracks} |"
+    assert all(one.format(**unread) in text for one in told)
     for row in found["with_corrections"]:
-        assert re.search(
-            r"makes {errors_given}( errors by the given labels)? and {errors_corrected}\b".format(**row), text
-        )
+        assert re.search(r"makes {errors_given}\D* and {errors_corrected}\b".format(**row), text)
 
 
 @reference
