@@ -49,7 +49,7 @@ train-detector: setup ## train the detector of the package again: PROFILE=metu M
 tensorboard: setup ## open TensorBoard on the results of a profile
 	$(RUN) tensorboard
 
-bench: setup ## measure the speed of the series against a published recipe: more than three quarters of an hour
+bench: setup ## measure the speed of the series against a published recipe: half an hour
 	$(RUN) bench
 
 verify: setup ## compare the results of a profile with the reference

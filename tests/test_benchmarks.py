@@ -38,18 +38,18 @@ def test_the_model_card_follows_from_what_was_measured() -> None:
     assert models.OWN_FILE.with_name("README.md").read_text("utf-8") == sample.card(found)
 
 
-def test_the_table_of_both_directions_follows_from_what_was_measured() -> None:
-    found, page = json.loads(directions.OUT.read_text("utf-8")), directions.PAGE.read_text("utf-8")
-    assert replace_marked(page, "directions", directions.directions_table(found)) == page
+def test_the_tables_of_the_docs_follow_from_what_was_measured() -> None:
+    makers = {
+        "directions": directions.directions_table,
+        "few-masks": few_masks.masks_table,
+        "speed": speed.speed_tables,
+    }
+    for (name, make), part in zip(makers.items(), (directions, few_masks, speed), strict=True):
+        page = part.PAGE.read_text("utf-8")
+        assert replace_marked(page, name, make(json.loads(part.OUT.read_text("utf-8")))) == page
+    found = json.loads(directions.OUT.read_text("utf-8"))
     cells = {(row["trained"], row["tested"]): row["auroc"] for row in found["rows"]}
-    assert len(cells) == 9 and all(
-        cells[name, name] == max(v for (a, _), v in cells.items() if a == name)
-        for name in ("METU", "SDNET2018, cleaned labels")
-    )
-
-
-def test_the_table_of_few_masks_follows_from_what_was_measured() -> None:
-    found, page = json.loads(few_masks.OUT.read_text("utf-8")), few_masks.PAGE.read_text("utf-8")
-    assert replace_marked(page, "few-masks", few_masks.masks_table(found)) == page
-    means = pd.DataFrame(found["rows"]).groupby("masks")["iou"].mean()
+    for name in ("METU", "SDNET2018, cleaned labels"):
+        assert len(cells) == 9 and cells[name, name] == max(v for (a, _), v in cells.items() if a == name)
+    means = pd.DataFrame(json.loads(few_masks.OUT.read_text("utf-8"))["rows"]).groupby("masks")["iou"].mean()
     assert sorted(means.index) == [0, *few_masks.COUNTS] and means.idxmin() == 0

@@ -244,7 +244,7 @@ def train_detector(values: Settings) -> None:
 
 @_command()
 def bench(_: Settings) -> int:
-    """Measure the speed of the series against a published recipe: more than three quarters of an hour."""
+    """Measure the speed of the series against a published recipe: half an hour on two cores."""
     return call([sys.executable, "-m", "tools.benchmarks.speed"])
 
 

@@ -205,24 +205,7 @@ def train_cnn(name: str, precision: str) -> None:
     report(watch, images=count)
 
 
-def notebooks() -> None:
-    """Run all notebooks from an empty folder, as `make run-all`."""
-    watch = Watch(BEGAN)
-    from crackutils import datasets
-    from crackutils.sources.fetch import prepare
-    from tools.run_series import run
-
-    watch.look("start")
-    sample = config.profile("sample")
-    prepare(sample)
-    datasets.load(sample)
-    watch.look("images")
-    run(["all"], {})
-    watch.look("notebooks")
-    report(watch)
-
-
-CONTENDERS = {f.__name__: f for f in (published, ours, decode, network, stream, predict, train_cnn, notebooks)}
+CONTENDERS = {f.__name__: f for f in (published, ours, decode, network, stream, predict, train_cnn)}
 
 if __name__ == "__main__":
     try:
