@@ -1,6 +1,7 @@
 # The command line of the package:
 #   docker build -t crackutils .
 #   docker run -v "$PWD/photos:/photos" crackutils inspect /photos --out /photos/report
+#   docker run -p 127.0.0.1:7860:7860 crackutils app --host 0.0.0.0
 FROM python:3.12-slim
 
 COPY pyproject.toml LICENSE README.md /src/
