@@ -42,6 +42,12 @@ def describe_left_out(left_out: LeftOut) -> str:
     return f"left out: {'; '.join(parts)}" if parts else ""
 
 
+def print_left_out(left_out: LeftOut) -> None:
+    """Print `describe_left_out`, if there is anything."""
+    if told := describe_left_out(left_out):
+        print(told)
+
+
 Identity = tuple[int, int]  # of a folder: device and number
 
 
