@@ -223,8 +223,7 @@ def save_weights(model: Any, file: Path) -> Path:
 def _reserve(file: Path, model: Any) -> None:
     """Raise OSError if the disk has no room for a model, because HDF5 crashes on a full disk."""
     try:
-        with open(file, "wb") as room:
-            room.write(os.urandom(4 * model.count_params() + 500_000))  # some disks compress zeros
+        file.write_bytes(os.urandom(4 * model.count_params() + 500_000))  # some disks compress zeros
     finally:
         file.unlink(missing_ok=True)
 
