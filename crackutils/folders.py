@@ -76,10 +76,8 @@ def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple
             yield path, "hidden"
         elif _is_folder(entry):
             folders.append(path)
-        elif reason := _why_no_picture(entry):
-            yield path, reason
         else:
-            yield path, ""
+            yield path, _why_no_picture(entry)
     for path in folders:
         try:
             if (identity := identify_folder(path)) in seen:
