@@ -167,8 +167,7 @@ class Training:
         """Return model and records; its `trainable` layers are those that the accepted stages have trained."""
         base = models.backbone_of(self.model)
         if base is not None:
-            kept = [stage["kept"] for stage in self._done]
-            layers = [stage.unfreeze for stage, good in zip(self.recipe.stages, kept, strict=True) if good]
+            layers = [stage.unfreeze for stage, row in zip(self.recipe.stages, self._done, strict=True) if row["kept"]]
             models.unfreeze_top(base, max(layers, default=0))
         return Trained(self.model, self.start, pd.DataFrame(self._history), self._done, self._seconds)
 
