@@ -52,10 +52,9 @@ def score(folder: str, ray: str | None, **options: Any) -> None:
     if ray:
         from crackutils.scale.scoring import score
 
-        score(folder, ray=ray, **options)
-        return
-    from crackutils.scoring import score
-
+        options["ray"] = ray
+    else:
+        from crackutils.scoring import score
     score(folder, **options)
 
 
@@ -81,17 +80,16 @@ def adapt(labels: Path | None, masks: Path | None, **options: Any) -> None:
     if labels and not (labels.is_dir() or is_session(labels)):
         adapt(labels, **options)
         return
+    from crackutils.adaptation.masks import adapt_to_masks
     from crackutils.inspection.labelled import corrected_photos, labelled_tiles
 
     refuse_out(out.resolve(), options["force"])  # before the work
     if labels:
         with labelled_tiles(labels, out, *using) as table:
             adapt(table, **options)
-        return
-    from crackutils.adaptation.masks import adapt_to_masks
-
-    with corrected_photos(masks, out, *using) as (_, shots):
-        adapt_to_masks(shots, **options)
+    else:
+        with corrected_photos(masks, out, *using) as (_, shots):
+            adapt_to_masks(shots, **options)
 
 
 @cli.command()
@@ -242,24 +240,22 @@ def run_command(group: click.Group, name: str, argv: list[str] | None) -> int:
         return done.exit_code
     except click.ClickException as error:
         cause = " ".join(error.format_message().split())
-        print(f"error: {cause}{'' if cause.endswith(('.', '?')) else '.'} See {name} --help.", file=sys.stderr)
-        return 2
+        told = f"{cause}{'' if cause.endswith(('.', '?')) else '.'} See {name} --help."
     except CrackutilsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        told = str(error)
     except MemoryError:
-        print("error: there is not enough memory. Close other programs, or use smaller pictures.", file=sys.stderr)
-        return 2
+        told = "there is not enough memory. Close other programs, or use smaller pictures."
     except BrokenPipeError:  # the reader, head for example, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # failure of a disk or network; expected errors have their own messages
         what = " ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-        print(f"error: {what}. Check the disk or network, then run the same command again.", file=sys.stderr)
-        return 2
+        told = f"{what}. Check the disk or network, then run the same command again."
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where it stopped.", file=sys.stderr)
         return 130
+    print(f"error: {told}", file=sys.stderr)
+    return 2
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -114,8 +114,7 @@ class Dataset:
                 with open(part, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
                     np.lib.format.write_array_header_1_0(out, header)
                     decoded = pool.map(lambda row: self.read(row, size), range(n))
-                    for image in progress(decoded, f"decoding at {size} px", n):
-                        out.write(image.tobytes())
+                    out.writelines(image.tobytes() for image in progress(decoded, f"decoding at {size} px", n))
                 os.replace(part, file)
         return np.load(file, mmap_mode="r")
 

@@ -42,6 +42,12 @@ def describe_left_out(left_out: LeftOut) -> str:
     return f"left out: {'; '.join(parts)}" if parts else ""
 
 
+def print_left_out(left_out: LeftOut) -> None:
+    """Print `describe_left_out`, if there is anything."""
+    if told := describe_left_out(left_out):
+        print(told)
+
+
 Identity = tuple[int, int]  # of a folder: device and number
 
 
@@ -70,10 +76,8 @@ def _walk(folder: Path, own: Path | None, seen: set[Identity]) -> Iterator[tuple
             yield path, "hidden"
         elif _is_folder(entry):
             folders.append(path)
-        elif reason := _why_no_picture(entry):
-            yield path, reason
         else:
-            yield path, ""
+            yield path, _why_no_picture(entry)
     for path in folders:
         try:
             if (identity := identify_folder(path)) in seen:

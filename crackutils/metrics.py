@@ -65,17 +65,15 @@ def log_loss(labels: np.ndarray, p: np.ndarray, weights: np.ndarray | None = Non
     return float(loss.mean() if weights is None else np.average(loss, weights=weights))
 
 
-def group_interval(
-    values: np.ndarray, groups: np.ndarray, level: float = 0.95, draws: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the confidence interval of the mean of values (n,) that are correlated within groups (n,).
+def group_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the mean of values (n,) that are correlated within groups (n,).
 
     Percentile bootstrap over whole groups (Davison, Hinkley 1997, section 3.8). With few groups it is too narrow.
     """
     _, at = np.unique(np.asarray(groups), return_inverse=True)
     sums, counts = np.bincount(at, np.asarray(values, np.float64)), np.bincount(at)
-    drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), draws)
-    return tuple(np.quantile((drawn @ sums) / (drawn @ counts), [(1 - level) / 2, (1 + level) / 2]).tolist())
+    drawn = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), 10_000)
+    return tuple(np.quantile((drawn @ sums) / (drawn @ counts), [(1 - 0.95) / 2, (1 + 0.95) / 2]).tolist())
 
 
 def fraction(part: int, whole: int) -> float | None:
@@ -83,18 +81,18 @@ def fraction(part: int, whole: int) -> float | None:
     return round(part / whole, 6) if whole else None
 
 
-def wilson(good: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion (Wilson 1927) as fractions.
+def wilson(good: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a proportion (Wilson 1927) as fractions.
 
     >>> [round(bound, 4) for bound in wilson(1988, 1989)]  # one error in 1,989 test images
     [0.9972, 0.9999]
     """
-    return tuple(map(float, binomtest(good, n).proportion_ci(level, method="wilson")))
+    return tuple(map(float, binomtest(good, n).proportion_ci(method="wilson")))
 
 
-def classification_table(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
+def classification_table(labels: np.ndarray, p_crack: np.ndarray) -> pd.DataFrame:
     """Return the classification report: precision, recall, f1 and support per class, as fractions."""
-    called = (np.asarray(p_crack) >= threshold).astype(int)
+    called = (np.asarray(p_crack) >= 0.5).astype(int)
     options = {"labels": [0, 1], "target_names": CLASSES, "output_dict": True, "zero_division": 0}
     table = pd.DataFrame(classification_report(labels, called, **options))[list(CLASSES)]
     return table.T.rename(columns={"f1-score": "f1"}).astype({"support": int})

@@ -183,16 +183,13 @@ def rescale_input(backbone: str, x: Any) -> Any:
 
 def without_augmentation(model: Any) -> Any:
     """Return the model without its augmentation layers, with shared weights, for prediction."""
-
-    def random(layer: Any) -> bool:
-        return type(layer).__name__.startswith("Random")  # they have no public base class in Keras
-
-    if not any(random(layer) for layer in model.layers):
+    # they have no public base class in Keras
+    layers = [layer for layer in model.layers if not type(layer).__name__.startswith("Random")]
+    if len(layers) == len(model.layers):
         return model
     x = inputs = keras.Input(model.input_shape[1:], name="rgb_0_255")
-    for layer in model.layers[1:]:
-        if not random(layer):
-            x = layer(x)
+    for layer in layers[1:]:
+        x = layer(x)
     return keras.Model(inputs, x)
 
 

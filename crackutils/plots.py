@@ -43,8 +43,7 @@ def image_grid(
     tall += 0.15 + 0.2 * max(text.count("\n") + 1 for text in titles or [""])
     figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * tall + 0.4), squeeze=False)
     for k, ax in enumerate(axes.ravel()):
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
         if k >= len(images):
             ax.axis("off")
             continue
@@ -58,10 +57,10 @@ def image_grid(
     return figure
 
 
-def picture(image: np.ndarray, title: str, longest: float = 11.0) -> Figure:
-    """Show one uint8 (height, width, 3) image, its longer side `longest` inches."""
+def picture(image: np.ndarray, title: str) -> Figure:
+    """Show one uint8 (height, width, 3) image, its longer side 11 inches."""
     height, width = image.shape[:2]
-    scale = longest / max(height, width)
+    scale = 11 / max(height, width)
     figure, ax = plt.subplots(figsize=(max(width * scale, 4), height * scale + 0.5))
     ax.imshow(image)
     ax.axis("off")
@@ -176,31 +175,29 @@ def roc_pr(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
     return figure
 
 
-def probabilities(labels: np.ndarray, p_crack: np.ndarray, threshold: float = 0.5) -> Figure:
+def probabilities(labels: np.ndarray, p_crack: np.ndarray) -> Figure:
     """Show the distribution of the predicted probabilities by class, counts on a logarithmic scale."""
     table = pd.DataFrame({"p": p_crack, "class": np.array(config.CLASSES)[labels]})
     figure, ax = plt.subplots(figsize=(7, 3.2))
     bins = {"bins": 40, "binrange": (0, 1), "element": "step"}
     sns.histplot(table, x="p", hue="class", hue_order=config.CLASSES, palette=COLOURS, ax=ax, **bins)
-    ax.axvline(threshold, color="0.3", linestyle="--")
+    ax.axvline(0.5, color="0.3", linestyle="--")
     sns.move_legend(ax, "lower center", bbox_to_anchor=(0.5, 1), ncol=2, title="", frameon=False)
     ax.set(yscale="log", ylim=(0.7, None), xlabel="predicted probability of a crack", ylabel="number of images (log)")
     return figure
 
 
-def predicted_against_true(
-    images: Sequence[np.ndarray], table: pd.DataFrame, title: str, threshold: float = 0.5, columns: int = 6
-) -> Figure:
+def predicted_against_true(images: Sequence[np.ndarray], table: pd.DataFrame, title: str) -> Figure:
     """Show images with predicted and true class and probability; wrong ones are framed.
 
-    `table` has the columns file, label, p_crack, a row per image; `threshold` and above count as crack.
+    `table` has the columns file, label, p_crack, a row per image; 0.5 and above count as crack.
     """
-    called = (table["p_crack"] >= threshold).astype(int).to_numpy()
+    called = (table["p_crack"] >= 0.5).astype(int).to_numpy()
     titles = [
         f"{file[0]}/{file.split('/')[-1]}\ntrue {config.CLASSES[y]}\npredicted {config.CLASSES[c]}, p {p:.3f}"
         for file, y, c, p in zip(table["file"], table["label"], called, table["p_crack"], strict=True)
     ]
-    return image_grid(images, titles, columns, title, list(called != table["label"].to_numpy()), side=2.0)
+    return image_grid(images, titles, 6, title, list(called != table["label"].to_numpy()), side=2.0)
 
 
 def worst(table: pd.DataFrame, count: int = 12) -> pd.DataFrame:

@@ -81,8 +81,7 @@ class Run:
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         if os.environ.get("MLFLOW_TRACKING_URI"):
             provenance.track(f"{self.notebook} {self.name}", self.folder, content, spent)
-        note = os.environ.get("CRACKUTILS_RUN_NOTE")
-        if note:
+        if note := os.environ.get("CRACKUTILS_RUN_NOTE"):
             with open(note, "a", encoding="utf-8") as handle:
                 handle.write(f"{self.folder}\n")
         return content

@@ -15,7 +15,7 @@ import PIL
 from crackutils import models, training
 from crackutils.config import CrackutilsError, display_path
 from crackutils.files import as_text, progress, sha256, write_atomically
-from crackutils.folders import describe_left_out, find_pictures
+from crackutils.folders import find_pictures, print_left_out
 from crackutils.images import DECODING, decode_image
 from crackutils.inference.engines import Engine, program_file, run_stream, start_engine
 from crackutils.runs import find_best_run, read_recipe
@@ -46,8 +46,7 @@ def score(
         raise CrackutilsError(f"{out} is a folder. Give the name of a CSV file.")
     refuse_foreign(out, force)
     files, left_out = find_pictures(folder, out)
-    if told := describe_left_out(left_out):
-        print(told)
+    print_left_out(left_out)
     if not files:
         raise CrackutilsError(f"{folder} holds no pictures. Give a folder with pictures.")
     names = [file.relative_to(folder).as_posix() for file in files]

@@ -1,10 +1,8 @@
 """Recipes, which define a training run, and their stages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 from crackutils.config import keras
 
@@ -59,7 +57,7 @@ class Recipe:
         return {name: value for name, value in asdict(self).items() if name not in skipped}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Return the recipe that `as_dict` described, without its network; fields of older versions are dropped.
 
         Raises TypeError or KeyError where a field is missing.

@@ -167,8 +167,7 @@ class Training:
         """Return model and records; its `trainable` layers are those that the accepted stages have trained."""
         base = models.backbone_of(self.model)
         if base is not None:
-            kept = [stage["kept"] for stage in self._done]
-            layers = [stage.unfreeze for stage, good in zip(self.recipe.stages, kept, strict=True) if good]
+            layers = [stage.unfreeze for stage, row in zip(self.recipe.stages, self._done, strict=True) if row["kept"]]
             models.unfreeze_top(base, max(layers, default=0))
         return Trained(self.model, self.start, pd.DataFrame(self._history), self._done, self._seconds)
 
@@ -223,8 +222,7 @@ def save_weights(model: Any, file: Path) -> Path:
 def _reserve(file: Path, model: Any) -> None:
     """Raise OSError if the disk has no room for a model, because HDF5 crashes on a full disk."""
     try:
-        with open(file, "wb") as room:
-            room.write(os.urandom(4 * model.count_params() + 500_000))  # some disks compress zeros
+        file.write_bytes(os.urandom(4 * model.count_params() + 500_000))  # some disks compress zeros
     finally:
         file.unlink(missing_ok=True)
 

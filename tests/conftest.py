@@ -1,7 +1,5 @@
 """Fixtures for all tests: folders of their own, and the smoke profile's images."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil
@@ -124,6 +122,16 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
         return made[0]
 
     return write
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An engine without a network, which inspects photos in the place of any other."""
+    from test_inspection import Fake
+
+    engine = Fake()
+    monkeypatch.setattr("crackutils.inspection.folder.load_detector", lambda *_: engine.detector)
+    return engine
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""

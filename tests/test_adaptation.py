@@ -207,10 +207,6 @@ def test_a_gain_counts_where_further_labels_keep_it() -> None:
         (("file,label,photo", "a;b"), r"has not one column file and label"),
         (("file,label,photo", "file,label,file"), r"has not one column file"),
         ((ONE, ONE[:-8]), r"in 1 of 48 rows there are more or fewer fields .* \(first: tiles/7000-0"),
-        (
-            (",0,", ",-1,"),
-            r"in 24 of 48 rows the label is unknown \(first: tiles/7000-0\.png: -1, .*7001-2.*7002-4.* Write",
-        ),
         ((",0,", ",1,"), r"labels all 48 tiles Positive\. Give tiles of both classes"),
         (("/7001-", "/none-"), r"in 2 of 48 rows the file does not exist \(first: tiles/none-2\.png, .*-3\.png\)\. Pa"),
         ((TWO, "tiles/../" + ONE), r"in 1 of 48 rows the file is a duplicate \(first: tiles/\.\./tiles/7000-0"),
@@ -219,7 +215,6 @@ def test_a_gain_counts_where_further_labels_keep_it() -> None:
         (b"file,label\n", "holds 0 labels. Give at least 10"),
         (b"file,label\ntiles/7000-0.png,0\ntiles/7000-1.png,1\n", "holds 2 labels. Give at least 10"),
         (b"file,label\n\xff\xfe,1\n", r"in 1 of 1 rows the file does not exist \(first: ÿþ\)"),
-        (b'file,label\n"a,1\n', r"is not a CSV file \(unexpected end of data\)"),
         (None, "cannot be read"),
     ],
 )
@@ -388,9 +383,8 @@ def test_masks_train_the_whole_detector(tmp_path: Path, untrained: Any, monkeypa
     metrics = json.loads((out / "metrics.json").read_text("utf-8"))
     before, after = metrics["held_out"]
     assert (before["detector"], after["detector"], after["photos"]) == ("before", "after", 1)
-    assert (
-        metrics["settings"]["adapted"]["masks"] == 4 and metrics["verdict"] in (out / "model" / "README.md").read_text()
-    )
+    assert metrics["settings"]["adapted"]["masks"] == 4
+    assert metrics["verdict"] in (out / "model" / "README.md").read_text()
     old, new = (training.load(folder)[0] for folder in (base, out))
     assert (old.get_layer("four").get_weights()[0] != new.get_layer("four").get_weights()[0]).any()
     kernel, bias = new.get_layer("p_crack").get_weights()

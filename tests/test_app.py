@@ -62,8 +62,9 @@ def add_cut(tmp_path: Path, desk: Desk) -> None:
 
 def test_a_broken_photo_leaves_the_list_unless_it_has_corrections(tmp_path: Path, desk: Desk) -> None:
     add_cut(tmp_path, desk)
-    (problem,) = desk.open_first(["cut.png", "wall.png"])
-    assert problem.startswith("cut.png is truncated or damaged") and list(desk.session.photos) == ["wall.png"]
+    with pytest.raises(CrackutilsError, match=r"^cut\.png is truncated or damaged"):
+        desk.open_first(["cut.png", "wall.png"])
+    assert desk.chosen_photo == "wall.png" and list(desk.session.photos) == ["wall.png"]
     desk.mark(1, "joint")
     desk.session.photos["wall.png"].write_bytes(b"no photo")
     with pytest.raises(CrackutilsError, match=r"^wall\.png is not an image\. Choose another photo\.$"):
@@ -146,7 +147,7 @@ def test_a_desk_goes_on_where_it_was_also_elsewhere(tmp_path: Path, desk: Desk) 
     desk.set_scale(0.25, everywhere=False)
     desk.draw([(100, 600), (800, 600)], 4, "add")
     desk.mark(1, "nothing")
-    desk.set_exposure("XC4")
+    desk.set_limit(None, "XC4")
     again = Desk(desk.home, desk.net)  # as after a kill
     again.open("wall.png")
     other = Desk(tmp_path / "other", desk.net)
@@ -175,7 +176,7 @@ def test_the_report_holds_what_the_desk_shows(tmp_path: Path, desk: Desk) -> Non
     add_cut(tmp_path, desk)
     desk.add([(tmp_path / "wall.png", "<b>.png")])
     desk.set_scale(0.5, everywhere=False)
-    desk.set_exposure("XC2")
+    desk.set_limit(None, "XC2")
     with pytest.raises(CrackutilsError, match=r"1 of 3 photos have no scale \(<b>\.png\)"):
         desk.report()  # the broken one needs none
     desk.set_scale(0.5, everywhere=True)

@@ -1,7 +1,5 @@
 """Batches in order, shuffled batches, predictions that belong to their labels, and what augmentation does."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the benchmark of speed chooses, by which losses, and what the model card of our backbone reports."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

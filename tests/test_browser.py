@@ -1,7 +1,5 @@
 """The page "Try it" of the site, in a real Chromium: the same cracks as Python finds, and nothing from outside."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import json

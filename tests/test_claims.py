@@ -1,7 +1,5 @@
 """What the notebooks say of the sample is true of its reference, and their summaries show what metrics.json holds."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

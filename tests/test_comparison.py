@@ -1,7 +1,5 @@
 """Runs side by side: which can be compared, tables over them, and tests between them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,9 +98,8 @@ def test_the_best_is_chosen_by_validation_not_by_test() -> None:
 def test_only_usual_runs_stand_for_their_recipe() -> None:
     fake_run("simple-cnn", 7)
     fake_run("mobilenetv2", 2)
-    for wrong, other in enumerate(
-        ({"split": "random"}, {"seed": 2}, {"epochs": 1}, {"weights": "random"}, {"labels": "corrected"}), 3
-    ):
+    others = {"split": "random"}, {"seed": 2}, {"epochs": 1}, {"weights": "random"}, {"labels": "corrected"}
+    for wrong, other in enumerate(others, 3):
         fake_run("mobilenetv2", wrong, **other)
     fake_run("mobilenetv2-linear", 8, engine="openvino")
     fake_run("marzed7-cnn-256", 9, precision="bfloat16")

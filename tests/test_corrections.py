@@ -32,13 +32,6 @@ SHAPE = (700, 900)
 TABLES = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.geojson", "coco.json")
 
 
-@pytest.fixture
-def fake(monkeypatch: Any) -> Fake:
-    engine = Fake()
-    monkeypatch.setattr("crackutils.inspection.folder.load_detector", lambda *_: engine.detector)
-    return engine
-
-
 def brush(added: Any = None, erased: Any = None) -> np.ndarray:
     """Return a brush with two areas, each a pair of slices."""
     painted = np.zeros(SHAPE, np.uint8)
@@ -103,9 +96,8 @@ def test_what_is_written_of_a_photo_follows_the_edits(tmp_path: Path) -> None:
     assert [crack["confirmed"] for crack in one["cracks"]] == [True] and one["corrected"]
     assert one["cracks"][0]["length"] == pytest.approx(plain["cracks"][0]["length"] / 2, rel=1e-3)  # its own scale wins
     assert one["rejected"] == [{"x": 300, "y": 450, "kind": "joint"}]
-    assert (
-        {line["crack"] for line in one["lines"]} == {1} and one["areas"][0]["bbox"][1] < 160 and len(one["areas"]) == 1
-    )
+    assert {line["crack"] for line in one["lines"]} == {1}
+    assert one["areas"][0]["bbox"][1] < 160 and len(one["areas"]) == 1
     blue = {}
     for name in ("out", "other"):
         mask = np.asarray(Image.open(tmp_path / name / "mask.png"))
@@ -188,12 +180,9 @@ def test_memory_does_not_grow_with_the_photos(tmp_path: Path) -> None:
     edits = {name: Edits(brush=np.zeros((2000, 3000), np.uint8)) for name in photos}
     edits["0.jpg"].brush[0] = 1
     session, peaks = Session(photos, edits), []
-    for work in (
-        lambda: write_session(session, tmp_path / "s.zip"),
-        lambda: read_session(tmp_path / "s.zip", tmp_path),
-    ):
+    for work, where in ((write_session, (session, tmp_path / "s.zip")), (read_session, (tmp_path / "s.zip", tmp_path))):
         tracemalloc.start()
-        work()
+        work(*where)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert max(peaks) < 24e6  # 72 MB of photos, as much of brushes
@@ -277,9 +266,8 @@ def test_what_is_no_session_is_refused(session: Session, tmp_path: Path) -> None
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("session.json", bytes(5_000_000))
-    cases.append(
-        (bomb.getvalue(), r"is refused: entries declare far more data than it holds \(session.json\). Nothing")
-    )
+    told = r"is refused: entries declare far more data than it holds \(session.json\). Nothing"
+    cases.append((bomb.getvalue(), told))
     for k, (given, message) in enumerate(cases):
         place = given
         if isinstance(given, bytes):
@@ -535,10 +523,8 @@ def test_masks_beside_photos_label_tiles(tmp_path: Path, capsys: Any) -> None:
         assert labels_of(table) == {"a.jpg": [1, 0, 0, 0, 0], "deep/b.png": [1, 1, 0, 0, 0, 0]}
     assert "left out as doubtful: 1" in capsys.readouterr().out
     save(wall(seed=5), home / "a.png")  # the photo once more
-    with (
-        pytest.raises(CrackutilsError, match=r"a\.png is white in more than half"),
-        labelled_tiles(home, tmp_path / "model", None, "litert"),
-    ):
+    refused = pytest.raises(CrackutilsError, match=r"a\.png is white in more than half")
+    with refused, labelled_tiles(home, tmp_path / "model", None, "litert"):
         pass
     (tmp_path / "none").mkdir()
     with pytest.raises(CrackutilsError, match="holds no photo with a mask beside it"):

@@ -1,7 +1,5 @@
 """Exported models: equal to Keras, refused where they are not, and run without this package."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re
@@ -30,9 +28,8 @@ TINY = Recipe("tiny", "Tiny", "cnn", 32, 8, (Stage("scratch", 1),), units=2)
 
 def needs(form: str) -> pytest.MarkDecorator:
     missing = [name for name in NEEDED.get(form, ()) if importlib.util.find_spec(name) is None]
-    return pytest.mark.skipif(
-        bool(missing), reason=f"{', '.join(missing)} not installed: pip install crackutils[export]"
-    )
+    told = f"{', '.join(missing)} not installed: pip install crackutils[export]"
+    return pytest.mark.skipif(bool(missing), reason=told)
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +127,8 @@ def test_a_detector_gives_the_map_that_inspect_uses(
     assert card["compared_with_keras"]["on"] == "1 given photos" and 0 <= card["accuracy"]["iou"] <= 1
     found = open_exported(tmp_path / "a.tflite", "litert", 1)(image[None])
     taken, *logits = photo_network(tmp_path / "run", 64)
-    for name, z in zip(
-        ("p_cells", "p_pixels"), keras.Model(taken, logits)(image[None].astype(np.float32)), strict=True
-    ):
+    maps = keras.Model(taken, logits)(image[None].astype(np.float32))
+    for name, z in zip(("p_cells", "p_pixels"), maps, strict=True):
         assert np.allclose(found[name].ravel(), 1 / (1 + np.exp(-np.asarray(z).ravel())), atol=1e-4)
 
 

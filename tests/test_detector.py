@@ -421,10 +421,8 @@ def test_attention_on_cracks_is_compared_with_chance(tmp_path: Path, untrained: 
     mask = np.zeros((227, 227), np.uint8)
     mask[:, 100:110] = 255
     walls = [np.random.default_rng(k).normal(170, 3, (227, 227, 1)).repeat(3, axis=2) for k in range(18)]
-    images = [np.where(mask[..., None] * (k % 2) > 0, 40, wall) for k, wall in enumerate(walls)]
-    patches = [
-        synthetic.Patch(image.astype(np.uint8), mask * (k % 2), k % 2, 0, 0, {}) for k, image in enumerate(images)
-    ]
+    images = [np.where(mask[..., None] * (k % 2) > 0, 40, wall).astype(np.uint8) for k, wall in enumerate(walls)]
+    patches = [synthetic.Patch(image, mask * (k % 2), k % 2, 0, 0, {}) for k, image in enumerate(images)]
     look = attend(tmp_path / "run", [patch.image for patch in patches])  # more than a batch
     assert look.p.shape == (18,) and look.heat.shape == (18, 4, 4)
     x = np.stack([resize(patch.image, 64) for patch in patches]).astype(np.float32)

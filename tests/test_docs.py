@@ -1,7 +1,5 @@
 """Tables of README and docs follow from the reference; links, pictures and commands of the docs exist."""
 
-from __future__ import annotations
-
 import doctest
 import importlib.util
 import json
@@ -94,21 +92,16 @@ def read_page(name: str, notebook: str) -> tuple[str, dict[str, Any]]:
 def test_the_tables_of_the_audit_are_those_of_the_reference() -> None:
     page, found = read_page("audit.md", "07")
     for method, seen in found["relatives_in_training"].items():
-        shares = {
-            r["head"]: "{error_rate:.2%} ({low:.2%}-{high:.2%})".format(**r)
-            for r in found["leakage"]
-            if r["method"] == method
-        }
+        rows = [row for row in found["leakage"] if row["method"] == method]
+        shares = {row["head"]: "{error_rate:.2%} ({low:.2%}-{high:.2%})".format(**row) for row in rows}
         cells = [seen["test"], seen["with copy"], seen["with overlap"]]
         row = [method, *(f"{cell:,}" for cell in cells), *(shares[head] for head in ("linear", "dense", "nearest"))]
         assert f"| {' | '.join(row)} |" in page
     for near, name in (("copy", "the same crop"), ("overlap", "an overlap")):
         for head in ("linear", "dense", "nearest"):
             rows = [r for r in found["leakage_by_relative"] if (r["head"], r["near"]) == (head, near)]
-            cells = [
-                "{errors} of {n:,} wrong, {error_rate:.2%}".format(**r)
-                for r in sorted(rows, key=lambda r: r["in_training"])
-            ]
+            rows.sort(key=lambda row: row["in_training"])
+            cells = ["{errors} of {n:,} wrong, {error_rate:.2%}".format(**row) for row in rows]
             assert f"| {head} | {name} | {' | '.join(cells)} |" in page
     text, unread = " ".join(page.split()), found["unread"]
     told = "about {expected} more (95 % interval {expected_low} to {expected_high})", "suspects | {random} | {cracks} |"
@@ -122,10 +115,8 @@ def test_the_tables_of_transfer_are_those_of_the_reference() -> None:
     page, found = read_page("transfer.md", "08")
     for row in found["report"]:
         gain = "{gain:+.3f} ({gain_low:+.3f} to {gain_high:+.3f})".format(**row) if row["gain"] is not None else "-"
-        assert (
-            "| {method} | {auroc:.3f} ({low:.3f}-{high:.3f}) | {auroc_by_photo:.3f} | ".format(**row) + f"{gain} |"
-            in page
-        )
+        scores = "{auroc:.3f} ({low:.3f}-{high:.3f}) | {auroc_by_photo:.3f}".format(**row)
+        assert f"| {row['method']} | {scores} | {gain} |" in page
     for row in found["methods"]:
         home = "-" if row["home_errors"] is None else f"{row['home_errors']:.2%}"
         assert "| {method} | {auroc:.3f} ({low:.3f}-{high:.3f}) | ".format(**row) + f"{home} |" in page

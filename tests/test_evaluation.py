@@ -1,7 +1,5 @@
 """Models entered by their predictions, masks judged by true ones, and splits as plain tables."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2
@@ -158,9 +156,7 @@ def test_an_outside_model_is_judged_as_ours_and_stands_beside_them(
         assert runs[0][name] == runs[1][name], name  # the same predictions, the same judgement
     assert read_predictions(alone["folder"]).equals(read_predictions(ours.folder))
     assert runs[1]["entered"] == {"file": "test.csv", "sha256": sha256(parts["test"])}
-    assert list(cost_table(runs).index) == ["simple-cnn"] and [r["run"] for r in select_standard(runs, smoke)] == [
-        "simple-cnn"
-    ]
+    assert list(cost_table(runs).index) == [r["run"] for r in select_standard(runs, smoke)] == ["simple-cnn"]
     assert summarize_runs(runs)["parameters"].isna().tolist() == [False, True]
     rows.drop(columns="label").to_csv(both := tmp_path / "both.csv", index=False)
     assert main(["evaluate", str(both), "--profile", "smoke"]) == 0

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
-from test_inspection import Fake, fake, save, wall  # noqa: F401
+from test_inspection import Fake, save, wall
 from test_outputs import inspected, piece
 
 from crackutils.inspection.drawing import LINE, OVER, draw_overlay
@@ -83,7 +83,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return found
 
 
-def test_exif_is_in_what_is_written_or_nowhere(tmp_path: Path, fake: Fake) -> None:  # noqa: F811
+def test_exif_is_in_what_is_written_or_nowhere(tmp_path: Path, fake: Fake) -> None:
     (tmp_path / "site").mkdir()
     Image.fromarray(wall()).save(tmp_path / "site" / "a.jpg", exif=exif_of("=Evil", "<script>alert(1)</script>"))
     save(wall(seed=1), tmp_path / "site" / "bare.png")
@@ -94,10 +94,8 @@ def test_exif_is_in_what_is_written_or_nowhere(tmp_path: Path, fake: Fake) -> No
     row = photos.loc["a.jpg", ["camera", "taken", "latitude", "longitude"]].tolist()
     assert row == ["'=Evil <script>alert(1)</script>", "2024-05-01 12:30:00", 52.5201389, -13.4]
     assert photos.loc[["bare.png", "empty.jpg"], ["camera", "latitude"]].isna().all(axis=None)
-    facts = {
-        one["photo"]: one
-        for one in (f["properties"] for f in json.loads(contents(out)[f"{out}/cracks.geojson"])["features"])
-    }
+    features = json.loads((out / "cracks.geojson").read_text("utf-8"))["features"]
+    facts = {feature["properties"]["photo"]: feature["properties"] for feature in features}
     assert {name: facts["a.jpg"][name] for name in PLACE} == PLACE and facts["bare.png"]["camera"] is None
     page = (out / "report.html").read_text("utf-8")
     assert "=Evil &lt;script&gt;alert(1)&lt;/script&gt;, taken 2024" in page and "<script" not in page
@@ -122,13 +120,8 @@ def test_the_workbook_holds_text_as_text_and_is_the_same_again(tmp_path: Path) -
     sheet = book["photos"]
     assert book.sheetnames == ["photos", "none"] and sheet.freeze_panes == "A2" and book["none"].max_row == 1
     cells = list(sheet.iter_rows(min_row=2))
-    assert [row[0].value for row in cells] == [
-        *(f"./{name}" for name in signs[:4]),
-        "#N/A",
-        "plain",
-        "a\\x01\\ufffe\\b",
-        None,
-    ]
+    names = [*(f"./{name}" for name in signs[:4]), "#N/A", "plain", "a\\x01\\ufffe\\b", None]
+    assert [row[0].value for row in cells] == names
     assert [cells[0][1].value, cells[1][1].value] == ["'=HYPERLINK(1)", "#DIV/0!"]
     assert {cell.data_type for row in cells for cell in row[:2] if cell.value} == {"s"}
     formats = [{row[k].number_format for row in cells if row[k].value is not None} for k in range(5)]
@@ -136,15 +129,14 @@ def test_the_workbook_holds_text_as_text_and_is_the_same_again(tmp_path: Path) -
     assert (cells[3][2].value, cells[3][3].value, cells[1][4].value) == (3, 0.125, 5)
 
 
-def test_the_workbook_is_that_of_the_tables(tmp_path: Path, fake: Fake) -> None:  # noqa: F811
+def test_the_workbook_is_that_of_the_tables(tmp_path: Path, fake: Fake) -> None:
     save(wall(), tmp_path / "site" / "=1.png")
     save(wall(lines=()), tmp_path / "site" / "clean.png")
     out = tmp_path / "out"
     assert inspected(tmp_path / "site", out, "--mm-per-pixel", "0.5", "--limit-mm", "0.3") == 0
     for name in ("photos", "cracks"):
-        pd.testing.assert_frame_equal(
-            pd.read_excel(out / "cracks.xlsx", name), pd.read_csv(out / f"{name}.csv"), check_dtype=False
-        )
+        sheet, table = pd.read_excel(out / "cracks.xlsx", name), pd.read_csv(out / f"{name}.csv")
+        pd.testing.assert_frame_equal(sheet, table, check_dtype=False)
     before = {name: (out / name).read_bytes() for name in ("cracks.xlsx", "cracks.dxf")}
     assert inspected(tmp_path / "site", out, "--mm-per-pixel", "0.5", "--limit-mm", "0.3") == 0
     assert before == {name: (out / name).read_bytes() for name in before}
@@ -190,9 +182,8 @@ def test_the_drawing_holds_each_photo_at_its_place(scale: float | None) -> None:
     ]
     assert layers[1::2] == [f"{name}_over_limit" for name in layers[::2]]
     left = boxes[1][0, 0]
-    line, over = (
-        np.array(next(one for one in lines if one.dxf.layer == name).get_points("xy")) for name in layers[2:4]
-    )
+    of_layer = {one.dxf.layer: np.array(one.get_points("xy")) for one in lines}
+    line, over = (of_layer[name] for name in layers[2:4])
     np.testing.assert_allclose(line, np.array([(10.5, -10.5), (40.5, -10.5)]) * size + (left, 0))
     np.testing.assert_allclose(over, np.array([(15.5, -10.5), (25.5, -10.5)]) * size + (left, 0))
     plain = ezdxf.read(io.StringIO(write_dxf({"a": found_in(99, 99, None)}, {"a": scale})))
@@ -222,14 +213,13 @@ def test_what_is_over_the_limit_is_red_thick_and_marked() -> None:
     assert thick["plain", OVER] == (0, 0) and thick["plain", LINE][0] == thick["plain", LINE][1] > 0
     assert thick["limited", LINE][0] == thick["plain", LINE][0] and thick["limited", OVER][0] == 0
     assert thick["limited", OVER][1] >= 1.5 * thick["limited", LINE][0] and thick["limited", LINE][1] == 0
-    marked = [
-        draw_overlay(image, none, own, 600, None, cracks.assign(over_limit=over), 5.0) for over in (0.0, [0, 0.1])
-    ]
+    over = (cracks.assign(over_limit=share) for share in (0.0, [0, 0.1]))
+    marked = [draw_overlay(image, none, own, 600, None, numbered, 5.0) for numbered in over]
     y, _ = np.nonzero((marked[0] != marked[1]).any(2))
     assert len(y) > 10 and y.min() > 90  # the sign beside the second
 
 
-def test_an_exposure_class_gives_the_limit(tmp_path: Path, fake: Fake, capsys: Any) -> None:  # noqa: F811
+def test_an_exposure_class_gives_the_limit(tmp_path: Path, fake: Fake, capsys: Any) -> None:
     site, scale = tmp_path / "site", ("--mm-per-pixel", "0.1")
     save(wall(thick=12), site / "a.png")
     for options, told in {

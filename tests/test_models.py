@@ -1,7 +1,5 @@
 """Backbones and their weights, seeds, precision, the detector's network, and where a network looks."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path

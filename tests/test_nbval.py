@@ -5,8 +5,6 @@ The first run makes executed copies. nbval then computes every cell of these cop
 runs wrote is compared as well: nbval itself looks at no pictures and no files.
 """
 
-from __future__ import annotations
-
 import configparser
 import os
 import re

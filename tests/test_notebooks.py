@@ -1,7 +1,5 @@
 """What every notebook of the series keeps to, read from the files; nothing is executed but the set-up cell."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

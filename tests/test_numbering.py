@@ -10,7 +10,7 @@ import ezdxf
 import numpy as np
 import pandas as pd
 import pytest
-from test_inspection import Fake, fake, save, wall  # noqa: F401
+from test_inspection import Fake, save, wall
 
 from crackutils.cli import main
 from crackutils.inspection.folder import inspect
@@ -65,7 +65,7 @@ def test_other_texts_are_refused(text: str) -> None:
         read_known(text)
 
 
-def test_every_file_has_the_numbers_of_the_session(tmp_path: Path, fake: Fake, monkeypatch: Any) -> None:  # noqa: F811
+def test_every_file_has_the_numbers_of_the_session(tmp_path: Path, fake: Fake, monkeypatch: Any) -> None:
     drawn: list[str] = []
     monkeypatch.setattr("crackutils.inspection.drawing._write_text", lambda _, text, *__: drawn.append(text))
     save(wall(lines=(((100, 150), (700, 150)), ((100, 450), (500, 450)))), photo := tmp_path / "wall.png")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from test_inspection import DARK, Fake, fake, save, wall  # noqa: F401
+from test_inspection import DARK, Fake, save, wall
 
 from crackutils.cli import main
 from crackutils.config import CrackutilsError
@@ -31,7 +31,7 @@ def mask_of(area: dict) -> np.ndarray:
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(wide, high).T
 
 
-def test_masks_lines_and_annotations_are_of_the_same_cracks(tmp_path: Path, fake: Fake) -> None:  # noqa: F811
+def test_masks_lines_and_annotations_are_of_the_same_cracks(tmp_path: Path, fake: Fake) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     save(wall(lines=()), tmp_path / "site" / "clean.png")
@@ -57,13 +57,10 @@ def test_masks_lines_and_annotations_are_of_the_same_cracks(tmp_path: Path, fake
         assert near[(-y).astype(int), x.astype(int)].all()  # in QGIS, they lie on the photo
 
     coco = json.loads((out / "coco.json").read_text())
-    assert [(image["file_name"], image["width"]) for image in coco["images"]] == [
-        ("clean.png", 900),
-        ("turned.jpg", 700),
-    ]
-    assert {(area["image_id"], area["category_id"]) for area in coco["annotations"]} == {
-        (2, coco["categories"][0]["id"])
-    }
+    images = [(image["file_name"], image["width"]) for image in coco["images"]]
+    assert images == [("clean.png", 900), ("turned.jpg", 700)]
+    kinds = {(area["image_id"], area["category_id"]) for area in coco["annotations"]}
+    assert kinds == {(2, coco["categories"][0]["id"])}
     masks = [mask_of(area) for area in coco["annotations"]]
     np.testing.assert_array_equal(np.sum(masks, 0), mask)
     for area, own in zip(coco["annotations"], masks, strict=True):
@@ -96,7 +93,7 @@ def test_places_are_to_the_pixel() -> None:
     assert describe_lines([piece([(0, 0), (1, 0)], [np.nan] * 2, [0, 0])], None)[0]["width_mean"] is None
 
 
-def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake, capsys: Any) -> None:  # noqa: F811
+def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake, capsys: Any) -> None:
     line = piece([(0, 0), (10, 0), (20, 0), (30, 0), (40, 0)], [5, 5, 1, 5, np.nan], [0, 0, 0, 1, 0])
     shares = share_over_limit([line, piece([(0, 9), (0, 49)], [1, 1], [1, 1])], 2.0)
     assert (shares["over_limit"], shares["over_unknown"]) == pytest.approx((15 / 80, 15 / 80))
@@ -144,7 +141,7 @@ def test_masks_are_compared_by_pixels_and_by_lines() -> None:
     np.testing.assert_allclose(table["length_error"], [0, 0, 0, 1, -0.5, -1, np.nan], atol=0.01)
 
 
-def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fake: Fake, capsys: Any) -> None:  # noqa: F811
+def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fake: Fake, capsys: Any) -> None:
     site, masks, out = (tmp_path / name for name in ("site", "masks", "out"))
     for name in ("north/a.png", "south/b.1.jpg", "south/c.png"):
         save(wall(lines=LINES[:1]), site / name)
@@ -161,9 +158,8 @@ def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fak
     assert table["line_f1"].tolist() == pytest.approx([1, 0, 0.5], abs=0.02)
     assert table.loc["all", "both"] == table["both"][:2].sum() and "lines agree within 4 pixels" in said
     assert all(name in said for name in ("north/a.png", "line_precision", "length_error"))
-    assert inspected(site, out, "--truth", str(masks)) == 0 and not (
-        table - pd.read_csv(out / "truth.csv").set_index("file")
-    ).any(axis=None)
+    assert inspected(site, out, "--truth", str(masks)) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(out / "truth.csv").set_index("file"), table)
     (out / "truth.csv").write_text(mine := "mine")
     assert inspected(site, out, "--truth", str(masks)) == 2 and (out / "truth.csv").read_text() == mine
     assert inspected(site, out, "--force") == 0 and not (out / "truth.csv").exists()  # it would be of other masks

@@ -95,10 +95,7 @@ OPEN = {  # files and CLASSES that are refused, and why
     ("Gut/x.jpg Riss/x.jpg", ""): r"the folders with pictures are Gut, Riss\. Name its folders: CLASSES=<without cr",
     ("0/x.jpg 1/x.jpg 2/x.jpg", ""): r"the folders with pictures are 0, 1, 2\. Name its folders: CLASSES=<",
     ("Negative/crack/x.jpg Positive/y.jpg", ""): r"Negative/crack in .* has the names of both classes\. Name the",
-    (
-        "Negative/x.jpg Positive/x.jpg Cracked/x.jpg",
-        "",
-    ): r"several folders of a class \(Cracked, Negative, Positive\)",
+    ("Negative/x.jpg Positive/x.jpg Cracked/x.jpg", ""): r"several folders of a class \(Cracked, Negative, Posit",
     ("a/0/x.jpg a/1/x.jpg b/0/x.jpg b/1/x.jpg", ""): r"Choose one with CLASSES=a/0:a/1, or all with CLASSES=0:1\.$",
     ("a/x.jpg b/x.jpg", "a"): r"CLASSES=a does not name two folders\. Write it like CLASSES=uncracked:cracked\.$",
     ("a/x.jpg b/x.jpg", "c:d"): r"no pictures in folders called c:d; the folders with pictures are a, b\. Name",
@@ -181,10 +178,8 @@ def test_odd_names_become_clean_and_stay_apart(zipped_up: bool, tmp_path: Path, 
         shutil.make_archive(str(tmp_path / "a"), "zip", mine)
         mine = tmp_path / "a.zip"
     assert make_data(f"FROM={mine}") == 0
-    said, expected = (
-        capsys.readouterr().out,
-        {"00001", "00002", "00003", "A", "a_2", "nö brèak\u202fPM", "what_", "_CON"},
-    )
+    said = capsys.readouterr().out
+    expected = {"00001", "00002", "00003", "A", "a_2", "nö brèak\u202fPM", "what_", "_CON"}
     expected |= {"carriage_return", "two_lines", "x" * 146} | (set() if zipped_up else {"grün"})
     assert f"own: {6 if zipped_up else 7} files renamed" in said and r"carriage\rreturn.jpg" in said
     assert {Path(file).stem for file in names(datasets.raw_folder("own")) if "Pos" in file} == expected

@@ -1,7 +1,5 @@
 """What notebook 06 measures: few training images, the luck of a choice, copies across folds."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

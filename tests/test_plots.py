@@ -1,7 +1,5 @@
 """Every figure of every room: labelled axes, the same pixels each time, and nothing to show is no error."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -183,11 +181,11 @@ def test_photos_are_framed_where_patches_were_cut() -> None:
 
 def test_predicted_against_true_frames_exactly_the_wrong_ones() -> None:
     table = pd.DataFrame({"file": ["Negative/1.jpg", "Positive/2.jpg", "Positive/3.jpg"], "label": [0, 1, 1]})
-    figure = plots.predicted_against_true(IMAGES[:3], table.assign(p_crack=np.float32([0.5, 0.4, 0.9])), "t", columns=3)
+    figure = plots.predicted_against_true(IMAGES[:3], table.assign(p_crack=np.float32([0.5, 0.4, 0.9])), "t")
     titles = [ax.get_title().splitlines() for ax in figure.axes]
     assert titles[0] == ["N/1.jpg", "true Negative", "predicted Positive, p 0.500"]
     assert titles[1] == ["P/2.jpg", "true Positive", "predicted Negative, p 0.400"]
-    assert [ax.spines["left"].get_linewidth() > 2 for ax in figure.axes] == [True, True, False]
+    assert [ax.spines["left"].get_linewidth() > 2 for ax in figure.axes[:3]] == [True, True, False]
 
 
 def test_worst_lists_the_farthest_from_the_truth_first() -> None:

@@ -49,10 +49,8 @@ def fake_run(name: str = "simple-cnn", wrong: int = 4, shift: float = 0.0) -> Pa
     metrics = [json.loads(file.read_text()) for file in sorted(folder.parent.glob("*/metrics.json"))]
     runs = [{"run": run["run"], "errors": run["test"]["errors"]} for run in metrics]
     tests = [{"a": "x", "b": "y", "p_value": sum(run["errors"] for run in runs) / 100}]
-    write(
-        folder.parents[1] / "05_comparison" / "default",
-        {"settings": {"profile": PROFILE}, "runs": runs, "mcnemar": tests},
-    )
+    content = {"settings": {"profile": PROFILE}, "runs": runs, "mcnemar": tests}
+    write(folder.parents[1] / "05_comparison" / "default", content)
     return folder
 
 
@@ -200,11 +198,8 @@ def test_another_cpu_version_gpu_or_start_may_drift_a_little(
 
 
 def test_on_another_cpu_photos_may_change_places(run: Path) -> None:
-    photos, homes = (
-        [{"file": "a", "cracks": 9}, {"file": "b", "cracks": 4}],
-        (config.REFERENCE / PROFILE, run.parents[1]),
-    )
-    for home, rows in zip(homes, (photos, photos[::-1]), strict=True):
+    photos = [{"file": "a", "cracks": 9}, {"file": "b", "cracks": 4}]
+    for home, rows in ((config.REFERENCE / PROFILE, photos), (run.parents[1], photos[::-1])):
         put("photos", rows)(home / "04_simple_cnn" / "simple-cnn" / "metrics.json")
     assert verify(PROFILE) == 1
     another_cpu()

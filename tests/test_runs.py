@@ -1,7 +1,5 @@
 """Run folders: their names, files that read back exactly, and what is read of them."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

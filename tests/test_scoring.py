@@ -124,9 +124,8 @@ def kill() -> Path:
 @pytest.fixture
 def seen(monkeypatch: Patch) -> list[str]:
     names: list[str] = []
-    monkeypatch.setattr(
-        "crackutils.scoring.decode_image", lambda f, *size: (names.append(f.name), decode_image(f, *size))[1]
-    )
+    noted = lambda file, *size: names.append(file.name) or decode_image(file, *size)  # noqa: E731
+    monkeypatch.setattr("crackutils.scoring.decode_image", noted)
     return names
 
 
@@ -169,10 +168,8 @@ def test_two_at_once_do_not_write_the_same_file(monkeypatch: Patch) -> None:
     monkeypatch.setattr("crackutils.scoring.decode_image", read)
     Path(f".{OUT}.lock").touch()  # as a killed process leaves it
     score(FOLDER, OUT, MODEL)
-    assert (
-        told == [f"Another process is writing {OUT.absolute()}. Wait for it, or give another name."]
-        and len(rows_of()) == 60
-    )
+    assert told == [f"Another process is writing {OUT.absolute()}. Wait for it, or give another name."]
+    assert len(rows_of()) == 60
 
 
 def test_what_cannot_work_is_refused_before_the_work(seen: list[str]) -> None:

@@ -239,9 +239,8 @@ def test_a_recipe_counts_by_its_epochs_too(monkeypatch: Patch) -> None:
     for facts, seconds in (({"stages": [{"steps": 50}]}, 10 + 30 * 4), ({"made": [{}] * 2}, 10 + 30 * 3)):
         put("sdnet/01_first/default", facts)  # training steps and photos, of which metu-mini takes 200 and 6
         assert estimates("01", count=10**5, PROFILE="metu-mini") == [seconds]
-    put(
-        "sdnet/01_first/default", {"settings": {"profile": "metu-mini"}}
-    )  # the same work: 06 takes a part of the images
+    same_work = {"settings": {"profile": "metu-mini"}}  # 06 takes a part of the images
+    put("sdnet/01_first/default", same_work)
     assert estimates("01", count=10**5, PROFILE="metu-mini") == [10 + 30]
 
 
@@ -451,18 +450,16 @@ def test_the_site_shows_every_copy_and_loads_nothing_from_elsewhere(executed: li
     nb.cells[2].outputs = [new_output("display_data", {"image/png": dot, "text/plain": "<Figure>"})]
     nb.cells[2].source = 'run.show(plots.picture(image, "A grey dot"), "dot")'
     nb.cells.insert(0, new_code_cell("install()", metadata={"tags": ["colab-setup"]}))
-    nb.cells.insert(
-        0, new_markdown_cell("[![Colab](https://c/b.svg)](https://c/x)", metadata={"tags": ["colab-badge"]})
-    )
+    badge = new_markdown_cell("[![Colab](https://c/b.svg)](https://c/x)", metadata={"tags": ["colab-badge"]})
+    nb.cells.insert(0, badge)
     nb.cells.append(new_markdown_cell("[the package](../crackutils/metrics.py), [guide](../docs/running.md)"))
     nb.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": {"bar": {}}, "version_major": 2}}
     nbformat.write(nb, folder / "01_first.ipynb")
     (folder / "02_second.failed.ipynb").write_text("{}")
     index = write_site(config.profile("sample"))
     assert index == folder.parent / "site" / "index.html"
-    pages = {
-        path.relative_to(index.parent).as_posix(): path.read_text("utf-8") for path in index.parent.rglob("*.html")
-    }
+    written = {path.relative_to(index.parent).as_posix(): path for path in index.parent.rglob("*.html")}
+    pages = {name: path.read_text("utf-8") for name, path in written.items()}
     shown = {f"notebooks/{Path(name).stem}.html" for name in copies() if "failed" not in name}
     assert len(shown) == 4 and {name for name in pages if name.startswith("notebooks/")} == shown
     assert re.search(r"01 The.*first.* one.*COUNT=4,.*TITLE=&lt;b&gt;&amp;", pages["index.html"])

@@ -151,9 +151,8 @@ def test_fetch_from_a_zip(tmp_path: Path, mine: Path, inside: str, how: int) -> 
     sha = sha256(archive)
     target = fetch("own", archive)
     assert contents(target) == contents(mine)
-    assert (
-        sorted(p.name for p in target.iterdir()) == [".fetched.json", "Negative", "Positive"] and sha256(archive) == sha
-    )
+    assert sorted(p.name for p in target.iterdir()) == [".fetched.json", "Negative", "Positive"]
+    assert sha256(archive) == sha
 
 
 @pytest.mark.parametrize("tool", UNPACKERS)
@@ -325,9 +324,8 @@ def test_other_files_are_called_what_they_are(content: bytes, why: str, tmp_path
 @pytest.mark.usefixtures("earlier", "programs")
 def test_zips_that_nothing_reads_and_parts_of_archives(tmp_path: Path, tree: Tree) -> None:
     mine = tree(tmp_path / "bad", 1)
-    refused(
-        patched(zipped(tmp_path / "bad.zip", mine), method=9), r"unpacks bad\.zip, a ZIP with deflate64 compression"
-    )
+    unusual = patched(zipped(tmp_path / "bad.zip", mine), method=9)
+    refused(unusual, r"unpacks bad\.zip, a ZIP with deflate64 compression")
     refused(patched(zipped(tmp_path / "bad.zip", mine), flag=1), r"bad\.zip is encrypted\. Unpack it yourself")
     for name in ("bad.z01", "bad.zip.002", "bad.part2.rar", "bad.7z.010", "bad.r00"):
         (tmp_path / "bad.zip").rename(tmp_path / name)
@@ -359,9 +357,7 @@ def test_from_that_is_not_whole_or_does_not_fit(earlier: None, tmp_path: Path, t
         refused(bad, r"^bad\.\w+ holds .* GB, but the disk has 0\.0 GB free\. Free disk space, or set CRACK")
 
 
-def test_unknown_and_addressless_sources() -> None:
-    with pytest.raises(CrackutilsError, match=r"^SOURCE=meto is unknown \(did you mean metu\?\)"):
-        fetch("meto")
+def test_a_source_without_an_address_is_not_downloaded() -> None:
     with pytest.raises(CrackutilsError, match=r"own has no address to download from\. Use make data SOURCE=own FROM="):
         fetch("own")
 
@@ -557,11 +553,6 @@ def test_only_colab_downloads_what_is_missing(colab: bool, data_dir: Path, monke
     (data_dir / "raw" / "metu").mkdir(parents=True)
     prepare(config.profile("metu"))
     assert len(fetched) == colab
-
-
-def test_sources_of_synthetic_images_have_different_seeds() -> None:
-    seeds = [entry["seed"] for entry in datasets.sources().values() if "seed" in entry]
-    assert len(set(seeds)) == len(seeds) >= 3
 
 
 def test_a_timeout_within_a_lock_is_not_taken_for_a_busy_one(tmp_path: Path) -> None:

@@ -266,9 +266,8 @@ def test_a_given_split_is_taken_as_it_is_and_checked(smoke: Dataset, tmp_path: P
     copies = find_copies(ds)
     copies = copies[copies["ncc"] >= SURE_NCC]
     count = leaked_test_images(came, copies)
-    assert count and f"note: SPLIT=given: {count} of {(came == 'test').sum()} test images have a copy in train." in (
-        capsys.readouterr().out
-    )
+    told = f"note: SPLIT=given: {count} of {(came == 'test').sum()} test images have a copy in train."
+    assert count and told in capsys.readouterr().out
     assert split_report(ds, "given", 1)["test_copies_in_train"] == count
     give(np.where(came == "val", "train", came))  # another table, another split
     part = make_split(ds, "given", 1)["split"].to_numpy()

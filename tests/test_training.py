@@ -419,10 +419,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half of the model": (lambda run: os.truncate(run / "model" / "model.keras", 3000), UNUSABLE),
     "code in a layer": (lambda run: rewrite(run, "keras.layers", "Lambda"), "its layer Lambda contains code"),
     "foreign code": (lambda run: rewrite(run, "subprocess", "Popen"), "its part subprocess.Popen is not one that this"),
-    "code under our name": (
-        lambda run: rewrite(run, "os", "Model", "crackutils>Evil"),
-        "its part os.Model is not",
-    ),
+    "code under our name": (lambda run: rewrite(run, "os", "Model", "crackutils>Evil"), "its part os.Model is not"),
     "no batch": (lambda run: replace(run / "metrics.json", '"batch": 8', '"batches": 8'), OLD),
     "a stage of the future": (lambda run: replace(run / "metrics.json", '"unfreeze"', '"warmup": 3, "unfreeze"'), OLD),
 }

@@ -53,10 +53,8 @@ def test_a_synthetic_target_is_named_so_and_one_that_was_trained_on_is_refused()
 
 
 def test_a_folder_is_a_target_and_its_names_give_the_photos(tmp_path: Path) -> None:
-    site, refusals = (
-        tmp_path / "site",
-        ("is not a folder and not one of sample, ", "crackutils score", "holds no usable image"),
-    )
+    site = tmp_path / "site"
+    refusals = ("is not a folder and not one of sample, ", "crackutils score", "holds no usable image")
     for name, words in zip(("", "site/Positive", "site/Negative"), refusals, strict=True):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         with pytest.raises(CrackutilsError, match=words):

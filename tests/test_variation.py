@@ -1,7 +1,5 @@
 """Images as another camera might have taken them, corrupted, and with another texture."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -20,7 +20,7 @@ from crackutils.detector.runs import SHIPPED, features_of_run
 from crackutils.files import explain_write_errors, render_template, replacing_folder, write_atomically
 from crackutils.stages import Recipe
 from crackutils.userfiles.read import refuse_rows
-from crackutils.userfiles.write import write_table
+from crackutils.userfiles.write import table_bytes
 
 
 def adapt(
@@ -110,7 +110,7 @@ def _read_tiles(labels: Path, table: pd.DataFrame) -> datasets.Dataset:
 def _write(folder: Path, content: dict[str, Any], curve: pd.DataFrame, seconds: float) -> None:
     """Write the learning curve, `run.json` and `metrics.json`."""
     if len(curve):
-        write_table(folder / "learning_curve.csv", curve)
+        write_atomically(folder / "learning_curve.csv", table_bytes(curve))
         (folder / "figures").mkdir()
         figure, file = plot_learning_curve(curve), folder / "figures" / "learning_curve.png"
         figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})

@@ -37,6 +37,7 @@ LONGEST = 1600  # pixels of the longer side of the picture on the page
 _NEAR = 24  # pixels of that picture within which a click finds a crack
 _NUMBERED = 30  # cracks that have their number in the picture: more would cover it
 _AROUND = 40  # pixels around a crack in its own picture
+_TOLD = 3  # photos that cannot be used and are named, of those that are dropped together
 _BRUSHES = {"add": ADDED, "erase": ERASED}
 _KEPT = 7 * 24 * 3600  # seconds after which a desk that nobody opens is removed
 _STATE, _OPENED = "state.json", "opened"
@@ -224,16 +225,12 @@ class Desk:
             self.measure()
         self.save()
 
-    def set_limit(self, value: float | None) -> None:
-        """Set the largest allowed width in millimetres, None for none."""
+    def set_limit(self, value: float | None, exposure: str | None = None) -> None:
+        """Set the largest allowed width in millimetres, or by an exposure class; None or empty means without."""
         if value is not None and not 0 < value < math.inf:
             raise CrackutilsError(f"A limit of {value} mm is out of range. Give a width above 0.")
-        self.session.limit_mm, self.session.exposure = value, None
-        self.save()
-
-    def set_exposure(self, name: str | None) -> None:
-        """Set the largest allowed width that `choose_limit` gives for an exposure class, None for none."""
-        self.session.limit_mm, self.session.exposure = choose_limit(None, name)[0], name
+        limit, _ = choose_limit(value, exposure or None)
+        self.session.limit_mm, self.session.exposure = limit, exposure or None
         self.save()
 
     def edits_of(self, name: str) -> Edits:
@@ -277,16 +274,18 @@ class Desk:
         self.session.edits[name] = replace(edits, numbers=found[1].attrs["numbers"])
         return found
 
-    def open_first(self, names: Iterable[str]) -> list[str]:
-        """Put the first of some photos that can be used on the desk, and return of those before it why they cannot."""
-        problems = []
+    def open_first(self, names: Iterable[str], problems: Iterable[str] = ()) -> None:
+        """Open the first photo that can be used; CrackutilsError says why those before it cannot, besides problems."""
+        problems = list(problems)
         for name in names:
             try:
                 self.open(name)
                 break
             except CrackutilsError as error:
                 problems.append(str(error))
-        return problems
+        if problems:
+            rest = f" And {len(problems) - _TOLD:,} more." if len(problems) > _TOLD else ""
+            raise CrackutilsError(" ".join(problems[:_TOLD]) + rest)
 
     def measure(self) -> None:
         """Find and measure the cracks of the photo on the desk again; the chosen line stays so if it is still there."""

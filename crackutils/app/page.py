@@ -1,6 +1,7 @@
 """The page: what happens on a click. What is done with the photos, `Desk` does."""
 
 import functools
+import html
 import inspect
 import math
 import os
@@ -20,7 +21,6 @@ from crackutils.app.layout import BRUSHES, CLICKS, CSS, KINDS, SCOPES, TABS, UPL
 from crackutils.config import CrackutilsError
 
 _ALIKE, _OPAQUE = 60, 100  # a painted pixel's colour may differ so much from the brush's, and is that opaque at least
-_TOLD = 3  # photos that cannot be used and are named, of those that are dropped together
 _EMPTY = "No photo is open. Add photos above."
 _PROGRESS = gr.Progress(track_tqdm=True)  # of `inspect`, on the page too
 # what `_look` describes
@@ -89,7 +89,7 @@ def _connect_settings(p: SimpleNamespace) -> None:
     _on(p, moved.then, _set_threshold, **quiet)  # lines and widths of a large photo take a second
     for happens in (p.limit.submit, p.limit.blur):
         _on(p, happens, lambda screen, text: screen.desk.set_limit(read_number(text)), p.limit, source="limit")
-    _on(p, p.exposure.input, lambda screen, name: screen.desk.set_exposure(name or None), p.exposure, source="exposure")
+    _on(p, p.exposure.input, lambda screen, name: screen.desk.set_limit(None, name), p.exposure, source="exposure")
 
 
 def _connect_cracks(p: SimpleNamespace) -> None:
@@ -134,18 +134,13 @@ def _acted(action: Callable[..., None], source: str = "") -> Callable[..., list[
                 screen.painted = painted == _picture_of(screen) and _apply_strokes(screen.desk, strokes)
                 action(screen, *values)
             except CrackutilsError as error:
-                gr.Warning(_plain(error))
+                gr.Warning(html.escape(str(error), quote=False))  # names of files are the user's
             return _show(screen)
 
     signature = inspect.signature(action)
     more = inspect.Parameter("more", inspect.Parameter.VAR_POSITIONAL)  # gradio counts what an action takes
     act.__signature__ = signature.replace(parameters=[*signature.parameters.values(), more])
     return act
-
-
-def _plain(message: Any) -> str:
-    """Return a message as HTML that shows it as it is: names of files are the user's."""
-    return str(message).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _show(screen: Screen) -> list[Any]:
@@ -221,14 +216,7 @@ def _open_desk(start_desk: Callable[[Path], Desk], home: Path, name: Any) -> lis
 def _take(screen: Screen, files: list[tuple[Path, str]] | None) -> None:
     desk, before = screen.desk, set(screen.desk.session.photos)
     problems = desk.add(files or [])
-    _open_first(desk, [name for name in desk.session.photos if name not in before or desk.sight is None], problems)
-
-
-def _open_first(desk: Desk, names: list[str], problems: Sequence[str] = ()) -> None:
-    """Open the first photo that can be used; CrackutilsError says why those before it cannot, besides problems."""
-    if problems := [*problems, *desk.open_first(names)]:
-        rest = f" And {len(problems) - _TOLD:,} more." if len(problems) > _TOLD else ""
-        raise CrackutilsError(" ".join(problems[:_TOLD]) + rest)
+    desk.open_first([name for name in desk.session.photos if name not in before or desk.sight is None], problems)
 
 
 def _choose(screen: Screen, name: str) -> None:
@@ -242,7 +230,7 @@ def _remove(screen: Screen) -> None:
         raise CrackutilsError("No photo is open. Choose the one to remove.")
     at = names.index(desk.chosen_photo)
     desk.remove(names[at])
-    _open_first(desk, [*names[at + 1 :], *names[:at][::-1]])
+    desk.open_first([*names[at + 1 :], *names[:at][::-1]])
 
 
 def _turn_to(screen: Screen, at: gr.SelectData) -> None:

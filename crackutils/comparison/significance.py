@@ -82,7 +82,7 @@ def _with_verdicts(tests: list[dict[str, Any]]) -> None:
         test["verdict"] = f"{better} makes fewer errors" if p < 0.05 else "not distinguishable"
 
 
-def mcnemar(labels: np.ndarray, p_a: np.ndarray, p_b: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
+def mcnemar(labels: np.ndarray, p_a: np.ndarray, p_b: np.ndarray) -> dict[str, Any]:
     """Compare two models on the same images with the exact McNemar test (McNemar 1947).
 
     Returns only_a_wrong, only_b_wrong, both_wrong, and p_value of the hypothesis of equal error rates.
@@ -92,8 +92,7 @@ def mcnemar(labels: np.ndarray, p_a: np.ndarray, p_b: np.ndarray, threshold: flo
     {'only_a_wrong': 0, 'only_b_wrong': 6, 'both_wrong': 0, 'p_value': 0.0312}
     """
     labels = np.asarray(labels)
-    wrong_a = (np.asarray(p_a) >= threshold) != labels
-    wrong_b = (np.asarray(p_b) >= threshold) != labels
+    wrong_a, wrong_b = ((np.asarray(p) >= 0.5) != labels for p in (p_a, p_b))
     a, b = int((wrong_a & ~wrong_b).sum()), int((wrong_b & ~wrong_a).sum())
     p = binomtest(a, a + b).pvalue if a + b else 1.0
     both = int((wrong_a & wrong_b).sum())

@@ -14,12 +14,9 @@ from crackutils.runs import read_predictions
 
 def select_comparable(runs: list[dict[str, Any]], ds: Dataset, split: str, split_seed: int) -> list[dict[str, Any]]:
     """Return the runs with one split of exactly these images and labels, which have the same test images."""
-    wanted = (ds.sha256, split, split_seed, ds.labels)
-    chosen = []
-    for run in runs:
-        settings = run["settings"]
-        images, labels = run["data"]["sha256"], settings.get("labels", config.LABELS[0])
-        chosen += [run] if (images, settings["split"], settings["split_seed"], labels) == wanted else []
+    usual, wanted = {"labels": config.LABELS[0]}, {"split": split, "split_seed": split_seed, "labels": ds.labels}
+    same = [run for run in runs if run["data"]["sha256"] == ds.sha256]
+    chosen = [run for run in same if wanted.items() <= (usual | run["settings"]).items()]
     if not chosen:
         why = f"No finished run used SPLIT={split} SPLIT_SEED={split_seed} LABELS={ds.labels}"
         raise config.CrackutilsError(f"{why}. Run notebooks 03 and 04 with it.")
@@ -28,16 +25,14 @@ def select_comparable(runs: list[dict[str, Any]], ds: Dataset, split: str, split
 
 def select_standard(runs: list[dict[str, Any]], ds: Dataset) -> list[dict[str, Any]]:
     """Return the runs on exactly these images with default settings but for recipe, split and split seed, by recipe."""
-    usual = {"seed": config.DEFAULT_SEED, "epochs": 0}
+    usual = {"seed": config.DEFAULT_SEED, "epochs": 0, "engine": config.ENGINES[0]}
     found = []
     for run in runs:
-        settings = run["settings"]
-        if "recipe" not in settings:  # an entered model
+        settings = {"engine": config.ENGINES[0]} | run["settings"]
+        if "recipe" not in settings or {"precision", "labels"} & set(settings):  # an entered model has no recipe
             continue
         start = ds.profile.weights if settings["recipe"]["backbone"] else "random"
-        same = all(settings[name] == value for name, value in (usual | {"weights": start}).items())
-        same &= settings.get("engine", config.ENGINES[0]) == config.ENGINES[0] and "precision" not in settings
-        same &= "labels" not in settings
+        same = (usual | {"weights": start}).items() <= settings.items()
         if same and run["data"]["sha256"] == ds.sha256:
             found.append(run)
     order = {name: place for place, name in enumerate(RECIPES)}

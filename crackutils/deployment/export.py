@@ -142,13 +142,11 @@ def _open_case(source: str, images: Path | None) -> _Case:
 
     def errors(run: Run) -> dict[str, Any]:
         test, labels = rows["test"], ds.index["label"].to_numpy()
-        p = np.concatenate(
-            [run(np.array(pixels[part]))["p_crack"][:, 0] for part in np.array_split(test, len(test) // 64 + 1)]
-        )
+        parts = np.array_split(test, len(test) // 64 + 1)
+        p = np.concatenate([run(np.array(pixels[part]))["p_crack"][:, 0] for part in parts])
         scores = score_predictions(labels[test], p)
-        return {"on": f"test images of {ds.profile.name}"} | {
-            k: scores[k] for k in ("n", "errors", "accuracy", "auroc")
-        }
+        shown = {name: scores[name] for name in ("n", "errors", "accuracy", "auroc")}
+        return {"on": f"test images of {ds.profile.name}"} | shown
 
     model = models.without_augmentation(training.load(folder)[0])
     inputs = keras.Input((recipe.size, recipe.size, 3), dtype="uint8", name="rgb")
@@ -191,10 +189,7 @@ def _read_folder(folder: Path, read: Callable[[Path], np.ndarray]) -> np.ndarray
 def _write(case: _Case, form: str, made: Path) -> None:
     """Write the model by Keras's own exporters."""
     case.model(case.compare[:1])  # they refuse a model that was never called
-    if form == "saved_model":
-        options: dict[str, Any] = {"format": "tf_saved_model"}
-    else:
-        options = {"format": form.partition("-")[0]}
+    options: dict[str, Any] = {"format": "tf_saved_model" if form == "saved_model" else form.partition("-")[0]}
     if options["format"] == "litert":  # some layers run slowly where the number of images is open
         options["input_signature"] = [keras.InputSpec("uint8", (1, *case.compare.shape[1:]), name="rgb")]
     if form == "litert-int8":

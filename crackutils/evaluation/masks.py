@@ -49,13 +49,13 @@ def evaluate_masks(
     return table
 
 
-def score_intervals(counts: pd.DataFrame, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """Return the intervals of the scores of all photos together, as rows all_low and all_high.
+def score_intervals(counts: pd.DataFrame) -> pd.DataFrame:
+    """Return the 95 % intervals of the scores of all photos together, as rows all_low and all_high.
 
     Percentile bootstrap of whole photos, as in `metrics.group_interval`. `counts` has a row of `compare_masks` per
     photo. With a handful of photos the intervals are too narrow.
     """
     n = len(counts)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 10_000)
     scores = score_counts(pd.DataFrame(drawn @ counts.to_numpy(float), columns=counts.columns))[SCORES]
-    return scores.quantile([(1 - level) / 2, (1 + level) / 2]).set_axis(["all_low", "all_high"])
+    return scores.quantile([(1 - 0.95) / 2, (1 + 0.95) / 2]).set_axis(["all_low", "all_high"])

@@ -146,13 +146,11 @@ def _report(metrics: dict[str, Any], tests: pd.DataFrame) -> None:
     if "val" not in metrics:
         print("no predictions for validation images: the threshold is 0.5, and no temperature is fitted")
     else:
-        text = "no temperature: validation images without a single error do not determine it"
-        if calibration["temperature"]:
+        if t := calibration["temperature"]:
             after = f"loss {calibration['loss']:.4f}, brier {calibration['brier']:.4f}, ece {calibration['ece']:.4f}"
-            text = (
-                f"temperature {calibration['temperature']:.2f}, from {metrics['val']['n']:,} validation images: {after}"
-            )
-        print(text)
+            print(f"temperature {t:.2f}, from {metrics['val']['n']:,} validation images: {after}")
+        else:
+            print("no temperature: validation images without a single error do not determine it")
         if chosen["threshold"] is not None:
             kinds = f"{chosen['fn']:,} missed cracks, {chosen['fp']:,} false alarms"
             recall = f"recall {chosen['recall_wanted']} on validation images"

@@ -15,8 +15,6 @@ from crackutils.userfiles.names import match_names
 from crackutils.userfiles.read import read_classes, read_table, refuse_rows
 
 _SCORES = ("precision", "recall", "f1")
-
-
 _COLUMNS = {
     "photo": ("photo", "file", "filename", "image", "imagename", "path", "filepath"),
     "row": ("row",),

@@ -69,8 +69,7 @@ def _name_layers(photos: dict[str, dict]) -> list[str]:
     """Return a layer name for each photo, valid in DXF and unique without regard to case."""
     used, names = {"0", "defpoints", FRAMES}, []
     for photo in photos:
-        allowed = (c.isprintable() and c not in _FORBIDDEN for c in as_text(photo))
-        safe = "".join(c if good else "_" for c, good in zip(as_text(photo), allowed, strict=True)).strip()[:200]
+        safe = "".join(c if c.isprintable() and c not in _FORBIDDEN else "_" for c in as_text(photo)).strip()[:200]
         name, k = safe, 1
         while used & {name.lower(), (name + OVER).lower()}:
             name, k = f"{safe} ({k + 1})", k + 1

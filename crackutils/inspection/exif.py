@@ -67,7 +67,7 @@ def _read_place(tags: dict[int, Any]) -> dict[str, float]:
     if latitude is not None and longitude is not None and (latitude or longitude):
         place = {"latitude": latitude, "longitude": longitude}
     with contextlib.suppress(TypeError, ValueError, ArithmeticError):
-        if abs(altitude := float(tags[gps.GPSAltitude]) if gps.GPSAltitude in tags else float("nan")) < 1e5:
+        if abs(altitude := float(tags.get(gps.GPSAltitude))) < 1e5:
             place["altitude"] = round(-altitude if tags.get(gps.GPSAltitudeRef) in (1, b"\1") else altitude, 1)
     return place
 

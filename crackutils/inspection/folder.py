@@ -15,7 +15,7 @@ from crackutils import config
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import SHIPPED
 from crackutils.files import as_text, name_some, progress, write_atomically
-from crackutils.folders import describe_left_out, find_pictures
+from crackutils.folders import find_pictures, print_left_out
 from crackutils.images import read_image
 from crackutils.inspection.calibration import (
     calibrate_threshold,
@@ -180,8 +180,7 @@ def _find_photos(photos: list[Path], out: Path) -> dict[str, Path]:
                 others.setdefault("links to a photo that is inspected already", []).append(file.name)
         for reason, names in others.items():
             left_out.setdefault(reason, []).extend(names)
-    if told := describe_left_out(left_out):
-        print(told)
+    print_left_out(left_out)
     if not files:
         raise CrackutilsError(f"There is no picture in {name_some(photos)}. Give photos, or folders of photos.")
     try:

@@ -21,7 +21,7 @@ from crackutils.inspection.photo import find_cracks
 from crackutils.inspection.session import ADDED, read_session
 from crackutils.inspection.tiling import TILE, cut_tiles, load_detector, map_photo
 from crackutils.inspection.truth import find_masks, read_mask
-from crackutils.userfiles.write import write_table
+from crackutils.userfiles.write import table_bytes
 
 _CRACKED = 24  # pixels of crack from which a tile counts as cracked
 _ENDS = ("", "_mask", "-mask", ".mask")  # suffixes of the names of masks
@@ -74,7 +74,7 @@ def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> 
             remedy = "Correct more photos: confirm or paint cracks, and reject false ones"
             raise CrackutilsError(f"{origin} gives {told}. {remedy}.")
         print(f"{told}; left out as doubtful: {doubtful:,}")
-        write_table(work / "labels.csv", table)
+        (work / "labels.csv").write_bytes(table_bytes(table))
         yield work / "labels.csv"
 
 

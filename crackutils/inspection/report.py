@@ -53,8 +53,7 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         photo |= {"listed": cracks[:LISTED], "exif": describe_exif(exif) if exif else ""}
         photo["over"] = [crack["crack"] for crack in cracks if crack.get("over_limit")]
         photo["taken_out"] = found[photo["file"]].get("rejected", [])
-    facts |= {"lineless": int(is_lineless(good).sum())}
-    facts |= {"limit": describe_limit(good)}
+    facts |= {"lineless": int(is_lineless(good).sum()), "limit": describe_limit(good)}
     facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum()), "unit": unit}
     facts |= {"photos": photos, "unusable": bad.to_dict("records"), "made": time.strftime("%Y-%m-%d %H:%M")}
     return render_template(Path(__file__).with_name("report.html.j2"), facts)

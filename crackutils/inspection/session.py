@@ -6,6 +6,7 @@ import io
 import json
 import math
 import posixpath
+import shutil
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -101,20 +102,16 @@ def write_session(session: Session, file: str | Path) -> None:
     with replacing_file(file) as part, zipfile.ZipFile(part, "w") as archive:
         for one, (name, path) in zip(photos, session.photos.items(), strict=True):
             one["entry"], digest = f"photos/{names.give(name)}", hashlib.sha256()
-            with archive.open(_entry(one["entry"]), "w", force_zip64=True) as out:
+            # an entry without a time, so that equal sessions give equal files
+            with archive.open(zipfile.ZipInfo(one["entry"]), "w", force_zip64=True) as out:
                 for block in _read_blocks(name, path):
                     digest.update(block)
                     out.write(block)
             one["sha256"] = digest.hexdigest()
             if one["brush"]:
                 Image.fromarray(np.asarray(session.edits[name].brush, np.uint8)).save(png := io.BytesIO(), "PNG")
-                archive.writestr(_entry(one["brush"]), png.getvalue())
-        archive.writestr(_entry(_CONTENT), json.dumps(content, indent=1) + "\n")
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    """Return an entry without a time, so that equal sessions give equal files."""
-    return zipfile.ZipInfo(name)
+                archive.writestr(zipfile.ZipInfo(one["brush"]), png.getvalue())
+        archive.writestr(zipfile.ZipInfo(_CONTENT), json.dumps(content, indent=1) + "\n")
 
 
 def _read_blocks(name: str, path: Path) -> Iterator[bytes]:
@@ -237,13 +234,10 @@ def _write_photo(source: IO[bytes], target: Path, size: int, expected: str, name
     """Write a photo if it is not there yet; ValueError if it differs from the saved one."""
     if target.is_file() and target.stat().st_size == size and sha256(target) == expected:
         return
-    digest = hashlib.sha256()
     with replacing_file(target) as part:
         with open(part, "wb") as out:
-            while block := source.read(_BLOCK):
-                digest.update(block)
-                out.write(block)
-        _require(digest.hexdigest() == expected, f"the photo {name} differs from the saved one")
+            shutil.copyfileobj(source, out, _BLOCK)
+        _require(sha256(part) == expected, f"the photo {name} differs from the saved one")
 
 
 def _read_brush(archive: zipfile.ZipFile, entry: str, folder: Path) -> np.ndarray:

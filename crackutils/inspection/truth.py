@@ -99,9 +99,8 @@ def read_mask(file: Path, shape: tuple[int, int] | None = None, soft: bool = Tru
         raise CrackutilsError(f"{file} {error}. Save it again, or take it out of the folder of masks.") from error
     if shape and values.shape != shape:
         sizes = " and ".join(f"{wide}x{high}" for high, wide in (values.shape, shape))
-        raise CrackutilsError(
-            f"The mask {file} and its photo differ in size ({sizes} pixels). Give a mask of the photo's size."
-        )
+        why = f"The mask {file} and its photo differ in size ({sizes} pixels)"
+        raise CrackutilsError(f"{why}. Give a mask of the photo's size.")
     if not soft and values.max() <= 127 and len(np.unique(values)) > 2:
         raise CrackutilsError(f"{file} has several grey values, but none above 127. Save crack as 255, the rest as 0.")
     return values > (127 if values.max() > 127 else 0)

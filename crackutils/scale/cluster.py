@@ -98,9 +98,8 @@ def deal(address: str, actor: type, arguments: dict[str, Any], blocks: list[Any]
         # idle actors end, so that one from a lost node finds a core among those that are left
         size = min(cores, len(blocks))
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=2)
-        rows = ray.data.from_items(
-            [{"block": pickle.dumps(block)} for block in blocks], override_num_blocks=len(blocks)
-        )
+        packed = [{"block": pickle.dumps(block)} for block in blocks]
+        rows = ray.data.from_items(packed, override_num_blocks=len(blocks))
         rows = rows.map(_Guard, fn_constructor_args=(actor, arguments), compute=pool, num_cpus=1)
         for _ in progress(_units(ray, rows), what, total, unit):
             pass

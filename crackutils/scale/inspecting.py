@@ -57,15 +57,13 @@ def _copy_photos(source: str, home: Path) -> list[Path]:
     places = [place_of(photos.root, name) for name in photos.names]
     if outside := [place for place in places if is_remote(place) and leads_outside(place.split("://", 1)[1])]:
         raise CrackutilsError(f"{outside[0]} leads outside its folder. Take it out of the list.")
-    files = [home / place.split("://", 1)[1] if is_remote(place) else Path(place) for place in places]
-    missing = {
-        place: file for place, file in zip(places, files, strict=True) if is_remote(place) and not file.is_file()
-    }
+    files = {place: home / place.split("://", 1)[1] if is_remote(place) else Path(place) for place in places}
+    missing = {place: file for place, file in files.items() if is_remote(place) and not file.is_file()}
     with explain_write_errors(home), ThreadPoolExecutor(16) as pool:
         copied = pool.map(_copy_photo, missing, missing.values())
         for _ in progress(copied, "copying", len(missing), "photo") if missing else ():
             pass
-    return files
+    return [*files.values()]
 
 
 def _copy_photo(place: str, file: Path) -> None:

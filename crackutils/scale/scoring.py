@@ -3,9 +3,7 @@
 import contextlib
 import re
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from crackutils.config import CrackutilsError
 from crackutils.files import as_text, name_some, write_atomically
@@ -42,17 +40,12 @@ def score(
     running, _, key = load_scorer(run, engine)
     blocks = {f"part-{block.number:06d}-{block.key}.parquet": block for block in cut_blocks(photos, key)}
     with contextlib.nullcontext() if is_remote(out) else writing(Path(out)):
-        there = _list_parts(out, blocks, force)
-        if there:
+        if there := _list_parts(out, blocks, force):
             done = sum(len(blocks[name]) for name in there)
             print(f"{done:,} of {len(photos.names):,} files were scored before")
-        todo = [block for name, block in blocks.items() if name not in there]
-        if todo:
-            arguments = {
-                "model": pack_model(run, running),
-                "key": key,
-                "out": out if is_remote(out) else Path(out).resolve(),
-            }
+        if todo := [block for name, block in blocks.items() if name not in there]:
+            place = out if is_remote(out) else Path(out).resolve()
+            arguments = {"model": pack_model(run, running), "key": key, "out": place}
             deal(ray, _Scorer, arguments, todo, "scoring", "file")
         cracked, unread, problems = _count_rows(out, list(blocks), len(photos.names))
     print(summarize(cracked, len(photos.names), unread, problems), "->", out)
@@ -70,18 +63,12 @@ class _Scorer:
         local = [Path(place) for _, place in block.places if not is_remote(place)]
         self.folders = identify_folders(local) | self.folders  # as they were when they were first seen
         with ThreadPoolExecutor(16) as pool:  # addresses are read while others are computed
-            places = dict(block.places)
-            files = ((name, _start_reading(pool, place)) for name, place in block.places)
-            rows = []
-            for found in score_rows(self.running, self.size, files):
-                if not found[1] and not is_remote(places[found[0]]):
-                    refuse_lost(Path(places[found[0]]), self.folders)
-                rows.append(found)
+            files = ((name, pool.submit(read_place, place).result) for name, place in block.places)
+            rows = list(score_rows(self.running, self.size, files))
+        for (_, place), (_, chance, _) in zip(block.places, rows, strict=True):
+            if not chance and not is_remote(place):
+                refuse_lost(Path(place), self.folders)
         _write_part(self.out, f"part-{block.number:06d}-{block.key}.parquet", rows)
-
-
-def _start_reading(pool: ThreadPoolExecutor, place: str) -> Any:
-    return pool.submit(read_place, place).result if is_remote(place) else partial(read_place, place)
 
 
 def _write_part(out: str | Path, name: str, rows: list[tuple[str, str, str]]) -> None:
@@ -133,19 +120,13 @@ def _count_rows(out: str, parts: list[str], total: int) -> tuple[int, int, bool]
 
     Raises CrackutilsError where the rows are not as many as the files.
     """
-    import pyarrow.compute
-    import pyarrow.dataset
+    from pyarrow.dataset import dataset, field
 
     files, path = open_place(out)
     files.invalidate_cache()
-    table = pyarrow.dataset.dataset(
-        [f"{path.rstrip('/')}/{name}" for name in parts], filesystem=files, format="parquet"
-    )
-    rows = cracked = unread = noted = 0
-    for batch in table.to_batches(columns=["p_crack", "problem"]):
-        rows, unread = rows + len(batch), unread + batch["p_crack"].null_count
-        cracked += pyarrow.compute.sum(pyarrow.compute.greater_equal(batch["p_crack"], 0.5)).as_py() or 0
-        noted += pyarrow.compute.sum(pyarrow.compute.not_equal(batch["problem"], "")).as_py() or 0
-    if rows != total:
+    table = dataset([f"{path.rstrip('/')}/{name}" for name in parts], filesystem=files, format="parquet")
+    if (rows := table.count_rows()) != total:
         raise CrackutilsError(f"{out} holds {rows:,} rows of {total:,} files. Remove its parts, and run again.")
+    tests = (field("p_crack") >= 0.5, field("p_crack").is_null(), field("problem") != "")
+    cracked, unread, noted = (table.count_rows(filter=test) for test in tests)
     return cracked, unread, noted > 0

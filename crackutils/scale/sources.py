@@ -9,7 +9,7 @@ from typing import Any
 
 from crackutils.config import CrackutilsError
 from crackutils.files import name_some
-from crackutils.folders import SYSTEM, LeftOut, describe_left_out, find_pictures
+from crackutils.folders import SYSTEM, find_pictures, print_left_out
 from crackutils.images import FORMATS, RAW, ImageError
 from crackutils.scoring import file_state
 
@@ -74,7 +74,7 @@ def find_photos(source: str, own: str) -> Photos:
         if not (folder := Path(source)).is_dir():
             raise CrackutilsError(f"{folder} is not a folder. Give one that holds images, or a list of them.")
         files, left_out = find_pictures(folder, None if is_remote(own) else Path(own))
-        _print_left_out(left_out)
+        print_left_out(left_out)
         names = [file.relative_to(folder).as_posix() for file in files]
         photos = Photos(str(folder.resolve()), names, [file_state(file) for file in files])
     else:
@@ -87,11 +87,6 @@ def find_photos(source: str, own: str) -> Photos:
 def place_of(root: str, name: str) -> str:
     """Return the path or address of a file."""
     return name if is_remote(name) or os.path.isabs(name) else f"{root.rstrip('/')}/{name}"
-
-
-def _print_left_out(left_out: LeftOut) -> None:
-    if told := describe_left_out(left_out):
-        print(told)
 
 
 def _read_list(source: str, kind: str) -> list[str]:
@@ -118,9 +113,8 @@ def _list_address(source: str) -> Photos:
     try:
         found = files.find(root, detail=True)
     except OSError as error:
-        raise CrackutilsError(
-            f"{source} cannot be listed ({error}). Give a folder at an address, or a list."
-        ) from error
+        why = f"{source} cannot be listed ({error})"
+        raise CrackutilsError(f"{why}. Give a folder at an address, or a list.") from error
     entries, left_out = {}, {}
     for path, entry in found.items():
         name = PurePosixPath(path).relative_to(root.rstrip("/")).as_posix() if path != root else ""
@@ -134,7 +128,7 @@ def _list_address(source: str) -> Photos:
             entries[name] = f"{entry.get('size')} {changed}"
         else:
             left_out.setdefault("not a picture by name", []).append(name)
-    _print_left_out(left_out)
+    print_left_out(left_out)
     # files before folders, as on disk
     names = sorted(entries, key=lambda name: [(1, part) for part in name.split("/")[:-1]] + [(0, name)])
     return Photos(source.rstrip("/"), names, [entries[name] for name in names])
@@ -167,6 +161,5 @@ def read_place(place: str) -> Path | bytes:
         if isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403):
             raise ImageError("may not be read") from error
         why = f"{place} cannot be read ({' '.join(str(error).split())[:200] or type(error).__name__})"
-        raise CrackutilsError(
-            f"{why}. Look after the network, then run the same command again; it continues."
-        ) from error
+        remedy = "Look after the network, then run the same command again; it continues."
+        raise CrackutilsError(f"{why}. {remedy}") from error

@@ -37,9 +37,8 @@ def fetch(source: str, origin: str | Path | None = None, classes: str = "", forc
         return _draw(target, entry, force)
     sizes = [p.per_class for p in config.PROFILES.values() if p.source == source] or [0]
     if origin is None:
-        there = all(
-            f.is_dir() and sum(1 for _ in f.iterdir()) >= max(sizes) for f in (target / name for name in CLASSES)
-        )
+        folders = [target / name for name in CLASSES]
+        there = all(folder.is_dir() and len(os.listdir(folder)) >= max(sizes) for folder in folders)
         if there and not force:
             print(f"{source}: already in {config.display_path(target)}; FORCE=1 fetches it again.")
             return target

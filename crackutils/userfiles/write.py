@@ -138,8 +138,3 @@ def _safe_text(value: object, name: bool) -> str:
         elif not name and text[0] in _FORMULA and not _NUMBER.fullmatch(text):
             text = f"'{text}"
     return text
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table to a CSV file for users, atomically, in the format of `table_bytes`."""
-    write_atomically(path, table_bytes(table))
