@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,24 @@ def benchmark_tables() -> str:
         counts = f"{data['test']['images']:,} test images in {data['test']['groups']:,} groups"
         about = f"{images}: {counts}. Tests are against `{first}`."
         tables.append(f"### {home.name}\n\n{about}\n\n{_markdown(rows, cards)}")
+        if (file := home / "seeds.json").is_file():
+            tables.append(_seeds_table(json.loads(file.read_text("utf-8"))))
     for home in sorted((BENCHMARK / "masks").iterdir()):
         files = sorted(home.glob("*/scores.csv"))
         cards = [_read_card(file.parent) for file in files]
         tables.append(f"### Masks: {home.name}\n\n{_markdown([_mask_row(file) for file in files], cards)}")
     return "\n\n".join(tables)
+
+
+def _seeds_table(found: dict[str, Any]) -> str:
+    rows = []
+    for r in sorted(found["over_seeds"], key=lambda r: r["mean_errors"]):
+        row = {"Recipe": f"`{r['recipe']}`", "Mean errors": f"{r['mean_errors']:.1f} of {r['n']:,}"}
+        row |= {"Errors by seed": ", ".join(map(str, r["errors"])), "Standard deviation": f"{r['deviation']:.1f}"}
+        rows.append(row)
+    seeds = ", ".join(map(str, found["over_seeds"][0]["seeds"]))
+    caption = f"*Errors on the same test images by training seed: {seeds} ({found['date']}, commit {found['commit']})*:"
+    return f"Training seeds:\n\n{_markdown(rows, [caption])}\n`{found['command']}`"
 
 
 def _patch_row(run: dict[str, Any], test: Any) -> dict[str, str]:
