@@ -11,7 +11,7 @@ from crackutils.config import CrackutilsError
 SLANTED = 0.05  # larger differences between the sides of a marker show an oblique view
 _UNSURE = 0.01  # a larger error of the scale from a small marker is told, as a share
 _SPREAD = 0.1  # by which the scales of several markers may differ, as a share of their mean
-_BLUR = 0.7  # pixels that the sides of printed markers seem shorter by: median of 85 in photos, 20 to 32 pixels wide
+_BLUR = 0.7  # pixels that the sides of printed markers seem shorter by: median of 68 in photos, 19 to 32 pixels wide
 _PAD = 50  # pixels around the photo: OpenCV drops markers whose white rim lies close to its border
 _LONGEST = 4000  # longer side of the picture in which markers are searched, pixels
 # each contains the smaller dictionaries of its kind, with the same numbers
