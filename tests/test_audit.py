@@ -226,6 +226,18 @@ def test_published_tables_of_metu_are_whole_and_fit_each_other() -> None:
     assert groups.groupby("mosaic")["photo"].nunique().max() == 1 and groups.groupby("mosaic").size().min() >= 2
 
 
+def test_the_page_counts_what_the_second_audit_read() -> None:
+    reads, page = pd.read_csv(config.AUDIT / "metu_reads.csv"), (config.ROOT / "docs" / "audit.md").read_text("utf-8")
+    first = reads[reads["audit"] == 1].set_index("file")["verdict"]
+    second = reads[reads["audit"] == 2].assign(before=lambda t: t["file"].map(first).fillna("unread"))
+    kinds = second["drawn"] + second["before"] + second["file"].str.split("/").str[0]
+    counts = pd.crosstab(kinds, second["verdict"])[["crack", "ambiguous", "no crack"]]
+    table = page.partition("| Read in the second audit |")[2].partition("\n\n")[0].splitlines()[2:]
+    shown = [tuple(map(int, line.strip("| ").split(" | ")[1:])) for line in table]
+    assert sorted(shown) == sorted((sum(row), *row) for row in counts.itertuples(index=False))
+    assert f"{reads['file'].nunique():,} images were opened and read" in page
+
+
 def test_quality_calls_a_black_picture_dark(data_dir: Path, tree) -> None:
     folder = tree(data_dir / "raw" / "own", 6, 64)
     Image.new("RGB", (64, 64), (2, 2, 2)).save(folder / "Negative" / "00007.png")

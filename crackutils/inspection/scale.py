@@ -56,7 +56,7 @@ def scale_of_marker(image: np.ndarray, side_mm: float) -> Found:
     if not 0 < side_mm < math.inf:
         raise CrackutilsError(f"The side {side_mm} is out of range. Give the marker's side in millimetres above 0.")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    found = _find_markers(grey)
+    found = find_markers(grey)
     if not found:
         raise CrackutilsError(f"There is no marker in the photo. {_REMEDY}.")
     corners = np.stack([one for _, one in found])
@@ -85,7 +85,7 @@ def describe_marker(found: Found) -> str:
     return "; ".join(told)
 
 
-def _find_markers(grey: np.ndarray) -> list[tuple[int, np.ndarray]]:
+def find_markers(grey: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Return number and corners, float32 (4, 2), of markers of one dictionary in a grey photo, uint8 (h, w)."""
     factor = max(1.0, max(grey.shape) / _LONGEST)
     size = tuple(max(1, round(side / factor)) for side in grey.shape[::-1])
