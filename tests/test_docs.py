@@ -106,6 +106,9 @@ def test_the_tables_of_the_audit_are_those_of_the_reference() -> None:
     text, unread = " ".join(page.split()), found["unread"]
     told = "about {expected} more (95 % interval {expected_low} to {expected_high})", "suspects | {random} | {cracks} |"
     assert all(one.format(**unread) in text for one in told)
+    tuned = config.REFERENCE / PROFILE / "03_transfer_learning" / "mobilenetv2--labels-corrected" / "metrics.json"
+    errors = json.loads(tuned.read_text("utf-8"))["test"]["errors"]
+    assert f"to {errors} by the corrected ones" in text
     for row in found["with_corrections"]:
         assert re.search(r"makes {errors_given}\D* and {errors_corrected}\b".format(**row), text)
 
