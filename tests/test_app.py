@@ -1,5 +1,6 @@
 """The page in the browser: what a desk does, and the whole way in a real Chromium."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -208,6 +209,24 @@ def test_a_notebook_goes_on_without_the_page(tmp_path: Path, monkeypatch: Any, c
         monkeypatch.setattr("crackutils.app.serve.metadata.distributions", lambda packages=packages, **_: packages)
         show_page([tmp_path / "none.jpg"])
         assert capsys.readouterr().out == f"{why}. Run pip install 'gradio>=6'.\n"
+
+
+def test_a_late_short_answer_does_not_overtake_an_early_long_one(monkeypatch: Any) -> None:
+    module = pytest.importorskip("crackutils.app.page")
+    one, other, answers = Mock(), Mock(), []
+
+    async def answer(page: Any, name: str, seconds: float, state: Any) -> None:
+        await asyncio.sleep(seconds)
+        answers.append(name)
+
+    async def act() -> None:
+        page = module._Page(analytics_enabled=False)
+        acts = (("photo", 0.2, one), ("scale", 0.0, one), ("of another user", 0.05, other))
+        await asyncio.gather(*(page.process_api(name, wait, state=state) for name, wait, state in acts))
+
+    monkeypatch.setattr(module.gr.Blocks, "process_api", answer)
+    asyncio.run(act())
+    assert answers == ["of another user", "photo", "scale"]
 
 
 def test_numbers_are_read_with_a_point_or_a_comma() -> None:

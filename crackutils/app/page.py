@@ -1,5 +1,6 @@
 """The page: what happens on a click. What is done with the photos, `Desk` does."""
 
+import asyncio
 import functools
 import html
 import inspect
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 import numpy as np
@@ -50,13 +52,29 @@ class Screen:
     shown: dict[str, tuple[Any, Any]] = field(default_factory=_FRESH.copy)
 
 
+class _Page(gr.Blocks):
+    """A page on which the answers to one user come in the order of his actions.
+
+    gradio writes the pictures of an answer after the action, beside the next action: a short late answer would overtake
+    an early one with a picture, which would then hide it.
+    """
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._turns: WeakKeyDictionary = WeakKeyDictionary()  # a lock for each user
+
+    async def process_api(self, *args: Any, state: Any = None, **named: Any) -> dict[str, Any]:
+        async with self._turns.setdefault(state, asyncio.Lock()):
+            return await super().process_api(*args, state=state, **named)
+
+
 def build_page(start_desk: Callable[[Path], Desk], home: Path, model: str, given: Sequence[Path] = ()) -> gr.Blocks:
     """Return the page.
 
     `start_desk` opens a desk in a folder, `home` is the folder of all of them, `model` says which network it is, and
     `given` photos lie on each new desk.
     """
-    with gr.Blocks(title="crackutils", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+    with _Page(title="crackutils", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         p = lay_out(model)
         # what is set while the first photo opens needs the desk
         opened = page.load(functools.partial(_open_desk, start_desk, home), p.known, [p.known, p.screen])
