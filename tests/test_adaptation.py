@@ -403,4 +403,7 @@ def test_adapt_wants_labels_or_masks(tmp_path: Path, tiles: Path, untrained: Any
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "wall_mask.png")
     assert main(["adapt", "--masks", str(tmp_path), *rest]) == 2
     assert "No photo has a crack in its mask. Give photos with cracks too." in capsys.readouterr().err
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(tmp_path / "wall_mask.png")
+    assert main(["adapt", "--masks", str(tmp_path), "--engine", "none", *rest]) == 2  # before it trains
+    assert "none" in capsys.readouterr().err
     assert not (tmp_path / "new").exists() and not list((config.data_dir() / "cache").glob("adapt-*"))

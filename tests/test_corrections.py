@@ -208,7 +208,7 @@ def png(values: np.ndarray) -> bytes:
     return held.getvalue()
 
 
-def test_what_is_no_session_is_refused(session: Session, tmp_path: Path) -> None:
+def test_what_is_no_session_is_refused(session: Session, tmp_path: Path, monkeypatch: Any) -> None:
     session.photos = {name: session.photos[name] for name in (NAMES[1], "wall.jpg")}
     write_session(session, file := tmp_path / "s.zip")
     raw = file.read_bytes()
@@ -278,6 +278,11 @@ def test_what_is_no_session_is_refused(session: Session, tmp_path: Path) -> None
     for name in ("../x.jpg", "D:x.jpg", ""):
         with pytest.raises(CrackutilsError, match=r"The session cannot be saved: .* Correct this"):
             write_session(Session({name: session.photos["wall.jpg"]}), tmp_path / "never.zip")
+    monkeypatch.setattr("crackutils.inspection.session._LONGEST", 100)
+    with pytest.raises(
+        CrackutilsError, match=r"it has too many cracks for one file. Correct this, or save fewer photos"
+    ):
+        write_session(session, tmp_path / "never.zip")
     assert not (tmp_path / "never.zip").exists()
 
 

@@ -182,6 +182,20 @@ def test_a_folder_that_goes_away_stops_the_work(inline: list[int], monkeypatch: 
     monkeypatch.undo()
 
 
+def test_a_folder_that_is_away_for_a_moment_stops_the_work(inline: list[int], monkeypatch: Patch) -> None:
+    score, name = scale.score_rows, "b/045.png"
+
+    def interrupted(running: Any, size: int, files: Any) -> Any:
+        for row in score(running, size, files):
+            (FOLDER / "b").rename("away") if row[0] == name else None
+            yield (name, "", "does not exist") if row[0] == name else row
+            Path("away").rename(FOLDER / "b") if row[0] == name else None
+
+    monkeypatch.setattr(scale, "score_rows", interrupted)
+    assert "b is gone; perhaps its drive or network share was removed" in refused(FOLDER, OUT, MODEL)
+    Path("away").rename(FOLDER / "b")
+
+
 def test_photos_are_inspected_as_by_the_plain_command(inline: list[int], bucket: Any) -> None:
     walls = Path("walls")
     for k in range(5):

@@ -56,6 +56,7 @@ def adapt_to_masks(
     out, model = Path(out).resolve(), Path(model or SHIPPED)
     refuse_out(out, force)
     _, _, run = read_base(model)
+    load_detector(model, engine)  # an engine that is missing is told before the training
     home = config.data_dir() / "cache" / f"adapt-{hashlib.sha256(str(out).encode()).hexdigest()[:12]}"
     photos = _store(shots, home / "photos")
     if not (photos.anchors[:, 0] >= 0).any():

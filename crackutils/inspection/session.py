@@ -31,7 +31,7 @@ _KIND, _SCHEMA = "crackutils session", 1  # raise the number when older versions
 _CONTENT = "session.json"
 _BLOCK = 1 << 20  # bytes that are copied at once
 _RATIO, _SMALL = 100, 1_000_000  # an entry may declare so many times its bytes in the file, plus so many
-_LONGEST = 64_000_000  # bytes of session.json
+_LONGEST = 64_000_000  # characters of session.json
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ def write_session(session: Session, file: str | Path) -> None:
         photos[-1]["brush"] = None if edits.brush is None else f"brushes/{k:04d}.png"
     try:
         _check_content(content)
+        _require(len(json.dumps(content)) < _LONGEST, "it has too many cracks for one file")
     except ValueError as error:
-        raise CrackutilsError(f"The session cannot be saved: {error}. Correct this and save it again.") from error
+        raise CrackutilsError(f"The session cannot be saved: {error}. Correct this, or save fewer photos.") from error
     with replacing_file(file) as part, zipfile.ZipFile(part, "w") as archive:
         for one, (name, path) in zip(photos, session.photos.items(), strict=True):
             one["entry"], digest = f"photos/{names.give(name)}", hashlib.sha256()

@@ -64,10 +64,11 @@ class _Scorer:
         self.folders = identify_folders(local) | self.folders  # as they were when they were first seen
         with ThreadPoolExecutor(16) as pool:  # addresses are read while others are computed
             files = ((name, pool.submit(read_place, place).result) for name, place in block.places)
-            rows = list(score_rows(self.running, self.size, files))
-        for (_, place), (_, chance, _) in zip(block.places, rows, strict=True):
-            if not chance and not is_remote(place):
-                refuse_lost(Path(place), self.folders)
+            rows = []
+            for (_, place), row in zip(block.places, score_rows(self.running, self.size, files), strict=True):
+                if not row[1] and not is_remote(place):  # at once: later, the folder may be back
+                    refuse_lost(Path(place), self.folders)
+                rows.append(row)
         _write_part(self.out, f"part-{block.number:06d}-{block.key}.parquet", rows)
 
 
