@@ -126,6 +126,9 @@ def test_the_tables_of_transfer_are_those_of_the_reference() -> None:
     for row in found["adaptation"]:
         gain = "{auroc_gain:+.3f} ({auroc_gain_low:+.3f} to {auroc_gain_high:+.3f})".format(**row) if row["n"] else "-"
         assert f"| {row['n']} | {row['auroc']:.3f} | {gain} |" in page
+    said = " ".join(re.findall(r"^(?:In short|Masks of synthetic photos help).*?\n\n", page, re.M | re.S))
+    quoted = set(re.findall(r"0\.\d{3}", said))
+    assert len(quoted) == 4 and quoted <= {f"{row['auroc']:.3f}" for row in found["report"] + found["methods"]}
 
 
 def test_commands_that_the_docs_name_exist() -> None:
