@@ -39,7 +39,7 @@ def read_masked(folder: Path) -> Photos:
 
 
 def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPPED) -> None:
-    """Train on a profile of METU, with the corrected labels of its audit, and write the run that `inspect` uses by default.
+    """Train on a profile of METU, with its corrected labels, and write the run that `inspect` uses by default.
 
     `masks` is a folder with images/ and masks/. After a kill, the same call continues and gives the same bytes.
     """
