@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.transforms.v2.functional import normalize
 
-SIDE, EPOCHS, BATCH = 112, 8, 32
+SIDE, EPOCHS, BATCH = 96, 5, 32
 
 
 def read_part(table: pd.DataFrame, images: Path) -> tuple[torch.Tensor, torch.Tensor]:
