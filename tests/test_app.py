@@ -315,7 +315,7 @@ def enter(page: Any, selector: str, text: str) -> None:
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: Any, width: int) -> None:
     photo = tmp_path / 'wall <b>"1" 🧱.png'
-    save(make_photo(77, 3, 900, 700).image, photo)
+    save(make_photo(77, 26, 900, 700).image, photo)
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     server = serve()
     context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
@@ -368,7 +368,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
         if width < 1000:
             press(page, "button", "More tabs")
         press(page, "button", name)
-    enter(page, "#stroke textarea, #stroke input", "100, 600; 700, 620")
+    enter(page, "#stroke textarea, #stroke input", "100, 250; 700, 270")
     press(page, "button", "Apply brush and line")
     page.wait_for_function("document.querySelector('#stroke textarea, #stroke input').value == ''")
     press(page, "button", "Save the session")
@@ -390,7 +390,7 @@ def test_the_whole_way_by_keyboard_alone(tmp_path: Path, browser: Any, serve: An
     (picture := other.locator("#picture img")).evaluate("image => image.decode()")  # it has its size then
     box = picture.bounding_box()
     grow = box["width"] / 900
-    picture.click(position={"x": 450 * grow, "y": 326 * grow})
+    picture.click(position={"x": 400 * grow, "y": 619 * grow})
     other.locator("#told").get_by_text("Crack 1").wait_for()
     other.get_by_label("set the scale").check()
     for x in (100, 700):
