@@ -64,6 +64,14 @@ def test_it_is_small_and_its_card_is_that_of_what_was_measured() -> None:
     found = json.loads(benchmark.OUT.read_text("utf-8"))
     assert (SHIPPED / "model" / "README.md").read_text("utf-8") == benchmark.write_card(found, SHIPPED)
     assert training.load(SHIPPED)[1] == DETECTOR
+    pages = {n: Path(config.ROOT, n).read_text("utf-8") for n in ("tools/benchmarks/README.md", "docs/transfer.md")}
+    (uav, walls, whole, metu), steps = (found[k] for k in ("masked", "walls", "whole", "metu")), sum(detector.STEPS)
+    row = f"(shipped) | {uav['iou']:.3f}, {uav['line_f1']:.3f} | {walls['tuning']:.3f}; {walls['published']:.3f}, "
+    row += f"{walls['cleaned']:.3f} | {whole['auroc']:.3f}, {whole['average_precision']:.3f} | {metu['errors']}; "
+    assert f"{row}{metu['errors_corrected']} |" in pages["tools/benchmarks/README.md"]
+    text = " ".join(pages["docs/transfer.md"].split())
+    assert f"makes {metu['errors']} by the given labels and {metu['errors_corrected']} by the" in text
+    assert f"trained for {steps:,} steps" in text and f"better ({walls['published']:.3f})" in text
 
 
 def test_it_finds_cracks_and_leaves_an_empty_wall_alone(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def train_shipped(profile: config.Profile, masks: Path | None, out: Path = SHIPP
     cv2.setNumThreads(1)
     prepare(profile)
     home, seed = config.data_dir() / "cache" / "detector", config.DEFAULT_SEED
-    labels = config.LABELS[profile.source == "metu"]  # many of METU's hairlines are labelled as free of cracks
+    labels = config.LABELS[
+        1 if profile.source == "metu" else 0
+    ]  # many of METU's hairlines are labelled as free of cracks
     ds = datasets.load(profile, labels)
     manifest, real = make_split(ds, "copy-safe", seed), read_masked(masks) if masks else None
     photos = load_photos(PHOTO_SEED, PHOTOS, SIDE)

@@ -31,7 +31,7 @@ _KIND, _SCHEMA = "crackutils session", 1  # raise the number when older versions
 _CONTENT = "session.json"
 _BLOCK = 1 << 20  # bytes that are copied at once
 _RATIO, _SMALL = 100, 1_000_000  # an entry may declare so many times its bytes in the file, plus so many
-_LONGEST = 64_000_000  # characters of session.json
+_LONGEST = 64_000_000  # characters of session.json, all ASCII
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,8 @@ def write_session(session: Session, file: str | Path) -> None:
         photos[-1]["brush"] = None if edits.brush is None else f"brushes/{k:04d}.png"
     try:
         _check_content(content)
-        _require(len(json.dumps(content)) < _LONGEST, "it has too many cracks for one file")
     except ValueError as error:
-        raise CrackutilsError(f"The session cannot be saved: {error}. Correct this, or save fewer photos.") from error
+        raise CrackutilsError(f"The session cannot be saved: {error}. Correct this and save it again.") from error
     with replacing_file(file) as part, zipfile.ZipFile(part, "w") as archive:
         for one, (name, path) in zip(photos, session.photos.items(), strict=True):
             one["entry"], digest = f"photos/{names.give(name)}", hashlib.sha256()
@@ -112,7 +111,10 @@ def write_session(session: Session, file: str | Path) -> None:
             if one["brush"]:
                 Image.fromarray(np.asarray(session.edits[name].brush, np.uint8)).save(png := io.BytesIO(), "PNG")
                 archive.writestr(zipfile.ZipInfo(one["brush"]), png.getvalue())
-        archive.writestr(zipfile.ZipInfo(_CONTENT), json.dumps(content, indent=1) + "\n")
+        text = json.dumps(content, indent=1) + "\n"
+        if len(text) > _LONGEST:  # `read_session` refuses it
+            raise CrackutilsError("The session has too many cracks for one file. Save fewer photos in one session.")
+        archive.writestr(zipfile.ZipInfo(_CONTENT), text)
 
 
 def _read_blocks(name: str, path: Path) -> Iterator[bytes]:
