@@ -76,6 +76,9 @@ class Run:
         content = self._head() | {"data": data} | _plain(found)
         spent = {k: round(v, 2) for k, v in timings.items()} | {"notebook_seconds": round(time.time() - self.began, 2)}
         facts = {"versions": provenance.versions(), "machine": provenance.machine(), "timings": spent}
+        for figure in self.folder.glob("figures/*.png"):  # of an earlier version, or of other parameters
+            if figure.stat().st_mtime < self.began - 5:  # some file systems count in steps of two seconds
+                figure.unlink()
         self._write("run.json", facts)
         self._write("metrics.json", content)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)

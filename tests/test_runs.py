@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
 import sys
@@ -125,6 +126,14 @@ def test_metrics_json_describes_data_and_settings() -> None:
     assert sum(data[part]["images"] for part in ("train", "val", "test")) == N
     assert (content["settings"]["seed"], content["settings"]["recipe"]["name"]) == (5, "simple-cnn")
     assert not (run.folder / "checkpoints").exists()  # they are for interrupted runs
+
+
+def test_a_figure_of_an_earlier_run_goes() -> None:
+    folder = fake_run().folder / "figures"
+    (folder / "old.png").write_bytes(b"")
+    os.utime(folder / "old.png", (1e9, 1e9))
+    fake_run()
+    assert [file.name for file in folder.iterdir()] == ["example.png"]
 
 
 def test_an_unfinished_run_has_settings_and_no_old_weights(monkeypatch: pytest.MonkeyPatch) -> None:
