@@ -66,7 +66,7 @@ class Profile:
 
 
 _OWN = {"weights": "crackutils"}
-_SAMPLE = {"max_epochs": 3, "cells": (48, 160), "budget": Budget(splits=4, few=320, corrupted=24, draws=20, photos=6)}
+_SAMPLE = {"max_epochs": 3, "cells": (48, 150), "budget": Budget(splits=4, few=320, corrupted=24, draws=20, photos=6)}
 _SMOKE = {"max_epochs": 1, "cells": (2, 24), "budget": Budget(splits=2, few=60, corrupted=8, draws=3, photos=4)}
 _MINI = {"cells": (200, 1000), "budget": Budget(splits=4, few=1000, corrupted=64, draws=20, photos=6)}
 _METU = "METU, files {:05d}-{:05d} of each class"

@@ -18,7 +18,7 @@ _MEASURES_VERSION = "1"  # raise it when a measure changes
 def measure_images(ds: datasets.Dataset) -> pd.DataFrame:
     """Measure properties that may make an image difficult, on thumbnails of 128 pixels.
 
-    A row per image in index order, cached: width (mean width of the longest dark thing, fraction of the side), length
+    A row per image in index order, cached: width (mean width of the longest dark shape, fraction of the side), length
     (its extent, fraction of the side), depth (how far the darkest 2 % lie below the median, grey levels), brightness
     (median grey level), sharpness (finest against coarser detail), texture (median local deviation, grey levels).
     """

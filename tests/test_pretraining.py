@@ -119,8 +119,8 @@ def test_the_training_patches_are_those_of_the_store(monkeypatch: pytest.MonkeyP
     small = functools.partial(make_photo, width=512, height=384)  # a tenth of the work
     monkeypatch.setattr("crackutils.synthetic.patches.make_photo", small)
     s, drawn = store(Schedule(patches=20, each=3, seed=4)), load_store(4, 20, 3, SIZE)
-    assert (s.images.shape, s.masks.shape) == ((40, SIZE, SIZE, 3), (40, CELLS, CELLS))
-    assert np.array_equal(s.images, drawn.images) and np.array_equal(s.masks, drawn.masks)
+    assert (s.images[:].shape, s.masks.shape) == ((40, SIZE, SIZE, 3), (40, CELLS, CELLS))
+    assert np.array_equal(s.images[:], drawn.images[:]) and np.array_equal(s.masks, drawn.masks)
     assert [FINISHES[number] for number in s.finish] == drawn.facts["finish"].tolist()
     taken = np.log(drawn.facts[["zoom", "blur", "noise"]].to_numpy() + 0.05)
     assert s.taken.dtype == np.float32

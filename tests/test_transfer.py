@@ -256,7 +256,7 @@ def test_the_card_gives_the_scores_in_domain_and_on_the_target() -> None:
     assert "AUROC 0.900 (0.850 to 0.930), average precision 0.700 on 100 images" in text
     assert "threshold 0.5: recall 0.800, precision 0.600, F1 0.000" in text
     assert "By depth of the darkest 2 %: AUROC 0.600 on the faintest third, 0.800 on the clearest." in text
-    assert "longest dark thing" not in text and "no evidence" not in text and "\n\n-" not in text[100:]
+    assert "longest dark shape" not in text and "no evidence" not in text and "\n\n-" not in text[100:]
     metrics["target"]["made"] = True
     assert "no evidence" in write_card(metrics, DETECTOR)
     metrics["report"][0] |= {"low": None, "high": None}

@@ -64,13 +64,14 @@ def masked_example(photos: Photos, number: int, rng: np.random.Generator) -> Exa
     Half of the crops lie on a crack and a quarter on a joint or another line, if there is one. The targets are
     float32: pixels (224, 224, 1) and cells (14, 14, 1), 1, 0 or `UNKNOWN`, and kinds (112, 112, 2), 1 or 0.
     """
-    shape = np.array(photos.targets[number].shape)
+    target = photos.targets[number]
+    shape = np.array(target.shape)
     part = min(*shape, int(CROP / np.exp(rng.uniform(*np.log(_ZOOM)))))
     kind, place = rng.choice(3, p=(0.5, 0.25, 0.25)), rng.integers(0, shape)
     if kind < 2 and (on := photos.anchors[number, kind])[0, 0] >= 0:
         place = on[rng.integers(len(on))] + rng.normal(0, part / 5, 2)
     y, x = np.clip(place - part / 2, 0, shape - part).astype(int)
-    target = photos.targets[number][y : y + part, x : x + part]
+    target = target[y : y + part, x : x + part]
     shrunk = part > CROP
     planes = np.stack([target == value for value in (CRACK, UNSURE, JOINT, LINE)], 2).astype(np.uint8) * 255
     planes = cv2.resize(planes, (CROP, CROP), interpolation=cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR)

@@ -9,13 +9,13 @@ from typing import Any
 
 from crackutils import config, datasets
 from crackutils.config import CLASSES, CrackutilsError
-from crackutils.files import explain_write_errors, hash_sources, lock_file, printable, replacing_folder
+from crackutils.files import explain_write_errors, lock_file, printable, replacing_folder
 from crackutils.sources.collect import collect
 from crackutils.sources.download import download
 from crackutils.sources.record import RECORD, refuse_loss, write_record
 from crackutils.sources.unpack import FULL
 from crackutils.synthetic.sample import write_patches, write_tiles
-from crackutils.synthetic.store import library_versions
+from crackutils.synthetic.store import describe_generator
 
 _FEW = 8  # least images of a class for useful results
 
@@ -71,7 +71,7 @@ def _draw(target: Path, entry: dict[str, Any], force: bool) -> Path:
     """Draw synthetic images, unless the existing ones are from the same code, numbers and libraries."""
     stamp = target / "made_from.txt"
     numbers = " ".join(f"{k}={entry[k]}" for k in ("patches", "photos", "each", "seed") if k in entry)
-    made = f"{hash_sources(config.PACKAGE / 'synthetic')} {numbers} {library_versions()}\n"
+    made = f"{describe_generator()} {numbers}\n"
 
     def is_drawn() -> bool:
         return stamp.is_file() and stamp.read_text("utf-8") == made

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,21 @@ from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.scene import CRACK, JOINT, LINE, MASK_BLOCK, THIN, UNSURE, Photo
 
 _SEEN, _OF_TEXTURE = 6.0, 0.8  # least contrast of a visible crack, in grey levels and in deviations of its surroundings
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of an array in a .npy file, read when asked for: a file that stays mapped would count as memory."""
+
+    file: Path
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(np.load(self.file, mmap_mode="r"))
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return rows as NumPy selects them."""
+        return np.array(np.load(self.file, mmap_mode="r")[rows])
 
 
 @dataclass(frozen=True)
@@ -44,14 +60,15 @@ def find_anchors(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class Store:
     """Patches with their masks."""
 
-    images: np.ndarray  # uint8 (n, side, side, 3) RGB
+    images: Rows  # uint8 (n, side, side, 3) RGB
     masks: np.ndarray  # uint8 (n, side / 4, side / 4), the most crack, 0-255, in each 4x4 block of the patch's mask
     facts: pd.DataFrame  # a row per patch: photo, label, and the facts of its photo and of the patch
 
 
-def library_versions() -> str:
-    """Return the versions of the libraries that the pictures depend on."""
-    return f"numpy {np.__version__}, opencv {cv2.__version__}, pillow {PIL.__version__}"
+def describe_generator() -> str:
+    """Return what the pictures depend on besides seeds: a hash of this folder's code, and versions of libraries."""
+    versions = f"numpy {np.__version__}, opencv {cv2.__version__}, pillow {PIL.__version__}"
+    return f"{hash_sources(config.PACKAGE / 'synthetic')} {versions}"
 
 
 def load_store(seed: int, count: int, each: int, side: int, thin: bool = False) -> Store:
@@ -59,8 +76,7 @@ def load_store(seed: int, count: int, each: int, side: int, thin: bool = False) 
 
     `side` is 160, to which patches are resized, or 224, to which they are cut.
     """
-    made_by = f"{hash_sources(Path(__file__).parent)} {library_versions()}"
-    key = hashlib.sha256(made_by.encode()).hexdigest()[:12]
+    key = hashlib.sha256(describe_generator().encode()).hexdigest()[:12]
     home = config.data_dir() / "cache" / f"patches-{key}-{seed}-{count}-{each}-{side}{'-thin' if thin else ''}"
     if not home.exists():
         n, cells = 2 * count, side // MASK_BLOCK
@@ -76,12 +92,10 @@ def load_store(seed: int, count: int, each: int, side: int, thin: bool = False) 
                         fine = cv2.resize(patch.mask, (side, side), interpolation=cv2.INTER_AREA)
                     masks[i] = fine.reshape(cells, MASK_BLOCK, cells, MASK_BLOCK).max((1, 3))
                     facts.append({"photo": number, "label": patch.label} | shot.facts | patch.facts)
-            images.flush()
-            del images  # Windows renames no folder with an open file
+            del images  # this writes them; Windows renames no folder with an open file
             np.save(work / "masks.npy", masks)
             pd.DataFrame(facts).to_csv(work / "facts.csv", index=False, lineterminator="\n")
-    images, masks = np.load(home / "images.npy", mmap_mode="r"), np.load(home / "masks.npy")
-    return Store(images, masks, pd.read_csv(home / "facts.csv"))
+    return Store(Rows(home / "images.npy"), np.load(home / "masks.npy"), pd.read_csv(home / "facts.csv"))
 
 
 def load_photos(seed: int, count: int, side: int) -> Photos:
@@ -90,8 +104,7 @@ def load_photos(seed: int, count: int, side: int) -> Photos:
     They are `make_photo`'s rich ones, with thin cracks more than others. A pixel is crack where at least half of it is,
     or on the centre line of a thinner crack. It is unsure if less of it is crack, or if the crack is invisible.
     """
-    made_by = f"{hash_sources(Path(__file__).parent)} {library_versions()}"
-    key = hashlib.sha256(made_by.encode()).hexdigest()[:12]
+    key = hashlib.sha256(describe_generator().encode()).hexdigest()[:12]
     home = config.data_dir() / "cache" / f"photos-{key}-{seed}-{count}-{side}"
 
     def make(number: int) -> tuple[np.ndarray, ...]:
@@ -111,12 +124,9 @@ def load_photos(seed: int, count: int, side: int) -> Photos:
             for start in progress(range(0, count, 16), "photographing", unit="16 photos"):
                 for i, made in enumerate(pool.map(make, range(start, min(start + 16, count))), start):
                     images[i], targets[i], anchors[i] = made
-            images.flush()
-            targets.flush()
-            del images, targets  # Windows renames no folder with an open file
+            del images, targets  # this writes them; Windows renames no folder with an open file
             np.save(work / "anchors.npy", anchors)
-    images, targets = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("images", "targets"))
-    return Photos(images, targets, np.load(home / "anchors.npy"))
+    return Photos(Rows(home / "images.npy"), Rows(home / "targets.npy"), np.load(home / "anchors.npy"))
 
 
 def target_of(shot: Photo) -> np.ndarray:

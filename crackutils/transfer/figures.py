@@ -11,14 +11,14 @@ from scipy.special import expit
 
 from crackutils import plots
 
-_MEASURES = {"width": "width of the longest dark thing", "contrast": "depth of the darkest 2 %"}
+_MEASURES = {"width": "width of the longest dark shape", "contrast": "depth of the darkest 2 %"}
 _MEASURES |= {"sharpness": "sharpness of the image"}
 
 
 def domains(tables: dict[str, pd.DataFrame]) -> Figure:
     """Show width, depth and sharpness of cracked images, rows of `slices.measure_images` by name of their data set."""
     panels = {
-        "width": "width of the longest dark thing\n(fraction of the side)",
+        "width": "width of the longest dark shape\n(fraction of the side)",
         "depth": "contrast: depth of the darkest 2 %\n(grey levels)",
         "sharpness": "sharpness: finest against coarser\ndetail (ratio)",
     }
