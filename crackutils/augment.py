@@ -3,18 +3,12 @@
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 
 def draw_augmented(layer: Any, image: np.ndarray, count: int) -> list[np.ndarray]:
     """Return `count` random draws of an augmentation layer on one uint8 (height, width, 3) image."""
     x = image[None].astype(np.float32)
     return [np.clip(np.asarray(layer(x, training=True))[0], 0, 255).astype(np.uint8) for _ in range(count)]
-
-
-def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Return a uint8 (height, width, 3) image with a Gaussian blur of `sigma` pixels."""
-    return gaussian_filter(image, (sigma, sigma, 0))
 
 
 def fade(image: np.ndarray, contrast: float) -> np.ndarray:
@@ -24,9 +18,6 @@ def fade(image: np.ndarray, contrast: float) -> np.ndarray:
 
 
 def crack_darkness(image: np.ndarray) -> float:
-    """Return how far the darkest 2 % of an image lie below its median, in grey levels (0-255).
-
-    A simple measure of the contrast of a dark crack: an augmentation that lowers it makes the crack fainter.
-    """
+    """Return a crack's contrast: how far the darkest 2 % of an image lie below its median, in grey levels (0-255)."""
     grey = np.asarray(image, np.float64).mean(-1)
     return float(np.median(grey) - np.quantile(grey, 0.02))

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 
 from crackutils.config import tf
+from crackutils.images import Rows
 
 
 def make_batches(
-    images: np.ndarray,
+    images: np.ndarray | Rows,
     labels: np.ndarray,
     rows: np.ndarray,
     batch: int,
@@ -27,7 +28,7 @@ def make_batches(
 
     def take(i: Any) -> Any:
         x, y = tf.numpy_function(lambda k: (images[k], labels[k].astype(np.float32)), [i], (tf.uint8, tf.float32))
-        x.set_shape((None, *images.shape[1:]))
+        x.set_shape((None, *images[0].shape))
         y.set_shape((None,))
         weight = [tf.where(y == 1.0, weights[1], weights[0])[:, None]] if weights else []
         return tf.cast(x, tf.float32), y[:, None], *weight

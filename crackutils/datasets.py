@@ -102,8 +102,8 @@ class Dataset:
             remedy = "Restore the file, or load the images again"
             raise config.CrackutilsError(f"{config.display_path(file)} {error}. {remedy}.") from error
 
-    def pixels(self, size: int) -> np.ndarray:
-        """Return all images at one size: uint8 (n, size, size, 3), memory-mapped from a cache made on first use."""
+    def pixels(self, size: int) -> images.Rows:
+        """Return all images at one size: uint8 (n, size, size, 3), read from a cache that is made on first use."""
         file = self.cache / f"pixels-{size}.v{DECODING}.npy"
         if not file.exists():
             n, part = len(self.index), file.with_suffix(".part")  # a fixed name: the next call overwrites it
@@ -116,7 +116,7 @@ class Dataset:
                     decoded = pool.map(lambda row: self.read(row, size), range(n))
                     out.writelines(image.tobytes() for image in progress(decoded, f"decoding at {size} px", n))
                 os.replace(part, file)
-        return np.load(file, mmap_mode="r")
+        return images.Rows(file)
 
 
 def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:

@@ -4,6 +4,7 @@ import io
 import math
 import threading
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,21 @@ class Picture(NamedTuple):
     pixels: np.ndarray  # uint8 (height, width, 3), 0-255, upright
     mode: str  # Pillow's name of the stored mode
     note: str  # parts of the file that are not used; empty for none
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of an array in a .npy file, read when asked for: a file that stays mapped would count as memory."""
+
+    file: Path
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(np.load(self.file, mmap_mode="r"))
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return rows as NumPy selects them."""
+        return np.array(np.load(self.file, mmap_mode="r")[rows])
 
 
 def read_image(file: str | Path | bytes, size: int | None = None) -> np.ndarray:

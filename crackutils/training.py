@@ -230,10 +230,8 @@ def _reserve(file: Path, model: Any) -> None:
 def save(model: Any, folder: Path, card: str) -> dict[str, int]:
     """Save a model into `folder/model`: weights, a .keras file, a table of its layers and a model card.
 
-    Returns the sizes in bytes of the first two.
-
-    `load` takes the architecture from the .keras file and the weights from the other, so it works in any Keras 3. The
-    .keras file by itself loads only in the Keras version that wrote it, or a later one.
+    Returns the sizes in bytes of the first two. `load` takes the architecture from the .keras file and the weights from
+    the other, so it works in any Keras 3. The .keras file alone loads only in the Keras that wrote it, or a later one.
     """
     home = folder / "model"
     home.mkdir(parents=True, exist_ok=True)

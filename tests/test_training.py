@@ -195,7 +195,7 @@ def test_training_images_alone_are_shuffled_and_settle_a_backbone(task: Any, tmp
     monkeypatch.setattr(models, "settle", settle := Mock())
     fit = begin(task, tmp_path, THREE)["fit"]
     next(fit.stages())
-    images = task[0].pixels(32).astype(np.float32)
+    images = task[0].pixels(32)[:].astype(np.float32)
     # 32 training images are fewer than 128: all of them
     np.testing.assert_allclose(settle.call_args.args[1], images[fit.rows["train"]] / 127.5 - 1, atol=1e-6)
     for data, part in zip(fit.batches(), ("train", "val"), strict=True):
@@ -229,7 +229,7 @@ def test_a_linear_head_is_fitted_to_features(task: Any, tmp_path: Path, capsys: 
     recipe = dataclasses.replace(THREE, stages=stages, units=1, network=lambda seed, weights: transfer(seed, "", 1))
     model = recipe.build(SEED)
     pooled = keras.Model(model.input, model.get_layer("pooled").output)
-    x = pooled.predict_on_batch(task[0].pixels(32).astype(np.float32))
+    x = pooled.predict_on_batch(task[0].pixels(32)[:].astype(np.float32))
     features = SimpleNamespace(x=x, facts={"engine": "litert"}, seconds=np.full(len(x), 1.0))
     trained = train(task, tmp_path, recipe, features=features)
     assert "up to 1,000 iterations" in capsys.readouterr().out
@@ -334,11 +334,11 @@ def test_test_images_choose_nothing(whole: Any, task: Any, tmp_path: Path) -> No
     index = ds.index.copy()
     index.loc[test, "label"] = 1 - index.loc[test, "label"]
     changed = dataclasses.replace(ds, index=index)
-    pixels = np.array(ds.pixels(32))
+    pixels = ds.pixels(32)[:]
     pixels[test] = 255 - pixels[test]
     (file,) = ds.cache.glob("pixels-32.*")
     np.save(file, pixels)
-    np.testing.assert_array_equal(changed.pixels(32), pixels)
+    np.testing.assert_array_equal(changed.pixels(32)[:], pixels)
     trained = train((changed, manifest), tmp_path / "run", THREE)
     assert weights_of(trained.model) == weights_of(whole[0].model) and trained.history.equals(whole[0].history)
 

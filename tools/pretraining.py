@@ -21,7 +21,7 @@ from crackutils import config, models
 from crackutils.config import keras, tf
 from crackutils.files import hash_sources, sha256, write_atomically
 from crackutils.synthetic.scene import FINISHES, MASK_BLOCK, VERSION
-from crackutils.synthetic.store import Rows, load_store
+from crackutils.synthetic.store import load_store
 
 SIZE = 160  # side of the cached patches, pixels; crops are cut from them
 _CROSSED = 0.2  # share of crack from which a mask pixel counts as crossed
@@ -66,7 +66,7 @@ class Store:
         taken: float32 (n, 3), log zoom, log blur and log noise of their photos, standardised.
     """
 
-    images: Rows | np.ndarray
+    images: Any  # such an array, or `images.Rows`
     masks: np.ndarray
     finish: np.ndarray
     taken: np.ndarray

@@ -135,7 +135,7 @@ def _open_case(source: str, images: Path | None) -> _Case:
     rows = {part: np.flatnonzero(manifest["split"] == part) for part in ("train", "val", "test")}
     pixels, rng = ds.pixels(recipe.size), np.random.default_rng(config.DEFAULT_SEED)
     few = [np.sort(rng.permutation(rows[part])[:n]) for part, n in (("train", _CALIBRATE), ("val", _COMPARE))]
-    described, compare = f"{len(few[1])} validation images", np.array(pixels[few[1]])
+    described, compare = f"{len(few[1])} validation images", pixels[few[1]]
     if images is not None:
         compare = _read_folder(images, lambda file: read_image(file, recipe.size))
         described = f"{len(compare)} given pictures"
@@ -143,7 +143,7 @@ def _open_case(source: str, images: Path | None) -> _Case:
     def errors(run: Run) -> dict[str, Any]:
         test, labels = rows["test"], ds.index["label"].to_numpy()
         parts = np.array_split(test, len(test) // 64 + 1)
-        p = np.concatenate([run(np.array(pixels[part]))["p_crack"][:, 0] for part in parts])
+        p = np.concatenate([run(pixels[part])["p_crack"][:, 0] for part in parts])
         scores = score_predictions(labels[test], p)
         shown = {name: scores[name] for name in ("n", "errors", "accuracy", "auroc")}
         return {"on": f"test images of {ds.profile.name}"} | shown
@@ -152,7 +152,7 @@ def _open_case(source: str, images: Path | None) -> _Case:
     inputs = keras.Input((recipe.size, recipe.size, 3), dtype="uint8", name="rgb")
     (p,) = keras.tree.flatten(model(keras.ops.cast(inputs, "float32")))  # a model that was read may return a list
     model = keras.Model(inputs, {"p_crack": p[:, -1:]})  # of the only unit, or of the second of two classes
-    return _Case(display_path(folder), model, "p_crack", "images", np.array(pixels[few[0]]), compare, described, errors)
+    return _Case(display_path(folder), model, "p_crack", "images", pixels[few[0]], compare, described, errors)
 
 
 def _detector_model(folder: Path, size: int) -> Any:

@@ -5,8 +5,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,27 +13,12 @@ import PIL
 
 from crackutils import config
 from crackutils.files import hash_sources, progress, replacing_folder
-from crackutils.images import resize
+from crackutils.images import Rows, resize
 from crackutils.synthetic.patches import draw_patches
 from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.scene import CRACK, JOINT, LINE, MASK_BLOCK, THIN, UNSURE, Photo
 
 _SEEN, _OF_TEXTURE = 6.0, 0.8  # least contrast of a visible crack, in grey levels and in deviations of its surroundings
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of an array in a .npy file, read when asked for: a file that stays mapped would count as memory."""
-
-    file: Path
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(np.load(self.file, mmap_mode="r"))
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        """Return rows as NumPy selects them."""
-        return np.array(np.load(self.file, mmap_mode="r")[rows])
 
 
 @dataclass(frozen=True)
