@@ -18,6 +18,6 @@ def fade(image: np.ndarray, contrast: float) -> np.ndarray:
 
 
 def crack_darkness(image: np.ndarray) -> float:
-    """Return a crack's contrast: how far the darkest 2 % of an image lie below its median, in grey levels (0-255)."""
+    """Return a crack's darkness: how far the darkest 2 % of an image lie below its median, in grey levels (0-255)."""
     grey = np.asarray(image, np.float64).mean(-1)
     return float(np.median(grey) - np.quantile(grey, 0.02))

@@ -121,7 +121,7 @@ def test_the_tables_of_transfer_are_those_of_the_reference() -> None:
         scores = "{auroc:.3f} ({low:.3f}-{high:.3f}) | {auroc_by_photo:.3f}".format(**row)
         assert f"| {row['method']} | {scores} | {gain} |" in page
     for row in found["methods"]:
-        home = "-" if row["home_errors"] is None else f"{row['home_errors']:.2%}"
+        home = "-" if row["home_least_errors"] is None else f"{row['home_least_errors']:.2%}"
         assert "| {method} | {auroc:.3f} ({low:.3f}-{high:.3f}) | ".format(**row) + f"{home} |" in page
     for row in found["adaptation"]:
         gain = "{auroc_gain:+.3f} ({auroc_gain_low:+.3f} to {auroc_gain_high:+.3f})".format(**row) if row["n"] else "-"

@@ -44,12 +44,13 @@ def test_the_usual_target_is_real_for_metu_where_it_is_here(data_dir: Path) -> N
 def test_a_synthetic_target_is_named_so_and_one_that_was_trained_on_is_refused() -> None:
     source, target = dataset("metu", [1, 1]), dataset("walls", [1, 1])
     source.index, target.index = (pd.DataFrame({"sha256": list(hashes)}) for hashes in ("abc", "def"))
-    assert "same generator" in targets.describe_target(target, source)
+    targets.refuse_shared(target, source)
+    assert "same generator" in targets.describe_target(target)
     target.profile.source = "sdnet"
-    assert "same generator" not in targets.describe_target(target, source)
+    assert "same generator" not in targets.describe_target(target)
     target.index = pd.DataFrame({"sha256": ["c", "x"]})
     with pytest.raises(CrackutilsError, match="1 of its images are among those of PROFILE=metu"):
-        targets.describe_target(target, source)
+        targets.refuse_shared(target, source)
 
 
 def test_a_folder_is_a_target_and_its_names_give_the_photos(tmp_path: Path) -> None:
@@ -175,8 +176,8 @@ def test_methods_are_tried_on_tuning_photos_and_reported_on_the_others(monkeypat
     monkeypatch.setattr(methods, "list_methods", lambda _: [*tried, methods.Method(methods.SAVED, ranking)])
     table = methods.compare_methods(study(target, source=source)).set_index("method")
     assert rows_of[:3] == [("walls", [0, 1, 2, 3]), ("source", [0, 1, 2, 3]), ("walls", [0, 1, 2, 3])]
-    assert table.loc["ours", ["n", "auroc", "home_auroc", "home_errors"]].tolist() == [4, 0.75, 0.75, 0.25]
-    assert np.isnan(table.loc["other", "home_errors"])  # makes no sense in-domain
+    assert table.loc["ours", ["n", "auroc", "home_auroc", "home_least_errors"]].tolist() == [4, 0.75, 0.75, 0.25]
+    assert np.isnan(table.loc["other", "home_least_errors"])  # makes no sense in-domain
     assert not len(methods.compare_methods(study(dataset("own", [-1] * 4), source=source)))
     rows_of.clear()
     p = {"run": np.array([1, 0, 1, 0.0])}
@@ -240,7 +241,7 @@ def test_robustness_corrupts_as_asked_and_scores_are_cached(monkeypatch: Patch, 
 
 def test_the_card_gives_the_scores_in_domain_and_on_the_target() -> None:
     name = DETECTOR.name
-    thirds = [{"run": name, "measure": "contrast", "third": k, "auroc": 0.6 + 0.1 * k} for k in range(3)]
+    thirds = [{"run": name, "measure": "darkness", "third": k, "auroc": 0.6 + 0.1 * k} for k in range(3)]
     thirds += [{"run": "other", "measure": "width", "third": k, "auroc": 0.5} for k in range(3)]
     broken = [("blur", 3, 0.31), ("noise", 3, 0.5), ("blur", 2, 0.9)]
     net = {"method": methods.SAVED, "n": 100, "cracked": 20, "auroc": 0.9, "average_precision": 0.7}
@@ -255,7 +256,7 @@ def test_the_card_gives_the_scores_in_domain_and_on_the_target() -> None:
     assert "3 errors in 1,989" in text and "error rate: noise 50%, blur 31%.\n" in text
     assert "AUROC 0.900 (0.850 to 0.930), average precision 0.700 on 100 images" in text
     assert "threshold 0.5: recall 0.800, precision 0.600, F1 0.000" in text
-    assert "By depth of the darkest 2 %: AUROC 0.600 on the faintest third, 0.800 on the clearest." in text
+    assert "By darkness of the crack: AUROC 0.600 on the faintest third, 0.800 on the clearest." in text
     assert "longest dark shape" not in text and "no evidence" not in text and "\n\n-" not in text[100:]
     metrics["target"]["made"] = True
     assert "no evidence" in write_card(metrics, DETECTOR)

@@ -60,16 +60,17 @@ def find_extremes(labels: np.ndarray, scores: np.ndarray, most: int) -> dict[str
 def score_ranking(labels: np.ndarray, scores: np.ndarray, photo: np.ndarray) -> dict[str, Any]:
     """Score a ranking of images: labels 0 or 1, scores of any scale (high for cracks), and photos, each (n,).
 
-    Returns n, cracked; auroc and average_precision over all images; auroc_by_photo, the mean over the photos with both
-    classes; low and high, the 95 % interval of auroc by a bootstrap over photos. Values are None if they are undefined:
-    for a single class, and low and high for a single photo.
+    Returns n, cracked; auroc over all images; low and high, its 95 % interval by a bootstrap over photos;
+    average_precision; auroc_by_photo, the mean over the photos with both classes. Values are None if they are
+    undefined: for a single class, and low and high for a single photo.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     each = [ranking_metrics(labels[photo == p], scores[photo == p])["auroc"] for p in np.unique(photo)]
     each = [value for value in each if value is not None]
     low, high = _interval(bootstrap_auroc(labels, scores, photo))
-    found = {"n": len(labels), "cracked": int(labels.sum())} | ranking_metrics(labels, scores)
-    return found | {"auroc_by_photo": round(float(np.mean(each)), 6) if each else None, "low": low, "high": high}
+    ranked, by_photo = ranking_metrics(labels, scores), round(float(np.mean(each)), 6) if each else None
+    found = {"n": len(labels), "cracked": int(labels.sum()), "auroc": ranked["auroc"], "low": low, "high": high}
+    return found | ranked | {"auroc_by_photo": by_photo}
 
 
 def auroc_gain(labels: np.ndarray, scores: np.ndarray, before: np.ndarray, photo: np.ndarray) -> dict[str, Any]:
@@ -110,15 +111,15 @@ def auroc_text(row: dict[str, Any]) -> str:
 
 
 def auroc_by_measure(ds: Dataset, rows: np.ndarray, scores: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Return AUROC by thirds of width, contrast and sharpness; `scores` holds scores (n,) by run.
+    """Return AUROC by thirds of width, darkness and sharpness; `scores` holds scores (n,) by run.
 
-    A row holds run, measure (width and contrast of the cracks; sharpness of all images), third (0 the thinnest,
+    A row holds run, measure (width and darkness of the cracks; sharpness of all images), third (0 the thinnest,
     faintest, most blurred), cracked, auroc. Cracks of a third are compared with all images without a crack; for
     sharpness, with those of the same third. No rows if the images are of one class.
     """
     m, labels = measure_images(ds).iloc[rows], ds.index["label"].to_numpy()[rows]
     cracked, table = labels == 1, []
-    columns = {"width": "width", "contrast": "depth", "sharpness": "sharpness"} if len(np.unique(labels)) == 2 else {}
+    columns = {"width": "width", "darkness": "depth", "sharpness": "sharpness"} if len(np.unique(labels)) == 2 else {}
     for measure, column in columns.items():
         value = m[column].to_numpy()
         edges = [-np.inf, *np.quantile(value if measure == "sharpness" else value[cracked], [1 / 3, 2 / 3]), np.inf]

@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from crackutils import plots
 
-_MEASURES = {"width": "width of the longest dark shape", "contrast": "depth of the darkest 2 %"}
+_MEASURES = {"width": "width of the longest dark shape", "darkness": "darkness of the crack"}
 _MEASURES |= {"sharpness": "sharpness of the image"}
 
 
@@ -19,7 +19,7 @@ def domains(tables: dict[str, pd.DataFrame]) -> Figure:
     """Show width, depth and sharpness of cracked images, rows of `slices.measure_images` by name of their data set."""
     panels = {
         "width": "width of the longest dark shape\n(fraction of the side)",
-        "depth": "contrast: depth of the darkest 2 %\n(grey levels)",
+        "depth": "darkness of the crack\n(grey levels)",
         "sharpness": "sharpness: finest against coarser\ndetail (ratio)",
     }
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
@@ -49,8 +49,8 @@ def methods(table: pd.DataFrame, aim: float | None = None) -> Figure:
 
 
 def by_measure(table: pd.DataFrame) -> Figure:
-    """Show AUROC by thirds of width, contrast and sharpness, a line per run; `table` is from `auroc_by_measure`."""
-    ends = {"width": ("thin", "wide"), "contrast": ("faint", "clear"), "sharpness": ("blurred", "sharp")}
+    """Show AUROC by thirds of width, darkness and sharpness, a line per run; `table` is from `auroc_by_measure`."""
+    ends = {"width": ("thin", "wide"), "darkness": ("faint", "clear"), "sharpness": ("blurred", "sharp")}
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
     for ax, (measure, label) in zip(axes, _MEASURES.items(), strict=True):
         for k, (run, rows) in enumerate(table[table["measure"] == measure].groupby("run", sort=False)):

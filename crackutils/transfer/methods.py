@@ -264,8 +264,8 @@ def align_covariance(source: np.ndarray, target: np.ndarray, x: np.ndarray) -> n
 def compare_methods(study: TransferStudy) -> pd.DataFrame:
     """Score all methods on the tuning photos of the target, if any, and in-domain if that is meaningful.
 
-    A row holds method; the values of `score_ranking`; home_auroc and home_errors (error rate at the best threshold) on
-    validation images of the source, or NaN.
+    A row holds method; the values of `score_ranking`; home_auroc and home_least_errors (error rate at the best
+    threshold) on validation images of the source, or NaN.
     """
     rows, val = np.flatnonzero(tuning_images(study.target)), study.rows("val")
     labels, photo = study.target.index["label"].to_numpy()[rows], photo_of_image(study.target)[rows]
@@ -273,11 +273,11 @@ def compare_methods(study: TransferStudy) -> pd.DataFrame:
     for method in list_methods(study) if len(rows) else ():
         row = {"method": method.name} | score_ranking(labels, method.score(study, study.target, rows), photo)
         print(f"{method.name}: AUROC {row['auroc']:.3f}", flush=True)
-        row |= {"home_auroc": np.nan, "home_errors": np.nan}
+        row |= {"home_auroc": np.nan, "home_least_errors": np.nan}
         if method.in_domain:
             scores = method.score(study, study.source, val)
             row["home_auroc"] = ranking_metrics(val_labels, scores)["auroc"]
-            row["home_errors"] = round(minimum_errors(val_labels, scores) / len(val), 6)
+            row["home_least_errors"] = round(minimum_errors(val_labels, scores) / len(val), 6)
         table.append(row)
     return pd.DataFrame(table)
 

@@ -34,11 +34,15 @@ def load_target(name: str) -> datasets.Dataset:
     return datasets.open_folder(folder)
 
 
-def describe_target(target: datasets.Dataset, source: datasets.Dataset) -> str:
-    """Return a description of the target; CrackutilsError if it shares images with the source, where models train."""
+def refuse_shared(target: datasets.Dataset, source: datasets.Dataset) -> None:
+    """Raise CrackutilsError if the target shares images with the source, where models train."""
     if shared := int(target.index["sha256"].isin(source.index["sha256"]).sum()):
         why = f"{shared:,} of its images are among those of PROFILE={source.profile.name}"
         raise CrackutilsError(f"TARGET={target.profile.name}: {why}. Name other images.")
+
+
+def describe_target(target: datasets.Dataset) -> str:
+    """Return a description of the target."""
     text = f"Tested on {target.profile.title} ({len(target.index):,} images)."
     if target.profile.source == "walls":
         why = "the numbers below only show that the notebook works; they do not measure transfer"
