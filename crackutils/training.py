@@ -291,7 +291,7 @@ def describe_stages(stages: list[dict[str, Any]]) -> str:
     """Return as text the choice by validation in each stage of `Trained.stages`."""
     parts = []
     for stage in stages:
-        what = f"penalty C = {stage['C']:g}," if "C" in stage else "epoch"
+        what = f"penalty C = {stage['C']:g}, number" if "C" in stage else "epoch"
         dropped = "" if stage["kept"] else " (dropped)"
         parts.append(f"{stage['name']}: {what} {stage['best_epoch']} of {stage['epochs']}{dropped}")
     weighted = {describe_weights(stage["class_weights"]) for stage in stages if "class_weights" in stage}

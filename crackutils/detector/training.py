@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def train_detector(
     parts = [recipe.as_dict(), *known]
     for photos, share in masked:
         digest = hashlib.sha256()
-        for picture in (*photos.images, *photos.targets):
+        for picture in chain(photos.images, photos.targets):  # one at a time in memory
             digest.update(np.ascontiguousarray(picture))
         parts.append([digest.hexdigest(), share])
     parts += [seed, start["weights"], start["sha256"], steps, provenance.code_hash(), provenance.versions()]

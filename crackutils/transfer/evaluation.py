@@ -23,7 +23,8 @@ def select_models(runs: list[dict[str, Any]], seed: int, weights: str) -> dict[s
     split. Raises CrackutilsError if there is none.
     """
     unusual = ("--epochs", "--engine", "--precision", "--labels")
-    usual = [run["settings"] | {"of": run} for run in runs if not any(setting in run["run"] for setting in unusual)]
+    own = [run for run in runs if "recipe" in run["settings"]]  # entered models have only predictions
+    usual = [run["settings"] | {"of": run} for run in own if not any(setting in run["run"] for setting in unusual)]
     usual = (s for s in usual if s["weights"] == weights or not s["recipe"]["backbone"])
     found = {s["recipe"]["name"]: s["of"] for s in usual if s["seed"] == seed}
     if not found:
