@@ -1,4 +1,4 @@
-"""Batches of images for TensorFlow, and predictions in file order."""
+"""Batches of images for TensorFlow, and their probabilities."""
 
 from typing import Any
 
@@ -36,15 +36,6 @@ def make_batches(
     options = tf.data.Options()
     options.threading.private_threadpool_size = 2  # independent of the number of cores
     return order.batch(batch).map(take).prefetch(2).with_options(options)
-
-
-def predict(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels int (n,) and crack probabilities float32 (n,) of unshuffled batches, from one pass over them."""
-    labels, found = [], []
-    for x, y in data:
-        found.append(crack_probabilities(model, np.asarray(x)))
-        labels.append(np.asarray(y).reshape(-1))
-    return np.concatenate(labels).astype(int), np.concatenate(found)
 
 
 def crack_probabilities(model: Any, x: np.ndarray) -> np.ndarray:

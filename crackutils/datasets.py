@@ -108,11 +108,10 @@ class Dataset:
         if not file.exists():
             n, part = len(self.index), file.with_suffix(".part")  # a fixed name: the next call overwrites it
             file.parent.mkdir(parents=True, exist_ok=True)
-            header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
             # written, not memory-mapped: on a full disk a map would end the process
             with explain_write_errors(file), lock_file(file.with_suffix(".lock")):
                 with open(part, "wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
-                    np.lib.format.write_array_header_1_0(out, header)
+                    images.begin_rows(out, n, size, size, 3)
                     decoded = pool.map(lambda row: self.read(row, size), range(n))
                     out.writelines(image.tobytes() for image in progress(decoded, f"decoding at {size} px", n))
                 os.replace(part, file)

@@ -6,7 +6,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pillow_heif
@@ -79,6 +79,11 @@ class Rows:
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Return rows as NumPy selects them."""
         return np.array(np.load(self.file, mmap_mode="r")[rows])
+
+
+def begin_rows(out: BinaryIO, *shape: int) -> None:
+    """Begin the .npy file of a uint8 array of a shape; its rows are then written as bytes, one after the other."""
+    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def read_image(file: str | Path | bytes, size: int | None = None) -> np.ndarray:

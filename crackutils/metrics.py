@@ -72,8 +72,10 @@ def group_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float
     """
     _, at = np.unique(np.asarray(groups), return_inverse=True)
     sums, counts = np.bincount(at, np.asarray(values, np.float64)), np.bincount(at)
-    drawn = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), 10_000)
-    return tuple(np.quantile((drawn @ sums) / (drawn @ counts), [(1 - 0.95) / 2, (1 + 0.95) / 2]).tolist())
+    rng, n = np.random.default_rng(0), len(sums)
+    draws = (rng.multinomial(n, np.full(n, 1 / n), 100) for _ in range(100))  # not all 10,000 in memory at once
+    means = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in draws])
+    return tuple(np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2]).tolist())
 
 
 def fraction(part: int, whole: int) -> float | None:

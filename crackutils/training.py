@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from crackutils import config, models, provenance
-from crackutils.batches import make_batches, predict
+from crackutils.batches import crack_probabilities, make_batches
 from crackutils.config import CrackutilsError, keras
 from crackutils.datasets import Dataset
 from crackutils.files import explain_write_errors, render_template, write_atomically
@@ -138,7 +138,8 @@ class Training:
         It has a list per column, as Keras's `History.history` or `LinearHead.tried.to_dict("list")`; `seconds` is the
         time that was spent before on the features of the stage.
         """
-        best = choose_penalty(history["val_loss"]) if "C" in history else int(np.argmin(history["val_loss"]))
+        losses = np.nan_to_num(history["val_loss"], nan=np.inf)  # a training that diverges keeps its best epoch
+        best = choose_penalty(losses) if "C" in history else int(np.argmin(losses))
         rows = [dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)]
         if "C" not in history:
             names = ("loss", "accuracy", "val_loss", "val_accuracy")
@@ -200,7 +201,8 @@ def learning_rate(stage: Stage, epoch: int) -> float:
 def predict_rows(model: Any, ds: Dataset, rows: np.ndarray) -> tuple[np.ndarray, float]:
     """Return crack probabilities, float32 (n,), of some images, and images per second (decoding not counted)."""
     images, began = ds.pixels(model.input_shape[1]), time.perf_counter()
-    found = predict(model, make_batches(images, ds.index["label"].to_numpy(), rows, 64))[1]
+    batches = make_batches(images, ds.index["label"].to_numpy(), rows, 64)
+    found = np.concatenate([crack_probabilities(model, np.asarray(x)) for x, _ in batches])
     return found, len(rows) / (time.perf_counter() - began)
 
 

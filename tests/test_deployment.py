@@ -92,6 +92,7 @@ def test_what_differs_from_keras_is_refused_and_nothing_is_written(
     with pytest.raises(config.CrackutilsError, match=r"litert differs from Keras on \d+ validation images: difference"):
         export.export_model(str(run), "litert", Path("made.tflite"))
     assert [path for path in sorted(tmp_path.iterdir()) if path not in before and path.suffix != ".lock"] == []
+    assert export._iou(np.zeros(4, bool), np.zeros(4, bool)) == 1  # no crack in either map
 
 
 @pytest.mark.parametrize(

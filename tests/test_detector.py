@@ -109,6 +109,9 @@ def test_a_photo_and_its_mask_are_cropped_and_rotated_together(plain: Mock) -> N
 
 def test_photos_are_cropped_larger_and_smaller_half_of_them_on_a_crack_in_all_orientations(plain: Mock) -> None:
     rng, empty = np.random.default_rng(1), Photos([ramp(255)], [np.zeros((255, 255), np.uint8)], lined().anchors[:1])
+    wide = np.zeros((2, 40_000), np.uint8)
+    wide[:, -9:] = CRACK
+    assert find_anchors(wide, rng)[0, :, 1].min() >= 39_991  # more than 16 bits
     found = np.array([crop_of(masked_example(empty, 0, rng)[0]) for _ in range(300)])
     assert 125 <= found[:, 0].min() < 145  # 224 / 1.7
     assert found[:, 0].max() > 250

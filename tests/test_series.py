@@ -16,7 +16,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from crackutils import config
+from crackutils import config, datasets
 from crackutils.comparison.needed import run_needed
 from crackutils.provenance import code_hash
 from crackutils.recipes import RECIPES
@@ -72,6 +72,12 @@ def use_images(patch: Patch, sha256: str = "images", target: str = "target") -> 
     load = lambda name, known: SimpleNamespace(sha256=f"{known} of {name}", index=ready[name])  # noqa: E731
     patch.setattr("crackutils.datasets.load", lambda profile: load(profile.name, sha256))
     patch.setattr("tools.run_series.load_target", lambda name: load(name, target))
+
+
+def use_data(home: Path, patch: Patch) -> Path:
+    patch.setenv("CRACKUTILS_DATA_DIR", str(home / "data"))
+    (folder := datasets.raw_folder("sample")).mkdir(parents=True)
+    return folder
 
 
 @pytest.fixture
@@ -276,6 +282,7 @@ CHANGES: dict[str, Callable[[Path, Patch], Any]] = {
     "source": lambda home, patch: write("01_first", FINISH.format(name="01_first"), "print(COUNT)"),
     "default": lambda home, patch: write("01_first", parameters=PARAMETERS.replace("SEED = 1", "SEED = 2")),
     "images": lambda home, patch: use_images(patch, sha256="others"),
+    "photos of images": lambda home, patch: use_data(home, patch).joinpath("patches.csv").write_text("file,photo\n"),
     "target": lambda home, patch: use_images(patch, target="others"),
     "photos": lambda home, patch: (home / "photos" / "new.jpg").write_bytes(b"new"),
     "labels": lambda home, patch: (home / "labels.csv").write_text("photo,row,col,crack\na.jpg,0,0,1\n"),

@@ -322,6 +322,9 @@ def test_the_epoch_of_the_lowest_loss_is_kept(task: Any, tmp_path: Path, monkeyp
     assert [stage["kept"] for stage in trained.stages] == [True, False, False]
     assert "stage bad: validation loss did not improve; its weights are dropped" in capsys.readouterr().out
     assert "worse: epoch 1 of 1 (dropped)" in training.describe_stages(trained.stages)
+    diverged = training.Training.__new__(training.Training)
+    diverged.keep(stages[0], {k: [0.7, 0.6, np.nan] for k in ("loss", "accuracy", "val_accuracy", "val_loss")})
+    assert diverged._record["best_epoch"] == 2
     left = from_file(tmp_path / "checkpoints" / "stage-1.weights.h5")
     # a dropped stage is no start for the next one
     assert starts[0] != left and starts[1:] == [left] * 2 and weights_of(trained.model) == left

@@ -113,6 +113,9 @@ def test_runs_are_scored_on_the_target_beside_their_in_domain_errors() -> None:
     ours, theirs = evaluation.evaluate_on_target(runs, p, target)
     assert (ours["run"], ours["home_errors"], ours["auroc"], ours["f1"]) == ("ours", 0.25, 1.0, 0.8)
     assert (theirs["home_errors"], theirs["auroc"], theirs["f1"]) == (0, 0.75, 0)
+    entered = {"run": "entered", "settings": {"seed": 1}}  # from predictions alone
+    with pytest.raises(CrackutilsError, match="No finished run has SEED=1"):
+        evaluation.select_models([entered], 1, "imagenet")
 
 
 def test_extremes_and_fewest_errors_of_a_ranking() -> None:

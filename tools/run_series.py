@@ -203,14 +203,16 @@ def hash_inputs(job: Job, profile: config.Profile, images: str) -> str:
         for file in sorted(f for f in (given, *given.rglob("*")) if f.is_file()):
             stat = file.stat()
             add(f"{name} {file}", f"{stat.st_size} {stat.st_mtime_ns}")
-    if job.values.get("SPLIT") == "given" and (table := datasets.raw_folder(profile.source) / GIVEN).is_file():
-        add(GIVEN, table.read_bytes())
+    for name in ("patches.csv", *[GIVEN] * (job.values.get("SPLIT") == "given")):
+        if (table := datasets.raw_folder(profile.source) / name).is_file():
+            add(name, table.read_bytes())
     add("python", platform.python_version())
     add("code", code_hash())
     add(config.LOCK.name, config.LOCK.read_bytes())
-    weights = os.environ.get("CRACKUTILS_WEIGHTS_DIR")
-    for file in sorted(Path(weights).glob("*")) if weights else ():
-        add(f"weights {file.name}", str(file.stat().st_size))
+    weights = os.environ.get("CRACKUTILS_WEIGHTS_DIR", os.devnull)
+    homes = (Path(weights).expanduser(), config.ROOT / weights)  # as `models.find_weights` looks for them
+    for file in sorted({file for home in homes for file in home.glob("*")}):
+        add(f"weights {file.name}", f"{file.stat().st_size} {file.stat().st_mtime_ns}")
     home = config.results_dir() / profile.name
     folders = [f"{number}_*" for number in job.needs] + [ENTERED] * (job.notebook.stem == "05_comparison")
     for file in sorted(file for folder in folders for file in home.glob(f"{folder}/*/metrics.json")):

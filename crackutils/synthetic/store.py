@@ -13,7 +13,7 @@ import PIL
 
 from crackutils import config
 from crackutils.files import hash_sources, progress, replacing_folder
-from crackutils.images import Rows, resize
+from crackutils.images import Rows, begin_rows, resize
 from crackutils.synthetic.patches import draw_patches
 from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.scene import CRACK, JOINT, LINE, MASK_BLOCK, THIN, UNSURE, Photo
@@ -27,12 +27,12 @@ class Photos:
 
     images: Sequence[np.ndarray]  # uint8 (h, w, 3) RGB
     targets: Sequence[np.ndarray]  # uint8 (h, w): `SURFACE`, `CRACK`, `JOINT`, `LINE` or `UNSURE`
-    anchors: np.ndarray  # int16 (n, 2, 64, 2): y, x on cracks, and on joints and lines; -1 where there are none
+    anchors: np.ndarray  # int32 (n, 2, 64, 2): y, x on cracks, and on joints and lines; -1 where there are none
 
 
 def find_anchors(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return places on cracks, joints and lines of a target of `Photos`, as one of `Photos.anchors`."""
-    found = np.full((2, 64, 2), -1, np.int16)
+    found = np.full((2, 64, 2), -1, np.int32)
     for kind, on in enumerate((target == CRACK, (target == JOINT) | (target == LINE))):
         if len(places := np.argwhere(on)):
             found[kind] = places[rng.integers(0, len(places), 64)]
@@ -65,17 +65,16 @@ def load_store(seed: int, count: int, each: int, side: int, thin: bool = False) 
         n, cells = 2 * count, side // MASK_BLOCK
         numbers = progress(range(n), "photographing", n, unit="patch")
         masks, facts = np.zeros((n, cells, cells), np.uint8), []
-        with replacing_folder(home) as work:
-            images = np.lib.format.open_memmap(work / "images.npy", "w+", np.uint8, (n, side, side, 3))
+        with replacing_folder(home) as work, open(work / "images.npy", "wb") as images:
+            begin_rows(images, n, side, side, 3)
             for number, shot, patches in draw_patches(seed, count, each, thin):
                 for patch in patches:
                     i, fine = next(numbers), patch.mask[:side, :side]
-                    images[i] = resize(patch.image, side) if side == 160 else patch.image[:side, :side]
+                    images.write((resize(patch.image, side) if side == 160 else patch.image[:side, :side]).tobytes())
                     if side == 160:
                         fine = cv2.resize(patch.mask, (side, side), interpolation=cv2.INTER_AREA)
                     masks[i] = fine.reshape(cells, MASK_BLOCK, cells, MASK_BLOCK).max((1, 3))
                     facts.append({"photo": number, "label": patch.label} | shot.facts | patch.facts)
-            del images  # this writes them; Windows renames no folder with an open file
             np.save(work / "masks.npy", masks)
             pd.DataFrame(facts).to_csv(work / "facts.csv", index=False, lineterminator="\n")
     return Store(Rows(home / "images.npy"), np.load(home / "masks.npy"), pd.read_csv(home / "facts.csv"))
@@ -97,18 +96,21 @@ def load_photos(seed: int, count: int, side: int) -> Photos:
 
     if not home.exists():
         cv2.setNumThreads(1)  # the threads below do better, one photo each
-        with replacing_folder(home) as work, ThreadPoolExecutor(os.cpu_count()) as pool:
-            shapes = {"images": (side, side, 3), "targets": (side, side)}
-            images, targets = (
-                np.lib.format.open_memmap(work / f"{name}.npy", "w+", np.uint8, (count, *shape))
-                for name, shape in shapes.items()
-            )
-            anchors = np.zeros((count, 2, 64, 2), np.int16)
+        with (
+            replacing_folder(home) as work,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+            open(work / "images.npy", "wb") as images,
+            open(work / "targets.npy", "wb") as targets,
+        ):
+            begin_rows(images, count, side, side, 3)
+            begin_rows(targets, count, side, side)
+            anchors = []
             for start in progress(range(0, count, 16), "photographing", unit="16 photos"):
-                for i, made in enumerate(pool.map(make, range(start, min(start + 16, count))), start):
-                    images[i], targets[i], anchors[i] = made
-            del images, targets  # this writes them; Windows renames no folder with an open file
-            np.save(work / "anchors.npy", anchors)
+                for image, target, places in pool.map(make, range(start, min(start + 16, count))):
+                    images.write(image.tobytes())
+                    targets.write(target.tobytes())
+                    anchors.append(places)
+            np.save(work / "anchors.npy", np.stack(anchors))
     return Photos(Rows(home / "images.npy"), Rows(home / "targets.npy"), np.load(home / "anchors.npy"))
 
 
