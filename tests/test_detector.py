@@ -168,7 +168,7 @@ def test_part_of_a_batch_has_masks_and_the_rest_is_of_the_rows_that_were_asked_f
     labelled, photos, used, marked = greys(np.arange(5, 35)), lined(), set(), 0
     for seed in range(20):
         x, y = make_batch(4, labelled, [(photos, 0.5)] if masked else [], (1, seed))
-        assert (x.shape, x.dtype, y["pixels"].shape) == ((4, CROP, CROP, 3), np.float32, (4, CROP, CROP, 1))
+        assert (x.shape, x.dtype, y["pixels"].shape) == ((4, CROP, CROP, 3), np.uint8, (4, CROP, CROP, 1))
         marked += (y["pixels"][:masked] == 1).sum()  # photos with masks come first
         assert (x[:masked].max((1, 2, 3)) > 150).all() and not (y["cells"][:masked] == SOMEWHERE).any()
         for image, cells in zip(x[masked:], y["cells"][masked:], strict=True):

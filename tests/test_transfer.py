@@ -165,7 +165,8 @@ def study(target: Any, folder: Path = Path(), source: Any = None, **more: Any) -
 
 
 def test_methods_are_tried_on_tuning_photos_and_reported_on_the_others(monkeypatch: Patch) -> None:
-    names = [m.name for m in methods.list_methods(study(None, fine_tuned=dict.fromkeys(methods.FINE_TUNED)))]
+    networks = dict.fromkeys((methods.FROZEN, *methods.FINE_TUNED))
+    names = [m.name for m in methods.list_methods(study(None, networks=networks))]
     assert len(names) == len(set(names)) == 22 and names[-1] == methods.SAVED
     assert {"+ texture varied in training", f"{methods.FINE_TUNED[1]}, at 320 pixels"} < set(names)
     target, source = dataset("walls", [1] * 4 + [2, 2, 3, 3]), dataset("source", [1, 1, 1, 1])

@@ -116,7 +116,7 @@ def _crop(image: np.ndarray, box: Any, targets: np.ndarray, rng: np.random.Gener
 
 
 def make_batch(n: int, labelled: Labelled | None, masked: Sequence[tuple[Photos, float]], seed: Any) -> Example:
-    """Return a training batch, float32 (n, 224, 224, 3) 0-255, and its targets, stacked as in `masked_example`.
+    """Return a training batch, uint8 (n, 224, 224, 3), and its targets, stacked as in `masked_example`.
 
     The same seed gives the same batch. Each entry of `masked` holds photos and their share of the batch; the rest are
     images with labels.
@@ -128,7 +128,7 @@ def make_batch(n: int, labelled: Labelled | None, masked: Sequence[tuple[Photos,
         chosen = rng.choice(labelled.rows, n - len(examples), p=labelled.odds)
         examples += [labelled_example(labelled.read(i), int(labelled.labels[i]), labelled.centred, rng) for i in chosen]
     images, targets = zip(*examples, strict=True)
-    return np.stack(images).astype(np.float32), {k: np.stack([one[k] for one in targets]) for k in targets[0]}
+    return np.stack(images), {k: np.stack([one[k] for one in targets]) for k in targets[0]}
 
 
 def vary(image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str], share: float = 1.0) -> np.ndarray:

@@ -115,8 +115,9 @@ def train_detector(
         spec = {"pixels": (CROP, CROP, 1), "kinds": (CROP // 2, CROP // 2, 2), "cells": (GRID, GRID, 1)}
         spec = {name: tf.TensorSpec((None, *shape), tf.float32) for name, shape in spec.items()}
         made = (make_batch(recipe.batch, labelled, masked, (seed, step)) for step in range(first, last))
-        images = tf.TensorSpec((None, CROP, CROP, 3), tf.float32)
-        return tf.data.Dataset.from_generator(lambda: made, output_signature=(images, spec)).prefetch(4)
+        images = tf.TensorSpec((None, CROP, CROP, 3), tf.uint8)  # a quarter of the memory while they wait
+        waiting = tf.data.Dataset.from_generator(lambda: made, output_signature=(images, spec)).prefetch(2)
+        return waiting.map(lambda x, y: (tf.cast(x, tf.float32), y))
 
     for variable in net.optimizer.variables:  # of an earlier training
         variable.assign(tf.zeros_like(variable))
@@ -188,6 +189,7 @@ def fit_last_layer(
     held, penalties = (x["val"], y["val"]), (*PENALTIES, *_SMALL)
     kernel, bias, penalty = fit_head(x["train"], y["train"], seed=seed, held=held, penalties=penalties)
     trained.model.get_layer("p_crack").set_weights([kernel[:, None].astype(np.float32), np.float32([bias])])
+    _compiled.cache_clear()  # the last training is over; its graph holds 100 MB
     count = len(masked["train"])
     return {"penalty": penalty if np.isfinite(penalty) else None, "images": len(y["train"]) - count, "patches": count}
 

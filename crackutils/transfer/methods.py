@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ class TransferStudy:
     saved_run: Path  # run folder of the network of `SAVED`
     few: int  # training images, and a quarter as many validation images, that methods work with
     seed: int = config.DEFAULT_SEED  # of all draws
-    fine_tuned: dict[str, Any] = field(default_factory=dict)  # detectors by name
+    networks: dict[str, Any] = field(default_factory=dict)  # detectors by name, `FROZEN` first
     _known: dict[Any, Any] = field(default_factory=dict)  # heads and maps
 
     def rows(self, part: str) -> np.ndarray:
@@ -120,11 +120,6 @@ class TransferStudy:
             x, y = (np.concatenate(some) for some in zip(self.part("train", size), *parts, strict=True))
             self._known[extra, size] = fit_linear_head(x, y, *self.part("val", size), 1000)
         return self._known[extra, size]
-
-    @cached_property
-    def networks(self) -> dict[str, Any]:
-        """`FROZEN` and the fine-tuned detectors, by name."""
-        return {FROZEN: fit_cell_head(self.patches, self.few // 2, self.weights, self.seed)} | self.fine_tuned
 
     def maps(self, ds: Dataset, rows: np.ndarray, name: str, size: int = DETECTOR.size) -> np.ndarray:
         """Return the cells' logits by one of `networks`, float32 (n, side, side)."""
@@ -195,10 +190,10 @@ def list_methods(study: TransferStudy) -> list[Method]:
         Method(f"+ all of these, and {_PER_PHOTO}", partial(_linear_per_photo, extra=(*kinds, "drawn")), False),
         Method("features aligned without labels (CORAL)", _coral, False),
     ]
-    for name in (FROZEN, *study.fine_tuned):
+    for name in study.networks:
         methods.append(Method(name, partial(_network, name=name)))
         methods.append(Method(f"{name}, {_PER_PHOTO}", partial(_network, name=name, per_photo=True), False))
-    for name in list(study.fine_tuned)[-1:]:
+    for name in list(study.networks)[-1:]:
         methods.append(Method(f"{name}, at 320 pixels", partial(_network, name=name, size=320)))
     saved = Method(SAVED, lambda study, ds, rows: features_of_run(ds, rows, study.saved_run, study.engine).x[:, 0])
     return [*methods, saved]
