@@ -17,18 +17,11 @@ _path = functools.partial(click.option, type=_PATH)
 _FORCE = click.option("--force", is_flag=True, help="Also replace files that you wrote or changed.")
 _ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"Runtime: {', '.join(ENGINES)}.")
 
-_PROFILE = click.option(
-    "--profile", default=DEFAULT_PROFILE, metavar="NAME", help="Images: sample, metu-half and others."
-)
+_PROFILE = click.option("--profile", default=DEFAULT_PROFILE, metavar="NAME", help="Images, as sample or metu-half.")
 _SPLIT = click.option("--split", default="", metavar="NAME", help=f"One of {', '.join(SPLITS)}; else the profile's.")
 _SEED = click.option("--split-seed", default=DEFAULT_SEED, help="Seed of the split.")
-_RAY = click.option(
-    "--ray",
-    is_flag=False,
-    flag_value="local",
-    metavar="[ADDRESS]",
-    help="Work on a Ray cluster: that at ADDRESS, or one on this machine if --ray stands last.",
-)
+_CLUSTER = "Work on a Ray cluster: that at ADDRESS, or one on this machine if --ray stands last."
+_RAY = click.option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]", help=_CLUSTER)
 
 
 @click.group(context_settings={"max_content_width": 120})
@@ -59,11 +52,7 @@ def score(folder: str, ray: str | None, **options: Any) -> None:
 
 
 @cli.command()
-@_path(
-    "--labels",
-    metavar="TABLE",
-    help="Fit the last layer: table with columns file, label and, if known, photo; or as --masks, cut into tiles.",
-)
+@_path("--labels", metavar="TABLE", help="Fit the last layer: table of file, label, photo (if known); or as --masks.")
 @_path("--masks", metavar="SESSION|FOLDER", help="Train all layers: a session, or a folder of photos with masks.")
 @_path("--out", metavar="FOLDER", help="New folder to write.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08; default: the detector of the package.")
@@ -105,20 +94,17 @@ def adapt(labels: Path | None, masks: Path | None, **options: Any) -> None:
 @click.option("--limit-mm", type=float, metavar="MM", help="Largest allowed width: wider parts are marked.")
 @click.option("--exposure", metavar="CLASS", help="Exposure class such as XC2: take the limit of EN 1992-1-1.")
 @click.option("--exif/--no-exif", default=True, help="Report camera, date and GPS position of the photos, or not.")
-@_path(
-    "--truth",
-    metavar="MASKS",
-    help="Folder of true masks (white is crack), named like the photos. Prints IoU, F1, precision and recall of"
-    " the pixels; precision, recall and F1 of the centre lines, within 4 pixels; and the error of the length.",
-)
+@_path("--truth", metavar="MASKS", help="Folder of true masks, named like the photos: prints scores against them.")
 @_FORCE
 @_RAY
 def inspect(photos: tuple[str, ...], out: Path, ray: str | None, **options: Any) -> None:
     """Find and measure cracks in PHOTOS (files or folders); write masks, tables, GeoJSON, DXF, COCO and a report."""
     if not photos and options["session"] is None:
         raise click.UsageError("There are no photos. Give PHOTOS or --session.")
+    from crackutils.files import printable
     from crackutils.inspection.export import describe_limit
     from crackutils.inspection.report import is_lineless
+    from crackutils.inspection.session import CONTRARY
 
     if ray:
         from crackutils.scale.inspecting import inspect
@@ -127,6 +113,9 @@ def inspect(photos: tuple[str, ...], out: Path, ray: str | None, **options: Any)
     else:
         from crackutils.inspection.folder import inspect
     table = inspect(list(photos), out, **options)
+    for file, problem in zip(table["file"], table["problem"], strict=True):
+        if CONTRARY in problem:
+            print(f"{printable(file)}: {problem}")
     cracked, usable = table["cracks"] > 0, table["wide"].notna()
     lineless = int(is_lineless(table).sum())
     more = f"; in {lineless:,} more, possible cracks are too short to be measured" if lineless else ""
@@ -135,7 +124,7 @@ def inspect(photos: tuple[str, ...], out: Path, ray: str | None, **options: Any)
     more += f"; {(~usable).sum():,} could not be used" if not usable.all() else ""
     more += " (see the column problem)" if (table["problem"] != "").any() else ""
     more += f"; {text}" if (text := describe_limit(table)) else ""
-    print(f"{cracked.sum():,} of {len(table):,} photos show possible cracks{more} -> {out / 'report.html'}")
+    print(f"{cracked.sum():,} of {usable.sum():,} photos examined show possible cracks{more} -> {out / 'report.html'}")
 
 
 def _load(profile: str) -> Any:
@@ -151,9 +140,7 @@ def _load(profile: str) -> Any:
 @cli.command()
 @click.argument("predictions", type=_PATH)
 @_PROFILE
-@_path(
-    "--validation", metavar="TABLE", help="The same for the validation images: they choose temperature and threshold."
-)
+@_path("--validation", metavar="TABLE", help="The same for validation images; chooses temperature and threshold.")
 @click.option("--name", default="", help="Name of the model; that of the table if not given.")
 @_SPLIT
 @_SEED
@@ -195,7 +182,7 @@ def evaluate_masks(**options: Any) -> None:
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; default: the detector of the package.")
 @_ENGINE
 @click.option("--host", default="127.0.0.1", help="Address to listen on; default: this computer only.")
-@click.option("--port", type=int, help="Port to listen on; default: the first free one from 7860.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on; default: the first free one from 7860.")
 def app(photos: tuple[Path, ...], **options: Any) -> None:
     """Open a page in the browser: load photos, review and correct cracks, write a report."""
     from crackutils.app.serve import serve
@@ -205,13 +192,9 @@ def app(photos: tuple[Path, ...], **options: Any) -> None:
 
 @cli.command()
 @click.argument("source", metavar="RUN|detector")
-@click.option(
-    "--format", "form", metavar="NAME", help="litert, litert-int8, onnx, openvino or saved_model.", required=True
-)
+@click.option("--format", "form", required=True, metavar="NAME", help="litert[-int8], onnx, openvino or saved_model.")
 @_path("--out", metavar="FILE", help="File to write, for saved_model a folder; its card is FILE.json.", required=True)
-@_path(
-    "--images", metavar="FOLDER", help="Pictures to compare with Keras on; else those of the run, or synthetic ones."
-)
+@_path("--images", metavar="FOLDER", help="Pictures to compare with Keras on; else the run's, or synthetic ones.")
 @_FORCE
 def export(source: str, form: str, out: Path, **options: Any) -> None:
     """Write the model of a run folder, or the package's detector, for programs without Keras."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from crackutils.config import CrackutilsError
 
+_PERMIT = "Choose a folder that you may write to, or close the file where it is open."
 _MAKE_ROOM = "Free disk space or allow writing there, then run the same command again; it continues."
 
 
@@ -95,6 +96,7 @@ def explain_write_errors(out: Path, remedy: str = _MAKE_ROOM) -> Iterator[None]:
         raise
     except OSError as error:
         why = ": ".join(str(part) for part in (error.strerror, error.filename) if part)
+        remedy = _PERMIT if isinstance(error, PermissionError) or "Read-only" in why else remedy
         raise CrackutilsError(f"{out} cannot be written ({why}). {remedy}") from error
 
 
@@ -125,10 +127,7 @@ def lock_file(path: Path, busy: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder, which replaces `target` if the block succeeds.
-
-    Other processes wait meanwhile. Raises CrackutilsError if something cannot be written.
-    """
+    """Yield a temporary folder that then replaces `target`; others wait. CrackutilsError if it cannot be written."""
     work, old = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old")
     with explain_write_errors(target), contextlib.ExitStack() as stack:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from crackutils.detector.head import PENALTIES, fit_head
 from crackutils.detector.network import build_detector
 from crackutils.detector.runs import DETECTOR, features_of_run, is_adapted
 from crackutils.files import sha256
+from crackutils.userfiles.write import writing
 
 matplotlib.use("Agg")
 
@@ -207,7 +208,7 @@ def test_a_gain_counts_where_further_labels_keep_it() -> None:
         (("file,label,photo", "a;b"), r"has not one column file and label"),
         (("file,label,photo", "file,label,file"), r"has not one column file"),
         ((ONE, ONE[:-8]), r"in 1 of 48 rows there are more or fewer fields .* \(first: tiles/7000-0"),
-        ((",0,", ",1,"), r"labels all 48 tiles Positive\. Give tiles of both classes"),
+        ((",0,", ",1,"), r"labels all 48 tiles Positive\. Give both classes"),
         (("/7001-", "/none-"), r"in 2 of 48 rows the file does not exist \(first: tiles/none-2\.png, .*-3\.png\)\. Pa"),
         ((TWO, "tiles/../" + ONE), r"in 1 of 48 rows the file is a duplicate \(first: tiles/\.\./tiles/7000-0"),
         (("photo 0", " "), r"in 2 of 48 rows the photo is missing \(first: tiles/7000-0\.png, .*\)\. Fill it in"),
@@ -340,6 +341,8 @@ def test_a_full_disk_leaves_nothing_half(tiles: Path, base: Path, tmp_path: Path
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "model.weights.h5 cannot be written (File too large" in capsys.readouterr().err
     assert not list(tmp_path.glob("*second*"))
+    with pytest.raises(CrackutilsError, match=r"denied\). Choose a folder that you may"), writing(tmp_path / "third"):
+        raise PermissionError(13, "Permission denied")
 
 
 def test_few_tiles(tiles: Path, base: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
@@ -399,6 +402,8 @@ def test_adapt_wants_labels_or_masks(tmp_path: Path, tiles: Path, untrained: Any
     rest = ["--model", str(base), "--out", str(tmp_path / "new")]
     for given in ([], ["--labels", str(tiles), "--masks", str(tmp_path)]):
         assert main(["adapt", *given, *rest]) == 2 and "Give --labels" in capsys.readouterr().err
+    (plain := tmp_path / "plain.zip").write_bytes(b"PK\5\6" + bytes(18))
+    assert main(["adapt", "--labels", str(plain), *rest]) == 2 and "is not a session: it" in capsys.readouterr().err
     Image.fromarray(np.full((40, 40), 90, np.uint8)).save(tmp_path / "wall.png")
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "wall_mask.png")
     assert main(["adapt", "--masks", str(tmp_path), *rest]) == 2

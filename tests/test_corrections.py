@@ -62,13 +62,11 @@ def test_brush_and_marks_change_mask_table_and_pieces() -> None:
     marks = ((300, 140, "crack"), (300, 464, "joint"), (300, 300, "nothing"), (300, 470, "nothing"))
     found, table, pieces = find_cracks(image, seen, 0.5, Edits(marks=marks))
     assert table["confirmed"].tolist() == [True] and {piece.crack for piece in pieces} == {1}
-    assert table.attrs["marks"] == {1: marks[0], 2: marks[1]}  # others are over 15 pixels away
+    assert table.attrs["marks"] == {k: (*marks[k - 1], [marks[k - 1]]) for k in (1, 2)}  # others are 15 pixels away
     assert not found[300:].any() and (found[:300] == mask[:300]).all()
     assert table["width_mean"].iloc[0] == cracks["width_mean"].iloc[0]
     gone = find_cracks(image, seen, 0.5, Edits(marks=((650, 150, "joint"),)))
     assert {(piece.crack, piece.piece) for piece in gone[2]} == {(1, 1)} and gone[1]["y"].iloc[0] > 400  # numbered anew
-    back = find_cracks(image, seen, 0.5, Edits(marks=((650, 150, "joint"), (200, 150, "crack"))))
-    assert len(back[1]) == 2 and back[1]["confirmed"].tolist() == [True, False]  # the last mark holds
 
     for edits, message in (
         (Edits(brush=painted[:, :800]), r"differ in size \(800x700 and 900x700 pixels\)"),
@@ -78,12 +76,18 @@ def test_brush_and_marks_change_mask_table_and_pieces() -> None:
             find_cracks(image, seen, 0.5, edits)
 
 
-def test_what_the_brush_joins_is_one_crack() -> None:
+def test_what_the_brush_or_a_lower_threshold_joins_is_one_crack() -> None:
     image = wall(lines=(HIGH, LOW))
     seen, painted = map_photo(image, Fake().detector), brush(np.s_[152:449, 400:404])
     assert len(find_cracks(image, seen, 0.5, Edits(brush=painted))[1]) == 1
     found, table, _ = find_cracks(image, seen, 0.5, Edits(marks=((402, 300, "nothing"),), brush=painted))
     assert not found.any() and table.empty
+    seen.pixels[152:449, 400:404] = 50  # below half of 0.5, above half of 0.3
+    for marks in (both := ((300, 150, "crack"), (300, 450, "nothing")), both[::-1]):
+        (high, apart, _), (low, joined, _) = (find_cracks(image, seen, t, Edits(marks=marks)) for t in (0.5, 0.3))
+        assert apart["confirmed"].tolist() == [True] and not high[300:].any() and apart.attrs["note"] == ""
+        assert joined["confirmed"].tolist() == [False] and low[:300].any() and low[440:].any()
+        assert "contradictory marks on crack 1, where lines join" in joined.attrs["note"]
 
 
 def test_what_is_written_of_a_photo_follows_the_edits(tmp_path: Path) -> None:
@@ -118,20 +122,12 @@ def test_every_edit_is_part_of_the_key(tmp_path: Path, monkeypatch: Any) -> None
         first = resume_photo(file, tmp_path / "out", net, Options(0.5, edits=edits))
         again = None if edits is None else dataclasses.replace(edits)
         same = resume_photo(file, tmp_path / "out", net, Options(0.5, edits=again))
-        assert same == json.loads(json.dumps(first))
-        assert len(calls) == k
+        assert same == json.loads(json.dumps(first)) and len(calls) == k
     assert Edits(brush=brush()).key != Edits(brush=brush().reshape(900, 700)).key
     assert not Edits(0.5, brush=brush()).corrected and Edits(marks=((1, 1, "crack"),)).corrected
 
 
-NAMES = (
-    "<script>alert('1')</script>.jpg",
-    'north/wall "1" 🧱.jpg',
-    "south/wall.jpg",
-    "wall.jpg",
-    "wall?:2.png",
-    "x" * 300,
-)
+NAMES = ("<script>'1'</script>.jpg", 'north/wall "1" 🧱.jpg', "south/wall.jpg", "wall.jpg", "wall?:2.png", "x" * 300)
 
 
 @pytest.fixture
@@ -300,22 +296,25 @@ def test_names_that_windows_forbids_get_folders_there() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows forbids such names")
 def test_a_session_gives_what_its_edits_say(session: Session, tmp_path: Path, fake: Fake, capsys: Any) -> None:
+    session.edits[NAMES[3]] = Edits(0.5, ((300, 450, "crack"), (500, 450, "nothing")))
     write_session(session, file := tmp_path / "s.zip")
     out, command = tmp_path / "out", ["inspect", "--model", "x", "--session", str(file), "--out", str(tmp_path / "out")]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "6 of 6 photos show" in said and "; 1 found line rejected by the user" in said and "is used" not in said
+    assert "6 of 6 photos examined" in said and "; 1 found line rejected by the user" in said and "is used" not in said
     photos, cracks = (pd.read_csv(out / name).set_index("file") for name in ("photos.csv", "cracks.csv"))
     assert set(photos.index) == set(NAMES) and photos.loc[NAMES[1], "rejected"] == 1
     assert photos.loc[list(NAMES), "mm_per_pixel"].tolist() == [0.2, 0.25, 0.2, 0.5, 0.2, 0.2]
-    assert photos.loc[list(NAMES), "corrected"].tolist() == [False, True, False, False, False, False]
+    assert photos.loc[list(NAMES[:2]), "scale_from"].tolist() == ["session", "photo"]
+    assert photos.loc[list(NAMES), "corrected"].tolist() == [False, True, False, True, False, False]
     assert (photos["limit_mm"] == 0.3).all() and not cracks["confirmed"].any()
     assert cracks.loc[NAMES[1], "length_mm"].tolist() == pytest.approx([75, 50], rel=0.05)  # 300 and 200 pixels
     asked = json.loads((out / "photos" / NAMES[3] / "found.json").read_text("utf-8"))["asked"]
     assert (asked["threshold"], asked["mm_per_pixel"]) == (0.4, 0.5)
     page = " ".join((out / "report.html").read_text("utf-8").split())
     assert "Rejected by the user: joint at 300, 450 (px)." in page and "<script" not in page
-    assert "Each photo has its own scale, given with it." in page and "700 pixels, 0.25 mm each" in page
+    assert "\nwall.jpg: contradictory marks on crack 2, where" in said and "Note: contradictory marks" in page
+    assert "The scale stands with each photo." in page and "700 pixels, 0.25 mm each (scale from: photo)" in page
     coco = json.loads((out / "coco.json").read_text())
     assert [len([a for a in coco["annotations"] if a["image_id"] == k]) for k in (1, 2, 3)] == [2, 2, 2]
 
@@ -466,6 +465,7 @@ def test_the_command_takes_scales_from_markers(tmp_path: Path, fake: Fake, capsy
     assert "without a usable marker, measured with --mm-per-pixel: 1 (without.png)" in capsys.readouterr().out
     photos = pd.read_csv(out / "photos.csv").set_index("file")
     assert photos.loc["without.png", "mm_per_pixel"] == 0.4 and photos.loc["bad.jpg", "problem"] == "is not an image"
+    assert photos.loc[["0.png", "without.png"], "scale_from"].tolist() == ["marker", "given"]
     assert main([*command[:-1], "0"]) == 2 and "marker_mm=0.0 is out of range" in capsys.readouterr().err
     put_marker(image := wall(lines=(), seed=3), (300, 200), 250)
     corners = np.float32([[0, 0], [900, 0], [900, 700], [0, 700]])

@@ -91,8 +91,8 @@ def test_exif_is_in_what_is_written_or_nowhere(tmp_path: Path, fake: Fake) -> No
     out = tmp_path / "out"
     assert inspected(tmp_path / "site", out) == 0
     photos = pd.read_csv(out / "photos.csv").set_index("file")
-    row = photos.loc["a.jpg", ["camera", "taken", "latitude", "longitude"]].tolist()
-    assert row == ["'=Evil <script>alert(1)</script>", "2024-05-01 12:30:00", 52.5201389, -13.4]
+    row = photos.loc["a.jpg", [*FACTS]].tolist()
+    assert row == ["'=Evil <script>alert(1)</script>", "2024-05-01 12:30:00", *PLACE.values()]
     assert photos.loc[["bare.png", "empty.jpg"], ["camera", "latitude"]].isna().all(axis=None)
     features = json.loads((out / "cracks.geojson").read_text("utf-8"))["features"]
     facts = {feature["properties"]["photo"]: feature["properties"] for feature in features}
@@ -171,15 +171,8 @@ def test_the_drawing_holds_each_photo_at_its_place(scale: float | None) -> None:
     assert [text.dxf.text for text in texts[1::2]] == ["1"] * len(names)  # of the crack, at its line
     assert texts[1].dxf.insert.y == -10.5 * size
     layers = [line.dxf.layer for line in lines if line.dxf.layer != "frames"]
-    assert layers[::2] == [
-        "a__b_.png",
-        "A__B_.png (2)",
-        "a__b_.png (3)",
-        "0 (2)",
-        "frames (2)",
-        "x_y__\u00e9.png",
-        "a__b_.png_over_limit (2)",
-    ]
+    expected = ["a__b_.png", "A__B_.png (2)", "a__b_.png (3)", "0 (2)", "frames (2)", "x_y__\u00e9.png"]
+    assert layers[::2] == [*expected, "a__b_.png_over_limit (2)"]
     assert layers[1::2] == [f"{name}_over_limit" for name in layers[::2]]
     left = boxes[1][0, 0]
     of_layer = {one.dxf.layer: np.array(one.get_points("xy")) for one in lines}
@@ -219,9 +212,10 @@ def test_what_is_over_the_limit_is_red_thick_and_marked() -> None:
     assert len(y) > 10 and y.min() > 90  # the sign beside the second
 
 
-def test_an_exposure_class_gives_the_limit(tmp_path: Path, fake: Fake, capsys: Any) -> None:
-    site, scale = tmp_path / "site", ("--mm-per-pixel", "0.1")
-    save(wall(thick=12), site / "a.png")
+def test_an_exposure_class_gives_the_limit(tmp_path: Path, fake: Fake, capsys: Any, monkeypatch: Any) -> None:
+    site, scale, drawn = tmp_path / "site", ("--mm-per-pixel", "0.1"), []
+    monkeypatch.setattr("crackutils.inspection.drawing._write_text", lambda _, text, *__: drawn.append(text))
+    save(wall(lines=[((70 * k, 650), (70 * k, 600 - 10 * k)) for k in range(1, 13)], thick=12), site / "a.png")
     for options, told in {
         ("--exposure", "XC2", "--limit-mm", "0.3"): "Give --limit-mm or --exposure.",
         ("--exposure", "XD3"): f"exposure=XD3 is unknown. Give one of {', '.join(EXPOSURES)}.",
@@ -231,7 +225,8 @@ def test_an_exposure_class_gives_the_limit(tmp_path: Path, fake: Fake, capsys: A
     assert inspected(site, tmp_path / "out", *scale, "--limit-mm", "0.8") == 0
     page = " ".join((tmp_path / "out" / "report.html").read_text("utf-8").split())
     assert "wider than 0.8 mm" in page and "The limit is given by the user." in page and "EN 1992" not in page
-    assert '<tr class="over"><td>1 !</td>' in page and "Over the limit: 1 crack, number 1." in page
+    assert page.count('<tr class="over"><td>') == 12 and "Over the limit: 12 cracks, first in the table." in page
+    assert {f"{crack} !" for crack in range(1, 13)} < set(drawn)
     assert pd.read_csv(tmp_path / "out" / "cracks.csv")["over_limit"][0] > 0.9
     limits = [choose_limit(None, name)[0] for name in EXPOSURES]
     assert limits == [0.4, 0.4, *[0.3] * 8] and choose_limit(None, " xc2")[0] == 0.3

@@ -9,6 +9,7 @@ import pytest
 from crackutils.config import CrackutilsError
 from crackutils.inspection import graph, width
 from crackutils.inspection import measure as measuring
+from crackutils.inspection.export import describe_lines
 from crackutils.inspection.graph import thin_mask
 from crackutils.inspection.measure import COLUMNS, measure_cracks
 from crackutils.inspection.width import profile_width
@@ -85,6 +86,11 @@ def test_what_the_lens_cannot_show_is_only_bounded() -> None:
     assert thin["at_most"][0] > 0.8 and 0.5 < thin["width_p50"][0] < 3  # no wider than the blur
     clipped, _ = measure(band(4), light=300)  # the surface is overexposed
     assert clipped["at_most"][0] == 1 and clipped["width_p50"][0] >= 3
+    cover = band(np.linspace(0.9, 0.25, 700 * FINE))  # where it tapers off, the bounds are the largest values
+    taper, lines = measure_cracks(shoot(cover, noise=0.5), cover > 0.05, np.uint8(cover > 0.05))
+    most = taper["width_most"][0]
+    assert taper["x_most"][0] < 100 and most == pytest.approx(0.95, abs=0.05) and most < taper["width_p90"][0]
+    assert describe_lines(lines, None)[0]["width_most"] == round(most, 4)
     filled, (piece,) = measure(band(4), dark=-0.4)  # brighter than the surface
     assert np.isnan(filled["width_mean"][0]) and np.isnan(piece.width).all() and filled["length"][0] > 600
 

@@ -14,9 +14,9 @@ from test_inspection import DARK, Fake, save, wall
 from crackutils.cli import main
 from crackutils.config import CrackutilsError
 from crackutils.inspection.export import describe_areas, describe_lines, share_over_limit
-from crackutils.inspection.folder import inspect
+from crackutils.inspection.folder import _write_tables, inspect
 from crackutils.inspection.measure import Piece
-from crackutils.inspection.truth import compare_masks, find_masks, read_mask, score_counts
+from crackutils.inspection.truth import compare_masks, find_masks, read_mask, score_counts, summarize_truth
 
 LINES = (((100, 150), (700, 150)), ((200, 300), (600, 600)), ((400, 450), (650, 350)))
 
@@ -88,9 +88,11 @@ def test_places_are_to_the_pixel() -> None:
     np.testing.assert_array_equal(halves[0] ^ halves[1], mask)
     line = describe_lines([piece([(0, 0), (1, 0), (2, 0), (2, 1)], [1, 3, np.nan, np.nan], [1, 0, 0, 0])], 0.5)[0]
     assert line["points"] == [[0.5, -0.5], [2.5, -0.5], [2.5, -1.5]]  # middles of pixels, from the upper left corner
-    assert (line["length"], line["width_most"], line["at_most"]) == (1.5, 1.5, 0.1667)
+    assert (line["length"], line["width_most"], line["at_most"]) == (1.5, 1.5, 0.3333)  # of what is measured
     assert line["width_mean"] == round((0.5 * 1 + 1 * 3) / 1.5 / 2, 4)
-    assert describe_lines([piece([(0, 0), (1, 0)], [np.nan] * 2, [0, 0])], None)[0]["width_mean"] is None
+    unknown = describe_lines([piece([(0, 0), (1, 0)], [np.nan] * 2, [0, 0])], None, 2.0)[0]
+    assert [unknown[name] for name in ("width_mean", "width_most", "at_most", "over_limit")] == [None] * 4
+    assert unknown["over_unknown"] == 1
 
 
 def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake, capsys: Any) -> None:
@@ -98,6 +100,9 @@ def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake
     shares = share_over_limit([line, piece([(0, 9), (0, 49)], [1, 1], [1, 1])], 2.0)
     assert (shares["over_limit"], shares["over_unknown"]) == pytest.approx((15 / 80, 15 / 80))
     assert share_over_limit([], 2.0) == {"over_limit": 0, "over_unknown": 0}
+    cracks = [{"width_most": 9.0, "at_most": 1.0}, {"width_most": 2.0, "at_most": 0.5}]  # the first is only bounded
+    one = {"problem": "", "wide": 40, "high": 40, "tiles": [], "cracks": cracks}
+    assert _write_tables(tmp_path / "bounds", {"a": one}, 0.5, "px", None, False)["width_most_px"][0] == 2
     image = wall(lines=LINES[:1], thick=12)
     cv2.line(image, (100, 500), (700, 500), (DARK,) * 3, 4)
     save(image, tmp_path / "site" / "a.png")
@@ -107,7 +112,11 @@ def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake
     photos = pd.read_csv(out / "photos.csv")
     assert photos["over_limit"].tolist() == pytest.approx([0.5, 0], abs=0.06) and set(photos["limit_mm"]) == {0.8}
     told = f"{photos['over_limit'][0]:.0%} of the length is wider than 0.8 mm"
-    assert told in capsys.readouterr().out and (out / "report.html").read_text("utf-8").count(told) == 2
+    assert told in capsys.readouterr().out and (page := (out / "report.html").read_text("utf-8")).count(told) == 2
+    assert "Widths are those of the measured length" in page and "<th>not known</th>" in page and "P90 (mm)" in page
+    cracks, lines = pd.read_csv(out / "cracks.csv"), json.loads((out / "cracks.geojson").read_text())["features"]
+    for name in ("at_most", "over_limit", "over_unknown"):  # each crack is one piece
+        assert [line["properties"][name] for line in lines] == cracks[name].tolist()
     windows = fake.windows
     assert inspected(tmp_path / "site", out, "--mm-per-pixel", "0.1", "--limit-mm", "0.2") == 0
     assert "100% of the length" in capsys.readouterr().out and fake.windows == windows
@@ -125,7 +134,7 @@ def drawn(*rows: int, end: int = 200) -> np.ndarray:
     return mask
 
 
-def test_masks_are_compared_by_pixels_and_by_lines() -> None:
+def test_masks_are_compared_by_pixels_and_by_lines(capsys: Any) -> None:
     same, none = compare_masks(drawn(40), drawn(40)), np.zeros((100, 220), bool)
     shifted, far = compare_masks(drawn(43), drawn(40)), compare_masks(drawn(45), drawn(40))
     more, empty = compare_masks(drawn(40, 80), drawn(40)), compare_masks(none, none)
@@ -139,6 +148,8 @@ def test_masks_are_compared_by_pixels_and_by_lines() -> None:
     np.testing.assert_allclose(table["line_recall"], [1, 1, 0, 1, 0.5, 0, np.nan], atol=0.03)  # 4 pixels beyond its end
     np.testing.assert_allclose(table["line_f1"], [1, 1, 0, 2 / 3, 2 / 3, 0, np.nan], atol=0.03)
     np.testing.assert_allclose(table["length_error"], [0, 0, 0, 1, -0.5, -1, np.nan], atol=0.01)
+    summarize_truth({"a.png": empty})
+    assert capsys.readouterr().out.endswith("within 4 pixels; no crack in the true masks\n")
 
 
 def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fake: Fake, capsys: Any) -> None:
@@ -147,7 +158,7 @@ def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fak
         save(wall(lines=LINES[:1]), site / name)
     true = (wall(lines=LINES[:1], seed=1)[..., 0] < 100).astype(np.uint8)
     save(true * 255, masks / "north" / "a.tif")
-    save(np.roll(true, 90, 0), masks / "B.1.png")  # elsewhere; of 0 and 1, and without its folder
+    save(np.roll(true, 90, 0), masks / "B.1_mask.png")  # elsewhere; of 0 and 1, and without its folder
     save(true, masks / "other.png")
     assert inspected(site, out, "--truth", str(masks)) == 0
     said = capsys.readouterr().out
@@ -166,13 +177,11 @@ def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fak
 
     capsys.readouterr()
     save(true[:300] * 255, masks / "south" / "c.png")
-    assert inspected(site, out, "--truth", str(masks)) == 2
+    windows = fake.windows
+    assert inspected(site, tmp_path / "new", "--truth", str(masks)) == 2 and fake.windows == windows
     assert "c.png and its photo differ in size (900x300 and 900x700 pixels)" in capsys.readouterr().err
     (masks / "south" / "c.png").write_bytes(b"no picture")
-    for folder, message in (
-        (masks, "c.png is not an image. Save it again"),
-        (site / "north" / "a.png", "is not a folder"),
-    ):
+    for folder, message in ((masks, "c.png is not an image. Save it"), (site / "north" / "a.png", "is not a folder")):
         assert inspected(site, out, "--truth", str(folder)) == 2 and message in capsys.readouterr().err
     with pytest.raises(CrackutilsError, match=r"No mask in .* is named like a photo"):
         inspect([site], out, "x", truth=tmp_path / "out" / "photos" / "north" / "a.png")
@@ -181,10 +190,22 @@ def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fak
 def test_a_mask_of_one_name_is_given_to_one_photo(tmp_path: Path, capsys: Any) -> None:
     for name in ("a.png", "b.png", "b.tif", "south/c.png"):
         save(np.zeros((40, 40), np.uint8), tmp_path / name)
-    found = find_masks(["north/a.jpg", "south/a.jpg", "b.jpg", "south/c.jpg", "c.jpg"], tmp_path)
+    photos = ["north/a.jpg", "south/a.jpg", "b.jpg", "south/c.jpg", "c.jpg"]
+    found = find_masks(dict.fromkeys(photos), tmp_path)
     assert found == {"south/c.jpg": tmp_path / "south" / "c.png"}
     assert "photos without a mask: 4 (north/a.jpg, south/a.jpg, b.jpg and 1 more)" in capsys.readouterr().out
-    grey = np.full((40, 40), 255, np.uint8)
-    grey[:20], grey[:10] = 127, 128  # as a JPEG, or a mask with soft rims, has them
-    save(grey, tmp_path / "soft.png")
-    assert read_mask(tmp_path / "soft.png", (40, 40)).mean() == 0.75
+
+
+def test_masks_are_read_as_programs_save_them(tmp_path: Path) -> None:
+    true = np.zeros((40, 40), np.uint8)
+    true[20:24] = 1
+    clear = np.dstack([np.full((40, 40, 3), 255, np.uint8), 255 * true])  # white lines on a transparent ground
+    grey = np.where(true == 1, np.uint8(128), np.uint8(127))  # as a JPEG, or a mask with soft rims, has them
+    for k, picture in enumerate((true, true.astype(np.uint16), true.astype(np.uint16) * 65535, clear, grey)):
+        Image.fromarray(picture).save(file := tmp_path / f"{k}.png")
+        np.testing.assert_array_equal(read_mask(file, (40, 40)), true == 1)
+    ramp = np.arange(1600, dtype=np.uint16).reshape(40, 40) // 8
+    for picture, told in ((255 - 255 * true, "white in more than half"), (ramp.astype(np.uint8), "many grey values")):
+        save(picture, tmp_path / "wrong.png")
+        with pytest.raises(CrackutilsError, match=told):
+            read_mask(tmp_path / "wrong.png")

@@ -386,7 +386,7 @@ def test_without_an_address_a_cluster_of_this_machine_scores_and_goes(capfd: pyt
     save(make_photo(909, 0, 640, 480, USUAL).image, Path("walls/a.jpg"))
     command[2:] = ["inspect", "walls", "--out", "out", "--ray"]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=env)
-    assert (done.returncode, done.stderr) == (0, "") and "of 1 photos show possible cracks" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "of 1 photos examined show possible cracks" in done.stdout
     assert "inspecting on the cluster: 100%" in done.stdout and Path("out/report.html").is_file()
     port = free_port()
     Path("list.txt").write_text(address := f"http://127.0.0.1:{port}/x.png")

@@ -1,6 +1,5 @@
 """The command `adapt`: from site labels to a run folder with the adapted detector and its learning curve."""
 
-import contextlib
 import json
 import time
 from functools import partial
@@ -16,7 +15,7 @@ from crackutils.adaptation.curve import describe_gain, plot_learning_curve, try_
 from crackutils.adaptation.labels import photos_of_tiles, read_labels
 from crackutils.config import CrackutilsError, display_path
 from crackutils.detector.head import fit_head
-from crackutils.detector.runs import SHIPPED, features_of_run
+from crackutils.detector.runs import SHIPPED, features_of_run, is_adapted
 from crackutils.files import explain_write_errors, render_template, replacing_folder, write_atomically
 from crackutils.stages import Recipe
 from crackutils.userfiles.read import refuse_rows
@@ -64,8 +63,9 @@ def adapt(
     content |= {"run": out.name, "learning_curve": curve.round(6).to_dict("records"), "verdict": verdict}
     with writing(), replacing_folder(out) as work:
         shown = facts | {"recipe": recipe, "curve": curve.to_dict("records"), "verdict": verdict}
-        training.save(net, work, render_template(Path(__file__).with_name("card.md.j2"), shown))
-        _write(work, content, curve, round(time.perf_counter() - began, 2))
+        write_run(work, net, "card.md.j2", shown, content, time.perf_counter() - began)
+        if len(curve):
+            _write_curve(work, curve)
     if len(curve):
         print(curve.round(4).to_string(index=False))
     print(f"{verdict}\nthe adapted model is in {display_path(out)}")
@@ -83,16 +83,10 @@ def read_base(model: Path) -> tuple[Any, Recipe, dict[str, Any]]:
 
 def refuse_out(out: Path, force: bool) -> None:
     """Raise CrackutilsError for a folder that is not empty, unless it is an adapted model and `force` is set."""
-    adapted = _is_adapted(out)
+    adapted = is_adapted(out, "model")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (adapted and force):
         more = ", or replace this adapted model with --force" if adapted else ""
         raise CrackutilsError(f"{out} exists already. Give a new folder{more}.")
-
-
-def _is_adapted(folder: Path) -> bool:
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        return "adapted" in json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
-    return False
 
 
 def _read_tiles(labels: Path, table: pd.DataFrame) -> datasets.Dataset:
@@ -107,14 +101,18 @@ def _read_tiles(labels: Path, table: pd.DataFrame) -> datasets.Dataset:
     return ds
 
 
-def _write(folder: Path, content: dict[str, Any], curve: pd.DataFrame, seconds: float) -> None:
-    """Write the learning curve, `run.json` and `metrics.json`."""
-    if len(curve):
-        write_atomically(folder / "learning_curve.csv", table_bytes(curve))
-        (folder / "figures").mkdir()
-        figure, file = plot_learning_curve(curve), folder / "figures" / "learning_curve.png"
-        figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
-        plt.close(figure)
-    facts = {"versions": provenance.versions(), "machine": provenance.machine(), "timings": {"seconds": seconds}}
+def write_run(folder: Path, net: Any, card: str, shown: dict[str, Any], content: dict, seconds: float) -> None:
+    """Write an adapted network into a folder, with the template `card` filled from `shown`, and metrics and run."""
+    training.save(net, folder, render_template(Path(__file__).with_name(card), shown))
+    timings = {"seconds": round(seconds, 2)}
+    facts = {"versions": provenance.versions(), "machine": provenance.machine(), "timings": timings}
     write_atomically(folder / "run.json", json.dumps(facts, indent=1) + "\n")
     write_atomically(folder / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write_curve(folder: Path, curve: pd.DataFrame) -> None:
+    write_atomically(folder / "learning_curve.csv", table_bytes(curve))
+    (folder / "figures").mkdir()
+    figure, file = plot_learning_curve(curve), folder / "figures" / "learning_curve.png"
+    figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)

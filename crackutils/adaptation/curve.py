@@ -106,10 +106,8 @@ def describe_gain(curve: pd.DataFrame) -> str:
         labels = f"{row['n']:.0f} labels"
         what = f"a reliable gain from {labels} on{', the fewest tried' * (not len(never))}"
         what = what if len(after) else f"no reliable gain; with {labels}"
-        told.append(
-            f"{name}: {what}, {row[score]:.3f} against {before:.3f} unadapted, {gain:+.3f}"
-            f" (95 % of the draws {low:+.3f} to {high:+.3f})."
-        )
+        gain = f"{gain:+.3f} (95 % of the draws {low:+.3f} to {high:+.3f})"
+        told.append(f"{name}: {what}, {row[score]:.3f} against {before:.3f} unadapted, {gain}.")
         gained |= len(after) > 0
     return " ".join([*told, *([] if gained else ["Prefer the unadapted model."])])
 

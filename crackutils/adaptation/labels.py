@@ -9,14 +9,10 @@ import pandas as pd
 
 from crackutils.config import CLASSES, CrackutilsError
 from crackutils.userfiles.names import find_files
-from crackutils.userfiles.read import read_classes, read_table, refuse_rows
+from crackutils.userfiles.read import FILES, read_classes, read_table, refuse_rows
 
-_COLUMNS = {
-    "file": ("file", "filename", "image", "imagename", "path", "filepath", "tile"),
-    "label": ("label", "crack", "class", "cracked"),
-    "crack": ("crack",),
-    "photo": ("photo",),
-}
+_COLUMNS = {"file": (*FILES, "tile"), "label": ("label", "crack", "class", "cracked")}
+_COLUMNS |= {"crack": ("crack",), "photo": ("photo",)}
 _NAMED = re.compile(r"(\d+)-\d+\.\w+")  # PHOTO-TILE.jpg, as in SDNET2018
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # start of an absolute path there
 
@@ -49,8 +45,7 @@ def read_labels(file: str | Path) -> pd.DataFrame:
     if total < 10:
         raise CrackutilsError(f"{file} holds {total} labels. Give at least 10, better several hundred.")
     if table["label"].nunique() < 2:
-        remedy = "Give tiles of both classes."
-        raise CrackutilsError(f"{file} labels all {total} tiles {CLASSES[table['label'][0]]}. {remedy}")
+        raise CrackutilsError(f"{file} labels all {total} tiles {CLASSES[table['label'][0]]}. Give both classes.")
     return table
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -13,13 +14,13 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
-from crackutils import config, provenance, training
-from crackutils.adaptation.adapt import read_base, refuse_out
+from crackutils import config
+from crackutils.adaptation.adapt import read_base, refuse_out, write_run
 from crackutils.config import DEFAULT_SEED, CrackutilsError, display_path
 from crackutils.detector.data import PHOTO_SEED
 from crackutils.detector.runs import SHIPPED, read_detector_run
 from crackutils.detector.training import train_detector
-from crackutils.files import explain_write_errors, progress, render_template, replacing_folder, sha256, write_atomically
+from crackutils.files import explain_write_errors, progress, replacing_folder, sha256
 from crackutils.inspection.labelled import Shot
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.tiling import load_detector, map_photo
@@ -53,7 +54,7 @@ def adapt_to_masks(
     average_precision (of pixels); without rows for fewer than three photos. Raises CrackutilsError where photos, run,
     folder or engine cannot be used.
     """
-    out, model = Path(out).resolve(), Path(model or SHIPPED)
+    out, model, began = Path(out).resolve(), Path(model or SHIPPED), time.perf_counter()
     refuse_out(out, force)
     _, _, run = read_base(model)
     load_detector(model, engine)  # an engine that is missing is told before the training
@@ -74,10 +75,7 @@ def adapt_to_masks(
 
     def write(folder: Path, trained: Any, table: pd.DataFrame, verdict: str) -> None:
         found = {"held_out": json.loads(table.to_json(orient="records")), "verdict": verdict}  # null for NaN
-        training.save(trained, folder, render_template(Path(__file__).with_name("masks.md.j2"), facts | found))
-        versions = {"versions": provenance.versions(), "machine": provenance.machine()}
-        write_atomically(folder / "run.json", json.dumps(versions, indent=1) + "\n")
-        write_atomically(folder / "metrics.json", json.dumps(content | found, indent=1, ensure_ascii=False) + "\n")
+        write_run(folder, trained, "masks.md.j2", facts | found, content | found, time.perf_counter() - began)
 
     order, table = np.random.default_rng(DEFAULT_SEED).permutation(len(photos.images)), pd.DataFrame()
     verdict = "Fewer than three photos: the gain was not measured."
@@ -150,9 +148,8 @@ def _score(photos: Photos, model: Path, engine: str) -> dict[str, float]:
 
 def _describe(table: pd.DataFrame) -> str:
     before, after = table.loc["before"], table.loc["after"]
-    told = f"the F1 of lines was {before['line_f1']:.2f} before and is {after['line_f1']:.2f}"
-    told += f", the IoU {before['iou']:.2f} and {after['iou']:.2f}"
-    told += f", the average precision of pixels {before['average_precision']:.2f} and {after['average_precision']:.2f}"
+    names = {"line_f1": "F1 of lines", "iou": "IoU", "average_precision": "average precision of pixels"}
+    told = ", ".join(f"{name} {after[key]:.2f} ({before[key]:.2f} before)" for key, name in names.items())
     better = all(after[name] > before[name] for name in ("line_f1", "iou"))  # what `inspect` gives, at 0.5
     what = "a gain" if better else "no clear gain; prefer the unadapted model"
     photos = f"{after['photos']:.0f} photo{'s' if after['photos'] > 1 else ''}"

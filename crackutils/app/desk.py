@@ -23,19 +23,19 @@ from crackutils.config import CrackutilsError
 from crackutils.files import as_text, replacing_file, save_array, write_atomically
 from crackutils.images import READ, ImageError, decode_image
 from crackutils.inspection.drawing import draw_cross, draw_overlay, highlight, tint_overlay
-from crackutils.inspection.export import over_limit_of_cracks
+from crackutils.inspection.export import join_shares
 from crackutils.inspection.folder import inspect
 from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import Piece
-from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of
+from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of, list_cracks
 from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
 from crackutils.inspection.session import ADDED, ERASED, MARKS, SETTINGS, Edits, Session, read_session, write_session
 from crackutils.inspection.tiling import CrackMap, Detector
 
 LONGEST = 1600  # pixels of the longer side of the picture on the page
 _NEAR = 24  # pixels of that picture within which a click finds a crack
-_NUMBERED = 30  # cracks that have their number in the picture: more would cover it
+_NUMBERED = 30  # longest cracks that have their number in the picture: more would cover it
 _AROUND = 40  # pixels around a crack in its own picture
 _TOLD = 3  # photos that cannot be used and are named, of those that are dropped together
 _BRUSHES = {"add": ADDED, "erase": ERASED}
@@ -62,14 +62,14 @@ class Sight:
         return min(1.0, LONGEST / max(self.image.shape[:2]))
 
     @property
-    def marks(self) -> dict[int, tuple[float, float, str]]:
-        """The marks, as in `Edits`, that hold for found lines, by the number of the line."""
+    def marks(self) -> dict[int, tuple]:
+        """What found lines are marked as, `session.LineMark`, by the number of the line."""
         return self.cracks.attrs["marks"]
 
     @property
-    def rejected(self) -> dict[int, tuple[float, float, str]]:
+    def rejected(self) -> dict[int, tuple]:
         """The marks of lines that are marked as a joint or as nothing."""
-        return {line: mark for line, mark in self.marks.items() if mark[2] != MARKS[0]}
+        return {line: mark for line, mark in self.marks.items() if mark[2] in MARKS[1:]}
 
 
 class Desk:
@@ -167,8 +167,7 @@ class Desk:
                 brush = f"brushes/{hashlib.sha256(np.ascontiguousarray(edits.brush)).hexdigest()[:32]}.npy"
                 if not (self.home / brush).is_file():
                     save_array(self.home / brush, edits.brush)
-            row = {"name": name, "file": str(file.relative_to(self.home)), "mm_per_pixel": edits.mm_per_pixel}
-            photos.append(row | {"marks": edits.marks, "brush": brush, "numbers": edits.numbers})
+            photos.append({"name": name, "file": str(file.relative_to(self.home)), "brush": brush} | edits.row)
         state = {name: getattr(session, name) for name in SETTINGS} | {"photos": photos}
         write_atomically(self.home / _STATE, json.dumps(state))
 
@@ -180,8 +179,7 @@ class Desk:
         for row in state["photos"]:
             session.photos[row["name"]] = self.home / row["file"]
             brush = np.load(self.home / row["brush"], mmap_mode="c") if row["brush"] else None
-            marks, numbers = tuple(map(tuple, row["marks"])), row.get("numbers", "")
-            session.edits[row["name"]] = Edits(row["mm_per_pixel"], marks, brush, numbers)
+            session.edits[row["name"]] = Edits.from_row(row, brush)
         return session
 
     def remove(self, name: str) -> None:
@@ -211,8 +209,7 @@ class Desk:
             raise CrackutilsError(f"{value} mm per pixel is out of range. Give the millimetres that a pixel shows.")
         if everywhere:
             self.session.mm_per_pixel = value
-            edits = {name: replace(edits, mm_per_pixel=None) for name, edits in self.session.edits.items()}
-            self.session.edits = edits
+            self.session.edits = {name: replace(one, mm_per_pixel=None) for name, one in self.session.edits.items()}
         else:
             name = self._sight().name
             self.session.edits[name] = replace(self.edits_of(name), mm_per_pixel=value)
@@ -227,8 +224,6 @@ class Desk:
 
     def set_limit(self, value: float | None, exposure: str | None = None) -> None:
         """Set the largest allowed width in millimetres, or by an exposure class; None or empty means without."""
-        if value is not None and not 0 < value < math.inf:
-            raise CrackutilsError(f"A limit of {value} mm is out of range. Give a width above 0.")
         limit, _ = choose_limit(value, exposure or None)
         self.session.limit_mm, self.session.exposure = limit, exposure or None
         self.save()
@@ -305,12 +300,11 @@ class Desk:
     def picture(self) -> np.ndarray:
         """Return the photo with its cracks, the chosen line and `ends` marked, uint8 (h, w, 3), `LONGEST` pixels."""
         sight, limit = self._sight(), self._limit()
-        over = over_limit_of_cracks(sight.pieces, limit) if limit else 0.0
-        numbered = sight.cracks.assign(over_limit=over).head(_NUMBERED)
+        numbered = list_cracks(join_shares(sight.cracks, sight.pieces, limit), _NUMBERED)
         scale = self.scale_of(sight.name)
         picture = draw_overlay(sight.image, sight.mask, sight.pieces, LONGEST, scale, numbered, limit)
-        for x, y, _ in sight.rejected.values():
-            draw_cross(picture, (x, y), sight.shrink, cv2.MARKER_TILTED_CROSS)
+        for mark in sight.rejected.values():
+            draw_cross(picture, mark[:2], sight.shrink, cv2.MARKER_TILTED_CROSS)
         if self.line:
             own = [piece.points for piece in sight.pieces if piece.crack == self.line]
             own = own or [np.array([self._place_of(self.line)])]
@@ -338,7 +332,7 @@ class Desk:
         """Return the names of the lines of the photo on the desk by number: the number, and what is no crack."""
         sight = self._sight()
         names = {line: str(line) for line in sight.cracks["crack"].tolist()}
-        names |= {line: f"{line} ({mark[2]})" for line, mark in sight.rejected.items()}
+        names |= {line: f"{line} ({mark[2]})" for line, mark in sight.marks.items() if mark[2] != MARKS[0]}
         return dict(sorted(names.items()))
 
     def line_at(self, x: float, y: float) -> int | None:
@@ -358,10 +352,10 @@ class Desk:
         return x, y
 
     def mark(self, line: int, kind: str | None) -> None:
-        """Say what a line is, one of `session.MARKS`; None takes its mark back."""
+        """Say what a line is, one of `session.MARKS`; None takes its marks back."""
         old, marks = self._sight().marks.get(line), self.edits_of(self._sight().name).marks
         new = [(*self._place_of(line), kind)] if kind else []
-        self.edit(marks=(*(mark for mark in marks if mark != old), *new))
+        self.edit(marks=(*(mark for mark in marks if old is None or mark not in old[3]), *new))
 
     def brush(self, strokes: np.ndarray, kind: str) -> None:
         """Add to the mask, or erase from it, where strokes, bool (h, w) of the page's picture, are."""
@@ -406,16 +400,16 @@ class Desk:
 
     def describe(self, line: int) -> str:
         """Return what is known of a line, as Markdown."""
-        sight = self._sight()
+        sight, name = self._sight(), self.lines()[line]
         if line in sight.rejected:
-            return f"**Line {self.lines()[line]}**: rejected by you. *not marked* takes this back."
+            return f"**Line {name}**: rejected by you. *not marked* takes this back."
         row, scale = sight.cracks.set_index("crack").loc[line], self.scale_of(sight.name)
         unit, factor = ("mm", scale) if scale else ("px", 1.0)
-        told = [f"**Crack {line}**: length {row['length'] * factor:,.1f} {unit}, pieces: {row['pieces']:.0f}"]
+        told = [f"**Crack {name}**: length {row['length'] * factor:,.1f} {unit}, pieces: {row['pieces']:.0f}"]
         names = {"mean": "mean", "P10": "p10", "P50": "p50", "P90": "p90", "largest": "most"}
         widths = ", ".join(f"{title} {row[f'width_{name}'] * factor:.2f}" for title, name in names.items())
         told.append(f"width ({unit}): " + (widths if pd.notna(row["width_mean"]) else "cannot be measured"))
-        told += [f"only an upper bound along {row['at_most']:.0%} of the length"] if row["at_most"] else []
+        told += [f"only an upper bound along {row['at_most']:.0%} of what is measured"] if row["at_most"] > 0 else []
         return "  \n".join(told)
 
     def summary(self) -> str:
@@ -427,25 +421,25 @@ class Desk:
         told = [f"{w:,} x {h:,} pixels, " + (f"{scale:.4g} mm per pixel" if scale else "no scale")]
         told.append(f"cracks: {len(sight.cracks)}, total length {sight.cracks['length'].sum() * factor:,.0f} {unit}")
         if limit := self._limit():
-            wider = sum(share > 0 for share in over_limit_of_cracks(sight.pieces, limit))
+            wider = (join_shares(sight.cracks, sight.pieces, limit)["over_limit"] > 0).sum()
             told.append(f"wider than {self.session.limit_mm:g} mm in places: {wider}")
         told += [f"rejected by you (x in the picture): {lost}"] if lost else []
-        return "  \n".join([*told, *([sight.note] if sight.note else [])])
+        return "  \n".join(filter(None, [*told, sight.cracks.attrs["note"], sight.note]))
 
     def table(self) -> pd.DataFrame:
         """Return a row per crack of the photo on the desk, in millimetres where the scale is known, else in pixels."""
         sight = self._sight()
         scale = self.scale_of(sight.name)
         unit, factor = ("mm", scale) if scale else ("px", 1.0)
-        rows, limit = sight.cracks, self._limit()
+        rows = join_shares(sight.cracks, sight.pieces, limit := self._limit())
         cracks = rows[["crack"]].copy()
         for title, name in (("length", "length"), ("mean width", "width_mean"), ("widest", "width_most")):
             cracks[f"{title} ({unit})"] = (rows[name].to_numpy(float) * factor).round(2)
         cracks["at most"] = [f"{share:.0%}" if share else "" for share in rows["at_most"].fillna(0)]
         if limit:
-            over = over_limit_of_cracks(sight.pieces, limit)
-            shares = [f"! {share:.1%}".replace(" 0.0", " <0.1") if share else "" for share in over]
+            shares = [f"! {share:.1%}".replace(" 0.0", " <0.1") if share > 0 else "" for share in rows["over_limit"]]
             cracks[f"over {self.session.limit_mm:g} mm"] = shares
+            cracks["not known"] = [f"{share:.0%}" if share else "" for share in rows["over_unknown"]]
         return cracks
 
     def crop(self, line: int) -> np.ndarray:

@@ -181,7 +181,7 @@ def _look(screen: Screen) -> dict[str, tuple[Any, Any, Callable[[], Any]]]:
     scale, line = desk.scale_of(desk.chosen_photo or ""), desk.line
     seen = (desk.version, scale, session.limit_mm) if desk.sight else None
     lines = desk.lines() if desk.sight else {}
-    mark = desk.sight.marks.get(line) if line else None
+    kind = desk.sight.marks.get(line, (0, 0, KINDS[-1]))[2] if line else None
     values = {
         "threshold": screen.tried or session.threshold,
         "limit": _text(session.limit_mm),
@@ -189,7 +189,7 @@ def _look(screen: Screen) -> dict[str, tuple[Any, Any, Callable[[], Any]]]:
         "scale": _text(scale),
         "ends": "; ".join(f"{x:g}, {y:g}" for x, y in desk.ends),
         "exact": desk.describe_ends(),
-        "kind": (mark[2] if mark else KINDS[-1]) if line else None,
+        "kind": kind if kind in KINDS else None,
         "painted": _picture_of(screen),
         "stroke": screen.stroke,
     }

@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -40,6 +41,12 @@ def start_page(
         raise CrackutilsError(f"{why}. Run pip install 'gradio>=6'.")
     from crackutils.app.page import build_page, launch
 
+    bare = host.strip("[]")
+    family, host = (socket.AF_INET6, f"[{bare}]") if ":" in bare else (socket.AF_INET, bare)
+    try:  # gradio would try a hundred ports
+        socket.create_server((bare, 0), family=family).close()
+    except (OSError, UnicodeError) as error:
+        raise CrackutilsError(f"The page cannot listen on {host} ({error}). Give another --host.") from error
     files = [file for path in photos for file in (find_pictures(path)[0] if path.is_dir() else [path])]
     if lost := [file for file in files if not file.is_file()]:
         raise CrackutilsError(f"{lost[0]} does not exist. Give photos, or folders of photos.")

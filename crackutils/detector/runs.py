@@ -1,5 +1,6 @@
 """The detector's recipe, and its runs: read one, build its network for photos, and compute logits and features."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import replace
@@ -36,10 +37,11 @@ def read_detector_run(folder: Path) -> tuple[Recipe, str, Path]:
     return recipe, start, file
 
 
-def is_adapted(folder: Path) -> bool:
-    """Return whether `adapt` fitted the last layer of a run to labels."""
-    settings = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
-    return "labels" in settings.get("adapted", {})
+def is_adapted(folder: Path, to: str = "labels") -> bool:
+    """Return whether `adapt` fitted the last layer of a run to labels, or all layers to masks; "model" means either."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return to in json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]["adapted"]
+    return False
 
 
 def photo_network(folder: Path, size: int) -> tuple[Any, Any, Any]:

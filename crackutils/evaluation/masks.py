@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from crackutils.config import CrackutilsError
-from crackutils.files import as_text, name_some, progress, sha256
+from crackutils.files import as_text, progress, sha256
 from crackutils.folders import find_pictures
 from crackutils.inspection.truth import SCORES, compare_masks, find_masks, read_mask, score_counts, summarize_truth
 from crackutils.userfiles.write import refuse_foreign, table_bytes, write_own, writing
@@ -28,14 +28,13 @@ def evaluate_masks(
     if not truth.is_dir():
         raise CrackutilsError(f"{truth} is no folder. Give the folder of the true masks.")
     files = {as_text(file.relative_to(truth).as_posix()): file for file in find_pictures(truth)[0]}
-    found = find_masks(files, Path(predicted))
-    if missing := [name for name in files if name not in found]:
-        why = f"{predicted} lacks masks for {len(missing):,} of {len(files):,} photos ({name_some(missing)})"
-        raise CrackutilsError(f"{why}. Add them: black where nothing was found.")
+    found = find_masks(dict.fromkeys(files), Path(predicted), "true mask", "predicted mask")
+    if missing := len(files) - len(found):
+        raise CrackutilsError(f"{predicted} lacks {missing:,} of {len(files):,} masks. Add them; black is no crack.")
     counts = {}
     for name in progress(files, "masks", len(files), "photo"):
         true = read_mask(files[name])
-        counts[name] = compare_masks(read_mask(found[name], true.shape, soft=False), true)
+        counts[name] = compare_masks(read_mask(found[name], true.shape, False), true)
     table = summarize_truth(counts)
     bounds = score_intervals(pd.DataFrame(list(counts.values())))
     lines = "\n".join(f"{name}\t{sha256(file)}" for name, file in sorted(files.items()))

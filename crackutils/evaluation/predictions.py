@@ -18,15 +18,12 @@ from crackutils.recipes import RECIPES
 from crackutils.runs import collect_runs, open_run, read_predictions
 from crackutils.splits.make import make_split
 from crackutils.userfiles.names import class_of, match_names
-from crackutils.userfiles.read import read_table, refuse_rows
+from crackutils.userfiles.read import FILES, read_table, refuse_rows
 
 ENTERED = "entered_models"  # stands for the notebook of such a run
 BENCHMARK = ROOT / "data" / "benchmark"  # runs that were entered for good, in the folders of their profiles
-_COLUMNS = {
-    "file": ("file", "filename", "image", "imagename", "path", "filepath"),
-    "p_crack": ("pcrack", "probability"),  # not label: it would be the truth
-    "split": ("split",),
-}
+# not label: it would be the truth
+_COLUMNS = {"file": FILES, "p_crack": ("pcrack", "probability"), "split": ("split",)}
 
 
 def evaluate(
@@ -78,8 +75,7 @@ def evaluate(
             runs |= {one["run"]: one for one in collect_runs(ds.profile.name, base=base)}
     others = select_comparable(list(runs.values()), ds, run.settings["split"], split_seed)
     _report(metrics, compare_pairwise(others, run.name))
-    shown = f"make run-05 PROFILE={ds.profile.name} shows it beside the others"
-    print(f"-> {display_path(run.folder)}; {shown}")
+    print(f"-> {display_path(run.folder)}; make run-05 PROFILE={ds.profile.name} shows it beside the others")
     return metrics
 
 
@@ -145,16 +141,15 @@ def _report(metrics: dict[str, Any], tests: pd.DataFrame) -> None:
     print(pd.Series({name: test[name] for name in scores}, dtype=float).to_frame("test").T.round(4).to_string())
     if "val" not in metrics:
         print("no predictions for validation images: the threshold is 0.5, and no temperature is fitted")
+    elif t := calibration["temperature"]:
+        after = f"loss {calibration['loss']:.4f}, brier {calibration['brier']:.4f}, ece {calibration['ece']:.4f}"
+        print(f"temperature {t:.2f}, from {metrics['val']['n']:,} validation images: {after}")
     else:
-        if t := calibration["temperature"]:
-            after = f"loss {calibration['loss']:.4f}, brier {calibration['brier']:.4f}, ece {calibration['ece']:.4f}"
-            print(f"temperature {t:.2f}, from {metrics['val']['n']:,} validation images: {after}")
-        else:
-            print("no temperature: validation images without a single error do not determine it")
-        if chosen["threshold"] is not None:
-            kinds = f"{chosen['fn']:,} missed cracks, {chosen['fp']:,} false alarms"
-            recall = f"recall {chosen['recall_wanted']} on validation images"
-            print(f"threshold {chosen['threshold']:.4g} ({recall}): {kinds}")
+        print("no temperature: validation images without a single error do not determine it")
+    if chosen["threshold"] is not None:
+        kinds = f"{chosen['fn']:,} missed cracks, {chosen['fp']:,} false alarms"
+        recall = f"recall {chosen['recall_wanted']} on validation images"
+        print(f"threshold {chosen['threshold']:.4g} ({recall}): {kinds}")
     print(f"\nslices, the weakest first\n{pd.DataFrame(metrics['slices']).round(4).to_string(index=False)}")
     if len(tests):
         columns = ["a", "b", "only_a_wrong", "only_b_wrong", "p_value", "p_holm", "verdict"]

@@ -12,16 +12,11 @@ from sklearn.metrics import precision_recall_curve
 from crackutils.config import CrackutilsError
 from crackutils.metrics import score_predictions
 from crackutils.userfiles.names import match_names
-from crackutils.userfiles.read import read_classes, read_table, refuse_rows
+from crackutils.userfiles.read import FILES, read_classes, read_table, refuse_rows
 
 _SCORES = ("precision", "recall", "f1")
-_COLUMNS = {
-    "photo": ("photo", "file", "filename", "image", "imagename", "path", "filepath"),
-    "row": ("row",),
-    "col": ("col", "column"),
-    "crack": ("crack", "label", "class", "cracked"),
-    "label": ("label",),
-}
+_COLUMNS = {"photo": ("photo", *FILES), "row": ("row",), "col": ("col", "column")}
+_COLUMNS |= {"crack": ("crack", "label", "class", "cracked"), "label": ("label",)}
 _TILE = ["photo", "row", "col"]
 
 
@@ -86,11 +81,11 @@ def calibrate_threshold(tiles: pd.DataFrame, labels: pd.DataFrame) -> dict[str, 
 
 
 def _best_f1(y: np.ndarray, p: np.ndarray) -> float:
-    """Return the threshold with the highest F1: the middle, in logits, between its score and the next lower one."""
+    """Return the threshold with the highest F1: the middle, in logits, of its score and the next lower one, if any."""
     precision, recall, bounds = precision_recall_curve(y, np.clip(p, 0.01, 0.99))
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best, logits = int(np.argmax(f1[:-1])), np.log(bounds / (1 - bounds))
-    return float(expit((logits[best] + logits[max(0, best - 1)]) / 2))
+    return float(expit((logits[best] + logits[best - 1]) / 2) if best else max(p.min(), 1e-6))
 
 
 def describe_calibration(calibration: dict[str, Any]) -> str:
@@ -100,8 +95,10 @@ def describe_calibration(calibration: dict[str, Any]) -> str:
     if calibration["f1"] is None:
         return text
     said = {name: "undefined" if value is None else f"{value:.2f}" for name, value in calibration.items()}
-    text += f"; leave-one-photo-out precision is {said['precision']} and recall {said['recall']}"
-    return f"{text} (at 0.5 {said['precision_before']} and {said['recall_before']})"
+    scores, before = (f"precision {said[f'precision{at}']}, recall {said[f'recall{at}']}" for at in ("", "_before"))
+    if calibration["f1"] > calibration["f1_before"]:
+        return f"{text}; leave-one-photo-out {scores} (at 0.5: {before})"
+    return f"kept: on held-out photos, a threshold {text} was no better ({scores}) than 0.5 ({before})"
 
 
 def rank_tiles(tiles: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

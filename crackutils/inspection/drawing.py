@@ -1,6 +1,7 @@
 """Overlays on a photo: frames around possible cracks, centre lines, or the probability of each pixel."""
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from crackutils.inspection.measure import Piece
 FRAME, LINE = (0, 114, 178), (230, 159, 0)  # RGB; blue and orange, distinguishable for colour-blind readers
 OVER = (200, 0, 40)  # red; its line is also thicker, for colour-blind readers
 _OUTLINED = (((0, 0, 0), 2), ((255, 255, 255), 0))  # colours, pixels more: white with a black rim shows on any surface
-_APART = 5  # distance of a frame from its content, in thicknesses of the frame
+_APART, _FONT = 5, cv2.FONT_HERSHEY_SIMPLEX  # distance of a frame from its content, in thicknesses of the frame
 
 
 def draw_overlay(
@@ -30,8 +31,8 @@ def draw_overlay(
     """Return a photo, uint8 (h, w, 3), with its pixels of possible cracks, bool (h, w), framed, and centre lines drawn.
 
     The longer side has at most `longest` pixels. A scale adds a scale bar. `numbered` rows of `measure_cracks` get
-    their number, and ! if their over_limit is above 0, unless it would cover an earlier one. Lines wider than
-    `limit`, pixels, are red and thick.
+    their number, and ! if their over_limit is above 0, where it covers no earlier one; without room, none. Lines wider
+    than `limit`, pixels, are red and thick.
     """
     h, w = image.shape[:2]
     scale = min(1.0, longest / max(h, w))
@@ -49,11 +50,13 @@ def draw_overlay(
     for crack in numbered.itertuples() if numbered is not None else ():
         text, size = f"{crack.crack}{' !' * (getattr(crack, 'over_limit', 0) > 0)}", max(0.45, wide / 1300)
         across, up = _measure_text(text, size)
-        right, down = round(crack.x_top * scale) + 10 * thick, round(crack.y_top * scale) + 12
-        at = max(0, min(right, wide - across - 2)), min(max(up + 2, down), high - 4)
-        if not (box := taken[max(0, at[1] - up) : at[1], at[0] : at[0] + across]).any():  # of a longer crack
-            box[:] = True
-            _write_text(picture, text, at, size)
+        for row, beside in itertools.product(range(3), (10 * thick, -across - 10 * thick)):  # right, left, then below
+            right, down = round(crack.x_top * scale) + beside, round(crack.y_top * scale) + 12 + row * (up + 8)
+            at = max(0, min(right, wide - across - 2)), min(max(up + 2, down), high - 4)
+            if not (box := taken[max(0, at[1] - up) : at[1], at[0] : at[0] + across]).any():  # of an earlier crack
+                box[:] = True
+                _write_text(picture, text, at, size)
+                break
     if mm_per_pixel is not None:
         _draw_scale_bar(picture, mm_per_pixel / scale)
     return picture
@@ -93,16 +96,22 @@ def highlight(picture: np.ndarray, lines: Sequence[np.ndarray], scale: float, te
     corners = (x - 3 * thick, y - up - 3 * thick), (x + across + 3 * thick, y + 3 * thick)
     cv2.rectangle(picture, *corners, (255, 255, 255), -1)
     cv2.rectangle(picture, *corners, (0, 0, 0), thick)
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), round(size * 2), cv2.LINE_AA)
+    cv2.putText(picture, text, (x, y), _FONT, size, (0, 0, 0), round(size * 2), cv2.LINE_AA)
 
 
 def _measure_text(text: str, size: float) -> tuple[int, int]:
-    return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, round(size * 2))[0]
+    return cv2.getTextSize(text, _FONT, size, round(size * 2))[0]
 
 
 def _write_text(picture: np.ndarray, text: str, at: tuple[int, int], size: float) -> None:
-    for colour, more in _OUTLINED:
-        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, round(size * 2) + more, cv2.LINE_AA)
+    """Write white text with a black rim, wide enough for a smaller picture: OpenCV 5 has no thick letters for it."""
+    (x, y), (across, up), rim = at, _measure_text(text, size), 1 + round(size * 2)
+    left, top = max(0, x - rim), max(0, y - up - rim)
+    part = picture[top : y + 2 * rim, left : x + across + rim]
+    ink = np.zeros(part.shape[:2], np.uint8)
+    cv2.putText(ink, text, (x - left, y - top), _FONT, size, 255, rim - 1, cv2.LINE_AA)
+    part[cv2.dilate(ink, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1,) * 2)) > 127] = 0
+    part[:] = np.maximum(part, ink[..., None])
 
 
 def tint_overlay(picture: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -117,3 +126,8 @@ def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
     """Return a picture as a JPEG file."""
     picture.save(content := io.BytesIO(), "JPEG", quality=quality)
     return content.getvalue()
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Return a bool mask (h, w) as a PNG file with one bit per pixel, white for true."""
+    return cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()

@@ -1,4 +1,4 @@
-"""Export for other programs: masks as PNG, centre lines as GeoJSON, pixels of cracks as COCO annotations."""
+"""Export for other programs: centre lines as GeoJSON, pixels of cracks as COCO annotations; shares over a limit."""
 
 import itertools
 import json
@@ -9,43 +9,35 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 from skimage.measure import approximate_polygon
 
-from crackutils.inspection.limit import cut_wider, find_wider
+from crackutils.inspection.limit import cut_wider
 from crackutils.inspection.mask import find_pixels
-from crackutils.inspection.measure import Piece
+from crackutils.inspection.measure import Piece, nearest_cracks, summarize_widths
 
 # the coordinate system of a photo; without it, programs read pixels as degrees of longitude and latitude
 _PLACE = 'LOCAL_CS["photo",UNIT["pixel",1]]'
+SHARES = ("over_limit", "over_unknown")  # columns that a limit adds to tables of photos, cracks and pieces
 _LOSS = 0.5  # largest distance of an exported line from the measured one, pixels
-
-
-def encode_mask(mask: np.ndarray) -> bytes:
-    """Return a bool mask (h, w) as a PNG file with one bit per pixel, white for true."""
-    return cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
 
 
 def describe_lines(
     pieces: Sequence[Piece], mm_per_pixel: float | None, limit: float | None = None
 ) -> list[dict[str, Any]]:
-    """Return crack, piece, length, width_mean and width_most (None where unknown), at_most and points of each piece.
+    """Return crack, piece, length, width_mean, width_most, at_most (None where unknown) and points of each piece.
 
-    Measures are in millimetres if a scale is given, else in pixels; at_most is the share of the length whose width is
-    only an upper bound. Points, [x, y], use the axes of GIS programs for photos without georeference: x to the right
-    and y up, in pixels from the photo's upper left corner, so y is negative. With a limit, in pixels, there are also
-    over_limit, the share of the length that is wider, and over, the points of the wider parts.
+    They are those of `summarize_widths`, in millimetres if a scale is given, else in pixels. Points, [x, y], use the
+    axes of GIS programs for photos without georeference: x to the right and y up, in pixels from the photo's upper left
+    corner, so y is negative. With a limit, in pixels, there are also the shares of `share_over_limit`, and over, the
+    points of the wider parts.
     """
     lines = []
     for piece in pieces:
-        steps, known, scale = piece.steps, np.isfinite(piece.width), mm_per_pixel or 1.0
-        mean = float(np.average(piece.width[known], weights=steps[known])) * scale if known.any() else None
-        most = float(piece.width[known].max()) * scale if known.any() else None
-        line = {"crack": piece.crack, "piece": piece.piece, "length": float(steps.sum()) * scale}
-        line |= {"width_mean": mean, "width_most": most, "at_most": float(np.average(piece.at_most, weights=steps))}
-        if limit:
-            line["over_limit"] = float(np.average(find_wider(piece, limit), weights=steps))
-        line = {name: round(value, 4) if isinstance(value, float) else value for name, value in line.items()}
+        widths, scale = summarize_widths([piece]), mm_per_pixel or 1.0
+        line = {"crack": piece.crack, "piece": piece.piece, "length": float(piece.steps.sum()) * scale}
+        line |= {name: widths[name] * scale for name in ("width_mean", "width_most")} | {"at_most": widths["at_most"]}
+        line |= share_over_limit([piece], limit) if limit else {}
+        line = {name: round(value, 4) if pd.notna(value) else None for name, value in line.items()}
         line["points"] = _simplify(piece.points)
         lines.append(line | ({"over": [_simplify(points) for points in cut_wider(piece, limit)]} if limit else {}))
     return lines
@@ -73,7 +65,7 @@ def assign_pixels(mask: np.ndarray, pieces: Sequence[Piece]) -> tuple[np.ndarray
     label = labels[y, x]
     crack, shared = crack_of[label], (crack_of != last_of)[label]
     if shared.any():
-        crack[shared] = owner[cKDTree(points).query(np.stack([x, y], 1)[shared])[1]]
+        crack[shared] = nearest_cracks(pieces, np.stack([x, y], 1)[shared], np.inf)
     return y, x, crack
 
 
@@ -82,8 +74,6 @@ def describe_areas(mask: np.ndarray, pieces: Sequence[Piece]) -> list[dict[str, 
 
     `assign_pixels` selects them.
     """
-    if not pieces:
-        return []
     (y, x, crack), areas = assign_pixels(mask, pieces), []
     for number in np.unique(crack[crack > 0]).tolist():
         own_y, own_x = y[crack == number], x[crack == number]
@@ -102,25 +92,25 @@ def _encode_runs(y: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> list[i
     return np.diff(edges, prepend=0, append=shape[0] * shape[1]).tolist()
 
 
-def over_limit_of_cracks(pieces: Sequence[Piece], limit: float) -> list[float]:
-    """Return the share of each crack's length that is wider than a limit, in pixels, in the order of `pieces`."""
+def join_shares(cracks: pd.DataFrame, pieces: Sequence[Piece], limit: float | None) -> pd.DataFrame:
+    """Return rows of cracks, in the order of their pieces, with `share_over_limit` of each if there is a limit."""
     each = (list(own) for _, own in itertools.groupby(pieces, operator.attrgetter("crack")))
-    return [round(share_over_limit(own, limit)["over_limit"], 4) for own in each]
+    shares = [share_over_limit(own, limit) for own in each] if limit else []
+    return cracks.join(pd.DataFrame(shares, columns=SHARES if limit else (), dtype=float).round(4))
 
 
-def share_over_limit(pieces: Sequence[Piece], limit: float) -> dict[str, float]:
-    """Return over_limit and over_unknown: the share of the length of pieces that is, or may be, wider than a limit.
+def share_over_limit(pieces: Sequence[Piece], limit: float) -> dict[str, float | None]:
+    """Return `SHARES`, over_limit and over_unknown: the share of the length of pieces that is, or may be, wider.
 
-    The limit is in pixels. Unknown: the width cannot be measured, or is over the limit but only an upper bound.
+    The limit is in pixels. Unknown: the width cannot be measured, or is over the limit but only an upper bound. Where
+    no width is known at all, over_limit is None: 0 would mean that all is within the limit.
     """
     if not pieces:
-        return {"over_limit": 0.0, "over_unknown": 0.0}
+        return dict.fromkeys(SHARES, 0.0)
     steps, width, bound = (np.concatenate([getattr(p, k) for p in pieces]) for k in ("steps", "width", "at_most"))
-    wide, shares = width > limit, steps / steps.sum()
-    return {
-        "over_limit": float(shares[wide & ~bound].sum()),
-        "over_unknown": float(shares[np.isnan(width) | (wide & bound)].sum()),
-    }
+    wide, unknown, shares = width > limit, np.isnan(width), steps / steps.sum()
+    over = None if unknown.all() else float(shares[wide & ~bound].sum())
+    return {"over_limit": over, "over_unknown": float(shares[unknown | (wide & bound)].sum())}
 
 
 def describe_limit(photos: pd.DataFrame) -> str:

@@ -28,16 +28,13 @@ def inspection(image: np.ndarray, p: np.ndarray, overlay: np.ndarray) -> Figure:
 
 
 def lengths(table: pd.DataFrame) -> Figure:
-    """Show the measured against the true length of cracks; `table` has a row per photo: style, and length_true and
-    length_found in pixels.
-    """
+    """Show measured against true lengths; `table` has a row per photo: style, length_true and length_found, pixels."""
     figure, ax = plt.subplots(figsize=(5.5, 5))
     most = 1.08 * max(table["length_true"].max(), table["length_found"].max(), 1)
     ax.plot([0, most], [0, most], "--", color="0.4", linewidth=1)
     for k, (style, rows) in enumerate(table.groupby("style")):
-        ax.plot(
-            rows["length_true"], rows["length_found"], "osD^"[k % 4], color=plots.PALETTE[k], markersize=8, label=style
-        )
+        both = rows["length_true"], rows["length_found"]
+        ax.plot(*both, "osD^"[k % 4], color=plots.PALETTE[k], markersize=8, label=style)
     ax.set(xlabel="true length (pixels)", ylabel="length as found (pixels)", xlim=(0, most), ylim=(0, most))
     ax.legend(title="cracks")
     return figure

@@ -17,18 +17,14 @@ from crackutils.detector.runs import SHIPPED
 from crackutils.files import as_text, name_some, progress, write_atomically
 from crackutils.folders import find_pictures, print_left_out
 from crackutils.images import read_image
-from crackutils.inspection.calibration import (
-    calibrate_threshold,
-    describe_calibration,
-    match_photos,
-    read_tile_labels,
-)
+from crackutils.inspection.calibration import calibrate_threshold, describe_calibration, match_photos, read_tile_labels
 from crackutils.inspection.dxf import write_dxf
-from crackutils.inspection.export import write_coco, write_geojson
+from crackutils.inspection.exif import FACTS
+from crackutils.inspection.export import SHARES, write_coco, write_geojson
 from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.measure import COLUMNS, LENGTHS
 from crackutils.inspection.photo import UNUSABLE, Options, cached_map, folder_of, resume_photo
-from crackutils.inspection.prepare import choose_scales, open_session, settle_options
+from crackutils.inspection.prepare import choose_scales, open_session, refuse_sizes, settle_options
 from crackutils.inspection.report import render_report
 from crackutils.inspection.session import Edits, Session
 from crackutils.inspection.tiling import Detector, load_detector, tile_probabilities
@@ -41,7 +37,8 @@ _WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.xlsx", "cracks.geoj
 _WRITTEN += ("truth.csv", "report.html")
 _UNSCALED = "A limit in millimetres needs a scale. Give --mm-per-pixel too."
 Ahead = Callable[[Path, Detector, list[tuple[Path, Path, Options]]], None]  # of the run, and files, folders, options
-_PLACED = {"latitude": float, "longitude": float}  # of photos.csv, from EXIF
+# columns of photos.csv: whole numbers, also where some are missing, and numbers that must not be rounded
+_COUNTS, _EXACT = ("wide", "high", "tiles", "tiles_cracked", "cracks"), ("mm_per_pixel", *FACTS[2:])
 
 
 def inspect(
@@ -76,13 +73,13 @@ def inspect(
     A session, or a file for `read_session`, takes the place of `photos`: a file is unpacked into session/ in `out`. Its
     corrections, scales, threshold and limit count; options given here win over what it has for all photos. The
     numbers of the cracks are written into it. With `marker_mm`, each photo's scale is that of its ArUco markers with
-    sides of so many millimetres, `mm_per_pixel` where it has none. Both add columns to photos.csv, a session one to
-    cracks.csv too. `ahead` may do the photos before, as `resume_photo` does, elsewhere; what it leaves is done here.
+    sides of so many millimetres, `mm_per_pixel` where it has none. Scales, a limit, EXIF and a session add columns.
+    `ahead` may do the photos before, as `resume_photo` does, elsewhere; what it leaves is done here.
 
-    Returns a row per photo, the longest cracks first, unusable photos last; p_crack is that of its most crack-like
-    tile. Raises CrackutilsError for no photos, values out of range, a limit without a scale, an `out` that holds
-    something of the user's or an inspection of other photos, labels or masks of no use, a session together with photos,
-    and where some photos have a scale and others none.
+    Returns a row per photo, the longest cracks first, unusable photos last and without measures; p_crack is that of its
+    most crack-like tile. Raises CrackutilsError for no photos, values out of range, a limit without a scale, an `out`
+    that holds something of the user's or an inspection of other photos, labels or masks of no use, a session together
+    with photos, where some photos have a scale and others none, and, after all is written, if no photo can be used.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise CrackutilsError(f"threshold={threshold} is out of range. Give a probability above 0 and below 1.")
@@ -97,9 +94,8 @@ def inspect(
         raise CrackutilsError(f"marker_mm={marker_mm} is out of range. Give the side of the marker in millimetres.")
     if limit_mm is not None and mm_per_pixel is marker_mm is session is None:
         raise CrackutilsError(_UNSCALED)
-    if limit_mm is not None and not 0 < limit_mm < math.inf:
-        raise CrackutilsError(f"limit_mm={limit_mm} is out of range. Give a width in millimetres above 0.")
     known = None if labels is None else read_tile_labels(labels)
+    of_all = "session" if mm_per_pixel is None else "given"  # the source of the scale for all photos
     out, photos, edits = Path(out), [Path(photo) for photo in photos], {}
     files = _find_photos(photos, out) if photos else {}
     if inside := [file for file in files.values() if out.absolute() in file.parents]:
@@ -107,46 +103,42 @@ def inspect(
     with writing(out):
         _refuse_folder(out, force)
         if session is not None:
-            opened = session
-            if not isinstance(session, Session):
-                opened = open_session(Path(session), out / "session", out / _MARK)
+            given = isinstance(session, Session)
+            opened = session if given else open_session(Path(session), out / "session", out / _MARK)
             files, edits = opened.photos, {name: opened.edits.get(name, Edits()) for name in opened.photos}
             settled = settle_options(opened, threshold=threshold, mm_per_pixel=mm_per_pixel, limit_mm=limit_mm)
             exposure = opened.exposure if limit_mm is None else exposure
             threshold, mm_per_pixel, limit_mm = settled if known is None else [None, *settled[1:]]
             rule = rule or choose_limit(None if exposure else limit_mm, exposure)[1]
         masks = {} if truth is None else find_masks(files, Path(truth))
+        refuse_sizes(files, masks)
         _claim_folder(out, files, force)
         folders = {name: out / "photos" / folder_of(name) for name in files}
-        scales, notes = choose_scales(files, edits, mm_per_pixel, marker_mm, folders)
+        scales, notes, sources = choose_scales(files, edits, mm_per_pixel, marker_mm, folders)
         unit = "mm" if any(scales.values()) else "px"
         if limit_mm is not None and unit == "px":
             raise CrackutilsError(_UNSCALED)
         before = identify_folders(files.values())
         model = Path(model or SHIPPED)
-        net, chosen, found = load_detector(model, engine), "", {}
-        counts = {}
-        if known is not None:
-            threshold, chosen = _choose_threshold(files, out, net, known)
-        threshold = threshold or 0.5
+        net, found, counts = load_detector(model, engine), {}, {}
+        threshold, chosen = (threshold or 0.5, "") if known is None else _choose_threshold(files, out, net, known)
         options = {name: Options(threshold, scales[name], limit_mm, edits.get(name), exif) for name in files}
         if ahead is not None:
             ahead(model, net, [(files[name], folders[name], options[name]) for name in files])
         for name in progress(files, "inspecting", len(files), "photo"):
-            place = folders[name]
-            found[name] = resume_photo(files[name], place, net, options[name], force)
-            if found[name]["problem"]:
+            one = found[name] = resume_photo(files[name], folders[name], net, options[name], force)
+            if one["problem"]:
                 refuse_lost(files[name], before)
-            found[name]["problem"] = "; ".join(filter(None, [found[name]["problem"], notes.get(name)]))
-            if unit == "mm" and scales[name] is None and "wide" in found[name]:
-                raise CrackutilsError(f"{name} became readable only now, and has no scale. Run the command again.")
-            if "numbers" in found[name]:  # a session goes on with them
-                opened.edits[name] = replace(edits[name], numbers=found[name]["numbers"])
-            if marker_mm is not None or session is not None:
-                found[name]["mm_per_pixel"] = scales[name]
-            if name in masks and "wide" in found[name]:
-                shape = found[name]["high"], found[name]["wide"]
-                counts[name] = compare_masks(read_mask(place / "mask.png", shape), read_mask(masks[name], shape))
+            one["problem"] = "; ".join(filter(None, [one["problem"], notes.get(name)]))
+            if unit == "mm" and "wide" in one:
+                if scales[name] is None:
+                    raise CrackutilsError(f"{name} became readable only now, and has no scale. Run the command again.")
+                one |= {"mm_per_pixel": float(f"{scales[name]:.6g}"), "scale_from": sources.get(name, of_all)}
+            if "numbers" in one:  # a session goes on with them
+                opened.edits[name] = replace(edits[name], numbers=one["numbers"])
+            if name in masks and "wide" in one:
+                shape, own = (one["high"], one["wide"]), folders[name] / "mask.png"
+                counts[name] = compare_masks(read_mask(own, shape, False), read_mask(masks[name], shape))
         table = _write_tables(out, found, threshold, unit, limit_mm, exif)
         write_own(out / "cracks.geojson", write_geojson(found, unit))
         write_own(out / "cracks.dxf", write_dxf(found, scales))
@@ -155,11 +147,13 @@ def inspect(
             write_own(out / "truth.csv", table_bytes(summarize_truth(counts).round(4)))
         else:  # an earlier one is of other masks
             (out / "truth.csv").unlink(missing_ok=True)
-        facts = {"model": config.display_path(Path(model)), "threshold": f"{threshold:.3g}", "chosen": chosen}
+        facts = {"model": config.display_path(model), "threshold": f"{threshold:.3g}", "chosen": chosen}
         facts |= {"limit_mm": limit_mm, "exposure": exposure, "rule": rule}
-        same = next(iter(scales.values())) if len(set(scales.values())) == 1 else None
-        page = render_report(table, found, out / "photos", unit, mm_per_pixel=same, **facts)
+        page = render_report(table, found, out / "photos", unit, **facts)
         write_own(out / "report.html", page)
+    if table["wide"].isna().all():
+        why = f"None of {len(table):,} photos could be used ({name_some(table['file'][:1])} {table['problem'][0]})"
+        raise CrackutilsError(f"{why}. Repair or replace them; {out / 'report.html'} has the reason for each.")
     return table
 
 
@@ -253,29 +247,31 @@ def _write_tables(
         row = {"file": name, "problem": one["problem"], "wide": one.get("wide"), "high": one.get("high")}
         row |= {"tiles": len(p_tiles), "tiles_cracked": sum(p >= threshold for p in p_tiles)}
         row |= {"p_crack": max(p_tiles, default=None), "cracks": len(known), f"length_{unit}": known["length"].sum()}
-        row |= {f"area_{unit}2": known["area"].sum(), f"width_most_{unit}": known["width_most"].max()}
-        if any("mm_per_pixel" in other for other in found.values()):
-            row["mm_per_pixel"] = one.get("mm_per_pixel")
+        sure = known[known["at_most"] < 1] if (known["at_most"] < 1).any() else known
+        row |= {f"area_{unit}2": known["area"].sum(), f"width_most_{unit}": sure["width_most"].max()}
+        row |= {name: one.get(name) for name in ("mm_per_pixel", "scale_from") if unit == "mm"}
         if corrected:
             row |= {"corrected": one.get("corrected", False), "rejected": len(one.get("rejected", []))}
         if limit_mm is not None:
-            row |= {"limit_mm": limit_mm} | {name: one.get(name) for name in ("over_limit", "over_unknown")}
+            row |= {"limit_mm": limit_mm} | {name: one.get(name) for name in SHARES}
         if exif:
-            row |= {name: one.get("exif", {}).get(name) for name in ("camera", "taken", *_PLACED)}
+            row |= {name: one.get("exif", {}).get(name) for name in FACTS}
         photos.append(row)
         cracks += [{"file": name} | crack for crack in one["cracks"]]
         tiles += [{"file": name} | tile for tile in one["tiles"]]
-    kinds = {"wide": "Int64", "high": "Int64"} | (_PLACED if exif else {})  # integers, even if some are missing
-    table = pd.DataFrame(photos).astype(kinds)
-    table["unusable"], order = table["wide"].isna(), ["unusable", f"length_{unit}", "p_crack", "file"]
+    table = pd.DataFrame(photos)
+    kinds = dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(table.columns.intersection([*_EXACT, *SHARES]), float)
+    table, order = table.astype(kinds), ["unusable", f"length_{unit}", "p_crack", "file"]
+    table["unusable"] = table["wide"].isna()
+    table.loc[table["unusable"], [*_COUNTS, f"length_{unit}", f"area_{unit}2"]] = None
     table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True).drop(columns="unusable")
     units = {name: f"{name}_{unit}" for name in LENGTHS} | {"area": f"area_{unit}2"}
-    columns += ["over_limit"] * (limit_mm is not None)
+    columns += SHARES if limit_mm is not None else ()
     tables = {"photos": table, "cracks": pd.DataFrame(cracks, columns=columns).rename(columns=units)}
     tables |= {"tiles": pd.DataFrame(tiles, columns=["file", "row", "col", "p_crack"])}
     tables["cracks"] = tables["cracks"].astype({"x_most": "Int64", "y_most": "Int64"})
     for name, content in tables.items():
-        tables[name] = content.round(dict.fromkeys(content.columns.difference(_PLACED), 4))
+        tables[name] = content.round(dict.fromkeys(content.columns.difference(_EXACT), 4))
         write_own(out / f"{name}.csv", table_bytes(tables[name]))
     write_own(out / "cracks.xlsx", workbook_bytes({name: tables[name] for name in ("photos", "cracks")}))
     return table

@@ -20,11 +20,10 @@ from crackutils.inspection.export import assign_pixels
 from crackutils.inspection.photo import find_cracks
 from crackutils.inspection.session import ADDED, read_session
 from crackutils.inspection.tiling import TILE, cut_tiles, load_detector, map_photo
-from crackutils.inspection.truth import find_masks, read_mask
+from crackutils.inspection.truth import find_masks, match_masks, read_mask
 from crackutils.userfiles.write import table_bytes
 
 _CRACKED = 24  # pixels of crack from which a tile counts as cracked
-_ENDS = ("", "_mask", "-mask", ".mask")  # suffixes of the names of masks
 Shot = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, photo, pixels of cracks, pixels of possible cracks
 
 
@@ -71,8 +70,7 @@ def labelled_tiles(origin: Path, out: Path, model: Path | None, engine: str) -> 
         cracks, photos = int(table["label"].sum()), table["photo"].nunique()
         told = f"{len(table):,} tiles of {photos:,} corrected photos: {cracks:,} cracked, {len(table) - cracks:,} free"
         if len(table) < 10 or not 0 < cracks < len(table):
-            remedy = "Correct more photos: confirm or paint cracks, and reject false ones"
-            raise CrackutilsError(f"{origin} gives {told}. {remedy}.")
+            raise CrackutilsError(f"{origin} gives {told}. Correct more: confirm or paint cracks, reject false ones.")
         print(f"{told}; left out as doubtful: {doubtful:,}")
         (work / "labels.csv").write_bytes(table_bytes(table))
         yield work / "labels.csv"
@@ -94,19 +92,15 @@ def _corrected(file: Path, work: Path, model: Path, engine: str) -> Iterator[Sho
 
 
 def pair_masks(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Return photo and mask by the photo's name: of images/ and masks/ (`find_masks`), or wall.jpg, wall_mask.png."""
+    """Return photo and mask by the photo's name (`match_masks`): of images/ and masks/, or beside each other."""
     apart = all((folder / name).is_dir() for name in ("images", "masks"))
     home = folder / "images" if apart else folder
-    files = {file.relative_to(home).as_posix(): file for file in find_pictures(home)[0]}
-    if apart:
-        return {name: (files[name], mask) for name, mask in find_masks(files, folder / "masks").items()}
-    ends = {name: [file.with_name(f"{file.stem}{end}.png") for end in _ENDS] for name, file in files.items()}
-    known = set(files.values())
-    masks = {name: next((m for m in ends[name] if m in known and m != file), None) for name, file in files.items()}
-    if not any(masks.values()):
+    files = {file.relative_to(home).as_posix(): file.absolute() for file in find_pictures(home)[0]}
+    masks = find_masks(files, folder / "masks") if apart else match_masks(files, files)
+    if not masks:
         remedy = "For wall.jpg, name the mask wall_mask.png, or use folders images/ and masks/"
         raise CrackutilsError(f"{folder} holds no photo with a mask beside it. {remedy}.")
-    return {name: (files[name], mask) for name, mask in masks.items() if mask}
+    return {name: (files[name], mask) for name, mask in masks.items()}
 
 
 def _masked(folder: Path) -> Iterator[Shot]:
@@ -114,8 +108,4 @@ def _masked(folder: Path) -> Iterator[Shot]:
     for name, (file, mask) in progress(pairs.items(), "corrected photos", len(pairs), "photo"):
         with contextlib.suppress(ImageError):
             image = read_image(file)
-            truth = read_mask(mask, image.shape[:2])
-            if truth.mean() > 0.5:
-                why = f"{mask} is white in more than half of its pixels, so it is not a mask of {file.name}"
-                raise CrackutilsError(f"{why}. Paint cracks white and the rest black, or move the file.")
-            yield name, image, truth, truth
+            yield name, image, (truth := read_mask(mask, image.shape[:2])), truth

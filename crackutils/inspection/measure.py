@@ -13,16 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from crackutils.inspection.graph import prune_spurs, thin_mask, trace_lines
-from crackutils.inspection.width import (
-    BAND,
-    BRIGHT,
-    UNSURE,
-    Reading,
-    estimate_widths,
-    fit_photo,
-    read_profiles,
-    volume_error,
-)
+from crackutils.inspection.width import BAND, BRIGHT, UNSURE, Reading, estimate_widths, fit_photo, read_profiles
 
 LENGTHS = ["length", "width_mean", "width_p10", "width_p50", "width_p90", "width_most"]  # in pixels, as area in theirs
 COLUMNS = ["crack", "x", "y", "width", "height", "x_top", "y_top", "p_crack", "length", "area", *LENGTHS[1:]]
@@ -63,9 +54,7 @@ def measure_cracks(image: np.ndarray, mask: np.ndarray, p: np.ndarray) -> tuple[
     Takes the photo, uint8 (h, w, 3), the mask of its cracks, bool (h, w), and the probability of a crack times 255,
     uint8 (h, w). Lines that touch are one crack; single points are left out. Columns, in pixels: crack, the number from
     1; x, y, width, height (box); x_top, y_top (topmost point of its line); p_crack, mean along its line; length, of its
-    centre line with all branches; area, length times mean width; width_mean, width_p10, width_p50, width_p90,
-    width_most along its length (NaN where none can be measured); x_most, y_most, where it is widest; at_most, share of
-    the length whose width is only an upper bound; pieces.
+    centre line with all branches; area, length times mean width; what `summarize_widths` returns; pieces.
     """
     paths, lines, reach = find_lines(mask)
     widths = _measure_widths(image, mask, paths, reach)
@@ -114,11 +103,11 @@ def _measure_widths(
     image: np.ndarray, mask: np.ndarray, paths: list[np.ndarray], reach: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return width and at_most of each line, as in `Piece`."""
-    profiles, known, forks = [], [], _forks(paths)
+    profiles, known, meet = [], [], Counter(tuple(end) for path in paths for end in (path[0], path[-1]))
     for path in paths:
         far, free = reach[path[:, 1], path[:, 0]].astype(int), np.ones(len(path), bool)
         for end in (path[0], path[-1]):
-            if tuple(end) in forks:  # near a fork, a profile crosses both branches
+            if meet[tuple(end)] > 1:  # near a fork, a profile crosses both branches
                 free &= np.hypot(*(path - end).T) > reach[end[1], end[0]] + _FORK
         for begin in range(0, len(path), _CHUNK):  # OpenCV's pictures end at 32,767 pixels
             some = slice(max(0, begin - _OVERLAP), begin + _CHUNK + _OVERLAP)
@@ -129,7 +118,7 @@ def _measure_widths(
     if not paths:
         return []
     every, whole = _read_together(profiles), np.concatenate(known)
-    whole &= every.volume > -2 * volume_error(every)  # else the crack is filled and brighter than the surface
+    whole &= every.volume > -2 * every.volume_error  # else the crack is filled and brighter than the surface
     fit = fit_photo(Reading(*(values[whole] for values in every)), whole.sum() / _INDEPENDENT)
     width, blur = estimate_widths(every, *fit), fit[2]
     bright = every.surface >= BRIGHT
@@ -143,12 +132,6 @@ def _measure_widths(
         own = np.where(light, np.maximum(edges, own), np.where(thin, blur, own))
         found.append((np.where(known, own, np.nan).astype(np.float32), (thin | light) & known))
     return found
-
-
-def _forks(paths: list[np.ndarray]) -> set[tuple[int, int]]:
-    """Return the pixels where several lines end."""
-    ends = Counter(tuple(end) for path in paths for end in (path[0], path[-1]))
-    return {end for end, count in ends.items() if count > 1}
 
 
 def _read_together(profiles: list[tuple[np.ndarray, np.ndarray]]) -> Reading:
@@ -195,18 +178,14 @@ def _groups(paths: list[np.ndarray]) -> list[list[int]]:
     if not paths:
         return []
     ends = np.concatenate([[path[0], path[-1]] for path in paths])
-    _, node = np.unique(ends, axis=0, return_inverse=True)
-    node, owner = node.ravel() + len(paths), np.arange(len(ends)) // 2
-    size = len(paths) + len(ends)
-    _, label = connected_components(coo_array((np.ones(len(ends)), (owner, node)), (size, size)), directed=False)
-    return [np.nonzero(label[: len(paths)] == k)[0].tolist() for k in np.unique(label[: len(paths)])]
+    begin, end = np.unique(ends, axis=0, return_inverse=True)[1].reshape(-1, 2).T
+    _, label = connected_components(coo_array((np.ones(len(paths)), (begin, end)), (len(ends),) * 2), directed=False)
+    return [np.nonzero(label[begin] == k)[0].tolist() for k in dict.fromkeys(label[begin].tolist())]
 
 
 def _row(lines: list[Piece], p: np.ndarray, shape: tuple[int, ...]) -> dict:
     """Return the row of a crack."""
-    points = np.concatenate([line.points for line in lines])
-    width = np.concatenate([line.width for line in lines])
-    steps, bound = np.concatenate([line.steps for line in lines]), np.concatenate([line.at_most for line in lines])
+    points, width, steps = (np.concatenate([getattr(line, k) for line in lines]) for k in ("points", "width", "steps"))
     x, y = points.round().astype(int).T
     reach = np.nan_to_num(width[:, None], nan=1.0) / 2
     left, top = np.maximum(0, np.floor((points - reach).min(0))).astype(int)
@@ -215,15 +194,27 @@ def _row(lines: list[Piece], p: np.ndarray, shape: tuple[int, ...]) -> dict:
     row = {"x": left, "y": top, "width": right - left + 1, "height": low - top + 1}
     row |= {"x_top": x[first], "y_top": y[first]}
     row |= {"p_crack": float(p[y, x].mean() / 255), "length": float(steps.sum()), "pieces": len(lines)}
+    row |= summarize_widths(lines)
+    return row | {"area": row["width_mean"] * row["length"]}
+
+
+def summarize_widths(pieces: Sequence[Piece]) -> dict[str, float]:
+    """Return the widths of pieces, pixels, along the length where they are known; all NaN where none is.
+
+    width_mean, width_p10, width_p50, width_p90, in which upper bounds count as widths; width_most, the largest measured
+    width, or the largest bound where all are bounds; x_most, y_most, its place; at_most, the share of the bounds.
+    """
+    measures = dict.fromkeys([*LENGTHS[1:], "x_most", "y_most", "at_most"], np.nan)
+    parts = ("points", "width", "at_most", "steps")
+    points, width, bound, steps = (np.concatenate([getattr(piece, k) for piece in pieces]) for k in parts)
     known = np.isfinite(width)
-    weight = steps[known] + 1e-9
-    measures = dict.fromkeys([*LENGTHS[1:], "area", "x_most", "y_most", "at_most"], np.nan)
     if known.any():
-        order = np.argsort(width[known])
+        weight, order = steps[known] + 1e-9, np.argsort(width[known])
         share = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
-        mean, most = float(np.average(width[known], weights=weight)), int(np.nanargmax(width))
         measures |= {f"width_p{q}": float(np.interp(q / 100, share, width[known][order])) for q in (10, 50, 90)}
-        measures |= {"width_mean": mean, "width_most": float(width[most]), "area": mean * row["length"]}
-        measures |= {"x_most": x[most], "y_most": y[most]}
-        measures["at_most"] = float(np.average(bound[known], weights=weight))
-    return row | measures
+        mean, at_most = (float(np.average(values[known], weights=weight)) for values in (width, bound))
+        # where a crack tapers off, its bound is larger than the crack is anywhere
+        most = int(np.nanargmax(np.where(bound & (known & ~bound).any(), np.nan, width)))
+        x, y = points[most].round().astype(int).tolist()
+        measures |= {"width_mean": mean, "width_most": float(width[most]), "x_most": x, "y_most": y, "at_most": at_most}
+    return measures

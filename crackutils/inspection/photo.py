@@ -20,23 +20,17 @@ from PIL import Image
 from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, write_atomically
 from crackutils.images import DECODING, ImageError, decode_image
-from crackutils.inspection.drawing import draw_overlay, encode_jpeg
+from crackutils.inspection.drawing import draw_overlay, encode_jpeg, encode_mask
 from crackutils.inspection.exif import read_exif
-from crackutils.inspection.export import (
-    assign_pixels,
-    describe_areas,
-    describe_lines,
-    encode_mask,
-    over_limit_of_cracks,
-    share_over_limit,
-)
+from crackutils.inspection.export import assign_pixels, describe_areas, describe_lines, join_shares, share_over_limit
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import LENGTHS, Piece, measure_cracks, nearest_cracks
 from crackutils.inspection.numbering import number_cracks
-from crackutils.inspection.session import ADDED, ERASED, MARKS, Edits
+from crackutils.inspection.session import ADDED, CONTRARY, ERASED, MARKS, Edits, LineMark, describe_contrary
 from crackutils.inspection.tiling import CrackMap, Detector, map_photo, tile_probabilities
 
-LISTED = 10  # cracks of a photo in the report's list, with their number in the picture
+# longest cracks of a photo in the report's list, and cracks over the limit; they have their number in the picture
+LISTED, OVER_LISTED = 10, 100
 MARKED = 15  # largest distance of a user's mark from its centre line, pixels
 UNUSABLE = (ImageError, MemoryError, cv2.error)  # errors of a photo
 _CODE = hash_sources(Path(__file__).parent)
@@ -86,8 +80,9 @@ def find_cracks(
     Takes the photo, uint8 (h, w, 3), its map, and the threshold, above 0 and below 1. Pixels added by the brush are
     crack, whatever the network says. Cracks marked as joint or nothing are removed from all three; the others are not
     measured again. With edits, cracks have the numbers of `number_cracks`, and the table has a column confirmed, True
-    for those marked as crack; its `attrs` hold "marks" by number, also those of removed cracks, and "numbers", for the
-    next edits. Raises CrackutilsError for a brush of another size than the photo's, and for unknown marks.
+    for those marked as crack; its `attrs` hold "marks" (`LineMark`) by number, also of removed cracks, "note", on
+    contradictory ones, whose cracks stay, and "numbers", for the next edits. Raises CrackutilsError for a brush of
+    another size than the photo's, and for unknown marks.
     """
     mask = crack_mask(seen.pixels, threshold, seen.cells)
     if edits is not None and edits.brush is not None:
@@ -99,7 +94,7 @@ def find_cracks(
     if edits is None:
         return mask, cracks, pieces
     marks = _marked_cracks(pieces, edits)
-    rejected = [crack for crack, mark in marks.items() if mark[2] != MARKS[0]]
+    rejected = [crack for crack, mark in marks.items() if mark[2] in MARKS[1:]]
     if rejected:
         y, x, crack = assign_pixels(mask, pieces)
         gone = np.isin(crack, rejected)
@@ -108,30 +103,44 @@ def find_cracks(
     number, numbers = number_cracks(pieces, edits.numbers)
     pieces = [replace(piece, crack=number[piece.crack]) for piece in pieces if piece.crack not in rejected]
     cracks = cracks[~cracks["crack"].isin(rejected)].reset_index(drop=True)
-    cracks["confirmed"] = cracks["crack"].isin(list(marks))
+    cracks["confirmed"] = cracks["crack"].isin([crack for crack, mark in marks.items() if mark[2] == MARKS[0]])
     cracks["crack"] = cracks["crack"].map(number)
     cracks.attrs = {"marks": {number[crack]: mark for crack, mark in marks.items()}, "numbers": numbers}
+    cracks.attrs["note"] = describe_contrary(cracks.attrs["marks"])
     return mask, cracks, pieces
 
 
-def _marked_cracks(pieces: list[Piece], edits: Edits) -> dict[int, tuple[float, float, str]]:
-    """Return the mark of each marked crack, by its number; the last mark counts."""
+def _marked_cracks(pieces: list[Piece], edits: Edits) -> dict[int, LineMark]:
+    """Return where each marked crack is marked, by its number, and as what, whatever the order of its marks."""
     if unknown := [kind for _, _, kind in edits.marks if kind not in MARKS]:
         raise CrackutilsError(f"The mark {unknown[0]!r} is unknown. Use one of: {', '.join(MARKS)}.")
     nearest = nearest_cracks(pieces, [mark[:2] for mark in edits.marks], MARKED).tolist()
-    return {crack: mark for crack, mark in zip(nearest, edits.marks, strict=True) if crack}
+    marked = {}
+    for crack in filter(None, nearest):
+        own = sorted((m for one, m in zip(nearest, edits.marks, strict=True) if one == crack), key=lambda m: m[2])
+        x, y, kind = own[-1]
+        marked[crack] = x, y, CONTRARY if own[0][2] == MARKS[0] != kind else kind, own
+    return marked
+
+
+def list_cracks(cracks: pd.DataFrame, longest: int = LISTED) -> pd.DataFrame:
+    """Return those of the rows of `join_shares` to list: over the limit, the widest first; then the longest others."""
+    over = cracks["over_limit"] > 0 if "over_limit" in cracks else cracks["length"] < 0
+    first = cracks[over].sort_values("width_most", ascending=False, kind="stable").index[:OVER_LISTED]
+    return cracks.loc[[*first, *(row for row in cracks.index[:longest] if row not in first)]]
 
 
 def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> dict[str, Any]:
     """Find and measure the cracks of a photo, and write overlay.jpg, thumbnail.jpg, mask.png and the map into a folder.
 
-    Returns problem (unused parts of the file, else empty), cracks (rows of `measure_cracks`, in millimetres if a
-    scale is given, else in pixels; None where unknown), seen (whether a pixel reaches the threshold), tiles (rows of
-    `tile_probabilities`), lines and areas (`describe_lines`, `describe_areas`), wide and high (pixels), with a limit
-    what `share_over_limit` returns, in cracks over_limit, and with exif what `read_exif` does. With edits, it also has
-    rejected (x, y and kind of the mark of each crack that the user has rejected), corrected (whether the user has
-    marked or painted anything) and numbers, and the cracks have confirmed: see `find_cracks`. Raises `ImageError` for a
-    photo that cannot be used, and CrackutilsError for edits that cannot.
+    Returns problem (unused parts of the file, contradictory marks, else empty), cracks (rows of `measure_cracks`, in
+    millimetres if a scale is given, else in pixels; None where unknown), listed (those of `list_cracks`), seen
+    (whether a pixel reaches the threshold), tiles (rows of `tile_probabilities`), lines and areas (`describe_lines`,
+    `describe_areas`), wide and high (pixels), with a limit, also in cracks, what `share_over_limit` returns, and with
+    exif what `read_exif` does. With edits, it also has rejected (x, y and kind of the mark of each crack that the user
+    has rejected), corrected (whether the user has marked or painted anything) and numbers, and the cracks have
+    confirmed: see `find_cracks`. Raises `ImageError` for a photo that cannot be used, and CrackutilsError for edits
+    that cannot.
     """
     image, _, note = decode_image(file)
     seen = cached_map(image, net, folder)
@@ -143,9 +152,9 @@ def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> 
         likely &= True if edits.brush is None else edits.brush != ERASED
     scale = mm_per_pixel or 1.0
     limit = options.limit_mm / scale if options.limit_mm else None
-    if limit:
-        cracks["over_limit"] = over_limit_of_cracks(pieces, limit)
-    overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, cracks.head(LISTED), limit)
+    cracks = join_shares(cracks, pieces, limit)
+    listed = list_cracks(cracks)
+    overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, listed, limit)
     thumbnail = draw_overlay(image, likely | mask, pieces, 240, limit=limit)  # too small for a scale bar
     jpegs = [encode_jpeg(Image.fromarray(picture), 85) for picture in (overlay, thumbnail)]
     for name, content in zip(_PICTURES, [*jpegs, encode_mask(mask)], strict=True):
@@ -154,13 +163,15 @@ def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> 
     cracks["area"] *= scale**2
     cracks = cracks.round(4).astype(object).where(cracks.notna(), None)  # JSON has no NaN
     found = {"seen": bool(likely.any()), "cracks": cracks.to_dict("records")}
+    found |= {"listed": cracks.loc[listed.index].to_dict("records")}
     found |= {"lines": describe_lines(pieces, mm_per_pixel, limit), "areas": describe_areas(mask, pieces)}
     found |= share_over_limit(pieces, limit) if limit else {}
     found |= {"exif": read_exif(file)} if options.exif else {}
     found |= {"tiles": tile_probabilities(seen.cells, net.share).to_dict("records")}
     if edits is not None:
-        rejected = [{"x": x, "y": y, "kind": kind} for x, y, kind in remembered["marks"].values() if kind != MARKS[0]]
+        rejected = [{"x": x, "y": y, "kind": k} for x, y, k, _ in remembered["marks"].values() if k in MARKS[1:]]
         found |= {"rejected": rejected, "corrected": edits.corrected, "numbers": remembered["numbers"]}
+        note = "; ".join(filter(None, [note, remembered["note"]]))
     return found | {"wide": image.shape[1], "high": image.shape[0], "problem": note}
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, name_some, progress, write_atomically
-from crackutils.images import ImageError, read_image
+from crackutils.images import READ, ImageError, read_image
 from crackutils.inspection.scale import describe_marker, scale_of_marker
 from crackutils.inspection.session import Edits, Session, read_session
 
@@ -50,18 +52,31 @@ def settle_options(session: Session, **options: float | None) -> list[float | No
     return settled
 
 
+def refuse_sizes(files: Mapping[str, Path], masks: Mapping[str, Path]) -> None:
+    """Raise CrackutilsError for a mask of another size than its photo, as far as the heads of the files show it."""
+    for name, mask in masks.items():
+        sizes = []
+        for file in (mask, files[name]):
+            with contextlib.suppress(Exception), Image.open(file, "r", READ) as image:  # whatever Pillow raises
+                sizes += [image.size] * (image.format != "TIFF" or image.n_frames == 1)  # else another page may count
+        if len(sizes) == 2 and sorted(sizes[0]) != sorted(sizes[1]):  # one of them may be turned by its EXIF
+            told = " and ".join(f"{wide}x{high}" for wide, high in sizes)
+            raise CrackutilsError(f"Mask {mask} and its photo differ in size ({told} pixels). Give one of its size.")
+
+
 def choose_scales(
     files: Mapping[str, Path],
     edits: Mapping[str, Edits],
     mm_per_pixel: float | None,
     marker_mm: float | None,
     folders: Mapping[str, Path],
-) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Return millimetres per pixel of each photo, None for all in pixels, and notes on doubtful scales.
+) -> tuple[dict[str, float | None], dict[str, str], dict[str, str]]:
+    """Return millimetres per pixel of each photo, None for all in pixels; notes on doubtful scales; and their sources.
 
-    A photo's own scale counts first, then that of a marker with sides of `marker_mm`, then `mm_per_pixel`. The search
-    for markers is cached as marker.json in the photo's folder, one of `folders`. Photos that cannot be read need no
-    scale. Raises CrackutilsError if some photos would be in millimetres and others in pixels.
+    A photo's own scale counts first (source: photo), then that of a marker with sides of `marker_mm` (marker), then
+    `mm_per_pixel` (no source). The search for markers is cached as marker.json in the photo's folder, one of `folders`.
+    Photos that cannot be read need no scale. Raises CrackutilsError if some photos would be in millimetres and others
+    in pixels.
     """
     own = {name: edits[name].mm_per_pixel if name in edits else None for name in files}
     scales, notes, without, unread = own.copy(), {}, {}, set()
@@ -72,6 +87,7 @@ def choose_scales(
         notes |= {name: found["note"]} if found.get("note") else {}
         without |= {name: found["without"]} if "without" in found else {}
         unread |= {name} if "unread" in found else set()
+    sources = {name: "photo" if own[name] else "marker" for name, scale in scales.items() if scale is not None}
     scales = {name: mm_per_pixel if scale is None else scale for name, scale in scales.items()}
     rest = [name for name, scale in scales.items() if scale is None and name not in unread]
     if marker_mm is None:  # all may be in pixels
@@ -82,7 +98,7 @@ def choose_scales(
         raise CrackutilsError(f"{why}.{first} Give --mm-per-pixel, or leave them out.")
     if without:
         print(f"photos without a usable marker, measured with --mm-per-pixel: {len(without):,} ({name_some(without)})")
-    return scales, notes
+    return scales, notes, sources
 
 
 def _is_readable(file: Path) -> bool:

@@ -12,7 +12,7 @@ from crackutils.files import render_template
 from crackutils.inspection.drawing import encode_jpeg
 from crackutils.inspection.exif import describe_exif
 from crackutils.inspection.export import describe_limit
-from crackutils.inspection.photo import LISTED, folder_of
+from crackutils.inspection.photo import folder_of
 
 _MAILED = 1000  # longer side of a picture, pixels
 MAIL = 10e6  # bytes of the report's pictures, about: encoded twice, in the report and by mail, they are 18 million
@@ -28,7 +28,7 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
     """Return the report as one HTML file; pictures that would make it too large to mail are left out.
 
     Takes the table of `inspect`, results of `inspect_photo` by name, the parent of the photos' folders, "mm" or "px",
-    and further values of the template: model, threshold, chosen, mm_per_pixel, limit_mm, exposure and rule.
+    and further values of the template: model, threshold, chosen, limit_mm, exposure and rule.
     """
     good, bad = table[table["wide"].notna()], table[table["wide"].isna()]
     photos = good.to_dict("records")
@@ -48,12 +48,8 @@ def render_report(table: pd.DataFrame, found: dict[str, dict], home: Path, unit:
         overlay = overlay if len(overlay) <= left - waiting else b""
         left -= len(overlay)
         photo |= {"thumbnail": base64.b64encode(thumbnail).decode(), "overlay": base64.b64encode(overlay).decode()}
-        photo |= {"length": photo[f"length_{unit}"], "width_most": photo[f"width_most_{unit}"]}
-        cracks, exif = (found[photo["file"]].get(name) for name in ("cracks", "exif"))
-        photo |= {"listed": cracks[:LISTED], "exif": describe_exif(exif) if exif else ""}
-        photo["over"] = [crack["crack"] for crack in cracks if crack.get("over_limit")]
-        photo["taken_out"] = found[photo["file"]].get("rejected", [])
-    facts |= {"lineless": int(is_lineless(good).sum()), "limit": describe_limit(good)}
-    facts |= {"cracked": int((good["cracks"] > 0).sum()), "length": float(good[f"length_{unit}"].sum()), "unit": unit}
+        exif = found[photo["file"]].get("exif")
+        photo["exif"] = describe_exif(exif) if exif else ""
+    facts |= {"lineless": int(is_lineless(good).sum()), "limit": describe_limit(good), "unit": unit, "found": found}
     facts |= {"photos": photos, "unusable": bad.to_dict("records"), "made": time.strftime("%Y-%m-%d %H:%M")}
     return render_template(Path(__file__).with_name("report.html.j2"), facts)

@@ -55,9 +55,7 @@ def scale_of_marker(image: np.ndarray, side_mm: float) -> Found:
     """
     if not 0 < side_mm < math.inf:
         raise CrackutilsError(f"The side {side_mm} is out of range. Give the marker's side in millimetres above 0.")
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    found = find_markers(grey)
-    if not found:
+    if not (found := find_markers(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))):
         raise CrackutilsError(f"There is no marker in the photo. {_REMEDY}.")
     corners = np.stack([one for _, one in found])
     sides = np.hypot(*np.moveaxis(np.roll(corners, -1, 1) - corners, 2, 0))

@@ -9,7 +9,7 @@ import posixpath
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,8 @@ from crackutils.inspection.numbering import read_known
 from crackutils.userfiles.entries import ZIP_ERRORS, Names, check_space, leads_outside, refuse_entry
 
 MARKS = ("crack", "joint", "nothing")  # what a user calls a found line
+CONTRARY = "contradictory marks"  # instead of one of these: a line is marked as a crack, and as none
+LineMark = tuple[float, float, str, list]  # x, y, one of `MARKS` or `CONTRARY`, and all marks of a line
 ADDED, ERASED = 1, 2  # values of a brush
 SETTINGS = ("threshold", "mm_per_pixel", "limit_mm", "exposure")  # for all photos of a session
 _KIND, _SCHEMA = "crackutils session", 1  # raise the number when older versions would misread a new file
@@ -39,8 +41,8 @@ class Edits:
     """A user's corrections of one photo.
 
     mm_per_pixel: scale of this photo, None for that of the session; marks: (x, y, kind) each, a place in pixels of the
-    photo and one of `MARKS`, for the crack whose centre line is nearest, at most 15 pixels away (of several marks, the
-    last counts); brush: uint8 (h, w) of the photo's size, 0 unchanged, 1 added to the mask, 2 erased, None without
+    photo and one of `MARKS`, for the crack whose centre line is nearest, at most 15 pixels away (in `LineMark` for
+    several); brush: uint8 (h, w) of the photo's size, 0 unchanged, 1 added to the mask, 2 erased, None without
     changes; numbers: what `number_cracks` returned for this photo the last time, by which cracks keep their numbers.
     """
 
@@ -54,15 +56,32 @@ class Edits:
         """Whether the user has marked or painted anything."""
         return bool(self.marks) or (self.brush is not None and bool(self.brush.any()))
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], brush: np.ndarray | None) -> "Edits":
+        """Return the edits of a `row`, also of one from an older file, and a brush."""
+        return cls(row.get("mm_per_pixel"), tuple(map(tuple, row["marks"])), brush, row.get("numbers", ""))
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """All but the brush, for JSON."""
+        marks = [[float(x), float(y), kind] for x, y, kind in self.marks]
+        return {"mm_per_pixel": self.mm_per_pixel, "marks": marks, "numbers": self.numbers}
+
     @property
     def key(self) -> str:
         """A SHA-256 of the content, for caches."""
-        marks = [[float(x), float(y), kind] for x, y, kind in self.marks]
-        digest = hashlib.sha256(json.dumps([self.mm_per_pixel, marks, self.numbers]).encode())
+        digest = hashlib.sha256(json.dumps([*self.row.values()]).encode())
         if self.brush is not None:
             digest.update(json.dumps(self.brush.shape).encode())
             digest.update(np.ascontiguousarray(self.brush))
         return digest.hexdigest()
+
+
+def describe_contrary(marks: Mapping[int, LineMark]) -> str:
+    """Return which cracks have contradictory marks, by their number, and the remedy; empty for none."""
+    cracks = ", ".join(str(crack) for crack, mark in sorted(marks.items()) if mark[2] == CONTRARY)
+    why = f"{CONTRARY} on crack {cracks}, where lines join at this threshold; it is kept, but not confirmed"
+    return f"{why}: raise the threshold, or erase the link with the brush" if cracks else ""
 
 
 @dataclass
@@ -92,8 +111,7 @@ def write_session(session: Session, file: str | Path) -> None:
     content["photos"] = photos
     for k, name in enumerate(session.photos, 1):
         edits = session.edits.get(name, Edits())
-        marks = [[float(x), float(y), kind] for x, y, kind in edits.marks]
-        photos.append({"name": name, "mm_per_pixel": edits.mm_per_pixel, "marks": marks, "numbers": edits.numbers})
+        photos.append({"name": name} | edits.row)
         photos[-1]["brush"] = None if edits.brush is None else f"brushes/{k:04d}.png"
     try:
         _check_content(content)
@@ -167,9 +185,9 @@ def _number(value: Any) -> float:
 
 
 def is_session(file: Path) -> bool:
-    """Return whether a file is a ZIP archive with the content of a session, whole or not."""
+    """Return whether a file is a ZIP archive, but no spreadsheet: `read_session` says whether it is whole."""
     with contextlib.suppress(OSError, ValueError, *ZIP_ERRORS), zipfile.ZipFile(file) as archive:
-        return _CONTENT in archive.namelist()
+        return not {"[Content_Types].xml", "mimetype"} & {*archive.namelist()}
     return False
 
 
@@ -189,8 +207,7 @@ def read_session(file: str | Path, folder: str | Path) -> Session:
         with zipfile.ZipFile(file) as archive:
             return _unpack(archive, file, folder)
     except OSError as error:
-        why = error.strerror or error
-        raise CrackutilsError(f"{file} cannot be read ({why}). Give a saved session.") from error
+        raise CrackutilsError(f"{file} cannot be read ({error.strerror or error}). Give a saved session.") from error
     except (*ZIP_ERRORS, ValueError, LookupError) as error:
         raise CrackutilsError(f"{file} is damaged ({error}). Copy it again, or save the session again.") from error
 
@@ -228,8 +245,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> Session:
         with archive.open(entry) as source:
             _write_photo(source, session.photos[name], entry.file_size, str(one.get("sha256")), printable(name))
         brush = _read_brush(archive, str(one["brush"]), folder / "brushes") if one.get("brush") else None
-        marks = tuple(map(tuple, one["marks"]))
-        session.edits[name] = Edits(one.get("mm_per_pixel"), marks, brush, one.get("numbers", ""))
+        session.edits[name] = Edits.from_row(one, brush)
     return session
 
 

@@ -91,11 +91,9 @@ def map_photo(image: np.ndarray, net: Detector) -> CrackMap:
 
 def tile_probabilities(cells: np.ndarray, share: float) -> pd.DataFrame:
     """Return a row per tile of a `CrackMap`: row, col (from 0), p_crack; a `share` of the tile's cells decides."""
-    rows = []
-    for row, col, tile in cut_tiles(cells, TILE // CELL):
-        p = expit(top_mean(tile[None], share)[0].astype(float))
-        rows.append({"row": row, "col": col, "p_crack": round(float(p), 6)})
-    return pd.DataFrame(rows)
+    tiles = cut_tiles(cells, TILE // CELL)
+    rows = ((row, col, float(expit(top_mean(tile[None], share)[0].astype(float)))) for row, col, tile in tiles)
+    return pd.DataFrame([{"row": row, "col": col, "p_crack": round(p, 6)} for row, col, p in rows])
 
 
 def cut_tiles(array: np.ndarray, side: int) -> Iterator[tuple[int, int, np.ndarray]]:

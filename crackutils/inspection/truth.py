@@ -1,20 +1,22 @@
 """Comparison with true masks, of a user's photos and of synthetic photos."""
 
+import os
 import posixpath
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from crackutils.config import CrackutilsError
 from crackutils.files import as_text, name_some, printable
 from crackutils.folders import find_pictures
-from crackutils.images import ImageError, read_image
+from crackutils.images import READ, ImageError, read_image
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import find_lines
 from crackutils.inspection.tiling import TILE, CrackMap, cut_tiles
@@ -23,6 +25,7 @@ from crackutils.userfiles.names import match_names
 
 NEAR = 4  # largest distance between matching found and true centre lines, pixels
 _DISK = (np.hypot(*np.mgrid[-NEAR : NEAR + 1, -NEAR : NEAR + 1]) <= NEAR).astype(np.uint8)
+_END = re.compile(r"[._-]mask(?=\.\w+$)", re.IGNORECASE)  # of the names of masks, before the suffix
 SCORES = ["iou", "f1", "precision", "recall", "line_f1", "line_precision", "line_recall", "length_error"]
 
 
@@ -63,47 +66,66 @@ def score_counts(counts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(scores), c], axis=1)
 
 
-def find_masks(photos: Iterable[str], folder: Path) -> dict[str, Path]:
-    """Return the true masks in a folder by photo; their names are those of the photos, or end in them, without suffix.
-
-    Prints photos without a mask and masks without a photo. Raises CrackutilsError if there is no mask.
-    """
-    if not folder.is_dir():
+def find_masks(photos: Mapping[str, Any], folder: Path, photo: str = "photo", mask: str = "mask") -> dict[str, Path]:
+    """Return the masks of photos in a folder (`match_masks`); print what is alone. CrackutilsError if there is none."""
+    if not (folder := Path(os.path.abspath(folder))).is_dir():
         raise CrackutilsError(f"{folder} is not a folder. Give the folder with the masks.")
     masks = {as_text(file.relative_to(folder).as_posix()): file for file in find_pictures(folder)[0]}
-    whole = {photo: posixpath.splitext(photo)[0] for photo in photos}
-    last = {photo: posixpath.basename(stem) for photo, stem in whole.items()}
-    count, found = Counter(last.values()), {}
-    for names in (last, whole):
-        for photo, name in zip(names, match_names(names.values(), masks), strict=True):
-            if name in masks and (names is whole or count[last[photo]] == 1):
-                found[photo] = masks[name]
-    if not found:
-        raise CrackutilsError(f"No mask in {folder} is named like a photo. Name them alike: wall.jpg and wall.png.")
-    if rest := [photo for photo in whole if photo not in found]:
-        print(f"photos without a mask: {len(rest):,} ({name_some(rest)})")
-    if rest := [name for name, file in masks.items() if file not in found.values()]:
-        print(f"masks without a photo: {len(rest):,} ({name_some(rest)})")
+    if not (found := match_masks(photos, masks)):
+        raise CrackutilsError(f"No {mask} in {folder} is named like a {photo}. Name them alike: wall.jpg and wall.png.")
+    if rest := [name for name in photos if name not in found]:
+        print(f"{photo}s without a {mask}: {len(rest):,} ({name_some(rest)})")
+    used = {*found.values(), *photos.values()}
+    if rest := [name for name, file in masks.items() if file not in used]:
+        print(f"{mask}s without a {photo}: {len(rest):,} ({name_some(rest)})")
     return found
 
 
-def read_mask(file: Path, shape: tuple[int, int] | None = None, soft: bool = True) -> np.ndarray:
+def match_masks(photos: Mapping[str, Path | None], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the masks of photos, both files by name: alike but for folders, suffix, and _mask, -mask or .mask.
+
+    Photos may lie among the masks: only a PNG is then the mask of another photo.
+    """
+    known, found = {*photos.values()}, {}
+    ordered = sorted(masks.items(), key=lambda one: bool(_END.search(one[0])))  # of equal names the last wins
+    named = {_END.sub("", name): file for name, file in ordered if file not in known or file.suffix.lower() == ".png"}
+    whole = [posixpath.splitext(_END.sub("", photo))[0] for photo in photos]  # they may be masks as well
+    last = [posixpath.basename(stem) for stem in whole]
+    for stems, count in ((whole, {}), (last, Counter(last))):
+        for photo, stem, name in zip(photos, stems, match_names(stems, named), strict=True):
+            if count.get(stem, 1) == 1 and named.get(name) not in (None, photos[photo]):
+                found.setdefault(photo, named[name])
+    return found
+
+
+def read_mask(file: Path, shape: tuple[int, int] | None = None, true: bool = True) -> np.ndarray:
     """Return a mask as bool (h, w): white is crack, or, where nothing is above 127, whatever is not 0.
 
-    Raises CrackutilsError for a file that cannot be used, or whose height and width are not `shape`, if given; without
-    `soft` also for one that may hold probabilities: several values, but none above 127.
+    Transparent pixels are no crack. Raises CrackutilsError for a file that cannot be used, or whose height and width
+    are not `shape`, if given; for one that may hold probabilities: mostly grey, or, unless it is a `true` mask, of
+    several values, but none above 127; and for a `true` one that is mostly white.
     """
     try:
         values = read_image(file).max(2)
+        with Image.open(file, "r", READ) as opened:
+            if opened.has_transparency_data:
+                alpha = ImageOps.exif_transpose(opened.convert("RGBA")).getchannel("A")
+                values = np.where(np.asarray(alpha) > 127, values, 0)
+            elif opened.mode.startswith("I") and np.asarray(opened).max() < 256:  # else it would be scaled to 0
+                values = np.asarray(ImageOps.exif_transpose(opened)).astype(np.uint8)
     except ImageError as error:
         raise CrackutilsError(f"{file} {error}. Save it again, or take it out of the folder of masks.") from error
     if shape and values.shape != shape:
         sizes = " and ".join(f"{wide}x{high}" for high, wide in (values.shape, shape))
-        why = f"The mask {file} and its photo differ in size ({sizes} pixels)"
-        raise CrackutilsError(f"{why}. Give a mask of the photo's size.")
-    if not soft and values.max() <= 127 and len(np.unique(values)) > 2:
-        raise CrackutilsError(f"{file} has several grey values, but none above 127. Save crack as 255, the rest as 0.")
-    return values > (127 if values.max() > 127 else 0)
+        raise CrackutilsError(f"{file} and its photo differ in size ({sizes} pixels). Give a mask of the photo's size.")
+    counts, mask = np.bincount(values.ravel(), minlength=256), values > (127 if values.max() > 127 else 0)
+    levels, grey = (counts > 0).sum(), counts[33:223].sum() > 0.85 * counts[33:].sum()  # soft rims of lines are less
+    if true and mask.mean() > 0.5:
+        why = f"{file} is white in more than half of its pixels, so it is no mask of cracks"
+        raise CrackutilsError(f"{why}. Paint cracks white and the rest black, or move the file.")
+    if (levels > 32 and grey) or (levels > 2 and values.max() <= 127 and not true):
+        raise CrackutilsError(f"{file} has many grey values, as probabilities do. Save crack as 255, the rest as 0.")
+    return mask
 
 
 def summarize_truth(counts: dict[str, dict]) -> pd.DataFrame:
@@ -112,7 +134,8 @@ def summarize_truth(counts: dict[str, dict]) -> pd.DataFrame:
     table = score_counts(pd.concat([table, table.sum().to_frame("all").T]))
     print(table[SCORES].round(3).rename(printable).to_string(na_rep="-"))
     error = table["length_error"][:-1].abs().median()
-    print(f"lines agree within {NEAR} pixels; length error {error:.1%} (median of absolute values)")
+    told = "no crack in the true masks" if np.isnan(error) else f"length error {error:.1%} (median of absolute values)"
+    print(f"lines agree within {NEAR} pixels; {told}")
     return table.rename_axis("file").reset_index()
 
 

@@ -35,6 +35,11 @@ class Reading(NamedTuple):
     noise: np.ndarray  # deviation of the surface beside the crack
     surface: np.ndarray  # grey value
 
+    @property
+    def volume_error(self) -> np.ndarray:
+        """Deviation of the volumes, pixels."""
+        return _ERRORS[0] + _ERRORS[1] * self.noise
+
 
 def profile_width(values: np.ndarray) -> float:
     """Return the width, pixels, of the crack in the middle of one profile: at least 16 grey values, a pixel apart.
@@ -181,11 +186,6 @@ def fit_photo(reading: Reading, independent: float) -> tuple[float, float, float
     return d, float(np.hypot(0.08, d_spread)), float(np.exp(log)), float(np.exp(log) * np.hypot(0.12, spread))
 
 
-def volume_error(reading: Reading) -> np.ndarray:
-    """Return the deviation of the volumes, pixels."""
-    return _ERRORS[0] + _ERRORS[1] * reading.noise
-
-
 def estimate_widths(
     reading: Reading,
     dark: float = _DARK[0],
@@ -198,7 +198,7 @@ def estimate_widths(
     by_volume = np.maximum(reading.volume, 0.02) / dark
     ratio = reading.edges / blur
     by_edges = blur * (np.interp(ratio, _EDGES, _WIDTHS) + np.maximum(ratio - _EDGES[-1], 0))
-    fixed = volume_error(reading) / dark
+    fixed = reading.volume_error / dark
     blurred = _ERRORS[2] + _ERRORS[3] * relative + 0.03 * reading.edges
     width = by_volume
     for _ in range(4):  # precisions depend on the width

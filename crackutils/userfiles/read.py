@@ -14,6 +14,7 @@ from crackutils.files import printable
 from crackutils.userfiles.names import class_of
 from crackutils.userfiles.write import NAMES
 
+FILES = ("file", "filename", "image", "imagename", "path", "filepath")  # names of a column of files
 _FIELDS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx, .xlsb and .ods, and of .xls
 _ABOVE = 20  # rows that may hold the names of the columns
