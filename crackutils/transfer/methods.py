@@ -116,8 +116,8 @@ class TransferStudy:
     def head(self, extra: tuple[str, ...] = (), size: int = _SIZE) -> LinearHead:
         """Return a linear head on the training images and on `extra` ones: "drawn", or kinds of `varied`."""
         if (extra, size) not in self._known:
-            parts = [self.drawn() if kind == "drawn" else self.varied(kind) for kind in extra]
-            x, y = (np.concatenate(some) for some in zip(self.part("train", size), *parts, strict=True))
+            more = (self.drawn() if kind == "drawn" else self.varied(kind) for kind in extra)  # not kept in memory
+            x, y = (np.concatenate(some) for some in zip(self.part("train", size), *more, strict=True))
             self._known[extra, size] = fit_linear_head(x, y, *self.part("val", size), 1000)
         return self._known[extra, size]
 
