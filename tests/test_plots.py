@@ -48,7 +48,7 @@ COSTS = pd.DataFrame({"name": ["a", "b"], "minutes": [2.0, 9.5], "accuracy": [0.
 MEASURED = pd.DataFrame({"width": [0.1, 0.2], "depth": [20.0, 40], "sharpness": [0.5, 1.5]})
 METHODS = pd.DataFrame({"method": ["a", "b"], "auroc": [0.7, 0.9], "low": [0.6, None], "high": [0.8, None]})
 THIRDS = pd.DataFrame(
-    [(run, measure, k) for run in "ab" for measure in ("width", "contrast", "sharpness") for k in range(3)],
+    [(run, measure, k) for run in "ab" for measure in ("width", "darkness", "sharpness") for k in range(3)],
     columns=["run", "measure", "third"],
 ).assign(auroc=lambda t: 0.5 + 0.1 * t["third"])
 KINDS = [("none", 0), *((kind, strength) for kind in ("blur", "JPEG") for strength in range(1, 6))]
