@@ -100,8 +100,7 @@ def build_backbone(name: str, size: int, weights: str, load: bool = True) -> Any
         files = " or ".join(_file_names(name, size))
         instead = "crackutils (in the package)" if name == OWN_BACKBONE else "random"
         remedy = f"Choose WEIGHTS={instead}, or set CRACKUTILS_WEIGHTS_DIR to a folder with {files}."
-        why = f"The ImageNet weights of {name} {where} ({type(error).__name__})"
-        raise CrackutilsError(f"{why}. {remedy}") from error
+        raise CrackutilsError(f"The ImageNet weights of {name} {where} ({type(error).__name__}). {remedy}") from error
 
 
 def weights_file(name: str, size: int, weights: str) -> Path | None:

@@ -529,6 +529,9 @@ def test_masks_beside_photos_label_tiles(tmp_path: Path, capsys: Any) -> None:
     refused = pytest.raises(CrackutilsError, match=r"a\.png is white in more than half")
     with refused, labelled_tiles(home, tmp_path / "model", None, "litert"):
         pass
+    save(wall(seed=5), home / "a-mask.png")  # another spelling: none of the masks is a photo
+    (home / "a.png").unlink()
+    assert {n: m.name for n, (_, m) in pair_masks(home).items()} == {"a.jpg": "a-mask.png", "deep/b.png": "b_mask.png"}
     (tmp_path / "none").mkdir()
     with pytest.raises(CrackutilsError, match="holds no photo with a mask beside it"):
         pair_masks(tmp_path / "none")

@@ -14,7 +14,7 @@ from test_inspection import DARK, Fake, save, wall
 from crackutils.cli import main
 from crackutils.config import CrackutilsError
 from crackutils.inspection.export import describe_areas, describe_lines, share_over_limit
-from crackutils.inspection.folder import _write_tables, inspect
+from crackutils.inspection.folder import inspect
 from crackutils.inspection.measure import Piece
 from crackutils.inspection.truth import compare_masks, find_masks, read_mask, score_counts, summarize_truth
 
@@ -100,9 +100,6 @@ def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake
     shares = share_over_limit([line, piece([(0, 9), (0, 49)], [1, 1], [1, 1])], 2.0)
     assert (shares["over_limit"], shares["over_unknown"]) == pytest.approx((15 / 80, 15 / 80))
     assert share_over_limit([], 2.0) == {"over_limit": 0, "over_unknown": 0}
-    cracks = [{"width_most": 9.0, "at_most": 1.0}, {"width_most": 2.0, "at_most": 0.5}]  # the first is only bounded
-    one = {"problem": "", "wide": 40, "high": 40, "tiles": [], "cracks": cracks}
-    assert _write_tables(tmp_path / "bounds", {"a": one}, 0.5, "px", None, False)["width_most_px"][0] == 2
     image = wall(lines=LINES[:1], thick=12)
     cv2.line(image, (100, 500), (700, 500), (DARK,) * 3, 4)
     save(image, tmp_path / "site" / "a.png")
@@ -201,11 +198,13 @@ def test_masks_are_read_as_programs_save_them(tmp_path: Path) -> None:
     true[20:24] = 1
     clear = np.dstack([np.full((40, 40, 3), 255, np.uint8), 255 * true])  # white lines on a transparent ground
     grey = np.where(true == 1, np.uint8(128), np.uint8(127))  # as a JPEG, or a mask with soft rims, has them
-    for k, picture in enumerate((true, true.astype(np.uint16), true.astype(np.uint16) * 65535, clear, grey)):
+    ink = np.dstack([np.zeros((40, 40, 3), np.uint8), 255 * true])  # black ones
+    for k, picture in enumerate((true, true.astype(np.uint16), true.astype(np.uint16) * 65535, clear, ink, grey)):
         Image.fromarray(picture).save(file := tmp_path / f"{k}.png")
         np.testing.assert_array_equal(read_mask(file, (40, 40)), true == 1)
-    ramp = np.arange(1600, dtype=np.uint16).reshape(40, 40) // 8
-    for picture, told in ((255 - 255 * true, "white in more than half"), (ramp.astype(np.uint8), "many grey values")):
+    ramp = (np.linspace(0, 1, 1600).reshape(40, 40) ** 2 * 255).astype(np.uint8)
+    for picture, told in ((255 - 255 * true, "white in more than half"), (ramp, "many grey values")):
         save(picture, tmp_path / "wrong.png")
         with pytest.raises(CrackutilsError, match=told):
-            read_mask(tmp_path / "wrong.png")
+            read_mask(tmp_path / "wrong.png", None, "white" in told)
+    np.testing.assert_array_equal(read_mask(tmp_path / "wrong.png"), ramp > 127)  # a true mask with soft rims

@@ -209,7 +209,7 @@ def hash_inputs(job: Job, profile: config.Profile, images: str) -> str:
     add("python", platform.python_version())
     add("code", code_hash())
     add(config.LOCK.name, config.LOCK.read_bytes())
-    weights = os.environ.get("CRACKUTILS_WEIGHTS_DIR", os.devnull)
+    weights = os.environ.get("CRACKUTILS_WEIGHTS_DIR") or os.devnull
     homes = (Path(weights).expanduser(), config.ROOT / weights)  # as `models.find_weights` looks for them
     for file in sorted({file for home in homes for file in home.glob("*")}):
         add(f"weights {file.name}", f"{file.stat().st_size} {file.stat().st_mtime_ns}")

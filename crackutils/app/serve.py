@@ -41,10 +41,9 @@ def start_page(
         raise CrackutilsError(f"{why}. Run pip install 'gradio>=6'.")
     from crackutils.app.page import build_page, launch
 
-    bare = host.strip("[]")
-    family, host = (socket.AF_INET6, f"[{bare}]") if ":" in bare else (socket.AF_INET, bare)
+    host = f"[{bare}]" if ":" in (bare := host.strip("[]")) else bare
     try:  # gradio would try a hundred ports
-        socket.create_server((bare, 0), family=family).close()
+        socket.create_server((bare, 0), family=socket.getaddrinfo(bare, None)[0][0]).close()
     except (OSError, UnicodeError) as error:
         raise CrackutilsError(f"The page cannot listen on {host} ({error}). Give another --host.") from error
     files = [file for path in photos for file in (find_pictures(path)[0] if path.is_dir() else [path])]

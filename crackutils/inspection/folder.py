@@ -38,7 +38,7 @@ _WRITTEN += ("truth.csv", "report.html")
 _UNSCALED = "A limit in millimetres needs a scale. Give --mm-per-pixel too."
 Ahead = Callable[[Path, Detector, list[tuple[Path, Path, Options]]], None]  # of the run, and files, folders, options
 # columns of photos.csv: whole numbers, also where some are missing, and numbers that must not be rounded
-_COUNTS, _EXACT = ("wide", "high", "tiles", "tiles_cracked", "cracks"), ("mm_per_pixel", *FACTS[2:])
+COUNTS, _EXACT = ("wide", "high", "tiles", "tiles_cracked", "cracks"), ("mm_per_pixel", *FACTS[2:])
 
 
 def inspect(
@@ -247,23 +247,22 @@ def _write_tables(
         row = {"file": name, "problem": one["problem"], "wide": one.get("wide"), "high": one.get("high")}
         row |= {"tiles": len(p_tiles), "tiles_cracked": sum(p >= threshold for p in p_tiles)}
         row |= {"p_crack": max(p_tiles, default=None), "cracks": len(known), f"length_{unit}": known["length"].sum()}
-        sure = known[known["at_most"] < 1] if (known["at_most"] < 1).any() else known
-        row |= {f"area_{unit}2": known["area"].sum(), f"width_most_{unit}": sure["width_most"].max()}
+        row |= {f"area_{unit}2": known["area"].sum(), f"width_most_{unit}": known["width_most"].max()}
         row |= {name: one.get(name) for name in ("mm_per_pixel", "scale_from") if unit == "mm"}
         if corrected:
             row |= {"corrected": one.get("corrected", False), "rejected": len(one.get("rejected", []))}
         if limit_mm is not None:
-            row |= {"limit_mm": limit_mm} | {name: one.get(name) for name in SHARES}
+            row |= {"limit_mm": limit_mm if "wide" in one else None} | {name: one.get(name) for name in SHARES}
         if exif:
             row |= {name: one.get("exif", {}).get(name) for name in FACTS}
         photos.append(row)
         cracks += [{"file": name} | crack for crack in one["cracks"]]
         tiles += [{"file": name} | tile for tile in one["tiles"]]
     table = pd.DataFrame(photos)
-    kinds = dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(table.columns.intersection([*_EXACT, *SHARES]), float)
+    kinds = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(table.columns.intersection([*_EXACT, *SHARES]), float)
     table, order = table.astype(kinds), ["unusable", f"length_{unit}", "p_crack", "file"]
     table["unusable"] = table["wide"].isna()
-    table.loc[table["unusable"], [*_COUNTS, f"length_{unit}", f"area_{unit}2"]] = None
+    table.loc[table["unusable"], [*COUNTS, f"length_{unit}", f"area_{unit}2"]] = None
     table = table.sort_values(order, ascending=[True, False, False, True], ignore_index=True).drop(columns="unusable")
     units = {name: f"{name}_{unit}" for name in LENGTHS} | {"area": f"area_{unit}2"}
     columns += SHARES if limit_mm is not None else ()

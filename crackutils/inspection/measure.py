@@ -201,8 +201,8 @@ def _row(lines: list[Piece], p: np.ndarray, shape: tuple[int, ...]) -> dict:
 def summarize_widths(pieces: Sequence[Piece]) -> dict[str, float]:
     """Return the widths of pieces, pixels, along the length where they are known; all NaN where none is.
 
-    width_mean, width_p10, width_p50, width_p90, in which upper bounds count as widths; width_most, the largest measured
-    width, or the largest bound where all are bounds; x_most, y_most, its place; at_most, the share of the bounds.
+    width_mean, width_p10, width_p50, width_p90, in which upper bounds count as widths; at_most, the share of bounds;
+    width_most, the largest, for which bounds by the blur count only if at_most is at least 0.5; x_most, y_most, where.
     """
     measures = dict.fromkeys([*LENGTHS[1:], "x_most", "y_most", "at_most"], np.nan)
     parts = ("points", "width", "at_most", "steps")
@@ -213,8 +213,9 @@ def summarize_widths(pieces: Sequence[Piece]) -> dict[str, float]:
         share = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
         measures |= {f"width_p{q}": float(np.interp(q / 100, share, width[known][order])) for q in (10, 50, 90)}
         mean, at_most = (float(np.average(values[known], weights=weight)) for values in (width, bound))
-        # where a crack tapers off, its bound is larger than the crack is anywhere
-        most = int(np.nanargmax(np.where(bound & (known & ~bound).any(), np.nan, width)))
+        # bounds by the blur are equal, and where a crack tapers off, larger than it is anywhere
+        blurred = bound & (width <= np.min(width[bound & known], initial=np.inf)) & (at_most < 0.5)
+        most = int(np.nanargmax(np.where(blurred, np.nan, width)))
         x, y = points[most].round().astype(int).tolist()
         measures |= {"width_mean": mean, "width_most": float(width[most]), "x_most": x, "y_most": y, "at_most": at_most}
     return measures

@@ -86,14 +86,16 @@ def match_masks(photos: Mapping[str, Path | None], masks: Mapping[str, Path]) ->
 
     Photos may lie among the masks: only a PNG is then the mask of another photo.
     """
+    stem = {name: posixpath.splitext(_END.sub("", name))[0] for name in photos}
+    bare = {stem[name] for name in photos if not _END.search(name)}
+    photos = {k: f and Path(os.path.abspath(f)) for k, f in photos.items() if not _END.search(k) or stem[k] not in bare}
     known, found = {*photos.values()}, {}
     ordered = sorted(masks.items(), key=lambda one: bool(_END.search(one[0])))  # of equal names the last wins
     named = {_END.sub("", name): file for name, file in ordered if file not in known or file.suffix.lower() == ".png"}
-    whole = [posixpath.splitext(_END.sub("", photo))[0] for photo in photos]  # they may be masks as well
-    last = [posixpath.basename(stem) for stem in whole]
+    whole, last = list(map(stem.get, photos)), [posixpath.basename(stem[photo]) for photo in photos]
     for stems, count in ((whole, {}), (last, Counter(last))):
-        for photo, stem, name in zip(photos, stems, match_names(stems, named), strict=True):
-            if count.get(stem, 1) == 1 and named.get(name) not in (None, photos[photo]):
+        for photo, one, name in zip(photos, stems, match_names(stems, named), strict=True):
+            if count.get(one, 1) == 1 and named.get(name) not in (None, photos[photo]):
                 found.setdefault(photo, named[name])
     return found
 
@@ -101,17 +103,19 @@ def match_masks(photos: Mapping[str, Path | None], masks: Mapping[str, Path]) ->
 def read_mask(file: Path, shape: tuple[int, int] | None = None, true: bool = True) -> np.ndarray:
     """Return a mask as bool (h, w): white is crack, or, where nothing is above 127, whatever is not 0.
 
-    Transparent pixels are no crack. Raises CrackutilsError for a file that cannot be used, or whose height and width
-    are not `shape`, if given; for one that may hold probabilities: mostly grey, or, unless it is a `true` mask, of
-    several values, but none above 127; and for a `true` one that is mostly white.
+    Transparent pixels are no crack; if all others are black, these are. Raises CrackutilsError for an unusable file,
+    another height and width than `shape`, a `true` mask that is mostly white, and a found one that may hold
+    probabilities: mostly grey, or of several values, but none above 127.
     """
     try:
         values = read_image(file).max(2)
         with Image.open(file, "r", READ) as opened:
-            if opened.has_transparency_data:
-                alpha = ImageOps.exif_transpose(opened.convert("RGBA")).getchannel("A")
-                values = np.where(np.asarray(alpha) > 127, values, 0)
-            elif opened.mode.startswith("I") and np.asarray(opened).max() < 256:  # else it would be scaled to 0
+            whole = sorted(opened.size) == sorted(values.shape)  # else `read_image` took another page
+            if whole and opened.has_transparency_data:
+                alpha = np.asarray(ImageOps.exif_transpose(opened.convert("RGBA")).getchannel("A"))
+                values = np.where(alpha > 127, values, 0)
+                values = values if values.any() or alpha.min() > 127 else alpha  # black strokes on nothing
+            elif whole and opened.mode.startswith("I") and np.asarray(opened).max() < 256:  # else scaled to 0
                 values = np.asarray(ImageOps.exif_transpose(opened)).astype(np.uint8)
     except ImageError as error:
         raise CrackutilsError(f"{file} {error}. Save it again, or take it out of the folder of masks.") from error
@@ -119,11 +123,11 @@ def read_mask(file: Path, shape: tuple[int, int] | None = None, true: bool = Tru
         sizes = " and ".join(f"{wide}x{high}" for high, wide in (values.shape, shape))
         raise CrackutilsError(f"{file} and its photo differ in size ({sizes} pixels). Give a mask of the photo's size.")
     counts, mask = np.bincount(values.ravel(), minlength=256), values > (127 if values.max() > 127 else 0)
-    levels, grey = (counts > 0).sum(), counts[33:223].sum() > 0.85 * counts[33:].sum()  # soft rims of lines are less
+    grey = counts[33 : int(0.87 * values.max())].sum() > 0.85 * counts[33:].sum()  # soft rims of lines are less
     if true and mask.mean() > 0.5:
         why = f"{file} is white in more than half of its pixels, so it is no mask of cracks"
         raise CrackutilsError(f"{why}. Paint cracks white and the rest black, or move the file.")
-    if (levels > 32 and grey) or (levels > 2 and values.max() <= 127 and not true):
+    if not true and (((levels := (counts > 0).sum()) > 32 and grey) or (levels > 2 and values.max() <= 127)):
         raise CrackutilsError(f"{file} has many grey values, as probabilities do. Save crack as 255, the rest as 0.")
     return mask
 

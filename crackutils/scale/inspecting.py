@@ -44,11 +44,13 @@ def inspect(
             given += _copy_photos(photo, out.with_name(f"{out.name}-photos"))
         else:
             given.append(Path(photo))
-    found = folder.inspect(given, out, force=force, ahead=partial(_inspect_ahead, ray, force), **options)
-    for table in _TABLES:
-        content = pd.read_csv(out / f"{table}.csv", encoding="utf-8-sig").to_parquet()
-        write_own(out / f"{table}.parquet", content)
-    return found
+    try:
+        return folder.inspect(given, out, force=force, ahead=partial(_inspect_ahead, ray, force), **options)
+    finally:  # also if no photo could be used
+        for table in _TABLES if (out / "photos.csv").is_file() else ():
+            content = pd.read_csv(out / f"{table}.csv", encoding="utf-8-sig")
+            whole = dict.fromkeys(content.columns.intersection(folder.COUNTS), "Int64")  # whole, also with empty cells
+            write_own(out / f"{table}.parquet", content.astype(whole).to_parquet())
 
 
 def _copy_photos(source: str, home: Path) -> list[Path]:

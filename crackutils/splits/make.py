@@ -260,7 +260,7 @@ def read_given(ds: Dataset, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
 def _home(ds: Dataset, method: str, seed: int) -> Path:
     name, photo = f"{ds.profile.source}-{ds.sha256[:12]}-{method}-{seed}", ds.cuts["photo"].to_numpy(np.int64)
     if (photo >= 0).any():  # their table may come later than the images, or change
-        name += f"-{hashlib.sha256(photo.tobytes()).hexdigest()[:8]}"
+        name += f"-{hashlib.sha256(pd.factorize(photo)[0].tobytes()).hexdigest()[:8]}"
     if method == "given" and (table := given_table(ds)):
         name += f"-{hashlib.sha256(table.read_bytes()).hexdigest()[:8]}"
     return config.data_dir() / "splits" / f"{name}.v{LINKS_VERSION}"
