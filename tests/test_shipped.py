@@ -64,14 +64,14 @@ def test_it_is_small_and_its_card_is_that_of_what_was_measured() -> None:
     found = json.loads(benchmark.OUT.read_text("utf-8"))
     assert (SHIPPED / "model" / "README.md").read_text("utf-8") == benchmark.write_card(found, SHIPPED)
     assert training.load(SHIPPED)[1] == DETECTOR
-    pages = {n: Path(config.ROOT, n).read_text("utf-8") for n in ("tools/benchmarks/README.md", "docs/transfer.md")}
-    (uav, walls, whole, metu), steps = (found[k] for k in ("masked", "walls", "whole", "metu")), sum(detector.STEPS)
+    names = ("tools/benchmarks/README.md", "docs/transfer.md")
+    trainings, transfer = (" ".join(Path(config.ROOT, name).read_text("utf-8").split()) for name in names)
+    uav, walls, whole, metu, drawn, lines = (found[k] for k in ("masked", "walls", "whole", "metu", "drawn", "joints"))
     row = f"(shipped) | {uav['iou']:.3f}, {uav['line_f1']:.3f} | {walls['tuning']:.3f}; {walls['published']:.3f}, "
     row += f"{walls['cleaned']:.3f} | {whole['auroc']:.3f}, {whole['average_precision']:.3f} | {metu['errors']}; "
-    assert f"{row}{metu['errors_corrected']} |" in pages["tools/benchmarks/README.md"]
-    text = " ".join(pages["docs/transfer.md"].split())
-    assert f"makes {metu['errors']} by the given labels and {metu['errors_corrected']} by the" in text
-    assert f"trained for {steps:,} steps" in text and f"better ({walls['published']:.3f})" in text
+    assert f"{row}{metu['errors_corrected']} | {drawn['iou']:.3f}; {lines['of the first 40']:.3f} |" in trainings
+    assert f"makes {metu['errors']} by the given labels and {metu['errors_corrected']} by the" in transfer
+    assert f"for {sum(detector.STEPS):,} steps" in transfer and f"better ({walls['published']:.3f})" in transfer
 
 
 def test_it_finds_cracks_and_leaves_an_empty_wall_alone(tmp_path: Path) -> None:
