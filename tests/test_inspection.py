@@ -137,6 +137,15 @@ def test_a_crack_goes_on_where_the_network_is_less_sure(monkeypatch: Any) -> Non
         assert crack_mask(p, 0.1, np.full((19, 57), logit)).any() == kept
 
 
+def test_a_mask_is_as_wide_as_what_is_sure_and_has_no_holes_of_debris() -> None:
+    p = np.zeros((200, 400), np.uint8)
+    p[20:60, 20:380], p[30:50, 20:380], p[37:43, 100:130] = 140, 200, 0  # just above the threshold, well above, debris
+    p[110:150, 200:240], p[113:147, 203:237] = 200, 0  # the wall between thin cracks
+    mask = crack_mask(p, 0.5)
+    assert mask[30:50, 20:380].all() and np.median(mask[:100, 60:340].sum(0)) == 20
+    np.testing.assert_array_equal(mask[100:], p[100:] > 0)
+
+
 def test_the_picture_shows_frame_line_and_scale() -> None:
     image = wall()
     p = map_of(image)
@@ -531,5 +540,5 @@ def test_synthetic_photos_are_saved_and_compared_at_thresholds(tmp_path: Path) -
     assert labels.groupby("photo")["crack"].first().tolist() == expected
     maps = [CrackMap(shot.mask // 2, np.full((24, 32), 9.0)) for shot in shots]
     low, high = (compare_at_threshold(shots, maps, t) for t in (0.2, 0.6))
-    assert low["threshold"] == 0.2 and low["iou"] > 0.8 and low["line_f1"] > 0.95 and low["length_error"] < 0.15
+    assert low["threshold"] == 0.2 and low["iou"] > 0.8 and low["line_f1"] > 0.94 and low["length_error"] < 0.15
     assert (high["iou"], high["line_f1"], high["length_error"]) == (0, 0, 1)

@@ -388,6 +388,7 @@ def test_without_an_address_a_cluster_of_this_machine_scores_and_goes(capfd: pyt
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=env)
     assert (done.returncode, done.stderr) == (0, "") and "of 1 photos examined show possible cracks" in done.stdout
     assert "inspecting on the cluster: 100%" in done.stdout and Path("out/report.html").is_file()
+    pytest.importorskip("aiohttp", reason="aiohttp, which reads web addresses, is not installed")
     port = free_port()
     Path("list.txt").write_text(address := f"http://127.0.0.1:{port}/x.png")
     command[2:] = ["score", "list.txt", "--out", "listed", "--model", str(MODEL), "--ray"]

@@ -139,7 +139,8 @@ def test_classes_by_the_names_that_people_use(words: str, label: int | None) -> 
 
 def test_a_tile_table_finds_its_photos_after_a_spreadsheet_saved_it(tmp_path: Path, capsys: Capture) -> None:
     names = ["=wand\rä.jpg", "day/1\udce4.jpg", "B.jpg"]
-    tiles = pd.DataFrame({"file": names * 2, "row": 0, "col": [0] * 3 + [1] * 3, "p_crack": [0.25] * 3 + [0.75] * 3})
+    tiles = pd.DataFrame({"file": names * 2}, dtype=object)  # where pyarrow is installed, texts are UTF-8
+    tiles = tiles.assign(row=0, col=[0] * 3 + [1] * 3, p_crack=[0.25] * 3 + [0.75] * 3)
     (tmp_path / "tiles.csv").write_bytes(table_bytes(tiles.assign(Crack=[0, 0, 0, 1, 1, 1])))
     saved = pd.read_csv(tmp_path / "tiles.csv").replace({"B.jpg": "b.JPG", "day/1\\xe4.jpg": "day\\1\\xe4.jpg"})
     more = pd.DataFrame({"file": "B.jpg", "row": [1, 2], "col": 0})  # nobody has looked at these

@@ -65,7 +65,11 @@ def adapt(
         shown = facts | {"recipe": recipe, "curve": curve.to_dict("records"), "verdict": verdict}
         write_run(work, net, "card.md.j2", shown, content, time.perf_counter() - began)
         if len(curve):
-            _write_curve(work, curve)
+            write_atomically(work / "learning_curve.csv", table_bytes(curve))
+            (work / "figures").mkdir()
+            figure, file = plot_learning_curve(curve), work / "figures" / "learning_curve.png"
+            figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
+            plt.close(figure)
     if len(curve):
         print(curve.round(4).to_string(index=False))
     print(f"{verdict}\nthe adapted model is in {display_path(out)}")
@@ -108,11 +112,3 @@ def write_run(folder: Path, net: Any, card: str, shown: dict[str, Any], content:
     facts = {"versions": provenance.versions(), "machine": provenance.machine(), "timings": timings}
     write_atomically(folder / "run.json", json.dumps(facts, indent=1) + "\n")
     write_atomically(folder / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _write_curve(folder: Path, curve: pd.DataFrame) -> None:
-    write_atomically(folder / "learning_curve.csv", table_bytes(curve))
-    (folder / "figures").mkdir()
-    figure, file = plot_learning_curve(curve), folder / "figures" / "learning_curve.png"
-    figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)

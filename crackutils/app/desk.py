@@ -224,8 +224,7 @@ class Desk:
 
     def set_limit(self, value: float | None, exposure: str | None = None) -> None:
         """Set the largest allowed width in millimetres, or by an exposure class; None or empty means without."""
-        limit, _ = choose_limit(value, exposure or None)
-        self.session.limit_mm, self.session.exposure = limit, exposure or None
+        self.session.limit_mm, self.session.exposure = choose_limit(value, exposure or None)[0], exposure or None
         self.save()
 
     def edits_of(self, name: str) -> Edits:
@@ -291,8 +290,7 @@ class Desk:
     def preview(self, threshold: float) -> np.ndarray:
         """Return the photo with what a threshold finds tinted, uint8 (h, w, 3): fast, at the picture's size."""
         sight, picture = self._sight(), self.plain()
-        side = math.ceil(1 / sight.shrink)
-        thick = cv2.dilate(sight.seen.pixels, np.ones((side, side)))  # thin lines stay as probable as they are
+        thick = cv2.dilate(sight.seen.pixels, np.ones((math.ceil(1 / sight.shrink),) * 2))  # keeps thin lines
         mask = crack_mask(cv2.resize(thick, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST), threshold)
         picture[mask] = (230, 159, 0)
         return picture
@@ -390,13 +388,14 @@ class Desk:
         """Return millimetres per pixel from `ends` and their distance in millimetres."""
         if len(self.ends) != 2:
             raise CrackutilsError("A scale needs two points. Click on them, or write x, y; x, y.")
-        return _rounded(scale_of_points(*self.ends, length or 0.0))
+        found = scale_of_points(*self.ends, length or 0.0)
+        return float(f"{found:.5g}")  # as the page shows it: leaving its field must not change it
 
     def scale_from_marker(self, side: float | None) -> tuple[float, str]:
         """Return millimetres per pixel from a marker in the photo, its side in millimetres, and how well, in words."""
         found = scale_of_marker(self._sight().image, side or 0.0)
         told = f"Marker {', '.join(map(str, found.ids))}: {found.mm_per_pixel:.4g} mm per pixel"
-        return _rounded(found.mm_per_pixel), "; ".join(filter(None, [told, describe_marker(found)]))
+        return float(f"{found.mm_per_pixel:.5g}"), "; ".join(filter(None, [told, describe_marker(found)]))
 
     def describe(self, line: int) -> str:
         """Return what is known of a line, as Markdown."""
@@ -495,10 +494,6 @@ def _check_photo(file: Path) -> None:
             pass
     except Exception:  # whatever Pillow's parsers run into
         decode_image(file)  # says it in words
-
-
-def _rounded(scale: float) -> float:
-    return float(f"{scale:.5g}")  # as the page shows it: leaving its field must not change it
 
 
 def remove_old(home: Path) -> None:

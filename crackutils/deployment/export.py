@@ -68,7 +68,8 @@ def export_model(source: str, form: str, out: Path, images: Path | None = None, 
     """
     check_format(form, out)
     card_file = out.with_name(f"{out.name}.json")
-    existing = [path for path in out.rglob("*") if path.is_file() and not _is_record(path)] if out.is_dir() else [out]
+    inside = [path for path in out.rglob("*") if path.is_file() and (path.name[0], path.suffix) != (".", ".sha256")]
+    existing = inside if out.is_dir() else [out]
     existing += [out.with_suffix(".bin")] if form == "openvino" else []
     for path in (card_file, *existing):
         refuse_foreign(path, force)
@@ -103,10 +104,6 @@ def export_model(source: str, form: str, out: Path, images: Path | None = None, 
             write_own(target, path.read_bytes())
         write_own(card_file, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     return card
-
-
-def _is_record(path: Path) -> bool:
-    return path.name.startswith(".") and path.suffix == ".sha256"
 
 
 def _open_case(source: str, images: Path | None) -> _Case:

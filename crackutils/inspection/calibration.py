@@ -39,13 +39,13 @@ def read_tile_labels(file: str | Path) -> pd.DataFrame:
 
 
 def match_photos(labels: pd.DataFrame, photos: Iterable[str]) -> pd.DataFrame:
-    """Return labels of tiles with their photos as `photos` spells them: see `match_names`.
+    """Return labels of tiles with their photos as `photos` spells them (`match_names`).
 
-    Raises CrackutilsError if a tile then has two labels.
+    CrackutilsError: a tile then has two labels.
     """
-    labels = labels.assign(photo=match_names(labels["photo"], photos := set(photos)))
-    twice = labels["photo"][labels["photo"].isin(photos) & labels.duplicated(_TILE)]
-    if len(twice):
+    names = match_names(labels["photo"], photos := set(photos))
+    labels = labels.assign(photo=pd.Series(names, labels.index, object))  # pyarrow's texts are UTF-8, names may not be
+    if len(twice := labels["photo"][labels["photo"].isin(photos) & labels.duplicated(_TILE)]):
         raise CrackutilsError(f"The labels list a tile of {twice.iloc[0]} twice. Keep one row for each tile.")
     return labels
 

@@ -32,8 +32,7 @@ def corrected_photos(origin: Path, out: Path, model: Path | None, engine: str) -
     """Yield a temporary folder beside `out`, and the photos that a user has corrected.
 
     `origin` is a session, whose photos with marks or paint count, or a folder with complete masks (`pair_masks`; white
-    is crack). Cracks are confirmed, painted or masked ones.
-    Raises CrackutilsError for a session or folder that cannot be used.
+    is crack). Cracks are confirmed, painted or masked ones. CrackutilsError: a session or folder that cannot be used.
     """
     with explain_write_errors(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -19,16 +19,18 @@ _SHORTEST = 20  # least length of a crack, pixels
 _CELL_SURE = 2.0  # least mean logit of the cells along some stretch of a crack, at a threshold of 0.5 and more
 _STRETCH = 9  # side of the square of cells that a mean is taken over
 _LOW = 0.5  # share of the threshold down to which a crack continues
+_CORE = 0.6  # times p (1 - p): how far above the threshold p pixels count besides the centre line
 
 
 def crack_mask(pixels: np.ndarray, threshold: float, cells: np.ndarray | None = None) -> np.ndarray:
     """Return the pixels of cracks, bool (h, w), from the probabilities of a `CrackMap`, uint8 (h, w).
 
-    A crack continues from pixels that reach the threshold to neighbours that reach half of it (hysteresis: Canny 1986);
-    of these, only the centre line counts, because the mask would be too wide. Cracks under 20 pixels are dropped.
-    With the logits of the map's `cells`, so are cracks without a confident stretch: cells see more of the surroundings.
+    A crack continues from pixels that reach the threshold to neighbours that reach half of it (hysteresis: Canny 1986).
+    Of pixels below 0.65, for a threshold of 0.5, only the centre line counts, because the mask would be too wide. Small
+    holes of wide cracks are filled. Cracks under 20 pixels are dropped. With the logits of the map's `cells`, so are
+    cracks without a confident stretch: cells see more of the surroundings.
     """
-    low, high = _LOW * threshold * 255, threshold * 255
+    low, high, core = (255 * t for t in (_LOW * threshold, threshold, threshold + _CORE * threshold * (1 - threshold)))
     cells, sure = (np.zeros((1, 1)), -np.inf) if cells is None else (_average(cells, pixels, low), _CELL_SURE)
     if threshold < 0.5:  # users choose a low one to see doubtful cracks
         sure = math.log(threshold / (1 - threshold)) + 2 * threshold * sure
@@ -38,10 +40,10 @@ def crack_mask(pixels: np.ndarray, threshold: float, cells: np.ndarray | None = 
     def thin(row: int, col: int) -> None:
         top, left = max(0, row - _RIM), max(0, col - _RIM)
         window = np.s_[top : row + _BLOCK + _RIM, left : col + _BLOCK + _RIM]
-        own, sure = found[window], found[window] & (pixels[window] >= threshold * 255)
-        if (own != sure).any():
-            kept = _thin_doubtful(own, sure)[row - top :, col - left :][:_BLOCK, :_BLOCK]
-            mask[row : row + _BLOCK, col : col + _BLOCK] = kept
+        own, sure = found[window], found[window] & (pixels[window] >= core)
+        if own.any():
+            kept = _thin_doubtful(own, sure)[row - top :, col - left :]
+            mask[row : row + _BLOCK, col : col + _BLOCK] = kept[:_BLOCK, :_BLOCK]
 
     for_blocks(thin, mask.shape, _BLOCK)
     return mask
@@ -118,16 +120,25 @@ def find_pixels(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thin_doubtful(found: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """Return the pixels in `sure`, the centre line of the others, and what both enclose, as inside wide cracks.
+    """Return the pixels in `sure`, the centre line of the others, and what both enclose; all bool (h, w).
 
-    Takes and returns bool (h, w).
+    What is not found counts as enclosed, as debris in a wide crack, if it is small: half of the ring around it, as
+    wide as half of its box, is crack.
     """
     left, top, wide, high = cv2.boundingRect(found.view(np.uint8))
-    thin, box = np.zeros_like(found), np.s_[top : top + high, left : left + wide]
-    thin[box] = skeletonize(found[box])
-    core, cross = sure | thin, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    rest = found & ~core
-    _, labels = cv2.connectedComponents(rest.astype(np.uint8), connectivity=4)
-    outside = cv2.dilate((~found).astype(np.uint8), cross) > 0
-    enclosed = ~np.isin(np.arange(labels.max() + 1), labels[rest & outside])
-    return core | (rest & enclosed[labels])
+    thin, box = np.zeros_like(found), np.s_[max(0, top - 1) : top + high + 1, max(0, left - 1) : left + wide + 1]
+    core = sure[box] | skeletonize(found[box])
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats((~core).view(np.uint8), connectivity=4)
+    crack = np.ones(len(boxes), bool)
+    crack[labels[~found[box]]] = False
+    core = crack[labels]
+    for k in np.flatnonzero(~crack & (boxes[:, 2:4].max(1) < _RIM)):
+        x, y, right, low = boxes[k, :4] + np.array([0, 0, *boxes[k, :2]])
+        if x and y and right < core.shape[1] and low < len(core):
+            radius = (min(right - x, low - y) + 1) // 2
+            near = np.s_[max(0, y - radius) : low + radius, max(0, x - radius) : right + radius]
+            hole = (labels[near] == k).view(np.uint8)
+            ring = cv2.dilate(hole, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)) > hole
+            crack[k] = core[near][ring].mean() >= 0.5
+    thin[box] = crack[labels]
+    return thin

@@ -1,27 +1,30 @@
 // From a photo's map to its cracks: mask.py and graph.py of crackutils.inspection in JavaScript, without widths.
 // Images are flat arrays, row by row.
 
-const CELL = 16, SHORTEST = 20, SURE = 2, SIDE = 9, LOW = 0.5; // as in mask.py
+const CELL = 16, SHORTEST = 20, SURE = 2, SIDE = 9, LOW = 0.5, CORE = 0.6, RIM = 64; // as in mask.py
 const HOLE = [[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]], PAD = 32, GAP = 15, TANGENT = 8, SPUR = 4; // as in graph.py
 const AROUND = [[-1, 0], [-1, 1], [0, 1], [1, 1], [1, 0], [1, -1], [0, -1], [-1, -1]]; // dy, dx, clockwise from north
 
-/** Label what hangs together: calls `act` with the pixels of each part for which `inside(index)` holds. */
-function forParts(w, h, inside, steps, act) {
+/** Label what hangs together: calls `act` with the pixels of each part of at most `most` for which `inside(index)` holds. */
+function forParts(w, h, inside, steps, act, most = Infinity) {
   const seen = new Uint8Array(w * h);
   for (let start = 0; start < w * h; start++) {
     if (seen[start] || !inside(start)) continue;
     const part = [start];
-    seen[start] = 1;
-    for (let k = 0; k < part.length; k++) {
+    seen[start] = 1; // 2: of a part that is too large
+    let large = false;
+    for (let k = 0; k < part.length && !large; k++) {
       const y = Math.floor(part[k] / w), x = part[k] % w;
       for (const [dy, dx] of steps) {
         const next = part[k] + dy * w + dx;
-        if (y + dy < 0 || y + dy >= h || x + dx < 0 || x + dx >= w || seen[next] || !inside(next)) continue;
-        seen[next] = 1;
-        part.push(next);
+        if (y + dy < 0 || y + dy >= h || x + dx < 0 || x + dx >= w || !inside(next)) continue;
+        large ||= seen[next] === 2 || part.length > most;
+        if (!seen[next]) part.push(next);
+        seen[next] ||= 1;
       }
     }
-    act(part);
+    if (large) for (const k of part) seen[k] = 2;
+    else act(part);
   }
 }
 
@@ -61,17 +64,31 @@ export function crackMask(pixels, w, h, cells, cellsWide, threshold) {
     if (Math.hypot(right - left, low - top) >= SHORTEST && cell >= sure && most >= high)
       for (const k of part) found[k] = 1;
   });
-  // what is doubtful counts by its centre line, and by what it encloses
-  const line = thin(found, w, h), core = found.map((one, k) => one && (line[k] || pixels[k] >= high) ? 1 : 0);
+  // what is doubtful counts by its centre line, and by what it encloses: `_thin_doubtful`
+  const line = thin(found, w, h), full = high + 255 * CORE * threshold * (1 - threshold);
+  const crack = found.map((one, k) => one && (line[k] || pixels[k] >= full) ? 1 : 0);
   const straight = AROUND.filter(([dy, dx]) => !dy || !dx);
-  forParts(w, h, (k) => found[k] && !core[k], straight, (part) => {
+  forParts(w, h, (k) => found[k] && !crack[k], straight, (part) => {
     const open = part.some((k) => straight.some(([dy, dx]) => {
       const y = Math.floor(k / w) + dy, x = (k % w) + dx;
       return y >= 0 && y < h && x >= 0 && x < w && !found[y * w + x];
     }));
-    if (!open) for (const k of part) core[k] = 1;
+    if (!open) for (const k of part) crack[k] = 1;
   });
-  return core;
+  const filled = crack.slice();
+  forParts(w, h, (k) => !crack[k], straight, (part) => {
+    const xs = part.map((k) => k % w), ys = part.map((k) => Math.floor(k / w));
+    const [left, right, top, low] = [Math.min(...xs), Math.max(...xs) + 1, Math.min(...ys), Math.max(...ys) + 1];
+    if (!left || !top || right === w || low === h || Math.max(right - left, low - top) >= RIM) return;
+    const radius = Math.floor((Math.min(right - left, low - top) + 1) / 2), hole = new Set(part), ring = new Set();
+    part.forEach((_, i) => {
+      for (let y = Math.max(0, ys[i] - radius); y <= Math.min(h - 1, ys[i] + radius); y++)
+        for (let x = Math.max(0, xs[i] - radius); x <= Math.min(w - 1, xs[i] + radius); x++)
+          if (Math.hypot(y - ys[i], x - xs[i]) <= radius && !hole.has(y * w + x)) ring.add(y * w + x);
+    });
+    if ([...ring].filter((k) => crack[k]).length >= ring.size / 2) for (const k of part) filled[k] = 1;
+  }, RIM * RIM);
+  return filled;
 }
 
 /** Thin a mask to lines (Zhang, Suen 1984). */
