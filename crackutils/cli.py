@@ -86,7 +86,7 @@ def adapt(labels: Path | None, masks: Path | None, **options: Any) -> None:
 @_path("--out", metavar="FOLDER", help="Output folder: a new one, or one to continue.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; default: the detector of the package.")
 @_ENGINE
-@click.option("--threshold", type=float, metavar="P", help="Probability from which a pixel is crack; default: 0.5.")
+@click.option("--threshold", type=float, metavar="P", help="Probability at which a crack begins; default: 0.5.")
 @click.option("--mm-per-pixel", type=float, metavar="MM", help="Scale of all photos; measures are then in mm.")
 @_path("--labels", metavar="TABLE", help="Copy of tiles.csv with a column crack (1, 0, empty): chooses the threshold.")
 @_path("--session", metavar="FILE", help="Session file, photos with your corrections; takes the place of PHOTOS.")

@@ -137,13 +137,20 @@ def test_a_crack_goes_on_where_the_network_is_less_sure(monkeypatch: Any) -> Non
         assert crack_mask(p, 0.1, np.full((19, 57), logit)).any() == kept
 
 
-def test_a_mask_is_as_wide_as_what_is_sure_and_has_no_holes_of_debris() -> None:
-    p = np.zeros((200, 400), np.uint8)
+def test_a_mask_is_as_wide_as_what_is_sure_and_has_no_holes_of_debris(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, wall = np.zeros((200, 400), np.uint8), np.zeros((200, 400), np.uint8)
     p[20:60, 20:380], p[30:50, 20:380], p[37:43, 100:130] = 140, 200, 0  # just above the threshold, well above, debris
-    p[110:150, 200:240], p[113:147, 203:237] = 200, 0  # the wall between thin cracks
+    wall[110:150, 200:240], wall[113:147, 203:237] = 200, 0  # between thin cracks, alone in the photo or not
     mask = crack_mask(p, 0.5)
-    assert mask[30:50, 20:380].all() and np.median(mask[:100, 60:340].sum(0)) == 20
-    np.testing.assert_array_equal(mask[100:], p[100:] > 0)
+    assert mask[30:50, 20:380].all() and np.median(mask[:, 60:340].sum(0)) == 20
+    np.testing.assert_array_equal(crack_mask(wall, 0.5), wall > 0)
+    np.testing.assert_array_equal(crack_mask(p | wall, 0.5), mask | (wall > 0))
+    for radius in (20, 29):  # of holes in a web
+        web = np.where(np.hypot(*np.indices((200, 400)) % 60 - 30.0) < radius, 0, 200).astype(np.uint8)
+        monkeypatch.setattr("crackutils.inspection.mask._BLOCK", 512)
+        whole = crack_mask(web, 0.5)
+        monkeypatch.setattr("crackutils.inspection.mask._BLOCK", 64)
+        np.testing.assert_array_equal(crack_mask(web, 0.5), whole)  # no seam
 
 
 def test_the_picture_shows_frame_line_and_scale() -> None:

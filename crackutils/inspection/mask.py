@@ -19,6 +19,7 @@ _SHORTEST = 20  # least length of a crack, pixels
 _CELL_SURE = 2.0  # least mean logit of the cells along some stretch of a crack, at a threshold of 0.5 and more
 _STRETCH = 9  # side of the square of cells that a mean is taken over
 _LOW = 0.5  # share of the threshold down to which a crack continues
+_HOLE = 42  # longest hole that is filled, pixels: with the ring around it, it fits into the overlap
 _CORE = 0.6  # times p (1 - p): how far above the threshold p pixels count besides the centre line
 
 
@@ -122,23 +123,29 @@ def find_pixels(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _thin_doubtful(found: np.ndarray, sure: np.ndarray) -> np.ndarray:
     """Return the pixels in `sure`, the centre line of the others, and what both enclose; all bool (h, w).
 
-    What is not found counts as enclosed, as debris in a wide crack, if it is small: half of the ring around it, as
-    wide as half of its box, is crack.
+    A hole, which debris or light on a rim leaves, counts as enclosed if it is small: its box has a side of 2 pixels or
+    less, or half of the ring around it is crack, as wide as the radius of the largest circle in the hole.
     """
     left, top, wide, high = cv2.boundingRect(found.view(np.uint8))
-    thin, box = np.zeros_like(found), np.s_[max(0, top - 1) : top + high + 1, max(0, left - 1) : left + wide + 1]
-    core = sure[box] | skeletonize(found[box])
+    box = np.s_[max(0, top - _HOLE) : top + high + _HOLE, max(0, left - _HOLE) : left + wide + _HOLE]
+    core, thin = sure[box] | skeletonize(found[box]), np.zeros_like(found)
     _, labels, boxes, _ = cv2.connectedComponentsWithStats((~core).view(np.uint8), connectivity=4)
     crack = np.ones(len(boxes), bool)
     crack[labels[~found[box]]] = False
+    first, size = boxes[:, :2], boxes[:, 2:4]
+    hole = ~crack & ((first > 0) & (first + size < core.shape[::-1]) & (size <= _HOLE)).all(1)
+    crack |= hole & (size.min(1) <= 2)
     core = crack[labels]
-    for k in np.flatnonzero(~crack & (boxes[:, 2:4].max(1) < _RIM)):
-        x, y, right, low = boxes[k, :4] + np.array([0, 0, *boxes[k, :2]])
-        if x and y and right < core.shape[1] and low < len(core):
-            radius = (min(right - x, low - y) + 1) // 2
-            near = np.s_[max(0, y - radius) : low + radius, max(0, x - radius) : right + radius]
-            hole = (labels[near] == k).view(np.uint8)
-            ring = cv2.dilate(hole, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)) > hole
-            crack[k] = core[near][ring].mean() >= 0.5
+    for k in np.flatnonzero(hole & ~crack):
+        (x, y), (right, low) = first[k], first[k] + size[k]
+        radius = math.ceil(_distance(labels[y - 1 : low + 1, x - 1 : right + 1] == k).max())
+        near = np.s_[max(0, y - radius) : low + radius, max(0, x - radius) : right + radius]
+        far = _distance(labels[near] != k)
+        crack[k] = core[near][(far > 0) & (far <= radius)].mean() >= 0.5
     thin[box] = crack[labels]
     return thin
+
+
+def _distance(inside: np.ndarray) -> np.ndarray:
+    """Return how far each pixel is from the nearest one that is not inside, float32 (h, w)."""
+    return cv2.distanceTransform(inside.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -122,12 +122,12 @@ def measure_drawn(net: Detector, threshold: float, count: int = 160) -> dict[str
     for k in progress(range(count), "drawn", count, "photo"):
         shot = make_photo(DRAWN, k, 1536, 1152, THIN)
         rows.append(compare_with_truth(shot, mask_of(net, threshold)(shot.image)))
-    table = pd.DataFrame(rows)
-    table["error"], table["iou"] = (table["length_found"] / table["length_true"] - 1).abs(), score_counts(table)["iou"]
+    table = score_counts(pd.DataFrame(rows))
+    table["length_error"] = table["length_error"].abs()
 
     def medians(table: pd.DataFrame) -> dict[str, float]:
-        thin = table[table["style"] == "hairline"]
-        found = {"iou": table["iou"], "length_error": table["error"], "length_error_hairlines": thin["error"]}
+        thin = table[table["style"] == "hairline"]["length_error"]
+        found = {"iou": table["iou"], "length_error": table["length_error"], "length_error_hairlines": thin}
         return {name: round(float(values.median()), 4) for name, values in found.items()}
 
     return {"photos": count} | medians(table) | {f"of the first {FEW}": medians(table[:FEW])}

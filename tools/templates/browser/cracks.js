@@ -1,7 +1,7 @@
 // From a photo's map to its cracks: mask.py and graph.py of crackutils.inspection in JavaScript, without widths.
 // Images are flat arrays, row by row.
 
-const CELL = 16, SHORTEST = 20, SURE = 2, SIDE = 9, LOW = 0.5, CORE = 0.6, RIM = 64; // as in mask.py
+const CELL = 16, SHORTEST = 20, SURE = 2, SIDE = 9, LOW = 0.5, CORE = 0.6, MOST = 42; // as in mask.py
 const HOLE = [[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]], PAD = 32, GAP = 15, TANGENT = 8, SPUR = 4; // as in graph.py
 const AROUND = [[-1, 0], [-1, 1], [0, 1], [1, 1], [1, 0], [1, -1], [0, -1], [-1, -1]]; // dy, dx, clockwise from north
 
@@ -77,18 +77,45 @@ export function crackMask(pixels, w, h, cells, cellsWide, threshold) {
   });
   const filled = crack.slice();
   forParts(w, h, (k) => !crack[k], straight, (part) => {
-    const xs = part.map((k) => k % w), ys = part.map((k) => Math.floor(k / w));
-    const [left, right, top, low] = [Math.min(...xs), Math.max(...xs) + 1, Math.min(...ys), Math.max(...ys) + 1];
-    if (!left || !top || right === w || low === h || Math.max(right - left, low - top) >= RIM) return;
-    const radius = Math.floor((Math.min(right - left, low - top) + 1) / 2), hole = new Set(part), ring = new Set();
-    part.forEach((_, i) => {
-      for (let y = Math.max(0, ys[i] - radius); y <= Math.min(h - 1, ys[i] + radius); y++)
-        for (let x = Math.max(0, xs[i] - radius); x <= Math.min(w - 1, xs[i] + radius); x++)
-          if (Math.hypot(y - ys[i], x - xs[i]) <= radius && !hole.has(y * w + x)) ring.add(y * w + x);
-    });
-    if ([...ring].filter((k) => crack[k]).length >= ring.size / 2) for (const k of part) filled[k] = 1;
-  }, RIM * RIM);
+    if (isFilled(part, crack, w, h)) for (const k of part) filled[k] = 1;
+  }, MOST * MOST);
   return filled;
+}
+
+/** Whether a hole is small: a side of 2 pixels or less, or half of the ring around it, as wide as its radius, is crack. */
+function isFilled(part, crack, w, h) {
+  const xs = part.map((k) => k % w), ys = part.map((k) => Math.floor(k / w));
+  const [left, top] = [Math.min(...xs), Math.min(...ys)];
+  const [wide, high] = [Math.max(...xs) - left + 1, Math.max(...ys) - top + 1];
+  if (!left || !top || left + wide === w || top + high === h || Math.max(wide, high) > MOST) return false;
+  if (Math.min(wide, high) <= 2) return true;
+  const side = 2 * MOST + 2, here = new Uint8Array(side * side), rim = [], edge = []; // 1: hole, 2: its edge, 3: ring
+  const at = (x, y) => (y - top + MOST / 2) * side + x - left + MOST / 2;
+  part.forEach((_, i) => { here[at(xs[i], ys[i])] = 1; });
+  part.forEach((_, i) => {
+    let outer = false;
+    for (const [dy, dx] of AROUND) {
+      const k = at(xs[i] + dx, ys[i] + dy);
+      if (here[k] === 1) continue;
+      outer = true;
+      if (here[k] === 0) edge.push([xs[i] + dx, ys[i] + dy]);
+      here[k] = 2;
+    }
+    if (outer) rim.push([xs[i], ys[i]]);
+  });
+  const far = (x, y) => edge.reduce((least, [ex, ey]) => Math.min(least, (ex - x) ** 2 + (ey - y) ** 2), Infinity);
+  const radius = Math.ceil(Math.sqrt(part.reduce((most, _, i) => Math.max(most, far(xs[i], ys[i])), 0)));
+  let count = 0, cracked = 0;
+  for (const [cx, cy] of rim)
+    for (let y = Math.max(0, cy - radius); y <= Math.min(h - 1, cy + radius); y++)
+      for (let x = Math.max(0, cx - radius); x <= Math.min(w - 1, cx + radius); x++) {
+        const k = at(x, y);
+        if (here[k] === 1 || here[k] === 3 || (x - cx) ** 2 + (y - cy) ** 2 > radius ** 2) continue;
+        here[k] = 3;
+        count++;
+        cracked += crack[y * w + x];
+      }
+  return cracked >= count / 2;
 }
 
 /** Thin a mask to lines (Zhang, Suen 1984). */
