@@ -30,7 +30,7 @@ from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import Piece, measure_cracks
 from crackutils.inspection.photo import resume_photo
 from crackutils.inspection.tiling import CrackMap, Detector, load_detector, map_photo, tile_probabilities
-from crackutils.inspection.truth import compare_at_threshold, save_photos
+from crackutils.inspection.truth import compare_at_threshold, compare_with_truth, save_photos
 from crackutils.synthetic.photo import make_photo
 
 SIZE = 256
@@ -549,3 +549,8 @@ def test_synthetic_photos_are_saved_and_compared_at_thresholds(tmp_path: Path) -
     low, high = (compare_at_threshold(shots, maps, t) for t in (0.2, 0.6))
     assert low["threshold"] == 0.2 and low["iou"] > 0.8 and low["line_f1"] > 0.94 and low["length_error"] < 0.15
     assert (high["iou"], high["line_f1"], high["length_error"]) == (0, 0, 1)
+    found = shots[1].mask > 127  # what is too thin for the true mask, here the right half, does not count if found
+    half = dataclasses.replace(shots[1], mask=shots[1].mask * (np.arange(512) < 256).astype(np.uint8))
+    whole, part = (compare_with_truth(shot, found) for shot in (shots[1], half))
+    assert part["length_true"] < 0.8 * whole["length_true"]
+    assert part["length_found"] == pytest.approx(part["length_true"], rel=0.1) and part["found"] < whole["found"]

@@ -216,7 +216,7 @@ class Desk:
         self.save()
 
     def set_threshold(self, value: float) -> None:
-        """Set the probability from which a pixel counts as a crack, between 0 and 1, and measure again."""
+        """Set the probability at which a crack begins, between 0 and 1, and measure again."""
         self.session.threshold = value
         if self.sight:
             self.measure()

@@ -43,7 +43,7 @@ def crack_mask(pixels: np.ndarray, threshold: float, cells: np.ndarray | None = 
         window = np.s_[top : row + _BLOCK + _RIM, left : col + _BLOCK + _RIM]
         own, sure = found[window], found[window] & (pixels[window] >= core)
         if own.any():
-            kept = _thin_doubtful(own, sure)[row - top :, col - left :]
+            kept = _thin_and_fill(own, sure)[row - top :, col - left :]
             mask[row : row + _BLOCK, col : col + _BLOCK] = kept[:_BLOCK, :_BLOCK]
 
     for_blocks(thin, mask.shape, _BLOCK)
@@ -120,7 +120,7 @@ def find_pixels(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.divmod(np.flatnonzero(mask), mask.shape[1])
 
 
-def _thin_doubtful(found: np.ndarray, sure: np.ndarray) -> np.ndarray:
+def _thin_and_fill(found: np.ndarray, sure: np.ndarray) -> np.ndarray:
     """Return the pixels in `sure`, the centre line of the others, and what both enclose; all bool (h, w).
 
     A hole, which debris or light on a rim leaves, counts as enclosed if it is small: its box has a side of 2 pixels or

@@ -41,7 +41,7 @@ _PICTURES = ("overlay.jpg", "thumbnail.jpg", "mask.png")
 class Options:
     """Options of the inspection of a photo.
 
-    threshold: probability from which a pixel counts as crack, above 0 and below 1; mm_per_pixel: scale, None for
+    threshold: probability at which a crack begins, above 0 and below 1; mm_per_pixel: scale, None for
     lengths in pixels; limit_mm: the largest allowed width; edits: a user's corrections, whose scale takes precedence;
     exif: whether camera, date and place are reported.
     """

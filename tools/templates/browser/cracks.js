@@ -64,7 +64,7 @@ export function crackMask(pixels, w, h, cells, cellsWide, threshold) {
     if (Math.hypot(right - left, low - top) >= SHORTEST && cell >= sure && most >= high)
       for (const k of part) found[k] = 1;
   });
-  // what is doubtful counts by its centre line, and by what it encloses: `_thin_doubtful`
+  // what is doubtful counts by its centre line, and by what it encloses: `_thin_and_fill`
   const line = thin(found, w, h), full = high + 255 * CORE * threshold * (1 - threshold);
   const crack = found.map((one, k) => one && (line[k] || pixels[k] >= full) ? 1 : 0);
   const straight = AROUND.filter(([dy, dx]) => !dy || !dx);
