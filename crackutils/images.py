@@ -130,6 +130,7 @@ def _decode(file: str | Path | bytes, size: int | None, note: str = "") -> Pictu
         raise ImageError(_RAW)
     _heard.warnings = []
     with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, "r", READ) as opened:
+        opened.filename = ""  # with a name, Pillow maps TIFFs, and reads turned ones wrongly
         tags = getattr(opened, "tag_v2", {})
         if _DNG in tags or (_PARTS in tags and tags.get(_SUBTYPE, 0) & 1):
             raise ImageError(_RAW)

@@ -122,11 +122,15 @@ def lying(orientation: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation: int) -> None:
+def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert furthest(read_image(encoded(lying(orientation), "JPEG", quality=95, exif=exif)), smooth()) <= 4
     assert furthest(read_image(encoded(lying(orientation), "PNG", exif=exif)), smooth()) == 0
+    for mode in ("L", "RGB", "RGBA", "CMYK"):  # from a path, Pillow maps the file
+        lying(orientation).convert(mode).save(file := tmp_path / "turned.tif", tiffinfo={0x0112: orientation})
+        assert read_image(file).shape == smooth().shape
+        np.testing.assert_array_equal(read_image(file), read_image(file.read_bytes()))
 
 
 def test_badly_written_exif_does_not_cost_the_picture() -> None:
