@@ -27,6 +27,7 @@ _UNREADABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")  # chara
 _INDEX = ("index.csv", "left_out.csv", "notes.csv", "grey.npy", "colour.npy", "state.json")
 _COLUMNS = ["file", "label", "number", "bytes", "sha256", "width", "height", "mode", "phash"]  # of an index
 _DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # as cameras and phones name their pictures
+PHOTO_TILE = rf"(?!{_DATE}-)(\d{{1,18}})-\d{{1,4}}(?:_\d+)?\.[^/]*"  # a name as in SDNET2018
 LEAST = 3  # usable images of each class: one for each part of a split
 
 
@@ -77,18 +78,23 @@ class Dataset:
         """The photo and place of each image, a row per image in index order.
 
         Columns: photo (number, -1 if unknown), and for synthetic images x, y (left, top, pixels) and the other ones of
-        `patches.csv`. Without that table, the photo is taken from names like SDNET2018's PHOTO-TILE.jpg, if all images
-        have such names and there are several photos. Dates do not count as photos.
+        `patches.csv`. Without that table, the photo is taken from names like SDNET2018's PHOTO-TILE.jpg, if nine images
+        in ten have such names and there are several photos. Dates do not count as photos. Raises CrackutilsError for a
+        `patches.csv` that is not such a table.
         """
+        table = self.folder / "patches.csv"
         try:
-            cuts = pd.read_csv(self.folder / "patches.csv").drop_duplicates("file")
+            cuts = pd.read_csv(table).drop_duplicates("file")
             number = pd.to_numeric(cuts["photo"], "coerce")
             named = cuts["photo"].notna() & (number.isna() | (number % 1 != 0) | (number.abs() >= 2**53))
             number = number.mask(cuts["photo"].notna(), pd.factorize(cuts["photo"])[0]) if named.any() else number
             cuts = cuts.assign(photo=number, **{at: pd.to_numeric(cuts[at], "coerce") for at in {"x", "y"} & set(cuts)})
-        except (OSError, ValueError, KeyError):  # no such table, or some other one
-            found = self.index["file"].str.extract(rf"/(?!{_DATE}-)(\d{{1,18}})-\d{{1,4}}\.[^/]*$", expand=False)
-            known = self.profile.source == "sdnet" or (found.notna().all() and len(found.unique()) > 1)
+        except (UnicodeError, ValueError, KeyError):
+            why = f"{config.display_path(table)} has not the columns file and photo, in UTF-8, with commas"
+            raise config.CrackutilsError(f"{why}. Correct it, or give it another name.") from None
+        except OSError:  # there is none
+            found = self.index["file"].str.extract(f"/{PHOTO_TILE}$", expand=False)
+            known = self.profile.source == "sdnet" or (found.notna().mean() >= 0.9 and len(found.dropna().unique()) > 1)
             return self.index[["file"]].assign(photo=found.fillna(-1).astype(int) if known else -1)
         cuts = self.index[["file"]].merge(cuts, how="left", on="file")
         return cuts.assign(photo=cuts["photo"].fillna(-1).astype(int))
@@ -129,11 +135,8 @@ def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
     how = f"make data{'' if profile.source == 'metu' else f' SOURCE={profile.source}'}"
     if not all((folder / name).is_dir() for name in config.CLASSES):
         entry = sources()[profile.source]
-        remedy = f"Run {how} FROM=<your archive or folder>"
-        if "seed" in entry:
-            remedy = f"Run {how}, which draws them"
-        elif "addresses" in entry:
-            remedy += f", or {how} to download them"
+        remedy = f"Run {how} FROM=<your archive or folder>" + f", or {how} to download them" * ("addresses" in entry)
+        remedy = f"Run {how}, which draws them" if "seed" in entry else remedy
         raise config.CrackutilsError(f"PROFILE={profile.name} needs the images of {entry['name']}. {remedy}.")
     index, left_out, grey, colour = read_index(profile.source, folder)
     keep = np.ones(len(index), bool)
@@ -146,8 +149,7 @@ def load(profile: config.Profile, labels: str = config.LABELS[0]) -> Dataset:
         if there.get(name, 0) < profile.per_class or usable < LEAST:
             want = f"{profile.per_class:,} images" if profile.per_class else f"at least {LEAST} usable images"
             unusable = there.get(name, 0) - usable
-            has = f"but {config.display_path(folder)} has {usable:,}"
-            has += f" and {unusable:,} left out" if unusable else ""
+            has = f"but {config.display_path(folder)} has {usable:,}" + f" and {unusable:,} left out" * bool(unusable)
             remedy = f"Choose a smaller PROFILE, or run {how} FROM=<the whole archive>."
             remedy = remedy if profile.per_class else f"Add images, and run {how} FROM=<folder that holds them all>."
             raise config.CrackutilsError(f"PROFILE={profile.name} needs {want} in {name}/, {has}. {remedy}")

@@ -214,8 +214,10 @@ def test_cuts_of_other_images_and_of_images_without_a_row_know_no_photo(raw: Pat
     cuts = datasets.load(OWN).cuts
     assert list(cuts["file"]) == [f"{name}/0000{n}.jpg" for name in config.CLASSES for n in (1, 2, 3)]
     assert list(cuts["photo"]) == [-1] * 6
-    (raw / "patches.csv").write_text("a,b\n1,2\n")
-    assert list(datasets.load(OWN).cuts["photo"]) == [-1] * 6
+    for other in ("a,b\n1,2\n", "file;photo\nPositive/00002.jpg;4\n"):
+        (raw / "patches.csv").write_text(other)
+        with pytest.raises(CrackutilsError, match=r"patches\.csv has not the columns file and photo"):
+            _ = datasets.load(OWN).cuts
     rows = ["Positive/00002.jpg,4,10,20", "Negative/00001.jpg,0,30,40", "Negative/00009.jpg,7,0,0"]
     (raw / "patches.csv").write_text("\n".join(["file,photo,x,y", *rows]) + "\n")
     cuts = datasets.load(OWN).cuts
@@ -242,6 +244,11 @@ def test_names_tell_photos_only_where_they_are_photo_and_tile(names: str, raw: P
         old.rename(old.with_stem(new))
     photo = datasets.load(OWN).cuts["photo"]
     assert (photo.nunique() == 3 and (photo > 0).all()) if NAMES[names] else (photo == -1).all()
+    for k in range(16):
+        shutil.copy(raw / "Negative" / f"{names.split()[0]}.jpg", raw / "Positive" / f"7004-{k}.jpg")
+    (raw / "Positive" / f"{names.split()[-1]}.jpg").rename(raw / "Positive" / "overview.jpg")  # one of 22
+    photo = datasets.load(OWN).cuts["photo"]
+    assert not NAMES[names] or ((photo == -1).sum() == 1 and photo.nunique() == 5)
 
 
 @pytest.fixture

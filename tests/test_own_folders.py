@@ -136,7 +136,22 @@ def test_tables_of_photos_and_parts_come_along(tmp_path: Path, capsys: Any) -> N
     assert make_data(f"FROM={origin}") == 0
     table = datasets.raw_folder("own") / "patches.csv"
     assert table.read_text() == "file,photo,x\nPositive/a.jpg,07,1\nNegative/b.jpg,8,\n"
-    assert "left out: tables of other pictures: 1 (other/given_split.csv)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out: tables of other pictures: 1 (other/given_split.csv)" in said
+    assert "patches.csv names the photos of 2 of 2 pictures" in said
+    table.write_text(table.read_text().replace("8", "9"))  # an edit of equal length
+    assert make_data(f"FROM={origin}") == 2 and "were changed: 1 (patches.csv)" in capsys.readouterr().err
+    assert table.read_text().endswith("9,\n")
+
+
+def test_tables_of_photos_are_read_as_people_write_them(tmp_path: Path, capsys: Any) -> None:
+    origin = lay(tmp_path / "mine", "train/crack/ä.jpg train/clean/b.jpg test/crack/c.jpg test/clean/d.jpg")
+    (origin / "train" / "patches.csv").write_bytes("File;Photo\ncrack\\ä.jpg;A 1\nclean\\b.jpg;B\n".encode("cp1252"))
+    (origin / "test" / "patches.csv").write_text("file, photo\ncrack/c.jpg, A 1\nclean/d.jpg, C\n", "utf-16")
+    assert make_data(f"FROM={origin}", "CLASSES=clean:crack") == 0
+    assert "patches.csv names the photos of 4 of 4 pictures" in capsys.readouterr().out
+    kept = pd.read_csv(datasets.raw_folder("own") / "patches.csv").set_index("file")["photo"].str.strip()
+    assert kept.str.replace(" ", "").value_counts().to_dict() == {"A1": 2, "B": 1, "C": 1}
 
 
 def test_only_what_was_written_is_replaced(tmp_path: Path, capsys: Any) -> None:

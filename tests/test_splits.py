@@ -22,6 +22,7 @@ from crackutils.splits.make import (
     BUNDLES,
     PARTS,
     Groups,
+    _home,
     fill_parts,
     group_copies,
     has_all_classes,
@@ -142,6 +143,19 @@ def test_no_photo_lies_on_two_sides(seed: int, smoke: Dataset) -> None:
     assert make_split(smoke, "random", seed)["split"].groupby(photo).nunique().mean() > 1.8
     later = with_photos(smoke, photo // 2)  # a table of photos that came after the first split
     assert make_split(later, "copy-safe", seed)["split"].groupby(photo // 2).nunique().max() == 1
+    gaps = with_photos(smoke, photo.where(photo != photo[0], -1))  # a table with gaps, which are filled in later
+    known = (photo != photo[0]).to_numpy()
+    assert len(np.unique(group_copies(gaps, "photo-safe").ids[known])) == photo.nunique() - 1
+    assert make_split(gaps, "photo-safe", seed)["split"][known].groupby(photo[known]).nunique().max() == 1
+    assert _home(gaps, "copy-safe", seed) != _home(smoke, "copy-safe", seed)
+
+
+def test_photos_with_copies_of_each_other_stay_together(smoke: Dataset, copies_are: Callable) -> None:
+    photo = smoke.cuts["photo"]
+    a, b = (int(np.flatnonzero(photo == one)[0]) for one in sorted(photo.unique())[:2])
+    copies_are((a, b, "exact", 1.0))
+    ids = group_copies(smoke, "photo-safe").ids
+    assert ids[a] == ids[b] and ids.max() + 2 == photo.nunique()
 
 
 def test_second_call_reads_the_first_ones_result(smoke: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +295,12 @@ def test_a_given_split_is_taken_as_it_is_and_checked(smoke: Dataset, tmp_path: P
     assert "gives no part to 2 images (Positive/00069.jpg, Positive/00070.jpg)" in refused()
     give(np.where(ds.given == 1, "train", came))
     assert "leaves no image of Positive in test" in refused()
+    (tmp_path / "given_split.csv").write_text("file;split\n")
+    assert "has not the columns file,split, in UTF-8, with commas. Fetch" in refused()
+    one = with_photos(ds, np.where(came == "test", ds.cuts["photo"], 1000))
+    give(np.where(came == "val", "train", came))  # all training images are of one photo
+    part = make_split(one, "given", 1)["split"].to_numpy()
+    assert has_all_classes(ds.given, part) and "are val, by images, for they are one group" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

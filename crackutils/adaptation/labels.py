@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from crackutils.config import CLASSES, CrackutilsError
+from crackutils.datasets import PHOTO_TILE
 from crackutils.userfiles.names import find_files
 from crackutils.userfiles.read import FILES, read_classes, read_table, refuse_rows
 
 _COLUMNS = {"file": (*FILES, "tile"), "label": ("label", "crack", "class", "cracked")}
 _COLUMNS |= {"crack": ("crack",), "photo": ("photo",)}
-_NAMED = re.compile(r"(\d+)-\d+\.\w+")  # PHOTO-TILE.jpg, as in SDNET2018
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # start of an absolute path there
 
 
@@ -51,7 +51,7 @@ def read_labels(file: str | Path) -> pd.DataFrame:
 
 def photos_of_tiles(table: pd.DataFrame) -> tuple[np.ndarray, str]:
     """Return the photo of each tile, int (n,), and the source: "column", "names" (of files) or "nothing"."""
-    names = [_NAMED.fullmatch(Path(file).name) for file in table["file"]]
+    names = [re.fullmatch(PHOTO_TILE, Path(file).name) for file in table["file"]]
     if "photo" in table:
         photos, source, what = table["photo"], "column", "by the column photo"
     elif all(names):

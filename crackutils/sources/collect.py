@@ -15,9 +15,12 @@ from crackutils.sources.classes import Found, Placed, has_classes, names_class, 
 from crackutils.sources.record import refuse_fewer, refuse_loss, write_record
 from crackutils.sources.unpack import FULL, name_kind, unpack
 from crackutils.userfiles.entries import Names, check_space
+from crackutils.userfiles.names import match_names
+from crackutils.userfiles.read import FILES, read_table
 
 _SPLIT = "given_split.csv"  # the part of each image, for sets with a split
-_TABLES = (_SPLIT, "patches.csv")  # copied if they lie beside the class folders
+_PHOTOS = "patches.csv"
+_TABLES = (_SPLIT, _PHOTOS)  # copied if they lie beside the class folders
 _ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".tbz2", ".bz2", ".txz", ".xz", ".zst", ".001")  # to open
 _INSIDE = "archives"  # reason for archives that are not opened
 _DEEP = 3  # archives within archives
@@ -58,6 +61,7 @@ def collect(
         table = pd.DataFrame(list(parts.items()), columns=["file", "split"])
         table.to_csv(work / _SPLIT, index=False, lineterminator="\n")
     kept = {shown: _keep_table(table, put, work) for shown, table in opener.tables.items()}
+    rows = sum(rows for shown, rows in kept.items() if Path(shown).name == _PHOTOS)
     left_out |= {"tables of other pictures": unused} if (unused := [name for name in kept if not kept[name]]) else {}
     shutil.rmtree(unpacked)
     write_record(work)
@@ -66,6 +70,7 @@ def collect(
         refuse_fewer(target, counts, force)
     renamed = [*opener.renamed, *names.renamed]
     lines = [understood, f"{', '.join(f'{n:,} {name}' for name, n in counts.items())} in {display_path(target)}"]
+    lines.append(f"{_PHOTOS} names the photos of {rows:,} of {len(parts):,} pictures" if rows else "")
     lines.append(f"{len(renamed):,} files renamed ({name_some(renamed)})" if renamed else "")
     if (have := min(counts.values())) < LEAST:
         lines.append(f"{have} pictures of a class are too few: the notebooks need at least {LEAST} of each")
@@ -162,14 +167,18 @@ def _put(
     return put
 
 
-def _keep_table(file: Path, put: dict[Path, str], work: Path) -> bool:
-    """Write the rows of a table with the new names of its pictures in the column file; return whether there are any."""
+def _keep_table(file: Path, put: dict[Path, str], work: Path) -> int:
+    """Add the rows of a table to that in `work`, with the new names of its pictures; return how many were added."""
+    needed, placed = ("split" if file.name == _SPLIT else "photo"), ("x", "y")
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        names = [put.get(file.parent / name.replace("\\", "/")) for name in table["file"]]
-    except (OSError, ValueError, KeyError):
-        return False
-    table = table.assign(file=names).dropna(subset="file")
-    if len(table) and not (work / file.name).exists():
-        table.to_csv(work / file.name, index=False, lineterminator="\n")
-    return len(table) > 0
+        table = read_table(file, {"file": FILES, **{name: (name,) for name in (needed, *placed)}}, placed)
+    except (OSError, CrackutilsError):
+        return 0
+    near = {os.path.relpath(path, file.parent): new for path, new in put.items()}
+    table["file"] = [near.get(name) for name in match_names(table["file"], near)]
+    table, kept = table.dropna(subset="file").drop_duplicates("file"), work / file.name
+    before = pd.read_csv(kept, dtype=str, keep_default_na=False) if kept.exists() else table.iloc[:0]
+    more = table[~table["file"].isin(before["file"])]
+    if len(more):
+        pd.concat([before, more]).to_csv(kept, index=False, lineterminator="\n")
+    return len(more)

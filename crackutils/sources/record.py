@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crackutils.config import CLASSES, CrackutilsError, display_path
-from crackutils.files import name_some
+from crackutils.files import name_some, sha256
 
-RECORD = ".fetched.json"  # sizes in bytes by name
+RECORD = ".fetched.json"  # sizes in bytes by name, hashes of tables
 _NOT_OURS = (".ds_store", "thumbs.db", "desktop.ini", RECORD)  # operating systems put them into any folder
 
 
@@ -43,8 +43,8 @@ def refuse_fewer(target: Path, counts: dict[str, int], force: bool) -> None:
             raise CrackutilsError(f"{what}. Use SOURCE=own for your own images, or replace the set with FORCE=1.")
 
 
-def _list_files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield the names and sizes of the files, and of the links, below a folder; OSError if one cannot be listed."""
+def _list_files(folder: Path) -> Iterator[tuple[str, int | str]]:
+    """Yield names and sizes of the files and links below a folder, hashes of tables; OSError if one cannot be read."""
 
     def stop(error: OSError) -> None:
         raise error
@@ -53,4 +53,5 @@ def _list_files(folder: Path) -> Iterator[tuple[str, int]]:
         for name in (*files, *(n for n in folders if os.path.islink(os.path.join(place, n)))):
             if name.lower() not in _NOT_OURS:
                 path = Path(place, name)
-                yield path.relative_to(folder).as_posix(), path.lstat().st_size
+                table = path.suffix == ".csv" and path.is_file()  # an edit may keep its size
+                yield path.relative_to(folder).as_posix(), sha256(path) if table else path.lstat().st_size

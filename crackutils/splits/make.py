@@ -46,13 +46,18 @@ def group_copies(ds: Dataset, method: str = config.SPLITS[0], runs: bool = True)
     numbers, which METU cut along the same crack of one photo. Photos, exact copies and copies of the same crop are
     always joined. Shifted copies and runs follow, the most similar first, unless the group would exceed the cap (an
     eighth of a bundle); without a cap, all of Positive would become one group. Without `runs`, no runs are joined.
-    Photo-safe joins the images of one photo, known or from `estimate_photos`. Raises CrackutilsError for too few
-    photos.
+    Photo-safe joins the images of one photo, known or else from `estimate_photos`, and photos with copies. Raises
+    CrackutilsError for too few photos.
     """
     n = len(ds.index)
     if method == "photo-safe":
-        known = ds.cuts["photo"].to_numpy()
-        ids = np.unique(known if (known >= 0).all() else estimate_photos(ds), return_inverse=True)[1]
+        photo, copies = ds.cuts["photo"].to_numpy(), find_copies(ds)
+        if (photo < 0).any():  # only the photos of these images are estimated
+            photo = np.where(photo < 0, photo.max() + 1 + estimate_photos(ds), photo)
+        groups, same = DisjointSet(photo.tolist()), copies.loc[copies["kind"] != "shifted", ["a", "b"]]
+        for a, b in photo[same.to_numpy(int)].tolist():
+            groups.merge(a, b)
+        ids = np.unique([groups[one] for one in photo.tolist()], return_inverse=True)[1]
         report = {"files": n}
         if ids.max() + 1 < min(BUNDLES, n):
             counts = f"these {n} images come from about {ids.max() + 1}. Use SPLIT=copy-safe."
@@ -225,14 +230,19 @@ def read_given(ds: Dataset, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the part of each image in the split that came with the images, str (n,), and a report.
 
     The table has the columns file, as in the index, and split (train, val or test). Without test, its val becomes the
-    test; without val, a fifth of train becomes val, by groups. The report holds test_copies_in_train, the number of
-    test images with a copy in train, and a note. Raises CrackutilsError if there is no table, or it does not fit.
+    test; without val, a fifth of train becomes val, by groups if there are several. The report holds
+    test_copies_in_train, the number of test images with a copy in train, and a note. Raises CrackutilsError if there is
+    no table, or it does not fit.
     """
     if (table := given_table(ds)) is None:
         why = f"SPLIT=given needs a split that came with the images, and {config.display_path(ds.folder)} has none"
         raise config.CrackutilsError(f"{why}. Fetch a folder with train/, val/ and test/, or use SPLIT=copy-safe.")
-    given = pd.read_csv(table, dtype=str, keep_default_na=False, lineterminator="\n").drop_duplicates("file")
-    found = ds.index[["file"]].merge(given, how="left", on="file")["split"]
+    try:
+        given = pd.read_csv(table, dtype=str, keep_default_na=False, lineterminator="\n").drop_duplicates("file")
+        found = ds.index[["file"]].merge(given, how="left", on="file")["split"]
+    except (OSError, ValueError, KeyError):
+        why = f"{config.display_path(table)} has not the columns file,split, in UTF-8, with commas"
+        raise config.CrackutilsError(f"{why}. Fetch the images again, or use SPLIT=copy-safe.") from None
     if (missing := ~found.isin(PARTS)).any():
         names = ", ".join(ds.index["file"][missing].head(3))
         why = f"{config.display_path(table)} gives no part to {missing.sum():,} images ({names})"
@@ -243,9 +253,11 @@ def read_given(ds: Dataset, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         notes.append("it had no test, so its val is the test")
     if "val" not in split:
         rows = np.flatnonzero(split == "train")
-        ids = np.unique(group_copies(ds).ids[rows], return_inverse=True)[1]
+        ids, by = np.unique(group_copies(ds).ids[rows], return_inverse=True)[1], "groups"
+        if len(rows) and not ids.any():
+            ids, by = np.arange(len(rows)), "images, for they are one group"
         split[rows] = fill_parts(ds.given[rows], ids, seed, (0.8, 0.2)) if len(rows) else split[rows]
-        notes.append(f"it had no val, so {(split == 'val').sum():,} images of train are val, by groups")
+        notes.append(f"it had no val, so {(split == 'val').sum():,} images of train are val, by {by}")
     for part in ("train", "test"):
         for label, name in enumerate(config.CLASSES):
             if not ((split == part) & (ds.given == label)).any():
@@ -260,7 +272,8 @@ def read_given(ds: Dataset, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
 def _home(ds: Dataset, method: str, seed: int) -> Path:
     name, photo = f"{ds.profile.source}-{ds.sha256[:12]}-{method}-{seed}", ds.cuts["photo"].to_numpy(np.int64)
     if (photo >= 0).any():  # their table may come later than the images, or change
-        name += f"-{hashlib.sha256(pd.factorize(photo)[0].tobytes()).hexdigest()[:8]}"
+        codes = np.where(photo < 0, -1, pd.factorize(photo)[0])
+        name += f"-{hashlib.sha256(codes.tobytes() + b'copies' * (method == 'photo-safe')).hexdigest()[:8]}"
     if method == "given" and (table := given_table(ds)):
         name += f"-{hashlib.sha256(table.read_bytes()).hexdigest()[:8]}"
     return config.data_dir() / "splits" / f"{name}.v{LINKS_VERSION}"
