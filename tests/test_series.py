@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -65,11 +66,12 @@ def home(tmp_path: Path, monkeypatch: Patch) -> Path:
     return tmp_path
 
 
-def use_images(patch: Patch, sha256: str = "images", target: str = "target") -> None:
+def use_images(patch: Patch, sha256: str = "images", target: str = "target", photo: int = 1) -> None:
     """Let every profile, and every target, have images of this hash, but only after they were prepared."""
+    cuts = pd.DataFrame({"photo": [photo]})
     ready = {}
     patch.setattr("tools.run_series.prepare", lambda profile: ready.update({profile.name: range(100)}))
-    load = lambda name, known: SimpleNamespace(sha256=f"{known} of {name}", index=ready[name])  # noqa: E731
+    load = lambda name, known: SimpleNamespace(sha256=f"{known} of {name}", index=ready[name], cuts=cuts)  # noqa: E731
     patch.setattr("crackutils.datasets.load", lambda profile: load(profile.name, sha256))
     patch.setattr("tools.run_series.load_target", lambda name: load(name, target))
 
@@ -284,6 +286,8 @@ CHANGES: dict[str, Callable[[Path, Patch], Any]] = {
     "images": lambda home, patch: use_images(patch, sha256="others"),
     "photos of images": lambda home, patch: use_data(home, patch).joinpath("patches.csv").write_text("file,photo\n"),
     "target": lambda home, patch: use_images(patch, target="others"),
+    "photos of the target": lambda home, patch: use_images(patch, photo=2),
+    "given split": lambda home, patch: use_data(home, patch).joinpath("given_split.csv").write_text("file,split\n"),
     "photos": lambda home, patch: (home / "photos" / "new.jpg").write_bytes(b"new"),
     "labels": lambda home, patch: (home / "labels.csv").write_text("photo,row,col,crack\na.jpg,0,0,1\n"),
     "weights": lambda home, patch: patch.setenv("CRACKUTILS_WEIGHTS_DIR", str(config.NOTEBOOKS)),

@@ -197,13 +197,14 @@ def hash_inputs(job: Job, profile: config.Profile, images: str) -> str:
         name = job.values["TARGET"] or default_target(profile)
         if name in config.PROFILES:
             prepare(config.PROFILES[name])
-        add("target", f"{name} {load_target(name).sha256}")
+        target = load_target(name)
+        add("target", f"{name} {target.sha256} {target.cuts['photo'].tolist()}")
     for name in ("PHOTO", "PHOTOS", "TILE_LABELS", "MODEL"):
         given = Path(str(job.values.get(name, "")) or os.devnull)
         for file in sorted(f for f in (given, *given.rglob("*")) if f.is_file()):
             stat = file.stat()
             add(f"{name} {file}", f"{stat.st_size} {stat.st_mtime_ns}")
-    for name in ("patches.csv", *[GIVEN] * (job.values.get("SPLIT") == "given")):
+    for name in ("patches.csv", GIVEN):
         if (table := datasets.raw_folder(profile.source) / name).is_file():
             add(name, table.read_bytes())
     add("python", platform.python_version())
