@@ -324,6 +324,10 @@ def test_the_command(tiles: Path, base: Path, tmp_path: Path, computed: list[int
     assert main([*command, str(out)]) == 2
     assert "Give a new folder, or replace this adapted model with --force" in capsys.readouterr().err
     assert written == {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / "tiles").mkdir()
+    (out / "tiles" / "mine.jpg").write_text("mine")
+    assert main([*command, str(out), "--force"]) == 2 and (out / "tiles" / "mine.jpg").read_text() == "mine"
+    assert "also holds other files (tiles/mine.jpg). Move them elsewhere" in capsys.readouterr().err
     assert main([*command[:3], "--model", str(out), "--out", str(tmp_path / "third")]) == 2
     assert "was adapted already. Give the run before adaptation" in capsys.readouterr().err
     assert main(command[:3]) == 2 and "--out" in capsys.readouterr().err
@@ -374,7 +378,7 @@ def test_masks_train_the_whole_detector(tmp_path: Path, untrained: Any, monkeypa
     untrained(base := tmp_path / "run")
     for k in range(4):
         image = np.random.default_rng(k).integers(150, 180, (300, 340, 3), np.uint8)
-        image[:, 100 : 104 + k] = 40
+        image[:, 100 : 104 + k] = 40 if k < 3 else image[0, 0]  # one photo has no crack, and judges nothing
         Image.fromarray(image).save(tmp_path / f"{k}.png")
         Image.fromarray((image[..., 0] < 100).astype(np.uint8) * 255).save(tmp_path / f"{k}_mask.png")
     command = ["adapt", "--masks", str(tmp_path), "--model", str(base), "--out", str(out := tmp_path / "new" / "run")]

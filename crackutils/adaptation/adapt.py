@@ -16,10 +16,14 @@ from crackutils.adaptation.labels import photos_of_tiles, read_labels
 from crackutils.config import CrackutilsError, display_path
 from crackutils.detector.head import fit_head
 from crackutils.detector.runs import SHIPPED, features_of_run, is_adapted
-from crackutils.files import explain_write_errors, render_template, replacing_folder, write_atomically
+from crackutils.files import explain_write_errors, name_some, render_template, replacing_folder, write_atomically
+from crackutils.folders import SYSTEM
 from crackutils.stages import Recipe
 from crackutils.userfiles.read import refuse_rows
 from crackutils.userfiles.write import table_bytes
+
+_WRITTEN = {f"model/{name}" for name in ("README.md", "model.keras", "model.weights.h5", "summary.txt")}
+_WRITTEN |= {"metrics.json", "run.json", "learning_curve.csv", "figures/learning_curve.png"}
 
 
 def adapt(
@@ -86,11 +90,18 @@ def read_base(model: Path) -> tuple[Any, Recipe, dict[str, Any]]:
 
 
 def refuse_out(out: Path, force: bool) -> None:
-    """Raise CrackutilsError for a folder that is not empty, unless it is an adapted model and `force` is set."""
+    """Raise CrackutilsError for a folder that is not empty, unless it is an adapted model and `force` is set.
+
+    Files of others beside the model are refused too.
+    """
     adapted = is_adapted(out, "model")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (adapted and force):
         more = ", or replace this adapted model with --force" if adapted else ""
         raise CrackutilsError(f"{out} exists already. Give a new folder{more}.")
+    files = sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if not file.is_dir())
+    system = (".", *SYSTEM)  # beginnings of the names of files that operating systems write
+    if lost := [n for n in files if n not in _WRITTEN and not n.rpartition("/")[2].lower().startswith(system)]:
+        raise CrackutilsError(f"{out} also holds other files ({name_some(lost)}). Move them elsewhere.")
 
 
 def _read_tiles(labels: Path, table: pd.DataFrame) -> datasets.Dataset:

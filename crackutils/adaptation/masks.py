@@ -45,14 +45,15 @@ def adapt_to_masks(
 ) -> pd.DataFrame:
     """Train all layers of a run of `DETECTOR` on photos with masks, and write the result as a new run.
 
-    A first training run leaves out one photo in three, which judge it; the second, whose result is kept, takes all. In
-    both, two fifths of a batch are synthetic photos. After a kill, the same call continues. The new run inspects photos
-    like the original one; tiles are scored by its cells alone. It is written whole or not at all.
+    A first training run leaves out a third of the photos with cracks and of those without, which judge it; the second,
+    whose result is kept, takes all. In both, two fifths of a batch are synthetic photos. After a kill, the same call
+    continues. The new run inspects photos like the original one; tiles are scored by its cells alone. It is written
+    whole or not at all.
 
     `shots` are those of `corrected_photos`; `out`, `model`, `engine` and `force` are as in `adapt`. Returns the scores
     of the photos left out, a row each before and after: photos, iou, line_f1, line_precision, line_recall,
-    average_precision (of pixels); without rows for fewer than three photos. Raises CrackutilsError where photos, run,
-    folder or engine cannot be used.
+    average_precision (of pixels); without rows for fewer than three photos with cracks. Raises CrackutilsError where
+    photos, run, folder or engine cannot be used.
     """
     out, model, began = Path(out).resolve(), Path(model or SHIPPED), time.perf_counter()
     refuse_out(out, force)
@@ -78,9 +79,11 @@ def adapt_to_masks(
         write_run(folder, trained, "masks.md.j2", facts | found, content | found, time.perf_counter() - began)
 
     order, table = np.random.default_rng(DEFAULT_SEED).permutation(len(photos.images)), pd.DataFrame()
-    verdict = "Fewer than three photos: the gain was not measured."
-    if len(order) >= _HELD_OUT:
-        held = np.sort(order[: len(order) // _HELD_OUT])
+    cracked = (photos.anchors[order, 0, 0, 0] >= 0).astype(int)
+    held = [some[: len(some) // _HELD_OUT] for some in (order[cracked == 1], order[cracked == 0])]
+    verdict = "Fewer than three photos with cracks: the gain was not measured."
+    if len(held[0]):
+        held = np.sort(np.concatenate(held))
         write(home / "judged", train(np.setdiff1d(order, held), "without"), table, "")
         judge = partial(_score, _select(photos, held), engine=engine)
         table = pd.DataFrame({"before": judge(model), "after": judge(home / "judged")}).T.rename_axis("detector")
