@@ -19,7 +19,7 @@ _ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"Ru
 
 _PROFILE = click.option("--profile", default=DEFAULT_PROFILE, metavar="NAME", help="Images, as sample or metu-half.")
 _SPLIT = click.option("--split", default="", metavar="NAME", help=f"One of {', '.join(SPLITS)}; else the profile's.")
-_SEED = click.option("--split-seed", default=DEFAULT_SEED, help="Seed of the split.")
+_SEED = click.option("--split-seed", type=click.IntRange(0, 2**32 - 1), default=DEFAULT_SEED, help="Seed of the split.")
 _CLUSTER = "Work on a Ray cluster: that at ADDRESS, or one on this machine if --ray stands last."
 _RAY = click.option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]", help=_CLUSTER)
 

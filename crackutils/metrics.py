@@ -68,7 +68,7 @@ def log_loss(labels: np.ndarray, p: np.ndarray, weights: np.ndarray | None = Non
 def group_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """Return the 95 % confidence interval of the mean of values (n,) that are correlated within groups (n,).
 
-    Percentile bootstrap over whole groups (Davison, Hinkley 1997, section 3.8). With few groups it is too narrow.
+    Percentile bootstrap over groups (Davison, Hinkley 1997, 3.8). Few groups, or few with errors, make it too narrow.
     """
     _, at = np.unique(np.asarray(groups), return_inverse=True)
     sums, counts = np.bincount(at, np.asarray(values, np.float64)), np.bincount(at)

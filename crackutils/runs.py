@@ -76,12 +76,13 @@ class Run:
         content = self._head() | {"data": data} | _plain(found)
         spent = {k: round(v, 2) for k, v in timings.items()} | {"notebook_seconds": round(time.time() - self.began, 2)}
         facts = {"versions": provenance.versions(), "machine": provenance.machine(), "timings": spent}
-        for figure in self.folder.glob("figures/*.png"):  # of an earlier version, or of other parameters
-            if figure.stat().st_mtime < self.began - 5:  # some file systems count in steps of two seconds
-                figure.unlink()
+        if self.notebook[:2].isdigit():  # beside an entered model they are the user's
+            for figure in self.folder.glob("figures/*.png"):  # of an earlier version, or of other parameters
+                if figure.stat().st_mtime < self.began - 5:  # some file systems count in steps of two seconds
+                    figure.unlink()
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         self._write("run.json", facts)
         self._write("metrics.json", content)
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         if os.environ.get("MLFLOW_TRACKING_URI"):
             provenance.track(f"{self.notebook} {self.name}", self.folder, content, spent)
         if note := os.environ.get("CRACKUTILS_RUN_NOTE"):
@@ -232,9 +233,8 @@ def collect_runs(profile: str, trained: bool = True, base: Path | None = None) -
     `base` is their folder, by default that of the profile's results. Raises CrackutilsError if there is none.
     """
     base = base or config.results_dir() / profile
-    files = sorted(base.glob("*_*/*/metrics.json"))
-    found = [read_run(file.parent) for file in files if file.with_name("run.json").is_file()]
-    found = [run for run in found if "test" in run or not trained]
+    found = [read_run(f.parent) for f in sorted(base.glob("*_*/*/metrics.json")) if f.with_name("run.json").is_file()]
+    found = [r for r in found if ("test" in r or not trained) and r["folder"].name == r["run"]]  # no copies of a folder
     if not found:
         why = f"PROFILE={profile} has no finished training run in {config.display_path(base)}"
         raise CrackutilsError(f"{why}. Run notebooks 03 and 04 first.")

@@ -1,5 +1,6 @@
 """Runs side by side: which can be compared, tables over them, and tests between them."""
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,6 +88,19 @@ def test_runs_on_other_images_are_not_comparable() -> None:
         with pytest.raises(config.CrackutilsError, match="No finished run"):
             tables.select_comparable(runs(), ds, split, seed)
     assert tables.select_standard(runs(), other) == []
+
+
+def test_runs_of_an_earlier_split_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    fake_run("simple-cnn")
+    old = runs()[0]["folder"]
+    fake_run("mobilenetv2")
+    table = pd.read_csv(old / "predictions.csv")
+    table["file"] = table["file"].where(table["split"] != "test", "Positive/before.jpg")
+    table.to_csv(old / "predictions.csv", index=False)
+    os.utime(old / "predictions.csv", (1, 1))
+    chosen = tables.select_comparable(runs(), DS, "copy-safe", SEED)
+    assert [run["run"] for run in chosen] == ["mobilenetv2"]
+    assert "the split has changed since: simple-cnn. Run them again." in capsys.readouterr().out
 
 
 def test_the_best_is_chosen_by_validation_not_by_test() -> None:

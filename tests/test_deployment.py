@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt
@@ -82,6 +83,17 @@ def test_a_format_gives_what_keras_gives_and_its_card_says_so(
     changed.write_bytes(b"mine")
     assert main(["export", str(run), "--format", form, "--out", str(out)]) == 2
     assert changed.read_bytes() == b"mine" and "changed since it was written" in capsys.readouterr().err
+
+
+def test_what_came_after_the_training_is_no_test(run: Path, smoke: Dataset, capsys: Capture) -> None:
+    files = smoke.index["file"].to_numpy()
+    table = pd.DataFrame({"file": files[:8], "split": ["val", "test"] * 4, "label": 0, "p_crack": 0.5})
+    table.to_csv(run / "predictions.csv", index=False)
+    assert main(["export", str(run), "--format", "litert", "--out", "made.tflite"]) == 0
+    assert json.loads(Path("made.tflite.json").read_text("utf-8"))["accuracy"]["n"] == 4
+    table.assign(file="gone/" + table["file"]).to_csv(run / "predictions.csv", index=False)
+    assert main(["export", str(run), "--format", "litert", "--out", "other.tflite"]) == 2
+    assert "no longer has the test images of" in capsys.readouterr().err
 
 
 def test_what_differs_from_keras_is_refused_and_nothing_is_written(

@@ -1,5 +1,7 @@
 """Models entered by their predictions, masks judged by true ones, and splits as plain tables."""
 
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -97,6 +99,17 @@ def test_a_table_is_read_as_people_write_it(kind: str, tmp_path: Path, capsys: C
     assert capsys.readouterr().out.startswith("p.csv: 60 rows, UTF-8")
 
 
+def test_folders_in_a_name_count(tmp_path: Path) -> None:
+    deep = UNIQUE.assign(file=UNIQUE["file"].str.replace("/", "/day2/", regex=False))
+    table = ROWS.assign(file=[NAMES[name].replace("/", "/day2/") for name in ROWS["file"]])
+    below = table["file"].str.partition("/")[2]
+    (file := tmp_path / "p.csv").write_bytes(csv(table.assign(file="/mine/" + below)))
+    assert read_entry(file, deep, "test", WHERE)["file"].tolist() == table["file"].tolist()
+    file.write_bytes(csv(table.assign(file=below.str.replace("day2", "day1"))))
+    with pytest.raises(config.CrackutilsError, match="60 of 60 rows the image is not in test"):
+        read_entry(file, deep, "test", WHERE)
+
+
 def test_classes_instead_of_probabilities_are_named(tmp_path: Path, capsys: Capture) -> None:
     words = np.where(ROWS["p_crack"] >= 0.5, "Positive", "Negative")
     for column in (words, (words == "Positive").astype(int)):
@@ -136,6 +149,13 @@ def test_an_outside_model_is_judged_as_ours_and_stands_beside_them(
     assert (alone["run"], alone["notebook"]) == ("outside-net", ENTERED)
     assert "val" not in alone and alone["decision"]["threshold"] is None and "seed" not in alone["settings"]
     assert best_by_validation(collect_runs("smoke")) == "simple-cnn"
+    for name in ("figures/mine.png", "checkpoints/epoch1.pt", "model/model.weights.h5"):  # beside the entry
+        (alone["folder"] / name).parent.mkdir(exist_ok=True)
+        (alone["folder"] / name).write_text("mine")
+    os.utime(alone["folder"] / "figures" / "mine.png", (1, 1))
+    shutil.copytree(alone["folder"], alone["folder"].with_name("a copy"))
+    assert main(command) == 0 and len([*alone["folder"].glob("*/m*")]) + len([*alone["folder"].glob("*/*.pt")]) == 3
+    capsys.readouterr()
     assert main([*command, "--validation", str(parts["val"])]) == 2
     assert "holds other predictions. Give another --name, or" in capsys.readouterr().err
     assert main([*command, "--validation", str(parts["val"]), "--force"]) == 0

@@ -13,14 +13,22 @@ from crackutils.runs import read_predictions
 
 
 def select_comparable(runs: list[dict[str, Any]], ds: Dataset, split: str, split_seed: int) -> list[dict[str, Any]]:
-    """Return the runs with one split of exactly these images and labels, which have the same test images."""
+    """Return the runs with one split of exactly these images and labels, which have the same test images.
+
+    Where photos or a given split came later, runs of the earlier split are left out, with a note.
+    """
     usual, wanted = {"labels": config.LABELS[0]}, {"split": split, "split_seed": split_seed, "labels": ds.labels}
     same = [run for run in runs if run["data"]["sha256"] == ds.sha256]
     chosen = [run for run in same if wanted.items() <= (usual | run["settings"]).items()]
     if not chosen:
         why = f"No finished run used SPLIT={split} SPLIT_SEED={split_seed} LABELS={ds.labels}"
         raise config.CrackutilsError(f"{why}. Run notebooks 03 and 04 with it.")
-    return chosen
+    files = [run["folder"] / "predictions.csv" for run in chosen]
+    tested = [{*read_predictions(f.parent).query("split == 'test'")["file"]} if f.is_file() else None for f in files]
+    last = max((k for k, some in enumerate(tested) if some), key=lambda k: files[k].stat().st_mtime, default=0)
+    if old := [run["run"] for run, some in zip(chosen, tested, strict=True) if some not in (None, tested[last])]:
+        print(f"note: left out, because the split has changed since: {', '.join(old)}. Run them again.")
+    return [run for run in chosen if run["run"] not in old]
 
 
 def select_standard(runs: list[dict[str, Any]], ds: Dataset) -> list[dict[str, Any]]:

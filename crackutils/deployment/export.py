@@ -22,7 +22,7 @@ from crackutils.folders import find_pictures
 from crackutils.images import ImageError, read_image
 from crackutils.inference.engines import cores
 from crackutils.metrics import score_predictions
-from crackutils.runs import read_recipe
+from crackutils.runs import read_predictions, read_recipe
 from crackutils.splits.make import make_split
 from crackutils.synthetic.photo import make_photo
 from crackutils.synthetic.scene import THIN
@@ -129,6 +129,12 @@ def _open_case(source: str, images: Path | None) -> _Case:
         return _Case(name, model, "p_pixels", "crack pixels", drawn[_PHOTOS:], compare, described, overlap)
     ds = datasets.load(config.profile(settings["profile"]), settings.get("labels", config.LABELS[0]))
     manifest = make_split(ds, settings["split"], settings["split_seed"])
+    if (folder / "predictions.csv").is_file():  # images, or their photos, may have come since: its own test is unseen
+        parts = read_predictions(folder).set_index("file")["split"]
+        manifest["split"] = manifest["file"].map(parts).fillna("train")
+        if not {"val", "test"} <= {*manifest["split"]}:
+            why = f"PROFILE={settings['profile']} no longer has the test images of {display_path(folder)}"
+            raise CrackutilsError(f"{why}. Restore them, or train the model again.")
     rows = {part: np.flatnonzero(manifest["split"] == part) for part in ("train", "val", "test")}
     pixels, rng = ds.pixels(recipe.size), np.random.default_rng(config.DEFAULT_SEED)
     few = [np.sort(rng.permutation(rows[part])[:n]) for part, n in (("train", _CALIBRATE), ("val", _COMPARE))]

@@ -27,7 +27,9 @@ def evaluate_masks(
         refuse_foreign(out := Path(out), force)
     if not truth.is_dir():
         raise CrackutilsError(f"{truth} is no folder. Give the folder of the true masks.")
-    files = {as_text(file.relative_to(truth).as_posix()): file for file in find_pictures(truth)[0]}
+    if not (pictures := find_pictures(truth)[0]):
+        raise CrackutilsError(f"{truth} holds no pictures. Give the folder of the true masks.")
+    files = {as_text(file.relative_to(truth).as_posix()): file for file in pictures}
     found = find_masks(dict.fromkeys(files), Path(predicted), "true mask", "predicted mask")
     if missing := len(files) - len(found):
         raise CrackutilsError(f"{predicted} lacks {missing:,} of {len(files):,} masks. Add them; black is no crack.")

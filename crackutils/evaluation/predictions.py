@@ -65,7 +65,7 @@ def evaluate(
     if not force and (run.folder / "predictions.csv").is_file() and not read_predictions(run.folder).equals(table):
         why = f"{display_path(run.folder)} holds other predictions"
         raise CrackutilsError(f"{why}. Give another --name, or replace them with --force.")
-    run.begin()
+    (run.folder / "run.json").unlink(missing_ok=True)  # without it a run counts as unfinished
     found = run.write_predictions(table) | decision_metrics(table, ds, manifest)
     found["entered"] = {"file": file.name, "sha256": sha256(file)}
     metrics = run.finish(ds, manifest, found, {})
@@ -116,10 +116,14 @@ def read_entry(file: Path, manifest: pd.DataFrame, part: str, where: str) -> pd.
 
 
 def _match_images(names: list[str], files: pd.Series) -> list[str]:
-    """Return names as the index spells them, where they mean one image: with folders above it, or without its own."""
+    """Return names as the index spells them, where they mean one image.
+
+    They may have folders above them, and lack that of the class, or all.
+    """
     found, rest = match_names(names, files), [name.strip().replace("\\", "/") for name in names]
-    whole = [any(part in CLASSES for part in name.split("/")) for name in rest]
-    last, known = files.str.rpartition("/")[2], set(files)
+    whole, known = [any(part in CLASSES for part in name.split("/")) for name in rest], set(files)
+    bare = not any("/" in name for name in rest)
+    last = files.str.rpartition("/")[2] if bare else files.str.partition("/")[2]
     short = dict(zip(last[~last.duplicated(keep=False)], files[~last.duplicated(keep=False)], strict=True))
     while open_ := [k for k, name in enumerate(found) if name not in known and rest[k]]:
         for k, name in zip(open_, match_names([rest[k] for k in open_], known | set(short)), strict=True):
