@@ -184,6 +184,17 @@ def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fak
         inspect([site], out, "x", truth=tmp_path / "out" / "photos" / "north" / "a.png")
 
 
+def test_masks_among_the_photos_are_not_inspected(tmp_path: Path, fake: Fake, capsys: Any) -> None:
+    site, out = tmp_path / "site", tmp_path / "out"
+    save(wall(lines=LINES[:1]), site / "a.jpg")
+    save((wall(lines=LINES[:1])[..., 0] < 100) * np.uint8(255), site / "a_mask.png")
+    assert inspected(site, out) == 0 and "2 of 2 photos" in capsys.readouterr().out  # nothing says that one is a mask
+    assert inspected(site, out, "--truth", str(site)) == 0
+    said = capsys.readouterr().out
+    assert "left out: true masks: 1 (a_mask.png)" in said and "without a mask" not in said
+    assert pd.read_csv(out / "photos.csv")["file"].tolist() == ["a.jpg"]
+
+
 def test_a_mask_of_one_name_is_given_to_one_photo(tmp_path: Path, capsys: Any) -> None:
     for name in ("a.png", "b.png", "b.tif", "south/c.png"):
         save(np.zeros((40, 40), np.uint8), tmp_path / name)

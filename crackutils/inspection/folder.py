@@ -112,7 +112,11 @@ def inspect(
             rule = rule or choose_limit(None if exposure else limit_mm, exposure)[1]
         masks = {} if truth is None else find_masks(files, Path(truth))
         refuse_sizes(files, masks)
-        _claim_folder(out, files, force)
+        true = {os.path.realpath(mask) for mask in masks.values()}
+        if beside := [name for name, file in files.items() if os.path.realpath(file) in true]:
+            print_left_out({"true masks": beside})
+            files = {name: file for name, file in files.items() if os.path.realpath(file) not in true}
+        _claim_folder(out, files, [*masks.values()], force)
         folders = {name: out / "photos" / folder_of(name) for name in files}
         scales, notes, sources = choose_scales(files, edits, mm_per_pixel, marker_mm, folders)
         unit = "mm" if any(scales.values()) else "px"
@@ -195,8 +199,8 @@ def _refuse_folder(out: Path, force: bool) -> None:
         refuse_foreign(out / name, force)
 
 
-def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
-    """Mark `out` as an inspection of these photos; refuse to lose results of an earlier one.
+def _claim_folder(out: Path, files: dict[str, Path], others: Sequence[Path], force: bool) -> None:
+    """Mark `out` as an inspection of these photos; refuse to lose results of an earlier one, but for those of others.
 
     If names of photos change because more folders are given, their results are moved to the new names.
     """
@@ -204,7 +208,7 @@ def _claim_folder(out: Path, files: dict[str, Path], force: bool) -> None:
     if mark.is_file():
         with contextlib.suppress(ValueError, AttributeError):  # of an older version
             before = {str(file): name for name, file in json.loads(mark.read_text("utf-8")).items()}
-    here = {os.path.realpath(file) for file in files.values()}
+    here = {os.path.realpath(file) for file in (*files.values(), *others)}
     rest = [file for file in before if os.path.realpath(file) not in here and os.path.lexists(file)]
     if rest and not force:
         why = f"{out} has results of photos that are not given now: {len(rest):,} ({name_some(rest)})"

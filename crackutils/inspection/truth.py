@@ -73,9 +73,10 @@ def find_masks(photos: Mapping[str, Any], folder: Path, photo: str = "photo", ma
     masks = {as_text(file.relative_to(folder).as_posix()): file for file in find_pictures(folder)[0]}
     if not (found := match_masks(photos, masks)):
         raise CrackutilsError(f"No {mask} in {folder} is named like a {photo}. Name them alike: wall.jpg and wall.png.")
-    if rest := [name for name in photos if name not in found]:
+    used = {*found.values()}
+    if rest := [name for name, file in photos.items() if name not in found and file not in used]:
         print(f"{photo}s without a {mask}: {len(rest):,} ({name_some(rest)})")
-    used = {*found.values(), *photos.values()}
+    used |= {*photos.values()}
     if rest := [name for name, file in masks.items() if file not in used]:
         print(f"{mask}s without a {photo}: {len(rest):,} ({name_some(rest)})")
     return found
