@@ -184,12 +184,14 @@ def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fak
         inspect([site], out, "x", truth=tmp_path / "out" / "photos" / "north" / "a.png")
 
 
-def test_masks_among_the_photos_are_not_inspected(tmp_path: Path, fake: Fake, capsys: Any) -> None:
+@pytest.mark.parametrize("masks", ["site", "link"])  # also on another way to the same files
+def test_masks_among_the_photos_are_not_inspected(masks: str, tmp_path: Path, fake: Fake, capsys: Any) -> None:
     site, out = tmp_path / "site", tmp_path / "out"
+    (tmp_path / "link").symlink_to(site)
     save(wall(lines=LINES[:1]), site / "a.jpg")
     save((wall(lines=LINES[:1])[..., 0] < 100) * np.uint8(255), site / "a_mask.png")
     assert inspected(site, out) == 0 and "2 of 2 photos" in capsys.readouterr().out  # nothing says that one is a mask
-    assert inspected(site, out, "--truth", str(site)) == 0
+    assert inspected(site, out, "--truth", str(tmp_path / masks)) == 0
     said = capsys.readouterr().out
     assert "left out: true masks: 1 (a_mask.png)" in said and "without a mask" not in said
     assert pd.read_csv(out / "photos.csv")["file"].tolist() == ["a.jpg"]

@@ -73,13 +73,18 @@ def find_masks(photos: Mapping[str, Any], folder: Path, photo: str = "photo", ma
     masks = {as_text(file.relative_to(folder).as_posix()): file for file in find_pictures(folder)[0]}
     if not (found := match_masks(photos, masks)):
         raise CrackutilsError(f"No {mask} in {folder} is named like a {photo}. Name them alike: wall.jpg and wall.png.")
-    used = {*found.values()}
-    if rest := [name for name, file in photos.items() if name not in found and file not in used]:
+    used = {*map(_real, found.values())}
+    if rest := [name for name, file in photos.items() if name not in found and _real(file) not in used]:
         print(f"{photo}s without a {mask}: {len(rest):,} ({name_some(rest)})")
-    used |= {*photos.values()}
-    if rest := [name for name, file in masks.items() if file not in used]:
+    used |= {*map(_real, photos.values())}
+    if rest := [name for name, file in masks.items() if _real(file) not in used]:
         print(f"{mask}s without a {photo}: {len(rest):,} ({name_some(rest)})")
     return found
+
+
+def _real(file: Path | None) -> str:
+    """Return one path for all ways to a file; empty for none."""
+    return os.path.realpath(file) if file else ""
 
 
 def match_masks(photos: Mapping[str, Path | None], masks: Mapping[str, Path]) -> dict[str, Path]:
@@ -89,14 +94,15 @@ def match_masks(photos: Mapping[str, Path | None], masks: Mapping[str, Path]) ->
     """
     stem = {name: posixpath.splitext(_END.sub("", name))[0] for name in photos}
     bare = {stem[name] for name in photos if not _END.search(name)}
-    photos = {k: f and Path(os.path.abspath(f)) for k, f in photos.items() if not _END.search(k) or stem[k] not in bare}
-    known, found = {*photos.values()}, {}
+    real = {k: _real(file) for k, file in photos.items() if not _END.search(k) or stem[k] not in bare}
+    known, found = {*real.values()}, {}
     ordered = sorted(masks.items(), key=lambda one: bool(_END.search(one[0])))  # of equal names the last wins
-    named = {_END.sub("", name): file for name, file in ordered if file not in known or file.suffix.lower() == ".png"}
-    whole, last = list(map(stem.get, photos)), [posixpath.basename(stem[photo]) for photo in photos]
+    ordered = [(name, file) for name, file in ordered if file.suffix.lower() == ".png" or _real(file) not in known]
+    named = {_END.sub("", name): file for name, file in ordered}
+    whole, last = list(map(stem.get, real)), [posixpath.basename(stem[photo]) for photo in real]
     for stems, count in ((whole, {}), (last, Counter(last))):
-        for photo, one, name in zip(photos, stems, match_names(stems, named), strict=True):
-            if count.get(one, 1) == 1 and named.get(name) not in (None, photos[photo]):
+        for photo, one, name in zip(real, stems, match_names(stems, named), strict=True):
+            if count.get(one, 1) == 1 and _real(named.get(name)) not in ("", real[photo]):
                 found.setdefault(photo, named[name])
     return found
 
