@@ -16,7 +16,7 @@ from crackutils.config import CrackutilsError
 from crackutils.inspection.export import describe_areas, describe_lines, share_over_limit
 from crackutils.inspection.folder import inspect
 from crackutils.inspection.measure import Piece
-from crackutils.inspection.truth import compare_masks, find_masks, read_mask, score_counts, summarize_truth
+from crackutils.inspection.truth import compare_masks, find_masks, match_masks, read_mask, score_counts, summarize_truth
 
 LINES = (((100, 150), (700, 150)), ((200, 300), (600, 600)), ((400, 450), (650, 350)))
 
@@ -204,6 +204,22 @@ def test_a_mask_of_one_name_is_given_to_one_photo(tmp_path: Path, capsys: Any) -
     found = find_masks(dict.fromkeys(photos), tmp_path)
     assert found == {"south/c.jpg": tmp_path / "south" / "c.png"}
     assert "photos without a mask: 4 (north/a.jpg, south/a.jpg, b.jpg and 1 more)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("photos", "masks", "pairs"),
+    [
+        ("a.jpg a.png", "a.png", ""),
+        ("a.jpg a.tif", "a.png a.tif_mask.png", "a.tif a.tif_mask.png"),
+        ("A.jpg a.jpg", "a.png", ""),
+        ("A.jpg a.jpg", "A.png a.png", "A.jpg A.png a.jpg a.png"),
+    ],
+)
+def test_photos_of_one_name_share_no_mask(photos: str, masks: str, pairs: str) -> None:
+    names = iter(pairs.split())
+    expected = {photo: Path("m", mask) for photo, mask in zip(names, names, strict=True)}
+    given = {name: Path("m", name) for name in masks.split()}
+    assert match_masks({name: Path(name) for name in photos.split()}, given) == expected
 
 
 def test_masks_are_read_as_programs_save_them(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def _real(file: Path | None) -> str:
 def match_masks(photos: Mapping[str, Path | None], masks: Mapping[str, Path]) -> dict[str, Path]:
     """Return the masks of photos, both files by name: alike but for folders, suffix, and _mask, -mask or .mask.
 
-    Photos may lie among the masks: only a PNG is then the mask of another photo.
+    A mask belongs to one photo: wall.jpg and wall.tif need wall.jpg.png and wall.tif.png. Photos may lie among the
+    masks: only a PNG is then the mask of another photo.
     """
     stem = {name: posixpath.splitext(_END.sub("", name))[0] for name in photos}
     bare = {stem[name] for name in photos if not _END.search(name)}
@@ -99,11 +100,17 @@ def match_masks(photos: Mapping[str, Path | None], masks: Mapping[str, Path]) ->
     ordered = sorted(masks.items(), key=lambda one: bool(_END.search(one[0])))  # of equal names the last wins
     ordered = [(name, file) for name, file in ordered if file.suffix.lower() == ".png" or _real(file) not in known]
     named = {_END.sub("", name): file for name, file in ordered}
+    times = Counter(cut := [posixpath.splitext(name)[0] for name in named])
+    spelt = {one: name for one, name in zip(cut, named, strict=True) if times[one] == 1}  # before `match_names`
     whole, last = list(map(stem.get, real)), [posixpath.basename(stem[photo]) for photo in real]
-    for stems, count in ((whole, {}), (last, Counter(last))):
-        for photo, one, name in zip(real, stems, match_names(stems, named), strict=True):
-            if count.get(one, 1) == 1 and _real(named.get(name)) not in ("", real[photo]):
-                found.setdefault(photo, named[name])
+    for stems, count in (([f"{photo}.png" for photo in real], {}), (whole, {}), (last, Counter(last))):
+        names = [spelt.get(one, name) for one, name in zip(stems, match_names(stems, named), strict=True)]
+        files = zip(real, map(named.get, names), strict=True)
+        given = {photo: file for photo, file in files if _real(file) not in ("", real[photo])}
+        times = Counter([*given.values(), *found.values()])
+        for photo, one in zip(real, stems, strict=True):
+            if count.get(one, 1) == times[given.get(photo)] == 1:
+                found.setdefault(photo, given[photo])
     return found
 
 
