@@ -354,6 +354,22 @@ def test_what_the_user_has_changed_stays(name: str, tmp_path: Path, fake: Fake, 
     assert main([*command, "--threshold", "0.4", "--force"]) == 0 and file.read_bytes() != mine
 
 
+@pytest.mark.parametrize("name", ["overlay.jpg", "thumbnail.jpg", "mask.png"])
+def test_pictures_that_are_not_those_of_the_record_are_told_or_drawn_again(
+    name: str, tmp_path: Path, fake: Fake, capsys: Any
+) -> None:
+    save(wall(), photo := tmp_path / "site" / "a.png")
+    command = ["inspect", str(tmp_path / "site"), "--out", str(tmp_path / "out"), "--model", "x"]
+    assert main(command) == 0
+    drawn = (file := tmp_path / "out" / "photos" / "a.png" / name).read_bytes()
+    file.write_bytes(b"")  # as a power cut leaves it
+    assert main(command) == 0 and file.read_bytes() == drawn
+    file.write_bytes(b"mine")
+    assert main(command) == 2 and file.read_bytes() == b"mine"
+    assert f"{file} has been changed since it was written. Move it" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0 and file.read_bytes() == drawn
+
+
 def test_own_reports_links_and_copies_are_not_inspected_again(tmp_path: Path, fake: Fake, capsys: Any) -> None:
     site, other = tmp_path / "site", tmp_path / "other"
     for name in ("site/a.png", "site/b.jfif", "other/c.png"):

@@ -193,10 +193,11 @@ def resume_photo(file: Path, folder: Path, net: Detector, options: Options, forc
     record, before = folder / "found.json", {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or cut short when the power went
         before = dict(json.loads(record.read_text("utf-8")))
-    if before.get("asked") == asked and all((folder / name).is_file() for name in _PICTURES):
+    here = {name: (folder / name).stat().st_size if (folder / name).is_file() else 0 for name in _PICTURES}
+    if before.get("asked") == asked and before.get("drawn") == here:
         return before
     for name, size in before.get("drawn", {}).items():
-        if not force and (folder / name).is_file() and (folder / name).stat().st_size != size:
+        if not force and here.get(name, 0) not in (0, size):  # one without bytes is left by a power cut
             why = f"{folder / name} has been changed since it was written"
             raise CrackutilsError(f"{why}. Move it, or replace it with --force.")
     record.unlink(missing_ok=True)  # pictures and numbers must come from the same call
