@@ -364,7 +364,11 @@ def test_pictures_that_are_not_those_of_the_record_are_told_or_drawn_again(
     drawn = (file := tmp_path / "out" / "photos" / "a.png" / name).read_bytes()
     file.write_bytes(b"")  # as a power cut leaves it
     assert main(command) == 0 and file.read_bytes() == drawn
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[:2000])
+    assert main(command) == 2 and "None of 1 photos could be used" in capsys.readouterr().err
     file.write_bytes(b"mine")
+    photo.write_bytes(whole)  # repaired
     assert main(command) == 2 and file.read_bytes() == b"mine"
     assert f"{file} has been changed since it was written. Move it" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0 and file.read_bytes() == drawn

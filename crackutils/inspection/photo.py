@@ -34,6 +34,7 @@ LISTED, OVER_LISTED = 10, 100
 MARKED = 15  # largest distance of a user's mark from its centre line, pixels
 UNUSABLE = (ImageError, MemoryError, cv2.error)  # errors of a photo
 _CODE = hash_sources(Path(__file__).parent)
+_RECORD = "found.json"
 _PICTURES = ("overlay.jpg", "thumbnail.jpg", "mask.png")
 
 
@@ -156,8 +157,9 @@ def inspect_photo(file: Path, folder: Path, net: Detector, options: Options) -> 
     listed = list_cracks(cracks)
     overlay = draw_overlay(image, likely | mask, pieces, 2000, mm_per_pixel, listed, limit)
     thumbnail = draw_overlay(image, likely | mask, pieces, 240, limit=limit)  # too small for a scale bar
-    jpegs = [encode_jpeg(Image.fromarray(picture), 85) for picture in (overlay, thumbnail)]
-    for name, content in zip(_PICTURES, [*jpegs, encode_mask(mask)], strict=True):
+    pictures = [encode_jpeg(Image.fromarray(picture), 85) for picture in (overlay, thumbnail)] + [encode_mask(mask)]
+    (folder / _RECORD).unlink(missing_ok=True)  # pictures and numbers must come from the same call
+    for name, content in zip(_PICTURES, pictures, strict=True):
         write_atomically(folder / name, content)
     cracks[LENGTHS] *= scale
     cracks["area"] *= scale**2
@@ -190,7 +192,7 @@ def resume_photo(file: Path, folder: Path, net: Detector, options: Options, forc
     asked = {"model": net.key, "file": str(file), "bytes": state.st_size, "modified": state.st_mtime_ns, "code": _CODE}
     asked |= {"decoding": f"{DECODING} {PIL.__version__}"}
     asked |= vars(options) | {"edits": None if options.edits is None else options.edits.key}
-    record, before = folder / "found.json", {}
+    record, before = folder / _RECORD, {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or cut short when the power went
         before = dict(json.loads(record.read_text("utf-8")))
     here = {name: (folder / name).stat().st_size if (folder / name).is_file() else 0 for name in _PICTURES}
@@ -200,7 +202,6 @@ def resume_photo(file: Path, folder: Path, net: Detector, options: Options, forc
         if not force and here.get(name, 0) not in (0, size):  # one without bytes is left by a power cut
             why = f"{folder / name} has been changed since it was written"
             raise CrackutilsError(f"{why}. Move it, or replace it with --force.")
-    record.unlink(missing_ok=True)  # pictures and numbers must come from the same call
     try:
         found = inspect_photo(file, folder, net, options)
         found = {"asked": asked, "problem": "", "cracks": [], "tiles": []} | found
