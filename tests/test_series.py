@@ -38,6 +38,7 @@ import json, os, pathlib, sys
 folder = pathlib.Path(os.environ["CRACKUTILS_RESULTS_DIR"], PROFILE, "{name}", "default")
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "metrics.json").write_text(json.dumps([COUNT, RATIO, FLAG, NAMES, TITLE, SEED]))
+(folder / "run.json").write_text("{{}}")
 print(folder, file=open(os.environ["CRACKUTILS_RUN_NOTE"], "a"))
 """
 
@@ -89,9 +90,12 @@ def executed(monkeypatch: Patch) -> list[str]:
 
     def execute(notebook: Path, out: Path, parameters: dict[str, Any], *_: Any) -> Any:
         names.append(notebook.stem + "".join(f" {k}={v}" for k, v in parameters.items() if k != "PROFILE"))
-        home = config.results_dir() / (folder := f"{parameters['PROFILE']}/{notebook.stem}/default")
+        run = "--".join(["default", *(f"count-{parameters[name]}" for name in parameters if name == "COUNT")])
+        home = config.results_dir() / (folder := f"{parameters['PROFILE']}/{notebook.stem}/{run}")
         home.mkdir(parents=True, exist_ok=True)
         (home / "metrics.json").write_text(str(read_parameters(notebook) | parameters))
+        for name in ("run.json", "predictions.csv"):
+            (home / name).write_text("")
         nb = nbformat.read(notebook, as_version=4)
         nb.metadata.papermill = {}
         nbformat.write(nb, out)
@@ -278,7 +282,18 @@ def save_in_jupyter(home: Path, monkeypatch: Patch) -> None:
     nbformat.write(nb, path)
 
 
-HARMLESS = ("saved in Jupyter", "another parameter")  # after the other changes, the notebook runs again
+def forget(copy: Path) -> None:
+    """Leave what earlier versions wrote, which did not know the results."""
+    nb = nbformat.read(copy, as_version=4)
+    nb.metadata.crackutils.pop("results")
+    nbformat.write(nb, copy)
+
+
+def first(name: str) -> Path:
+    return config.results_dir() / "sample" / "01_first" / "default" / name
+
+
+HARMLESS = ("saved in Jupyter", "a run of its own")  # after the other changes, the notebook runs again
 CHANGES: dict[str, Callable[[Path, Patch], Any]] = {
     "lock": lambda home, patch: config.LOCK.write_text("numpy==2\n"),
     "source": lambda home, patch: write("01_first", FINISH.format(name="01_first"), "print(COUNT)"),
@@ -294,8 +309,13 @@ CHANGES: dict[str, Callable[[Path, Patch], Any]] = {
     "python": lambda home, patch: patch.setattr("platform.python_version", lambda: "3.11.0"),
     "results": lambda home, patch: shutil.rmtree(home / "results" / "sample" / "01_first"),
     "copy": lambda home, patch: (home / "results" / "sample" / "notebooks" / "01_first.ipynb").unlink(),
+    "broken copy": lambda home, patch: (home / "results" / "sample" / "notebooks" / "01_first.ipynb").write_text("{"),
+    "older copy": lambda home, patch: forget(home / "results" / "sample" / "notebooks" / "01_first.ipynb"),
+    "begun": lambda home, patch: first("run.json").unlink(),
+    "predictions": lambda home, patch: first("predictions.csv").unlink(),
     "saved in Jupyter": save_in_jupyter,
-    "another parameter": lambda home, patch: run(["01"], {"TITLE": "another"}),
+    "a run of its own": lambda home, patch: run(["01"], {"COUNT": "4"}),
+    "another run in its folder": lambda home, patch: run(["01"], {"TITLE": "another"}),
 }
 
 
@@ -346,7 +366,8 @@ def test_parameters_and_profiles_make_copies_and_staleness_concerns_those_that_n
     executed.clear()
     run(["all"], {})
     assert executed == []  # the second does not read what the third wrote after it
-    (config.results_dir() / "sample" / "01_first" / "default" / "metrics.json").write_text("other")
+    run(["01"], {"COUNT": "4"})
+    executed.clear()
     run(["all"], {})
     assert executed == ["02_second"]  # which needs the first; the third needs nothing
 

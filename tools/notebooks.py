@@ -40,7 +40,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     """Read a notebook; CrackutilsError if the file is not a notebook."""
     try:
         return nbformat.read(path, as_version=4)
-    except (ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+    except (AttributeError, TypeError, ValueError, nbformat.ValidationError) as error:
         raise config.CrackutilsError(f"{config.display_path(path)} is not a readable notebook. Restore it.") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ import nbformat
 
 from crackutils import config, datasets
 from crackutils.evaluation.predictions import ENTERED
-from crackutils.files import lock_file
+from crackutils.files import lock_file, sha256
 from crackutils.provenance import code_hash
 from crackutils.recipes import choose_recipe
 from crackutils.sources.fetch import prepare
@@ -147,6 +148,7 @@ def _run_job(job: Job, profile: config.Profile, images: str, label: str, left: f
         raise describe_failure(error, job.notebook, kept) from error
     seconds = time.monotonic() - began
     facts = {"key": key, "seconds": round(seconds, 1), "folders": folders, "changed": job.changed}
+    facts["results"] = _hash_results(folders)
     nb.metadata["crackutils"] = dict(nb.metadata.get("crackutils", {})) | facts
     # papermill writes absolute paths, which contain the user's home
     nb.metadata.papermill.update(input_path=config.display_path(job.notebook), output_path=config.display_path(copy))
@@ -159,14 +161,27 @@ def _run_job(job: Job, profile: config.Profile, images: str, label: str, left: f
 
 
 def _last_run(job: Job, profile: config.Profile) -> dict[str, Any]:
-    """Return the facts of a job's last run from its executed copy; empty if there is none."""
+    """Return the facts of a job's last run from its executed copy; empty if there is none that can be read."""
     copy = copies_folder(profile) / f"{job.name}.ipynb"
-    return dict(read_notebook(copy).metadata.get("crackutils", {})) if copy.is_file() else {}
+    with contextlib.suppress(config.CrackutilsError):
+        return dict(read_notebook(copy).metadata.get("crackutils", {})) if copy.is_file() else {}
+    return {}
 
 
 def _is_done(job: Job, before: dict[str, Any], key: str) -> bool:
-    there = all((config.results_dir() / folder / "metrics.json").is_file() for folder in before.get("folders", []))
-    return before.get("key") == key and there and not job.force
+    # other parameters or code may since have written into the same folders
+    same = before.get("key") == key and before.get("results") == _hash_results(before.get("folders", []))
+    return same and not job.force
+
+
+def _hash_results(folders: list[str]) -> str:
+    """Return a hash of the metrics and predictions in folders of runs; empty if one of the runs is not finished."""
+    homes = [config.results_dir() / folder for folder in folders]
+    if not all((home / name).is_file() for home in homes for name in ("metrics.json", "run.json")):
+        return ""
+    files = [home / name for home in homes for name in ("metrics.json", "predictions.csv")]
+    found = {f"{file.parent.name} {file.name}": sha256(file) for file in files if file.is_file()}
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def format_seconds(seconds: float) -> str:
