@@ -103,6 +103,8 @@ CHANGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "no history.csv": ("history.csv", Path.unlink, "missing"),
     "pixel": ("figures/example.png", one_pixel, "figures/example.png"),
     "not run": ("metrics.json", Path.unlink, "not run"),
+    "not finished": ("run.json", Path.unlink, "not finished"),
+    "no predictions.csv": ("predictions.csv", Path.unlink, "missing"),
 }
 
 
@@ -113,9 +115,9 @@ def test_verify_is_red_after_any_change(name: str, run: Path, capsys: Any) -> No
     assert verify(PROFILE) == 1
     lines = capsys.readouterr().out.splitlines()
     assert any(reported in line and "DIFFERENT" in line for line in lines) and "RED" in lines[-1]
-    if name in ("digit", "label", "row", "threshold"):  # small enough to pass as drift, but for the predictions
+    if name in ("digit", "label", "row", "threshold", "no predictions.csv"):  # small enough to pass as drift
         another_cpu()
-        assert verify(PROFILE) == 1 and "from predictions.csv" in capsys.readouterr().out
+        assert verify(PROFILE) == 1 and "predictions.csv" in capsys.readouterr().out
 
 
 def test_verify_is_green_on_the_same_results(run: Path, capsys: Any) -> None:

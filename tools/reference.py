@@ -97,8 +97,9 @@ def verify(profile: str) -> int:
 
 def _compare_run(reference: Path, here: Path) -> list[Row]:
     run = "/".join(reference.parts[-2:])
-    if not (here / "metrics.json").exists():
-        return [(run, "metrics.json", "present", "not run", "DIFFERENT")]
+    for name, without in (("metrics.json", "not run"), ("run.json", "not finished")):
+        if not (here / name).exists():
+            return [(run, name, "present", without, "DIFFERENT")]
     want, have = (json.loads((folder / "metrics.json").read_text("utf-8")) for folder in (reference, here))
     compared = [_runs_compared(metrics) for metrics in (want, have)]
     if compared[0] != compared[1]:  # notebook 05 compares all existing runs
@@ -121,17 +122,18 @@ def _compare_run(reference: Path, here: Path) -> list[Row]:
         follows = score_parts(table) | chosen_metrics(table)
         own = differences({k: have.get(k) for k in follows}, follows)
         rows += [(run, f"{path} from predictions.csv", w, h, "DIFFERENT") for path, w, h in own]
-    return rows if other else rows + _compare_fingerprints(run, reference, here)
+    return rows + _compare_fingerprints(run, reference, here, not other)
 
 
-def _compare_fingerprints(run: str, reference: Path, here: Path) -> list[Row]:
+def _compare_fingerprints(run: str, reference: Path, here: Path, equal: bool) -> list[Row]:
+    """Compare files; if they cannot be equal, only predictions.csv must be there, from which the metrics follow."""
     want, have = json.loads((reference / "fingerprints.json").read_text("utf-8")), _fingerprints(here)
     rows: list[Row] = [
         (run, name, mark[:8], have.get(name, "missing")[:8], "DIFFERENT")
         for name, mark in want.items()
-        if mark != have.get(name)
+        if (mark != have.get(name) if equal else name == "predictions.csv" and name not in have)
     ]
-    return rows or [(run, f"{len(want)} CSV files and figures", "", "", "equal")]
+    return rows or [(run, f"{len(want)} CSV files and figures", "", "", "equal")] * equal
 
 
 def _fingerprints(folder: Path) -> dict[str, str]:
