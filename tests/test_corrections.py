@@ -352,6 +352,22 @@ def test_a_killed_session_goes_on(session: Session, tmp_path: Path, fake: Fake, 
     assert "No crack is left after the user's corrections." in page and "more there are possible cracks" not in page
 
 
+def test_unpacked_photos_that_differ_stay_unless_forced(session: Session, tmp_path: Path, fake: Fake) -> None:
+    session.photos = {name: session.photos[name] for name in ("south/wall.jpg", "wall.jpg")}
+    write_session(session, file := tmp_path / "s.zip")
+    inspect([], tmp_path / "out", "x", session=file)
+    photo = tmp_path / "out" / "session" / "photos" / "wall.jpg"
+    photo.write_bytes(mine := photo.read_bytes()[:-2] + b"me")
+    with pytest.raises(CrackutilsError, match=r"wall.jpg differs from the photo in the session. Move it, or replace"):
+        inspect([], tmp_path / "out", "x", session=file)
+    assert photo.read_bytes() == mine
+    inspect([], tmp_path / "out", "x", session=file, force=True)
+    assert photo.read_bytes() == (saved := session.photos["wall.jpg"].read_bytes())
+    photo.write_bytes(b"")  # as a power cut leaves it
+    inspect([], tmp_path / "out", "x", session=file)
+    assert photo.read_bytes() == saved
+
+
 def test_sessions_of_no_use_leave_nothing_and_lose_nothing(session: Session, tmp_path: Path, fake: Fake) -> None:
     write_session(Session(), empty := tmp_path / "empty.zip")
     (tmp_path / "bad.zip").write_bytes(b"none")

@@ -104,7 +104,7 @@ def inspect(
         _refuse_folder(out, force)
         if session is not None:
             given = isinstance(session, Session)
-            opened = session if given else open_session(Path(session), out / "session", out / _MARK)
+            opened = session if given else open_session(Path(session), out / "session", out / _MARK, force)
             files, edits = opened.photos, {name: opened.edits.get(name, Edits()) for name in opened.photos}
             settled = settle_options(opened, threshold=threshold, mm_per_pixel=mm_per_pixel, limit_mm=limit_mm)
             exposure = opened.exposure if limit_mm is None else exposure

@@ -18,7 +18,7 @@ from crackutils.inspection.session import Edits, Session, read_session
 _CODE = hash_sources(Path(__file__).parent)
 
 
-def open_session(file: Path, folder: Path, mark: Path) -> Session:
+def open_session(file: Path, folder: Path, mark: Path, force: bool) -> Session:
     """Return a session with its photos unpacked into a folder; `mark` is written first, so that a next call continues.
 
     If the folder is new and the session cannot be used, the folder is removed again. Raises CrackutilsError as
@@ -28,7 +28,7 @@ def open_session(file: Path, folder: Path, mark: Path) -> Session:
     if new:
         write_atomically(mark, "{}")
     try:
-        session = read_session(file, folder)
+        session = read_session(file, folder, force)
         if not session.photos:
             raise CrackutilsError(f"{file} is a session without photos. Add some and save it again.")
     except CrackutilsError:

@@ -191,12 +191,13 @@ def is_session(file: Path) -> bool:
     return False
 
 
-def read_session(file: str | Path, folder: str | Path) -> Session:
+def read_session(file: str | Path, folder: str | Path, force: bool = True) -> Session:
     """Unpack a session into a folder and return it; its photos lie in `photos/`, under clean names.
 
     Photos that are already there are not written again. Brushes are read from the disk when they are used; changes to
     them stay in memory. Raises CrackutilsError for a file that is not a session, is damaged, is of a newer version,
-    declares far more data than it holds or leads outside the folder, and for photos that differ from the saved ones.
+    declares far more data than it holds or leads outside the folder, for photos that differ from the saved ones, and,
+    unless `force` is set, for other photos in their place.
     """
     file, folder = Path(file), Path(folder)
     try:
@@ -205,14 +206,14 @@ def read_session(file: str | Path, folder: str | Path) -> Session:
         if not packed:
             raise CrackutilsError(f"{file} is not a session: it is not a ZIP archive. Give a saved session.")
         with zipfile.ZipFile(file) as archive:
-            return _unpack(archive, file, folder)
+            return _unpack(archive, file, folder, force)
     except OSError as error:
         raise CrackutilsError(f"{file} cannot be read ({error.strerror or error}). Give a saved session.") from error
     except (*ZIP_ERRORS, ValueError, LookupError) as error:
         raise CrackutilsError(f"{file} is damaged ({error}). Copy it again, or save the session again.") from error
 
 
-def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> Session:
+def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path, force: bool) -> Session:
     entries = archive.infolist()
     for e in entries:
         refuse_entry(file, e.filename, stat.S_ISLNK(e.external_attr >> 16))
@@ -243,16 +244,19 @@ def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> Session:
     for one in content["photos"]:
         name, entry = one["name"], archive.getinfo(str(one["entry"]))
         with archive.open(entry) as source:
-            _write_photo(source, session.photos[name], entry.file_size, str(one.get("sha256")), printable(name))
+            _write_photo(source, session.photos[name], entry.file_size, str(one.get("sha256")), printable(name), force)
         brush = _read_brush(archive, str(one["brush"]), folder / "brushes") if one.get("brush") else None
         session.edits[name] = Edits.from_row(one, brush)
     return session
 
 
-def _write_photo(source: IO[bytes], target: Path, size: int, expected: str, name: str) -> None:
+def _write_photo(source: IO[bytes], target: Path, size: int, expected: str, name: str, force: bool) -> None:
     """Write a photo if it is not there yet; ValueError if it differs from the saved one."""
-    if target.is_file() and target.stat().st_size == size and sha256(target) == expected:
+    here = target.stat().st_size if target.is_file() else 0
+    if here == size and target.is_file() and sha256(target) == expected:
         return
+    if here and not force:  # one without bytes is left by a power cut
+        raise CrackutilsError(f"{target} differs from the photo in the session. Move it, or replace it with --force.")
     with replacing_file(target) as part:
         with open(part, "wb") as out:
             shutil.copyfileobj(source, out, _BLOCK)
