@@ -171,6 +171,9 @@ def test_true_masks_are_compared_and_what_is_missing_is_told(tmp_path: Path, fak
     (out / "truth.csv").write_text(mine := "mine")
     assert inspected(site, out, "--truth", str(masks)) == 2 and (out / "truth.csv").read_text() == mine
     assert inspected(site, out, "--force") == 0 and not (out / "truth.csv").exists()  # it would be of other masks
+    (out / "truth.csv").write_text(mine)
+    assert inspected(site, out, "--force") == 0 and (out / "truth.csv").read_text() == mine
+    (out / "truth.csv").unlink()
 
     capsys.readouterr()
     save(true[:300] * 255, masks / "south" / "c.png")

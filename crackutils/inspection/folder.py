@@ -30,7 +30,7 @@ from crackutils.inspection.session import Edits, Session
 from crackutils.inspection.tiling import Detector, load_detector, tile_probabilities
 from crackutils.inspection.truth import compare_masks, find_masks, read_mask, summarize_truth
 from crackutils.userfiles.drives import identify_folders, refuse_lost
-from crackutils.userfiles.write import refuse_foreign, table_bytes, workbook_bytes, write_own, writing
+from crackutils.userfiles.write import refuse_foreign, remove_own, table_bytes, workbook_bytes, write_own, writing
 
 _MARK = ".inspection"
 _WRITTEN = ("photos.csv", "cracks.csv", "tiles.csv", "cracks.xlsx", "cracks.geojson", "cracks.dxf", "coco.json")
@@ -150,7 +150,7 @@ def inspect(
         if counts:
             write_own(out / "truth.csv", table_bytes(summarize_truth(counts).round(4)))
         else:  # an earlier one is of other masks
-            (out / "truth.csv").unlink(missing_ok=True)
+            remove_own(out / "truth.csv")
         facts = {"model": config.display_path(model), "threshold": f"{threshold:.3g}", "chosen": chosen}
         facts |= {"limit_mm": limit_mm, "exposure": exposure, "rule": rule}
         page = render_report(table, found, out / "photos", unit, **facts)

@@ -53,6 +53,13 @@ def write_own(path: Path, content: str | bytes) -> None:
     write_atomically(path, content)
 
 
+def remove_own(path: Path) -> None:
+    """Remove a file and its record, if `write_own` wrote one there."""
+    if _record(path).is_file():
+        path.unlink(missing_ok=True)
+        _record(path).unlink()
+
+
 def _record(path: Path) -> Path:
     return path.with_name(f".{path.name}.sha256")
 
