@@ -471,7 +471,10 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake
     assert [path.name for path in mine.iterdir()] == ["photos.csv"] and not fake.windows
     with pytest.raises(config.CrackutilsError, match=r"None of 2 photos could be used \(cut.jpg is cut short.*Repair"):
         inspect([folder / "cut.jpg", folder / "empty.jpg"], tmp_path / "none", "x")
-    assert "is cut short" in (tmp_path / "none" / "report.html").read_text("utf-8")
+    with pytest.raises(config.CrackutilsError, match="None of 1 photos could be used"):  # nor tell its scale
+        inspect([folder / "cut.jpg"], tmp_path / "unscaled", "x", marker_mm=50, limit_mm=0.3)
+    for out in ("none", "unscaled"):
+        assert "is cut short" in (tmp_path / out / "report.html").read_text("utf-8")
     inside = inspect([folder], folder / "found", "x")  # pictures of its own are not inspected
     assert len(inspect([folder], folder / "found", "x")) == len(inside) == 9
     for text, message in {

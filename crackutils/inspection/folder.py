@@ -119,7 +119,7 @@ def inspect(
         _claim_folder(out, files, [*masks.values()], force)
         folders = {name: out / "photos" / folder_of(name) for name in files}
         scales, notes, sources = choose_scales(files, edits, mm_per_pixel, marker_mm, folders)
-        unit = "mm" if any(scales.values()) else "px"
+        unit = "mm" if marker_mm is not None or any(scales.values()) else "px"  # without one, no photo can be read
         if limit_mm is not None and unit == "px":
             raise CrackutilsError(_UNSCALED)
         before = identify_folders(files.values())
