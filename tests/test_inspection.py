@@ -458,6 +458,7 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake
     bare.mkdir()
     (mine / "photos.csv").write_text("mine")
     (tmp_path / "dangling").symlink_to("gone")
+    (tmp_path / "link").symlink_to(folder)
     for photos, out, message in (
         (folder, mine, "is not an earlier inspection"),
         (folder, folder / "long.png", "long.png is a file or a broken link. Give a new folder"),
@@ -465,6 +466,8 @@ def test_what_cannot_be_done_is_refused(folder: Path, tmp_path: Path, fake: Fake
         (tmp_path / "nowhere", tmp_path / "out", "does not exist"),
         (bare, tmp_path / "out", "There is no picture"),
         (folder / "long.png", folder, "Photos lie in .*photos & more .*long.png.. Give another folder as --out"),
+        (folder, folder / ".." / folder.name, "Photos lie in "),
+        (folder, tmp_path / "link", "Photos lie in "),
     ):
         with pytest.raises(config.CrackutilsError, match=message):
             inspect([photos], out, "x")

@@ -98,7 +98,8 @@ def inspect(
     of_all = "session" if mm_per_pixel is None else "given"  # the source of the scale for all photos
     out, photos, edits = Path(out), [Path(photo) for photo in photos], {}
     files = _find_photos(photos, out) if photos else {}
-    if inside := [file for file in files.values() if out.absolute() in file.parents]:
+    home = Path(os.path.realpath(out))
+    if inside := [file for file in files.values() if home in Path(os.path.realpath(file.parent), file.name).parents]:
         raise CrackutilsError(f"Photos lie in {out} ({name_some(inside)}). Give another folder as --out.")
     with writing(out):
         _refuse_folder(out, force)
