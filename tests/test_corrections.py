@@ -366,6 +366,9 @@ def test_unpacked_photos_that_differ_stay_unless_forced(session: Session, tmp_pa
     photo.write_bytes(b"")  # as a power cut leaves it
     inspect([], tmp_path / "out", "x", session=file)
     assert photo.read_bytes() == saved
+    del session.photos["wall.jpg"]  # nobody can give it with this session
+    write_session(session, file)
+    assert inspect([], tmp_path / "out", "x", session=file)["file"].tolist() == ["south/wall.jpg"]
 
 
 def test_sessions_of_no_use_leave_nothing_and_lose_nothing(session: Session, tmp_path: Path, fake: Fake) -> None:

@@ -117,7 +117,8 @@ def inspect(
         if beside := [name for name, file in files.items() if os.path.realpath(file) in true]:
             print_left_out({"true masks": beside})
             files = {name: file for name, file in files.items() if os.path.realpath(file) not in true}
-        _claim_folder(out, files, [*masks.values()], force)
+        unpacked = (out / "session").rglob("*") if isinstance(session, str | Path) else ()  # also of an earlier session
+        _claim_folder(out, files, [*masks.values(), *unpacked], force)
         folders = {name: out / "photos" / folder_of(name) for name in files}
         scales, notes, sources = choose_scales(files, edits, mm_per_pixel, marker_mm, folders)
         unit = "mm" if marker_mm is not None or any(scales.values()) else "px"  # without one, no photo can be read
