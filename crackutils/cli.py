@@ -12,7 +12,18 @@ import click
 
 from crackutils.config import DEFAULT_PROFILE, DEFAULT_SEED, ENGINES, SPLITS, CrackutilsError, start
 
-_PATH = click.Path(path_type=Path)  # whether it exists is checked later, with a remedy
+
+class _Name(click.Path):
+    """A name of a file or folder; whether it exists is checked later, with a remedy."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return a name, but refuse an empty one, as of an unset variable, for it would be the current folder."""
+        if not os.fspath(value):
+            self.fail("The name is empty. Give a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_PATH = _Name(path_type=Path)
 _path = functools.partial(click.option, type=_PATH)
 _FORCE = click.option("--force", is_flag=True, help="Also replace files that you wrote or changed.")
 _ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"Runtime: {', '.join(ENGINES)}.")
@@ -31,8 +42,8 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("folder")
-@click.option("--out", metavar="CSV", help="File to write; with --ray, a folder of Parquet parts.", required=True)
+@click.argument("folder", type=_Name())
+@click.option("--out", type=_Name(), metavar="CSV", help="File; with --ray, folder of Parquet parts.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run to score with; default: METU run with the lowest validation loss.")
 @_ENGINE
 @_FORCE
@@ -82,7 +93,7 @@ def adapt(labels: Path | None, masks: Path | None, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("photos", nargs=-1)
+@click.argument("photos", nargs=-1, type=_Name())
 @_path("--out", metavar="FOLDER", help="Output folder: a new one, or one to continue.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; default: the detector of the package.")
 @_ENGINE

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,9 @@ MISTAKES = [
     ("crackutils score no-such-folder --out x.csv --model y", "no-such-folder"),
     ("crackutils score no-such-folder", "--out"),
     ("crackutils inspect --out x", "PHOTOS"),
+    ("crackutils inspect '' --out x --model y", "The name is empty"),
+    ("crackutils inspect tests --out '' --model y", "The name is empty"),
+    ("crackutils score '' --out x.csv --model y", "The name is empty"),
     ("crackutils evaluate x.csv --profile metu-hlaf", "did you mean metu-half?"),
     ("crackutils evaluate-masks x", "TRUTH"),
     ("crackutils splits", "--export"),
@@ -169,7 +173,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("call", "says"), MISTAKES, ids=[call for call, _ in MISTAKES])
 def test_a_mistake_ends_in_one_line(call: str, says: str, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.delenv("MAKEFLAGS", raising=False)
-    program, *arguments = call.split()
+    program, *arguments = shlex.split(call)
     assert {"tools": commands.main, "crackutils": cli.main}[program](arguments) == 2
     told = capsys.readouterr()
     assert told.err.startswith("error: ") and told.err.count("\n") == 1, told.err
