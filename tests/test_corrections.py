@@ -1,5 +1,6 @@
 """What a user corrects in whole photos: edits, the file of a session, scales, and the tiles that corrections label."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -538,7 +539,14 @@ def test_masks_beside_photos_label_tiles(tmp_path: Path, capsys: Any) -> None:
         save(truth, home / mask)
     with labelled_tiles(home, tmp_path / "model", None, "litert") as table:
         assert labels_of(table) == {"a.jpg": [1, 0, 0, 0, 0], "deep/b.png": [1, 1, 0, 0, 0, 0]}
-    assert "left out as doubtful: 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out as doubtful: 1" in said and "photos without a mask: 2 (c.jpg, other.png)" in said
+    (home / "deep" / "b.png").write_bytes(b"")
+    (home / "notes.txt").write_text("no picture")
+    with contextlib.suppress(CrackutilsError), labelled_tiles(home, tmp_path / "model", None, "litert"):
+        pass  # there are few tiles now
+    said = capsys.readouterr().out
+    assert "photos that cannot be used: 1 (deep/b.png has zero bytes" in said and "content: 1 (notes.txt)" in said
     save(wall(seed=5), home / "a.png")  # the photo once more
     refused = pytest.raises(CrackutilsError, match=r"a\.png is white in more than half")
     with refused, labelled_tiles(home, tmp_path / "model", None, "litert"):

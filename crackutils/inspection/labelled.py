@@ -13,8 +13,8 @@ from PIL import Image
 
 from crackutils.config import CrackutilsError
 from crackutils.detector.runs import SHIPPED
-from crackutils.files import explain_write_errors, progress
-from crackutils.folders import find_pictures
+from crackutils.files import explain_write_errors, name_some, progress
+from crackutils.folders import find_pictures, print_left_out
 from crackutils.images import ImageError, read_image
 from crackutils.inspection.export import assign_pixels
 from crackutils.inspection.photo import find_cracks
@@ -79,32 +79,43 @@ def _corrected(file: Path, work: Path, model: Path, engine: str) -> Iterator[Sho
     session = read_session(file, work / "session")
     names = [name for name in session.photos if session.edits[name].corrected]
     net = load_detector(model, engine) if names else None
-    for name in progress(names, "corrected photos", len(names), "photo") if names else ():
-        with contextlib.suppress(ImageError):
-            image, edits = read_image(session.photos[name]), session.edits[name]
-            mask, cracks, pieces = find_cracks(image, map_photo(image, net), session.threshold, edits)
-            y, x, crack = assign_pixels(mask, pieces)
-            cracked = mask & (edits.brush == ADDED) if edits.brush is not None else np.zeros_like(mask)
-            sure = np.isin(crack, cracks["crack"][cracks["confirmed"]])
-            cracked[y[sure], x[sure]] = True
-            yield name, image, cracked, mask
+    for name, image in _readable({name: session.photos[name] for name in names}) if names else ():
+        edits = session.edits[name]
+        mask, cracks, pieces = find_cracks(image, map_photo(image, net), session.threshold, edits)
+        y, x, crack = assign_pixels(mask, pieces)
+        cracked = mask & (edits.brush == ADDED) if edits.brush is not None else np.zeros_like(mask)
+        sure = np.isin(crack, cracks["crack"][cracks["confirmed"]])
+        cracked[y[sure], x[sure]] = True
+        yield name, image, cracked, mask
 
 
 def pair_masks(folder: Path) -> dict[str, tuple[Path, Path]]:
     """Return photo and mask by the photo's name (`match_masks`): of images/ and masks/, or beside each other."""
     apart = all((folder / name).is_dir() for name in ("images", "masks"))
     home = folder / "images" if apart else folder
-    files = {file.relative_to(home).as_posix(): file.absolute() for file in find_pictures(home)[0]}
-    masks = find_masks(files, folder / "masks") if apart else match_masks(files, files)
-    if not masks:
+    pictures, left_out = find_pictures(home)
+    print_left_out(left_out)
+    files = {file.relative_to(home).as_posix(): file.absolute() for file in pictures}
+    if not apart and not match_masks(files, files):
         remedy = "For wall.jpg, name the mask wall_mask.png, or use folders images/ and masks/"
         raise CrackutilsError(f"{folder} holds no photo with a mask beside it. {remedy}.")
+    masks = find_masks(files, folder / "masks" if apart else home)  # which tells what is alone
     return {name: (files[name], mask) for name, mask in masks.items()}
 
 
 def _masked(folder: Path) -> Iterator[Shot]:
     pairs = pair_masks(folder)
-    for name, (file, mask) in progress(pairs.items(), "corrected photos", len(pairs), "photo"):
-        with contextlib.suppress(ImageError):
-            image = read_image(file)
-            yield name, image, (truth := read_mask(mask, image.shape[:2])), truth
+    for name, image in _readable({name: file for name, (file, _) in pairs.items()}):
+        yield name, image, (truth := read_mask(pairs[name][1], image.shape[:2])), truth
+
+
+def _readable(files: dict[str, Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield names and photos, and print which ones cannot be used, and why."""
+    unread = []
+    for name, file in progress(files.items(), "corrected photos", len(files), "photo"):
+        try:
+            yield name, read_image(file)
+        except ImageError as error:
+            unread.append(f"{name} {error}")
+    if unread:
+        print(f"photos that cannot be used: {len(unread):,} ({name_some(unread)})")
