@@ -32,6 +32,7 @@ from crackutils.inspection.photo import resume_photo
 from crackutils.inspection.tiling import CrackMap, Detector, load_detector, map_photo, tile_probabilities
 from crackutils.inspection.truth import compare_at_threshold, compare_with_truth, save_photos
 from crackutils.synthetic.photo import make_photo
+from crackutils.userfiles.write import writing
 
 SIZE = 256
 GREY, DARK = 170, 40
@@ -352,6 +353,16 @@ def test_what_the_user_has_changed_stays(name: str, tmp_path: Path, fake: Fake, 
     assert main([*command, "--threshold", "0.4"]) == 2 and file.read_bytes() == mine
     assert f"{file} has been changed since it was written. Move it" in capsys.readouterr().err
     assert main([*command, "--threshold", "0.4", "--force"]) == 0 and file.read_bytes() != mine
+
+
+def test_a_folder_in_one_that_is_read_only_holds_its_lock(tmp_path: Path, fake: Fake, monkeypatch: Any) -> None:
+    save(wall(), tmp_path / "site" / "a.png")
+    (out := tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    with writing(out), pytest.raises(config.CrackutilsError, match="Another process is writing"):
+        assert [path.name for path in out.iterdir()] == [".out.lock"]
+        inspect([tmp_path / "site"], out, "x")
+    assert len(inspect([tmp_path / "site"], out, "x")) == 1
 
 
 @pytest.mark.parametrize("name", ["overlay.jpg", "thumbnail.jpg", "mask.png"])

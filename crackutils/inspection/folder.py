@@ -194,7 +194,8 @@ def _refuse_folder(out: Path, force: bool) -> None:
     """Refuse an `out` that is not a folder, or holds files of the user."""
     if os.path.lexists(out) and not out.is_dir():
         raise CrackutilsError(f"{out} is a file or a broken link. Give a new folder.")
-    if out.exists() and any(out.iterdir()) and not ((out / _MARK).is_file() or force):
+    held = f".{out.absolute().name}.lock"  # of `writing`
+    if out.exists() and any(path.name != held for path in out.iterdir()) and not ((out / _MARK).is_file() or force):
         why = f"{out} exists and is not an earlier inspection"
         raise CrackutilsError(f"{why}. Give a new folder, or write into this one with --force.")
     for name in _WRITTEN:

@@ -74,7 +74,8 @@ def writing(out: Path) -> Iterator[None]:
     with explain_write_errors(out, remedy):
         out.parent.mkdir(parents=True, exist_ok=True)
         busy = f"Another process is writing {out}. Wait for it, or give another name."
-        with lock_file(out.with_name(f".{out.name}.lock"), busy):
+        inside = out.is_dir() and not os.access(out.parent, os.W_OK)  # as where `out` is mounted
+        with lock_file((out if inside else out.parent) / f".{out.name}.lock", busy):
             yield
 
 
