@@ -77,11 +77,13 @@ def choose_recipe(name: str, family: str, profile: Profile, epochs: int = 0, wei
     """Return a recipe of a family by name, with the epochs that a profile allows.
 
     `epochs` also limits the epochs of each stage, 0 for no limit; empty `weights` are the profile's. Raises
-    CrackutilsError for an unknown name, negative epochs, or weights that do not exist.
+    CrackutilsError for an unknown name, negative epochs, any for a linear head, or weights that do not exist.
     """
     found = RECIPES[choose("RECIPE", name, [r.name for r in RECIPES.values() if r.family == family])]
     if epochs < 0:
         raise CrackutilsError(f"EPOCHS={epochs} is negative. Give 0 (no limit) or more.")
+    if epochs and found.linear:
+        raise CrackutilsError(f"EPOCHS={epochs} has no effect on RECIPE={name}, which has none. Leave EPOCHS out.")
     own = models.OWN_BACKBONE
     if found.backbone not in ("", own) and (weights or profile.weights) == "crackutils":
         usual = "" if weights else f", which PROFILE={profile.name} takes,"

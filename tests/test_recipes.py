@@ -206,7 +206,7 @@ def test_a_profile_and_the_user_bound_the_epochs(
     stages = tuple(dataclasses.replace(s, epochs=n) for s, n in zip(own.stages, epochs, strict=True))
     found = choose_recipe("mobilenetv2", "transfer", config.profile(profile), bound)
     assert found == dataclasses.replace(own, stages=stages)
-    linear = choose_recipe("mobilenetv2-linear", "transfer", config.profile(profile), bound)
+    linear = choose_recipe("mobilenetv2-linear", "transfer", config.profile(profile))
     assert linear == RECIPES["mobilenetv2-linear"]  # its solver has no epochs
 
 
@@ -219,6 +219,7 @@ SMALL = "chernxi-mobilenetv3small"
         ("mobilnetv2", "metu", {}, "did you mean mobilenetv2?"),
         ("simple-cnn", "metu", {}, "RECIPE=simple-cnn is unknown"),  # of another family
         ("mobilenetv2", "metu", {"epochs": -1}, "EPOCHS=-1 is negative. Give 0"),
+        ("mobilenetv2-linear", "metu", {"epochs": 2}, "EPOCHS=2 has no effect on RECIPE=mobilenetv2-linear"),
         (SMALL, "sample", {}, "WEIGHTS=crackutils, which PROFILE=sample takes, exist for mobilenetv2 only"),
         (SMALL, "metu", {"weights": "crackutils"}, "WEIGHTS=crackutils exist for mobilenetv2 only, not for RECIPE"),
         ("mobilenetv2-linear", "metu", {"weights": "random"}, "needs a pretrained backbone"),

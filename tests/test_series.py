@@ -126,6 +126,12 @@ def copies() -> list[str]:
         (["01"], {"NAMES": "('a',)"}, "must be a list"),
         (["01", "03"], {"RECIPE": "mobilenetv2"}, "Run only that one: make run-03 RECIPE="),
         (["03"], {"EPOCHS": "-1"}, "EPOCHS=-1 is negative"),
+        (["01"], {"COUNT": "-1"}, "COUNT=-1 is negative"),
+        (["05"], {"SEED": "-1"}, "SEED=-1 is negative"),
+        (["05"], {"THRESHOLD": "2"}, "THRESHOLD=2.0 is no probability"),
+        (["05"], {"THRESHOLD": "-0.1"}, "THRESHOLD=-0.1 is no probability"),
+        (["05"], {"PHOTO": "no/such.jpg"}, "PHOTO=no/such.jpg does not exist"),
+        (["03"], {"LABELS": "corrected"}, "parameter=LABELS is unknown"),
         (["03"], {"WEIGHTS": "imagnet"}, "did you mean imagenet?"),
         (["01", "recipes"], {}, "Give it alone"),
         (["recipes"], {"EXTRA": "3"}, "parameter=EXTRA is unknown"),
@@ -173,7 +179,30 @@ def write_series() -> None:
     (config.NOTEBOOKS / "03_third.ipynb").unlink()
     write("03_transfer", parameters=PARAMETERS + 'RECIPE = "mobilenetv2"\nEPOCHS = 0\nWEIGHTS = ""\n')
     write("04_cnn", parameters=PARAMETERS + 'RECIPE = "simple-cnn"\nEPOCHS = 0\n')
-    write("05_comparison", needs=("03", "04"))
+    own = PARAMETERS + 'LABELS = "given"\nTHRESHOLD = 0.5\nPHOTO = ""\n'
+    write("05_comparison", needs=("03", "04"), parameters=own)
+
+
+def test_notebooks_that_are_needed_take_what_they_know_and_paths_are_those_of_the_project(
+    monkeypatch: Patch, home: Path, executed: list[str], capsys: Capture
+) -> None:
+    write_series()
+    write("04_cnn", parameters=PARAMETERS + 'LABELS = "given"\n')
+    jobs = plan(["05"], {"LABELS": "corrected", "WEIGHTS": "random"})
+    assert [sorted(job.given) for job in jobs] == [["PROFILE", "WEIGHTS"]] + [["LABELS", "PROFILE"]] * 2
+    assert capsys.readouterr().out == ""
+    write("06_without")
+    plan(["06"], {"WEIGHTS": "random"})
+    assert capsys.readouterr().out == "note: WEIGHTS=random has no effect on 06.\n"
+    monkeypatch.setattr(config, "ROOT", home)
+    monkeypatch.setenv("HOME", str(home))
+    (photo := home / "wall.jpg").write_bytes(b"1")
+    for name in ("wall.jpg", "~/wall.jpg", str(photo)):
+        run(["05"], {"PHOTO": name})
+    assert [name for name in executed if "PHOTO" in name] == [f"05_comparison PHOTO={photo}"]
+    photo.write_bytes(b"other")
+    run(["05"], {"PHOTO": "wall.jpg"})
+    assert [name for name in executed if "PHOTO" in name] == [f"05_comparison PHOTO={photo}"] * 2
 
 
 def test_every_recipe_runs_once_in_its_notebook_and_the_comparison_last(capsys: Capture) -> None:
@@ -183,7 +212,7 @@ def test_every_recipe_runs_once_in_its_notebook_and_the_comparison_last(capsys: 
     assert [(job.notebook.stem, job.given.get("RECIPE")) for job in jobs] == [*wanted, ("05_comparison", None)]
     assert capsys.readouterr().out == ""
     assert all(job.force and job.given["SEED"] == 5 and job.given["PROFILE"] == "metu-half" for job in jobs)
-    assert [job.given.get("EPOCHS") for job in jobs] == [2] * len(RECIPES) + [None]
+    assert [job.given.get("EPOCHS") for job in jobs] == [None if r.linear else 2 for r in RECIPES.values()] + [None]
     assert len({job.name for job in jobs}) == len(RECIPES) + 1
     assert {"03_transfer", "04_cnn", "05_comparison"} < {job.name for job in plan(["recipes"], {})}  # as in run-all
     capsys.readouterr()

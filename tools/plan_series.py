@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from crackutils import config, models
 from crackutils.recipes import RECIPES, choose_recipe
 from tools.notebooks import find_notebooks, read_notebook, read_parameters
 
-_SHARED = ("PROFILE", "SPLIT", "SPLIT_SEED", "SEED", "WEIGHTS")  # also passed to notebooks that others need
+_SHARED = ("PROFILE", "SPLIT", "SPLIT_SEED", "SEED", "WEIGHTS", "LABELS")  # also passed to notebooks that others need
+_PATHS = ("PHOTO", "PHOTOS", "TILE_LABELS", "MODEL")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,14 @@ def _for_file_name(value: Any) -> str:
 
 
 def _convert(name: str, value: str, default: Any) -> Any:
-    """Convert a user's value to the type of the notebook's default."""
+    """Convert a user's value to the type of the notebook's default; a path, relative to the project, to a whole one."""
+    if name in _PATHS and value:
+        path = (config.ROOT / os.path.expanduser(value)).resolve()  # a notebook's kernel has another folder
+        if not path.exists():
+            raise config.CrackutilsError(
+                f"{name}={value} does not exist. Name it by its whole path, or from the project's folder."
+            )
+        return str(path)
     if isinstance(default, str) or default is None:
         return value
     try:
@@ -107,10 +116,9 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
     profile = config.profile(overrides.get("PROFILE", config.DEFAULT_PROFILE))
     overrides = overrides | {"PROFILE": profile.name}
     known = {name for number in chosen for name in defaults[number]} | {"PROFILE"}
-    shared = [n for n in overrides if n in _SHARED and n not in known and any(n in own for own in defaults.values())]
+    # other labels than those of the notebook itself would leave it without runs to compare
+    shared = [n for n in _SHARED[:-1] if n in overrides and any(n in own for own in defaults.values())]
     _refuse_unknown(overrides, known | set(shared))
-    for name in shared:  # one line per parameter
-        print(f"note: {name}={overrides[name]} has no effect on {' and '.join(chosen)}.", flush=True)
     if "RECIPE" in overrides and len(chosen) > 1:
         use = " or ".join(f"make run-{number} RECIPE=..." for number in chosen if "RECIPE" in defaults[number])
         raise config.CrackutilsError(
@@ -132,6 +140,9 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
 
     for number in chosen:
         add(number)
+    for name in shared:  # one line per parameter
+        if not any(name in job.given for job in jobs.values()):
+            print(f"note: {name}={overrides[name]} has no effect on {' and '.join(chosen)}.", flush=True)
     for job in jobs.values():
         _check(job, profile)
     return list(jobs.values())
@@ -143,7 +154,12 @@ def _refuse_unknown(overrides: dict[str, str], known: set[str]) -> None:
 
 
 def _check(job: Job, profile: config.Profile) -> None:
-    """Refuse early what the notebook would refuse only after minutes of indexing."""
+    """Refuse early what the notebook would refuse only after minutes of indexing, or not at all."""
+    for name, value in job.given.items():
+        if type(value) is int and value < 0:
+            raise config.CrackutilsError(f"{name}={value} is negative. Give 0 or more.")
+        if name == "THRESHOLD" and not 0 <= value <= 1:
+            raise config.CrackutilsError(f"THRESHOLD={value} is no probability. Give a number between 0 and 1.")
     weights = job.values.get("WEIGHTS", "")
     if weights:  # only recipes that train a whole network can use random weights
         config.choose("WEIGHTS", weights, config.WEIGHTS[: None if "RECIPE" in job.defaults else 2])
@@ -172,6 +188,7 @@ def _plan_recipes(defaults: dict[str, dict[str, Any]], overrides: dict[str, str]
         elif weights == "random" and recipe.linear:
             print(f"left out: {recipe.name}, because it needs pretrained weights", flush=True)
         else:
-            number = of_family[recipe.family]
-            jobs += plan([number], taken(number) | {"RECIPE": recipe.name}, force)
+            given = taken(number := of_family[recipe.family]) | {"RECIPE": recipe.name}
+            given.pop("EPOCHS" if recipe.linear else "", None)
+            jobs += plan([number], given, force)
     return jobs + plan(["05"], taken("05"), force)[-1:]
