@@ -134,6 +134,18 @@ def test_verify_is_green_on_the_same_results(run: Path, capsys: Any) -> None:
     assert verify(PROFILE) == 0 and "not compared: other runs" in capsys.readouterr().out
 
 
+def test_runs_that_run_all_does_not_make_may_be_missing(run: Path, capsys: Any) -> None:
+    for name in ("simple-cnn--split-random", "chernxi-cnn-80"):
+        fake_run(name)
+    make_reference(PROFILE)
+    for name in ("simple-cnn--split-random", "chernxi-cnn-80"):
+        shutil.rmtree(run.with_name(name))
+    assert verify(PROFILE) == 0
+    assert "GREEN: 0 differences in 2 runs; 2 further runs of the reference were not run" in capsys.readouterr().out
+    shutil.rmtree(run)
+    assert verify(PROFILE) == 1
+
+
 @pytest.fixture
 def moved(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Measure the spread of runs that have two errors more on two types of CPU, and return the file."""

@@ -17,6 +17,7 @@ from crackutils.decisions import chosen_metrics
 from crackutils.evaluation.predictions import ENTERED
 from crackutils.files import sha256, write_atomically
 from crackutils.runs import collect_runs, read_predictions, score_parts
+from tools.notebooks import read_parameters
 
 TIMED = "timing_"  # figures whose names begin so show timings: they differ from run to run
 _STANDARD = re.compile(  # names of runs in a reference
@@ -35,6 +36,7 @@ PICTURES = {  # stored with the reference because README and docs show them
         "03_transfer_learning/mobilenetv2-linear/figures/worst.png",
     ),
 }
+_NOT_RUN = "not run"
 _OTHER_VERSION = "the reference is of version"
 Row = tuple[str, str, Any, Any, str]  # run, item, reference, here, verdict
 
@@ -73,7 +75,7 @@ def verify(profile: str) -> int:
 
     With the CPU type, versions and weights file of the reference, everything must be equal. With others, rounding
     differs: numbers may differ as far as `tools.spread` has measured, and fingerprints are not compared. In all cases,
-    the metrics must follow from the run's own predictions.csv.
+    the metrics must follow from the run's own predictions.csv. A run that `run all` does not make may be missing.
 
     Raises:
         CrackutilsError: there is no reference for this profile.
@@ -88,15 +90,25 @@ def verify(profile: str) -> int:
     results = config.results_dir() / profile
     rows = [row for file in files for row in _compare_run(file.parent, results / file.parent.relative_to(base))]
     print(pd.DataFrame(rows, columns=["run", "item", "reference", "here", "verdict"]).to_string(index=False))
+    lacking = sum(row[-1] == _NOT_RUN for row in rows)
     bad = sum(row[-1] == "DIFFERENT" for row in rows)
     old = sum(row[-1].startswith(_OTHER_VERSION) for row in rows)
     more = f"; {old} from references of another version" if old else ""
-    print(f"\n{'RED' if bad else 'GREEN'}: {bad} differences in {len(files)} runs{more}")
+    more += f"; {lacking} further runs of the reference were not run" if lacking else ""
+    print(f"\n{'RED' if bad else 'GREEN'}: {bad} differences in {len(files) - lacking} runs{more}")
     return int(bad > 0)
+
+
+def _is_default(run: Path) -> bool:
+    """Return whether `run all` makes a run: no setting is in its name, and the recipe is that of its notebook."""
+    recipe = read_parameters(config.NOTEBOOKS / f"{run.parent.name}.ipynb").get("RECIPE")
+    return "--" not in run.name and recipe in (None, run.name)
 
 
 def _compare_run(reference: Path, here: Path) -> list[Row]:
     run = "/".join(reference.parts[-2:])
+    if not here.exists() and not _is_default(reference):
+        return [(run, "metrics.json", "present", "", _NOT_RUN)]
     for name, without in (("metrics.json", "not run"), ("run.json", "not finished")):
         if not (here / name).exists():
             return [(run, name, "present", without, "DIFFERENT")]
