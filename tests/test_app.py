@@ -18,7 +18,7 @@ import pytest
 from test_inspection import LONG, Fake, save, wall
 
 from crackutils.app.desk import Desk, remove_old
-from crackutils.app.serve import show_page
+from crackutils.app.serve import show_page, start_page
 from crackutils.cli import main
 from crackutils.config import CrackutilsError
 from crackutils.synthetic.photo import make_photo
@@ -236,6 +236,19 @@ def test_desks_go_after_a_week(tmp_path: Path) -> None:
     os.utime(old, (time.time() - 8 * 24 * 3600,) * 2)
     remove_old(tmp_path)
     assert not old.exists() and new.exists()
+
+
+def test_corrections_of_earlier_versions_move_out_of_the_cache(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("crackutils.app.page")
+    for name in ("serve.load_detector", "serve.map_photo", "serve.gc.freeze", "page.launch"):
+        monkeypatch.setattr(f"crackutils.app.{name}", lambda *_: None)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # is set, and then put back
+    homes: list[Path] = []
+    monkeypatch.setattr("crackutils.app.page.build_page", lambda start, home, *_: homes.append(home) or Mock())
+    (data_dir / "cache" / "desks" / "one").mkdir(parents=True)
+    for _ in range(2):
+        start_page()
+    assert homes == [data_dir / "desks"] * 2 and os.listdir(homes[0]) == ["one"]
 
 
 class Server:

@@ -49,7 +49,9 @@ def start_page(
     files = [file for path in photos for file in (find_pictures(path)[0] if path.is_dir() else [path])]
     if lost := [file for file in files if not file.is_file()]:
         raise CrackutilsError(f"{lost[0]} does not exist. Give photos, or folders of photos.")
-    home, uploads = (config.data_dir() / "cache" / name for name in ("desks", "uploads"))
+    home, uploads = config.data_dir() / "desks", config.data_dir() / "cache" / "uploads"
+    if (old := uploads.with_name("desks")).is_dir() and not home.exists():
+        old.rename(home)  # earlier versions kept corrections in the cache
     for folder in (home, uploads):
         remove_old(folder)
     temporary = uploads / str(os.getpid())  # gradio's copies of what goes in and out
