@@ -23,8 +23,8 @@ def sha256(path: Path) -> str:
 
 
 def hash_sources(folder: Path) -> str:
-    """Return a SHA-256 over the names and contents of all code, weights and templates in a folder and below it."""
-    files = (f for f in folder.rglob("*") if f.suffix in (".py", ".npz", ".h5", ".toml", ".j2"))
+    """Return a SHA-256 over the names and contents of code, weights, templates and settings in and below a folder."""
+    files = (f for f in folder.rglob("*") if f.suffix in (".py", ".npz", ".h5", ".json", ".toml", ".j2"))
     lines = (f"{f.relative_to(folder).as_posix()} {sha256(f)}" for f in files)
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 

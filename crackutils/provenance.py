@@ -18,8 +18,8 @@ CPU_SWITCHES += ("OPENCV_CPU_DISABLE",)
 
 
 def code_hash() -> str:
-    """Return a hash of the package's source in all its folders, of the backbone in it and of the corrected labels."""
-    labels = "".join(sha256(f) for f in sorted(config.AUDIT.glob("*_labels.csv")))
+    """Return a hash of the package's source in all its folders, of the networks in it and of the verdicts on labels."""
+    labels = "".join(sha256(f) for name in ("labels", "reads") for f in sorted(config.AUDIT.glob(f"*_{name}.csv")))
     return hashlib.sha256(f"{hash_sources(config.PACKAGE)} {labels}".encode()).hexdigest()
 
 

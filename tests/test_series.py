@@ -369,10 +369,12 @@ def test_a_change_in_any_room_makes_a_notebook_stale(home: Path, executed: list[
     shutil.copytree(config.PACKAGE, home / "package", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(config, "PACKAGE", home / "package")
     monkeypatch.setattr("tools.run_series.code_hash", code_hash)
-    run(["01"], {})
     folders = {file.parent for file in (home / "package").rglob("*.py")}
-    kinds = [list((home / "package").rglob(f"*.{kind}")) for kind in ("j2", "npz", "toml")]
+    kinds = [list((home / "package").rglob(f"*.{kind}")) for kind in ("j2", "npz", "toml", "json")]
+    monkeypatch.setattr(config, "AUDIT", shutil.copytree(config.AUDIT, home / "audit"))
+    kinds.append([home / "audit" / f"metu_{name}.csv" for name in ("labels", "reads")])
     assert len(folders) > 8 and all(kinds)
+    run(["01"], {})
     for file in [*(next(folder.glob("[a-z]*.py")) for folder in folders), *itertools.chain(*kinds)]:
         with open(file, "ab") as handle:
             handle.write(b"\n")

@@ -564,13 +564,13 @@ def test_hash_of_sources_counts_every_file_of_every_subfolder(tmp_path: Path) ->
     deep = tmp_path / "room" / "a" / "b"
     deep.mkdir(parents=True)
     hashes = []
-    for name in ("one.py", "two.j2", "three.npz"):
+    for name in ("one.py", "two.j2", "three.npz", "four.json"):
         file, other = deep / name, deep / f"x{name}"
         steps = partial(file.write_text, "first"), partial(file.write_text, "second"), partial(file.rename, other)
         for step in (*steps, partial(other.rename, deep.parent / other.name)):
             step()
             hashes.append(hash_sources(tmp_path / "room"))
-    assert len(set(hashes)) == 12
+    assert len(set(hashes)) == 16
     (deep / "notes.txt").write_text("no source")
     (tmp_path / "other").mkdir()
     assert hash_sources(shutil.copytree(tmp_path / "room", tmp_path / "other" / "room")) == hashes[-1]
