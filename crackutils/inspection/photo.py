@@ -19,7 +19,7 @@ from PIL import Image
 
 from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, write_atomically
-from crackutils.images import DECODING, ImageError, decode_image
+from crackutils.images import DECODING, ImageError, decode_image, read_image
 from crackutils.inspection.drawing import draw_overlay, encode_jpeg, encode_mask
 from crackutils.inspection.exif import read_exif
 from crackutils.inspection.export import assign_pixels, describe_areas, describe_lines, join_shares, share_over_limit
@@ -71,6 +71,14 @@ def folder_of(name: str, windows: bool = os.name == "nt") -> Path:
         whole = len(raw) <= 255
         parts.append(part if whole else raw[:200].decode(errors="ignore") + hashlib.sha256(raw).hexdigest()[:8])
     return Path(*parts)
+
+
+def read_photo(file: str | Path) -> np.ndarray:
+    """Read one photo as `read_image` does; the CrackutilsError for one that cannot be used names the file."""
+    try:
+        return read_image(file)
+    except ImageError as error:
+        raise CrackutilsError(f"{file} {error}. Give another photo.") from error
 
 
 def find_cracks(
