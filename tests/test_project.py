@@ -154,6 +154,7 @@ MISTAKES = [
     ("tools verify EPOCHS=3", "EPOCHS"),
     ("tools tensorboard PROFILE=sample", "make run-all"),
     ("tools pretrain PROFILE=sample", "PROFILE"),
+    ("tools train-detector PROFILE=sample", "Choose one of: metu, metu-half"),
     ("tools data FROM=no/such/archive.rar", "archive.rar"),
     ("tools data SOURCE=metro", "did you mean metu?"),
     ("crackutils rnu", "rnu"),
@@ -168,6 +169,24 @@ MISTAKES = [
     ("crackutils splits", "--export"),
     ("crackutils app --port 99999", "--port"),
 ]
+
+
+def test_lab_opens_the_project_clean_leaves_corrections_and_setup_leaves_links(
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    monkeypatch.setattr(commands, "call", called := Mock(return_value=0))
+    assert commands.main(["lab"]) == 0
+    assert {str(tmp_path), "--LabApp.default_url=/lab/tree/notebooks"} < set(called.call_args[0][0])
+    for name in ("cache", "desks"):
+        (tmp_path / "data" / name / "one").mkdir(parents=True)
+    assert commands.main(["clean"]) == 0
+    assert os.listdir(tmp_path / "data") == ["desks"]
+    (link := tmp_path / ".venv").symlink_to(tmp_path / "data")
+    for name, path in (("VENV", link), ("STAMP", link / "stamp")):
+        monkeypatch.setattr(commands.setup, name, path)
+    monkeypatch.setattr(commands.setup, "call", called := Mock(return_value=1))
+    assert commands.main(["setup"]) == 2 and ".venv is a link" in capsys.readouterr().err and not called.called
 
 
 @pytest.mark.parametrize(("call", "says"), MISTAKES, ids=[call for call, _ in MISTAKES])

@@ -155,10 +155,9 @@ def data(values: Settings) -> None:
 @_command()
 def lab(_: Settings) -> int:
     """Open JupyterLab on the notebooks; only this machine can reach it, whatever its settings are."""
-    return call(
-        [sys.executable, "-m", "jupyterlab", str(config.NOTEBOOKS), "--ServerApp.ip=127.0.0.1"],
-        JUPYTER_PREFER_ENV_PATH="1",
-    )
+    # the whole project, so that links to docs and the executed copies in results open
+    options = ["--ServerApp.ip=127.0.0.1", "--LabApp.default_url=/lab/tree/notebooks"]
+    return call([sys.executable, "-m", "jupyterlab", str(config.ROOT), *options], JUPYTER_PREFER_ENV_PATH="1")
 
 
 @_command("PROFILE")
@@ -239,7 +238,8 @@ def train_detector(values: Settings) -> None:
 
     from tools.detector import train_shipped
 
-    train_shipped(config.start(values.get("PROFILE", "metu-half")), Path(m) if (m := values.get("MASKS")) else None)
+    profile = config.choose("PROFILE", values.get("PROFILE", "metu-half"), ("metu", "metu-half"))
+    train_shipped(config.start(profile), Path(m) if (m := values.get("MASKS")) else None)
 
 
 @_command()
@@ -296,12 +296,12 @@ def lock(_: Settings) -> int:
 
 @_command()
 def clean(_: Settings) -> None:
-    """Remove results and caches; images and downloads stay."""
+    """Remove results and caches; images, downloads and corrections of photos stay."""
     root = config.ROOT
     names = ("results", "data/cache", "data/index", "data/splits")
     names += (".pytest_cache", ".ruff_cache", ".import_linter_cache")
     doomed = [root / name for name in names]
-    for folder in ("crackutils", "tools", "tests", "notebooks"):
+    for folder in ("crackutils", "tools", "tests", "notebooks", "docs"):
         doomed += [p for name in ("__pycache__", ".ipynb_checkpoints") for p in sorted((root / folder).rglob(name))]
     for path in doomed:
         if path.is_symlink():

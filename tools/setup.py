@@ -38,11 +38,15 @@ def set_up() -> None:
     """Create .venv, unless it is up to date.
 
     Raises:
-        CrackutilsError: a step failed; its own output is above.
+        CrackutilsError: .venv is a link, or a step failed; its own output is above.
     """
     if STAMP.is_file() and VENV_PYTHON.exists() and STAMP.read_text("utf-8") == _state():
         return
     where = config.display_path(VENV)
+    if VENV.is_symlink():
+        raise config.CrackutilsError(
+            f"{where} is a link, and set-up would empty the folder behind it. Remove the link."
+        )
     print(f"Setting up {where} with the exact versions of {config.LOCK.name}: a few minutes.", flush=True)
     STAMP.unlink(missing_ok=True)  # from here on, a killed set-up is repeated
     # the base interpreter, because this one may be in the environment to replace
