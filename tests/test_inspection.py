@@ -177,7 +177,9 @@ def test_the_picture_shows_frame_line_and_scale() -> None:
     assert dark > white > 5  # legible on pale concrete, also where the picture is shown smaller
     two = draw_overlay(image, p > 127, pieces, 450, numbered=pd.concat([cracks, cracks]))
     assert 1.8 * len(changed) < (two != unmarked).any(2).sum() < 2.2 * len(changed)  # one beside the other
-    assert draw_overlay(wall(64, 9000, ()), np.zeros((64, 9000), bool), [], 100).shape == (1, 100, 3)
+    for scale in (None, 1.0):  # a scale bar has no room
+        assert draw_overlay(wall(64, 9000, ()), np.zeros((64, 9000), bool), [], 1400, scale).shape == (10, 1400, 3)
+        assert draw_overlay(wall(64, 9000, ()), np.zeros((64, 9000), bool), [], 100, scale).shape == (1, 100, 3)
 
 
 @pytest.mark.parametrize("size", [(1000, 701), (701, 1000), (257, 300), (64, 64)])

@@ -63,16 +63,18 @@ def draw_overlay(
 
 
 def _draw_scale_bar(picture: np.ndarray, mm_per_pixel: float) -> None:
-    """Draw a scale bar of a round length, about a sixth of the picture, into its lower left corner."""
+    """Draw a scale bar of a round length, about a sixth of the picture, into its lower left corner, if it has room."""
     h, w = picture.shape[:2]
     most = w / 5 * mm_per_pixel
     power = 10 ** math.floor(math.log10(most))
     length = max(n * power for n in (1, 2, 5) if n * power <= most)
     x, y, thick = round(0.02 * w), h - round(0.02 * w), max(2, round(w / 300))
+    text, size = f"{length:g} mm" if length < 1000 else f"{length / 1000:g} m", max(0.4, w / 1600)
+    if y - 2 * thick < _measure_text(text, size)[1]:  # a long strip
+        return
     for colour, more in _OUTLINED:
         cv2.line(picture, (x, y), (x + round(length / mm_per_pixel), y), colour, thick + 2 * more)
-    text = f"{length:g} mm" if length < 1000 else f"{length / 1000:g} m"
-    _write_text(picture, text, (x, y - 2 * thick), max(0.4, w / 1600))
+    _write_text(picture, text, (x, y - 2 * thick), size)
 
 
 def draw_cross(picture: np.ndarray, at: tuple[float, float], scale: float, kind: int) -> None:
