@@ -28,7 +28,7 @@ from crackutils.inspection.folder import inspect
 from crackutils.inspection.limit import choose_limit
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import Piece
-from crackutils.inspection.photo import UNUSABLE, cached_map, find_cracks, folder_of, list_cracks
+from crackutils.inspection.photo import UNUSABLE, cached_map, describe_unusable, find_cracks, folder_of, list_cracks
 from crackutils.inspection.scale import describe_marker, scale_of_marker, scale_of_points
 from crackutils.inspection.session import ADDED, ERASED, MARKS, SETTINGS, Edits, Session, read_session, write_session
 from crackutils.inspection.tiling import CrackMap, Detector
@@ -252,7 +252,7 @@ class Desk:
             image, _, note = decode_image(self.session.photos[name])
             seen = cached_map(image, self.net, self.home / "report" / "photos" / folder_of(name))
         except UNUSABLE as error:
-            why = str(error) if isinstance(error, ImageError) else "needs more memory than there is"
+            why = describe_unusable(error)
             if self.edits_of(name).corrected or self.edits_of(name).mm_per_pixel:
                 raise CrackutilsError(f"{name} {why}. Choose another photo.") from error
             self.remove(name)

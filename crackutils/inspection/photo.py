@@ -214,10 +214,17 @@ def resume_photo(file: Path, folder: Path, net: Detector, options: Options, forc
         found = inspect_photo(file, folder, net, options)
         found = {"asked": asked, "problem": "", "cracks": [], "tiles": []} | found
     except UNUSABLE as error:
-        return found | {"problem": str(error) if isinstance(error, ImageError) else "needs more memory than there is"}
+        return found | {"problem": describe_unusable(error)}
     found["drawn"] = {name: (folder / name).stat().st_size for name in _PICTURES}
     write_atomically(record, json.dumps(found))
     return found
+
+
+def describe_unusable(error: Exception) -> str:
+    """Return as text what one of `UNUSABLE` says of its photo."""
+    if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+        return f"cannot be examined (OpenCV: {' '.join(error.err.split())})"
+    return str(error) if isinstance(error, ImageError) else "needs more memory than there is"
 
 
 def cached_map(image: np.ndarray, net: Detector, folder: Path) -> CrackMap:
