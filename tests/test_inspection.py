@@ -314,7 +314,8 @@ def test_a_name_that_escapes_make_too_long_for_a_folder(tmp_path: Path, fake: Fa
     os.rename(tmp_path / "site" / "a.png", os.fsencode(tmp_path / "site") + b"/" + b"\xe4" * 100 + b".png")
     command = ["inspect", str(tmp_path / "site"), "--out", str(tmp_path / "out"), "--model", "x"]
     assert main(command) == 0 and (before := fake.windows)
-    assert main([*command, "--threshold", "0.4"]) == 0 and fake.windows == before
+    assert main([*command, "--threshold", "0.99999"]) == 0 and fake.windows == before
+    assert "at the threshold 0.99999" in (tmp_path / "out" / "report.html").read_text("utf-8")
     assert pd.read_csv(tmp_path / "out" / "photos.csv")["file"].tolist() == ["\\xe4" * 100 + ".png"]
 
 

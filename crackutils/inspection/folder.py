@@ -153,7 +153,7 @@ def inspect(
             write_own(out / "truth.csv", table_bytes(summarize_truth(counts).round(4)))
         else:  # an earlier one is of other masks
             remove_own(out / "truth.csv")
-        facts = {"model": config.display_path(model), "threshold": f"{threshold:.3g}", "chosen": chosen}
+        facts = {"model": config.display_path(model), "threshold": f"{threshold:.6g}", "chosen": chosen}
         facts |= {"limit_mm": limit_mm, "exposure": exposure, "rule": rule}
         page = render_report(table, found, out / "photos", unit, **facts)
         write_own(out / "report.html", page)
@@ -237,7 +237,7 @@ def _choose_threshold(files: dict[str, Path], out: Path, net: Detector, labels: 
     if rest := len(labels) - calibration["n"]:
         print(f"labels without a tile of these photos: {rest:,}")
     text = describe_calibration(calibration)
-    print(f"threshold {calibration['threshold']:.3g}, {text}")
+    print(f"threshold {calibration['threshold']:.6g}, {text}")
     return calibration["threshold"], text
 
 
