@@ -13,7 +13,7 @@ from test_inspection import DARK, Fake, save, wall
 
 from crackutils.cli import main
 from crackutils.config import CrackutilsError
-from crackutils.inspection.export import describe_areas, describe_lines, share_over_limit
+from crackutils.inspection.export import describe_areas, describe_limit, describe_lines, share_over_limit
 from crackutils.inspection.folder import inspect
 from crackutils.inspection.measure import Piece
 from crackutils.inspection.truth import compare_masks, find_masks, match_masks, read_mask, score_counts, summarize_truth
@@ -100,6 +100,8 @@ def test_the_length_over_a_limit_counts_what_is_known(tmp_path: Path, fake: Fake
     shares = share_over_limit([line, piece([(0, 9), (0, 49)], [1, 1], [1, 1])], 2.0)
     assert (shares["over_limit"], shares["over_unknown"]) == pytest.approx((15 / 80, 15 / 80))
     assert share_over_limit([], 2.0) == {"over_limit": 0, "over_unknown": 0}
+    unknown = pd.DataFrame({"limit_mm": 0.3, "length_mm": 5.0, "over_limit": [np.nan], "over_unknown": 1.0})
+    assert describe_limit(unknown) == "100% of the length may be wider than 0.3 mm (this is not known)"
     image = wall(lines=LINES[:1], thick=12)
     cv2.line(image, (100, 500), (700, 500), (DARK,) * 3, 4)
     save(image, tmp_path / "site" / "a.png")

@@ -118,7 +118,10 @@ def describe_limit(photos: pd.DataFrame) -> str:
     if "limit_mm" not in photos or not (length := photos["length_mm"]).any():
         return ""
     over, unknown = ((photos[name] * length).sum() / length.sum() for name in ("over_limit", "over_unknown"))
-    text = f"{over:.0%} of the length is wider than {photos['limit_mm'].iloc[0]:g} mm"
+    wider = f"wider than {photos['limit_mm'].iloc[0]:g} mm"
+    if over == 0 and unknown >= 0.995:
+        return f"100% of the length may be {wider} (this is not known)"
+    text = f"{over:.0%} of the length is {wider}"
     return text + (f" (for another {unknown:.0%} this is not known)" if unknown >= 0.005 else "")
 
 
