@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
 import shutil
@@ -427,6 +428,28 @@ def test_a_marker_gives_the_scale(kind: str, side: int, size: tuple[int, int]) -
     np.testing.assert_allclose(found.corners[0, 0], (100, 60), atol=1)
     assert found.corners.shape == (1, 4, 2) and found.slant < 0.02 and found.spread == 0
     assert ("wide, so the scale may be 1% too large" in describe_marker(found)) == (side < 70)
+
+
+@pytest.mark.parametrize("side", [100, 200, 400])
+def test_a_marker_that_something_touches_gives_the_scale_and_one_at_the_border_does_not_count(side: int) -> None:
+    put_marker(image := wall(lines=()), (150, 120), side)
+    cv2.line(image, (150 + side // 2, 120), (120 + side // 2, 0), (40,) * 3, max(2, side // 50))
+    assert scale_of_marker(cv2.GaussianBlur(image, (0, 0), 1), 50).mm_per_pixel == pytest.approx(50 / side, rel=0.005)
+    for size, at in itertools.product(((700, 900), (700, 4200)), (-side // 33, 0, 2)):  # cut, touching, near
+        put_marker(image := wall(*size, lines=()), (at + 200, 150), side)
+        with pytest.raises(CrackutilsError, match=r"at the border of the photo|There is no marker"):
+            scale_of_marker(np.ascontiguousarray(image[:, 200:]), 50)
+        put_marker(image, (350 + side, 150), 70, number=9)
+        assert scale_of_marker(np.ascontiguousarray(image[:, 200:]), 50).ids == (9,)
+
+
+def test_a_marker_whose_search_fails_ends_nothing(tmp_path: Path, fake: Fake, monkeypatch: Any, capsys: Any) -> None:
+    save(wall(lines=()), tmp_path / "site" / "a.png")
+    monkeypatch.setattr("crackutils.inspection.scale.find_markers", lambda grey: cv2.imdecode(grey[:0], 1))
+    command = ["inspect", str(tmp_path / "site"), "--out", str(tmp_path / "out"), "--model", "x", "--marker-mm", "50"]
+    assert main(command) == 2 and "a.png: It cannot be examined (OpenCV: " in capsys.readouterr().err
+    assert main([*command, "--mm-per-pixel", "1"]) == 0
+    assert "measured with --mm-per-pixel: 1 (a.png)" in capsys.readouterr().out
 
 
 def test_markers_that_are_slanted_missing_or_differ() -> None:

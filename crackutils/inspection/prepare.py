@@ -12,6 +12,7 @@ from PIL import Image
 from crackutils.config import CrackutilsError
 from crackutils.files import hash_sources, name_some, progress, write_atomically
 from crackutils.images import READ, ImageError, read_image
+from crackutils.inspection.photo import UNUSABLE, describe_unusable
 from crackutils.inspection.scale import describe_marker, scale_of_marker
 from crackutils.inspection.session import Edits, Session, read_session
 
@@ -127,5 +128,7 @@ def _marker_of(file: Path, folder: Path, side_mm: float) -> dict[str, Any]:
         return {"unread": True}
     except CrackutilsError as error:
         found = {"without": str(error)}
+    except UNUSABLE as error:  # one photo must not end the search in the others
+        return {"without": f"It {describe_unusable(error)}."}
     write_atomically(record, json.dumps({"asked": asked, "found": found}))
     return found
