@@ -105,8 +105,9 @@ class Dataset:
         try:
             return images.read_image(file, size)
         except images.ImageError as error:
-            remedy = "Restore the file, or load the images again"
-            raise config.CrackutilsError(f"{config.display_path(file)} {error}. {remedy}.") from error
+            raise config.CrackutilsError(
+                f"{config.display_path(file)} {error}. Restore it, or fetch all again."
+            ) from error
 
     def pixels(self, size: int) -> images.Rows:
         """Return all images at one size: uint8 (n, size, size, 3), read from a cache that is made on first use."""

@@ -28,7 +28,7 @@ from crackutils.inspection.drawing import FRAME, LINE, draw_overlay, tint_overla
 from crackutils.inspection.folder import inspect
 from crackutils.inspection.mask import crack_mask
 from crackutils.inspection.measure import Piece, measure_cracks
-from crackutils.inspection.photo import read_photo, resume_photo
+from crackutils.inspection.photo import resume_photo
 from crackutils.inspection.tiling import CrackMap, Detector, load_detector, map_photo, tile_probabilities
 from crackutils.inspection.truth import compare_at_threshold, compare_with_truth, save_photos
 from crackutils.synthetic.photo import make_photo
@@ -594,8 +594,3 @@ def test_synthetic_photos_are_saved_and_compared_at_thresholds(tmp_path: Path) -
     whole, part = (compare_with_truth(shot, found) for shot in (shots[1], half))
     assert part["length_true"] < 0.8 * whole["length_true"]
     assert part["length_found"] == pytest.approx(part["length_true"], rel=0.1) and part["found"] < whole["found"]
-
-
-def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(config.CrackutilsError, match=r"wall\.jpg does not exist\. Give another photo\."):
-        read_photo(tmp_path / "wall.jpg")

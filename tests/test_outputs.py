@@ -16,6 +16,7 @@ from crackutils.config import CrackutilsError
 from crackutils.inspection.export import describe_areas, describe_limit, describe_lines, share_over_limit
 from crackutils.inspection.folder import inspect
 from crackutils.inspection.measure import Piece
+from crackutils.inspection.photo import read_photo
 from crackutils.inspection.truth import compare_masks, find_masks, match_masks, read_mask, score_counts, summarize_truth
 
 LINES = (((100, 150), (700, 150)), ((200, 300), (600, 600)), ((400, 450), (650, 350)))
@@ -242,3 +243,8 @@ def test_masks_are_read_as_programs_save_them(tmp_path: Path) -> None:
         with pytest.raises(CrackutilsError, match=told):
             read_mask(tmp_path / "wrong.png", None, "white" in told)
     np.testing.assert_array_equal(read_mask(tmp_path / "wrong.png"), ramp > 127)  # a true mask with soft rims
+
+
+def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(config.CrackutilsError, match=r"wall\.jpg does not exist\. Give another photo\."):
+        read_photo(tmp_path / "wall.jpg")

@@ -124,6 +124,7 @@ def read_mask(file: Path, shape: tuple[int, int] | None = None, true: bool = Tru
     try:
         values = read_image(file).max(2)
         with Image.open(file, "r", READ) as opened:
+            opened.filename = ""  # as in `images.decode_image`
             whole = sorted(opened.size) == sorted(values.shape)  # else `read_image` took another page
             if whole and opened.has_transparency_data:
                 alpha = np.asarray(ImageOps.exif_transpose(opened.convert("RGBA")).getchannel("A"))
