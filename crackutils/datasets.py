@@ -105,9 +105,7 @@ class Dataset:
         try:
             return images.read_image(file, size)
         except images.ImageError as error:
-            raise config.CrackutilsError(
-                f"{config.display_path(file)} {error}. Restore it, or fetch all again."
-            ) from error
+            raise config.CrackutilsError(f"{config.display_path(file)} {error}. Restore or fetch it again.") from error
 
     def pixels(self, size: int) -> images.Rows:
         """Return all images at one size: uint8 (n, size, size, 3), read from a cache that is made on first use."""

@@ -246,5 +246,5 @@ def test_masks_are_read_as_programs_save_them(tmp_path: Path) -> None:
 
 
 def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(config.CrackutilsError, match=r"wall\.jpg does not exist\. Give another photo\."):
+    with pytest.raises(CrackutilsError, match=r"wall\.jpg does not exist\. Give another photo\."):
         read_photo(tmp_path / "wall.jpg")
