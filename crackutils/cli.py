@@ -23,7 +23,8 @@ class _Name(click.Path):
         return super().convert(value, param, ctx)
 
 
-_PATH = _Name(path_type=Path)
+_PATH = _Name(path_type=Path, readable=False)  # one photo that may not be read stops no other
+_TEXT = _Name(readable=False)
 _path = functools.partial(click.option, type=_PATH)
 _FORCE = click.option("--force", is_flag=True, help="Also replace files that you wrote or changed.")
 _ENGINE = click.option("--engine", default=ENGINES[0], metavar="NAME", help=f"Runtime: {', '.join(ENGINES)}.")
@@ -42,8 +43,8 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("folder", type=_Name())
-@click.option("--out", type=_Name(), metavar="CSV", help="File; with --ray, folder of Parquet parts.", required=True)
+@click.argument("folder", type=_TEXT)
+@click.option("--out", type=_TEXT, metavar="CSV", help="File; with --ray, folder of Parquet parts.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run to score with; default: METU run with the lowest validation loss.")
 @_ENGINE
 @_FORCE
@@ -93,7 +94,7 @@ def adapt(labels: Path | None, masks: Path | None, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("photos", nargs=-1, type=_Name())
+@click.argument("photos", nargs=-1, type=_TEXT)
 @_path("--out", metavar="FOLDER", help="Output folder: a new one, or one to continue.", required=True)
 @_path("--model", metavar="RUN_FOLDER", help="Run of notebook 08 or adapt; default: the detector of the package.")
 @_ENGINE

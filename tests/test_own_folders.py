@@ -137,7 +137,7 @@ def test_tables_of_photos_and_parts_come_along(tmp_path: Path, capsys: Any) -> N
     table = datasets.raw_folder("own") / "patches.csv"
     assert table.read_text() == "file,photo,x\nPositive/a.jpg,07,1\nNegative/b.jpg,8,\n"
     said = capsys.readouterr().out
-    assert "left out: tables of other pictures: 1 (other/given_split.csv)" in said
+    assert "left out: tables that do not fit the pictures: 1 (other/given_split.csv)" in said
     assert "patches.csv names the photos of 2 of 2 pictures" in said
     table.write_text(table.read_text().replace("8", "9"))  # an edit of equal length
     assert make_data(f"FROM={origin}") == 2 and "were changed: 1 (patches.csv)" in capsys.readouterr().err

@@ -136,6 +136,8 @@ def plan(which: list[str], overrides: dict[str, str], force: bool = False) -> li
             add(config.choose(f"{path.stem} needs notebook", need, notebooks), (*trail, number))
         take = [n for n in overrides if n in own and (number in chosen or n in _SHARED)]
         given = {name: _convert(name, overrides[name], own[name]) for name in take}
+        if len(chosen) > 1 and own.get("RECIPE") in RECIPES and RECIPES[own["RECIPE"]].linear:
+            given.pop("EPOCHS", None)  # a linear head has none, but another notebook may take it
         jobs[number] = Job(path, needs, own, given, force and number in chosen)
 
     for number in chosen:

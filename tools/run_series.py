@@ -170,8 +170,9 @@ def _last_run(job: Job, profile: config.Profile) -> dict[str, Any]:
 
 def _is_done(job: Job, before: dict[str, Any], key: str) -> bool:
     # other parameters or code may since have written into the same folders
-    same = before.get("key") == key and before.get("results") == _hash_results(before.get("folders", []))
-    return same and not job.force
+    results = before.get("results")
+    same = before.get("key") == key and results and results == _hash_results(before.get("folders", []))
+    return bool(same) and not job.force
 
 
 def _hash_results(folders: list[str]) -> str:

@@ -50,8 +50,10 @@ def start_page(
     if lost := [file for file in files if not file.is_file()]:
         raise CrackutilsError(f"{lost[0]} does not exist. Give photos, or folders of photos.")
     home, uploads = config.data_dir() / "desks", config.data_dir() / "cache" / "uploads"
-    if (old := uploads.with_name("desks")).is_dir() and not home.exists():
-        old.rename(home)  # earlier versions kept corrections in the cache
+    for old in uploads.with_name("desks").glob("*"):  # earlier versions kept corrections in the cache
+        home.mkdir(exist_ok=True)
+        if not (home / old.name).exists():
+            shutil.move(old, home / old.name)
     for folder in (home, uploads):
         remove_old(folder)
     temporary = uploads / str(os.getpid())  # gradio's copies of what goes in and out

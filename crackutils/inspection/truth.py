@@ -66,13 +66,16 @@ def score_counts(counts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(scores), c], axis=1)
 
 
+_ALIKE = "Name them alike: wall.jpg and wall.png, or, beside a wall.tif, wall.jpg and wall.jpg.png"
+
+
 def find_masks(photos: Mapping[str, Any], folder: Path, photo: str = "photo", mask: str = "mask") -> dict[str, Path]:
     """Return the masks of photos in a folder (`match_masks`); print what is alone. CrackutilsError if there is none."""
     if not (folder := Path(os.path.abspath(folder))).is_dir():
         raise CrackutilsError(f"{folder} is not a folder. Give the folder with the masks.")
     masks = {as_text(file.relative_to(folder).as_posix()): file for file in find_pictures(folder)[0]}
     if not (found := match_masks(photos, masks)):
-        raise CrackutilsError(f"No {mask} in {folder} is named like a {photo}. Name them alike: wall.jpg and wall.png.")
+        raise CrackutilsError(f"No {mask} in {folder} is named like a {photo}. {_ALIKE}.")
     used = {*map(_real, found.values())}
     if rest := [name for name, file in photos.items() if name not in found and _real(file) not in used]:
         print(f"{photo}s without a {mask}: {len(rest):,} ({name_some(rest)})")

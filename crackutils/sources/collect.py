@@ -62,7 +62,9 @@ def collect(
         table.to_csv(work / _SPLIT, index=False, lineterminator="\n")
     kept = {shown: _keep_table(table, put, work) for shown, table in opener.tables.items()}
     rows = sum(rows for shown, rows in kept.items() if Path(shown).name == _PHOTOS)
-    left_out |= {"tables of other pictures": unused} if (unused := [name for name in kept if not kept[name]]) else {}
+    left_out |= (
+        {"tables that do not fit the pictures": unused} if (unused := [name for name in kept if not kept[name]]) else {}
+    )
     shutil.rmtree(unpacked)
     write_record(work)
     refuse_loss(target, work, force)

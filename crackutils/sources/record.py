@@ -29,7 +29,8 @@ def refuse_loss(target: Path, new: Path, force: bool) -> None:
         what = "that this command did not write, or that were changed"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known, what = set(), "that may be yours, as an older version kept no record"
-    if lost := sorted({name for name, _ in {*_list_files(target)} - known - {*_list_files(new)}}):
+    rest = {name for name, _ in {*_list_files(target)} - known - {*_list_files(new)}}
+    if lost := sorted(name for name in rest if (name, (target / name).lstat().st_size) not in known):  # older: sizes
         where = f"{display_path(target)} holds files {what}: {len(lost):,} ({name_some(lost)})"
         raise CrackutilsError(f"{where}. Move them elsewhere, or replace them with FORCE=1.")
 
