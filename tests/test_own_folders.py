@@ -1,6 +1,7 @@
 """Folders as people have them: names of classes, splits, odd names, faults; nothing of the user's is lost."""
 
 import errno
+import json
 import os
 import shutil
 import sys
@@ -139,6 +140,11 @@ def test_tables_of_photos_and_parts_come_along(tmp_path: Path, capsys: Any) -> N
     said = capsys.readouterr().out
     assert "left out: tables that do not fit the pictures: 1 (other/given_split.csv)" in said
     assert "patches.csv names the photos of 2 of 2 pictures" in said
+    record = table.with_name(".fetched.json")
+    sizes = json.loads(record.read_text())["files"] | {"patches.csv": table.stat().st_size}
+    record.write_text(json.dumps({"files": sizes}))  # as older versions wrote it
+    other = lay(tmp_path / "other", "Positive/a.jpg Negative/b.jpg")
+    assert make_data(f"FROM={other}") == 0 and make_data(f"FROM={origin}") == 0
     table.write_text(table.read_text().replace("8", "9"))  # an edit of equal length
     assert make_data(f"FROM={origin}") == 2 and "were changed: 1 (patches.csv)" in capsys.readouterr().err
     assert table.read_text().endswith("9,\n")

@@ -213,6 +213,8 @@ def test_every_recipe_runs_once_in_its_notebook_and_the_comparison_last(capsys: 
     assert capsys.readouterr().out == ""
     assert all(job.force and job.given["SEED"] == 5 and job.given["PROFILE"] == "metu-half" for job in jobs)
     assert [job.given.get("EPOCHS") for job in jobs] == [None if r.linear else 2 for r in RECIPES.values()] + [None]
+    write("03_transfer", parameters=PARAMETERS + 'RECIPE = "mobilenetv2-linear"\nEPOCHS = 0\nWEIGHTS = ""\n')
+    assert [job.given.get("EPOCHS") for job in plan(["03", "04"], {"EPOCHS": "2"})] == [None, 2]
     assert len({job.name for job in jobs}) == len(RECIPES) + 1
     assert {"03_transfer", "04_cnn", "05_comparison"} < {job.name for job in plan(["recipes"], {})}  # as in run-all
     capsys.readouterr()
