@@ -22,12 +22,11 @@ def score_predictions(labels: np.ndarray, p_crack: np.ndarray, threshold: float 
     """
     labels, p = np.asarray(labels, int), np.asarray(p_crack, np.float64)
     tn, fp, fn, tp = (int(v) for v in confusion_matrix(labels, p >= threshold, labels=[0, 1]).ravel())
-    bins = reliability_table(labels, p)
     scores = {"n": len(labels), "tn": tn, "fp": fp, "fn": fn, "tp": tp, "errors": fp + fn}
     scores |= {"accuracy": fraction(tn + tp, len(labels)), "precision": fraction(tp, tp + fp)}
     scores |= {"recall": fraction(tp, tp + fn), "f1": fraction(2 * tp, 2 * tp + fp + fn)} | ranking_metrics(labels, p)
-    ece = np.average((bins["p"] - bins["share"]).abs(), weights=bins["n"])
-    others = {"loss": log_loss(labels, p), "brier": np.square(p - labels).mean(), "ece": ece}
+    off = np.abs(np.bincount(np.minimum((p * 15).astype(int), 14), p - labels)).sum()
+    others = {"loss": log_loss(labels, p), "brier": np.square(p - labels).mean(), "ece": off / len(labels)}
     return scores | {name: round(float(value), 6) for name, value in others.items()}
 
 
@@ -50,8 +49,7 @@ def reliability_table(labels: np.ndarray, p_crack: np.ndarray, bins: int = 15) -
     and share_high, its Wilson interval.
     """
     labels, p = np.asarray(labels, int), np.asarray(p_crack, np.float64)
-    at = np.minimum((p * bins).astype(int), bins - 1)  # the last bin holds 1
-    rows = []
+    at, rows = np.minimum((p * bins).astype(int), bins - 1), []  # the last bin holds 1
     for k in np.unique(at):
         n, cracks = int((at == k).sum()), int(labels[at == k].sum())
         row = {"low": k / bins, "high": (k + 1) / bins, "n": n, "p": p[at == k].mean(), "share": cracks / n}

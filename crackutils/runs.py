@@ -35,15 +35,16 @@ class Run:
     began: float = field(default_factory=time.time)
 
     def show(self, figure: Any, name: str) -> None:
-        """Save a figure as `figures/<name>.png` and show it below the cell."""
+        """Save a figure as `figures/<name>.png` and show it below the cell, at the size of `figure.dpi`."""
         import matplotlib.pyplot as plt
-        from IPython.display import display
+        from IPython.display import Image, display
 
         file = self.folder / "figures" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
         plt.close(figure)
-        display(figure)
+        width = int.from_bytes((picture := file.read_bytes())[16:20])  # in the header of a PNG, pixels
+        display(Image(picture, width=round(width * figure.dpi / 120)))  # to draw it again would take as long
 
     def checkpoints(self) -> Path:
         """Return the folder of the checkpoints; CRACKUTILS_FORCE deletes earlier ones."""

@@ -45,7 +45,8 @@ def execute_notebook(
                 begin(cell, cell_index, **more)
 
             nb_man.cell_start = cell_start
-            return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+            # a kernel that is asked to stop takes seconds to free what it holds; its files are complete by now
+            return super().execute_managed_notebook(nb_man, kernel_name, shutdown_kernel="immediate", **kwargs)
 
     papermill_engines.register("crackutils", Engine)
     logging.getLogger("papermill").setLevel(logging.ERROR)

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from crackutils import plots
 from crackutils.files import progress
 from crackutils.linear import STRENGTHS, fit_linear_head
-from crackutils.metrics import score_predictions
+from crackutils.metrics import log_loss
 from crackutils.splits.check import leaked_test_images
 from crackutils.splits.make import BUNDLES, pack_groups, spread_classes
 
@@ -88,7 +88,7 @@ def _fit_heads(x: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray,
     best, best_loss = None, np.inf
     for _ in range(20):
         p = dense.partial_fit(z[train], y[train], classes=[0, 1]).predict_proba(z)[:, 1]  # one epoch
-        loss = score_predictions(y[val], p[val])["loss"]
+        loss = round(log_loss(y[val], p[val]), 6)
         if loss >= best_loss:
             break
         best, best_loss = p, loss
