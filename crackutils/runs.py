@@ -35,16 +35,18 @@ class Run:
     began: float = field(default_factory=time.time)
 
     def show(self, figure: Any, name: str) -> None:
-        """Save a figure as `figures/<name>.png` and show it below the cell, at the size of `figure.dpi`."""
+        """Save a figure as `figures/<name>.png` and show it below the cell, with its titles as alternative text."""
         import matplotlib.pyplot as plt
         from IPython.display import Image, display
 
-        file = self.folder / "figures" / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        (file := self.folder / "figures" / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=120, bbox_inches="tight", metadata={"Software": None})
         plt.close(figure)
+        texts = (ax.get_title() or ax.get_ylabel() or ax.get_xlabel() for ax in figure.axes)
+        title = figure.get_suptitle() or "; ".join(filter(None, dict.fromkeys(texts)))
+        alt = " ".join(f"Figure {name}: {title}".replace("_", " ").split())
         width = int.from_bytes((picture := file.read_bytes())[16:20])  # in the header of a PNG, pixels
-        display(Image(picture, width=round(width * figure.dpi / 120)))  # to draw it again would take as long
+        display(Image(picture, width=round(width * figure.dpi / 120), alt=alt[:200]))  # drawn once, as it is slow
 
     def checkpoints(self) -> Path:
         """Return the folder of the checkpoints; CRACKUTILS_FORCE deletes earlier ones."""
@@ -76,13 +78,12 @@ class Run:
         data |= {part: {name: int(n) for name, n in row.items()} for part, row in split.T.to_dict().items()}
         content = self._head() | {"data": data} | _plain(found)
         spent = {k: round(v, 2) for k, v in timings.items()} | {"notebook_seconds": round(time.time() - self.began, 2)}
-        facts = {"versions": provenance.versions(), "machine": provenance.machine(), "timings": spent}
         if self.notebook[:2].isdigit():  # beside an entered model they are the user's
             for figure in self.folder.glob("figures/*.png"):  # of an earlier version, or of other parameters
                 if figure.stat().st_mtime < self.began - 5:  # some file systems count in steps of two seconds
                     figure.unlink()
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        self._write("run.json", facts)
+        self._write("run.json", {"versions": provenance.versions(), "machine": provenance.machine(), "timings": spent})
         self._write("metrics.json", content)
         if os.environ.get("MLFLOW_TRACKING_URI"):
             provenance.track(f"{self.notebook} {self.name}", self.folder, content, spent)

@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -56,8 +58,9 @@ def fake_run(recipe: str = "simple-cnn", wrong: int = 4, shift: float = 0.0, **o
     run, table = open_run(notebook, PROFILE, recipe=RECIPES[recipe], **options), fake_predictions(wrong, shift)
     scores = run.write_predictions(table)
     run.write_history(pd.DataFrame({"stage": ["scratch"] * 2, "epoch": [1, 2], "loss": [0.5, 0.25 + shift]}))
-    figure, ax = plt.subplots(figsize=(1, 1))
-    ax.imshow(np.arange(4).reshape(2, 2))
+    figure, axes = plt.subplots(1, 2, figsize=(2, 1))
+    axes[0].set_title("given\nlabels")
+    axes[1].set_ylabel("number")
     run.show(figure, "example")
     found = scores | chosen_metrics(table) | {"model": {"parameters": 98289, "bytes": 451152}}
     run.finish(DS, MANIFEST, found, {"train scratch": 60.0, "images_per_second": 100.0})
@@ -126,6 +129,15 @@ def test_metrics_json_describes_data_and_settings() -> None:
     assert sum(data[part]["images"] for part in ("train", "val", "test")) == N
     assert (content["settings"]["seed"], content["settings"]["recipe"]["name"]) == (5, "simple-cnn")
     assert not (run.folder / "checkpoints").exists()  # they are for interrupted runs
+
+
+def test_a_figure_is_shown_as_saved_and_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("IPython.display.display", shown := Mock())
+    file = fake_run().folder / "figures" / "example.png"
+    picture = shown.call_args.args[0]
+    assert picture.data == file.read_bytes()
+    width, alt = picture.width, "Figure example: given labels; number"
+    assert (width, picture.alt) == (round(Image.open(file).width * plt.rcParams["figure.dpi"] / 120), alt)
 
 
 def test_a_figure_of_an_earlier_run_goes() -> None:

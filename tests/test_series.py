@@ -25,7 +25,7 @@ from crackutils.stages import Stage
 from tools.notebooks import read_parameters
 from tools.plan_series import plan
 from tools.run_series import estimate_seconds, format_seconds, run
-from tools.site import _alternative, _prepare, _relink, write_site
+from tools.site import _prepare, _relink, write_site
 
 Patch, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
 ROOT = config.ROOT
@@ -500,8 +500,6 @@ def test_parts_of_a_page() -> None:
     assert [out.text for out in nb.cells[1].outputs] == ["end\n"]
     text, _ = _relink("[a](../tests) [b](../crackutils/cli.py#L9)", "notebooks/01_first.ipynb", set())
     assert re.fullmatch(r"\[a\]\(https:\S+/tree/main/tests\) \[b\]\(https:\S+/blob/main/crackutils/cli\.py#L9\)", text)
-    shown = 'run.show(plots.f(x, "not the title", title="The title"), "a_b")'
-    assert _alternative(shown) == "Figure a b: The title"
 
 
 def test_the_site_shows_every_copy_and_loads_nothing_from_elsewhere(executed: list[str], monkeypatch: Patch) -> None:
@@ -512,8 +510,8 @@ def test_the_site_shows_every_copy_and_loads_nothing_from_elsewhere(executed: li
     folder = config.results_dir() / "sample" / "notebooks"
     nb = nbformat.read(folder / "01_first.ipynb", as_version=4)
     dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-    nb.cells[2].outputs = [new_output("display_data", {"image/png": dot, "text/plain": "<Figure>"})]
-    nb.cells[2].source = 'run.show(plots.picture(image, "A grey dot"), "dot")'
+    about = {"image/png": {"width": 3, "alt": "Figure dot: A grey dot"}}
+    nb.cells[2].outputs = [new_output("display_data", {"image/png": dot}, metadata=about)]
     nb.cells.insert(0, new_code_cell("install()", metadata={"tags": ["colab-setup"]}))
     badge = new_markdown_cell("[![Colab](https://c/b.svg)](https://c/x)", metadata={"tags": ["colab-badge"]})
     nb.cells.insert(0, badge)
@@ -536,7 +534,7 @@ def test_the_site_shows_every_copy_and_loads_nothing_from_elsewhere(executed: li
         assert [link for link in inside if not (index.parent / name).parent.joinpath(link).exists()] == [], name
         assert [tag for tag in re.findall(r"<img\b[^>]*>", text) if not re.search(r'alt="[^"]+"', tag)] == [], name
     first, scores = pages["notebooks/01_first.html"], pages["api/metrics.html"]
-    assert 'alt="Figure dot: A grey dot"' in first and 'href="https://c/x"' in first
+    assert re.search(r'<img alt="Figure dot: A grey dot" [^>]*width="3"', first) and 'href="https://c/x"' in first
     assert "/blob/main/crackutils/metrics.py" in first and 'href="../docs/running.html"' in first
     assert 'id="crackutils.metrics.wilson"' in scores
     (folder / "03_third.ipynb").unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 import subprocess
@@ -152,21 +151,10 @@ def _prepare(nb: nbformat.NotebookNode, name: str, known: set[str]) -> set[str]:
         cell.outputs = [out for out, text in zip(cell.outputs, texts, strict=True) if text != ""]
         if cell.source.startswith("from crackutils import "):
             cell.metadata.setdefault("tags", []).append("hide-input")  # imports open after a click
-        if text := _alternative(cell.source):
-            cell.metadata["mystnb"] = {"image": {"alt": text}}
+        pictures = [out.get("metadata", {}).get("image/png", {}) for out in cell.outputs]
+        if texts := [picture["alt"] for picture in pictures if "alt" in picture]:
+            cell.metadata["mystnb"] = {"image": {"alt": "; ".join(texts)}}
     return shown
-
-
-def _alternative(source: str) -> str:
-    """Return the alternative text of a cell's pictures: their titles in the code."""
-    shows = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "run.show"]
-    texts = []
-    for show in shows:
-        named = ast.unparse(show.args[1]).strip("f'\"").replace("_", " ")
-        given = [n.value for n in ast.walk(show.args[0]) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-        titles = [text for text in given if " " in text]
-        texts.append(f"Figure {named}: {titles[-1]}" if titles else f"Figure {named}")
-    return "; ".join(texts)
 
 
 def _relink(text: str, name: str, known: set[str]) -> tuple[str, set[str]]:

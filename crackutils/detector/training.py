@@ -204,8 +204,7 @@ def _fit_chunks(net: Any, batch: Callable[[int], Example], folder: Path, key: st
         folder.mkdir(parents=True)
         record, done = {"key": key, "steps": []}, 0
     for begin in range(done, steps, CHUNK):
-        began, end = time.perf_counter(), min(begin + CHUNK, steps)
-        losses = []
+        began, end, losses = time.perf_counter(), min(begin + CHUNK, steps), []
         with ThreadPoolExecutor(1) as maker:
             coming = maker.submit(batch, begin)
             for step in range(begin, end):
