@@ -33,8 +33,8 @@ def make_batches(
         weight = [tf.where(y == 1.0, weights[1], weights[0])[:, None]] if weights else []
         return tf.cast(x, tf.float32), y[:, None], *weight
 
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = 2  # independent of the number of cores
+    options = tf.data.Options()  # independent of the number of cores; beside autotuning, training often uses one of two
+    options.threading.private_threadpool_size, options.autotune.enabled = 2, False
     return order.batch(batch).map(take).prefetch(2).with_options(options)
 
 

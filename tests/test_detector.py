@@ -304,7 +304,7 @@ def test_a_training_gives_the_network_at_the_size_of_the_recipe(task: Any, tmp_p
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("when", ["train_on_batch", "save_weights"])
+@pytest.mark.parametrize("when", ["fit", "save_weights"])
 def test_a_killed_training_goes_on(when: str, task: Any, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     whole = train(task, tmp_path / "whole")
     monkeypatch.setattr("crackutils.detector.training.CHUNK", 2)

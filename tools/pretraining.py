@@ -259,6 +259,6 @@ def _stream(s: Store, rows: np.ndarray, crop: int, batch: int, seed: tuple[int, 
         tf.TensorSpec((None, crop, crop, 3), tf.float32),
         {name: shape(name) for name in ("crack", "cells_16", "cells_32", "finish", "taken")},
     )
-    return tf.data.Dataset.from_generator(
-        lambda: crops(s, rows, crop, batch, seed), output_signature=signature
-    ).prefetch(4)
+    (options := tf.data.Options()).autotune.enabled = False  # as in `make_batches`
+    made = tf.data.Dataset.from_generator(lambda: crops(s, rows, crop, batch, seed), output_signature=signature)
+    return made.prefetch(4).with_options(options)
